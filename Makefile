@@ -1,0 +1,49 @@
+# `make demo` and `make test` work on a fresh clone: they create .venv, install, and run.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-environment test-large lint typecheck format clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create the environment and install everything
+
+# torch first and by its exact version: whatever depends on torch is then content with it
+$(STAMP): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a table
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)   ## all tests that belong to every change
+	$(BIN)/python -m pytest -m 'not environment and not large'
+
+test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a package index)
+	$(BIN)/python -m pytest -m environment
+
+test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 4 GB of disk)
+	$(BIN)/python -m pytest -m large -s
+
+lint: $(STAMP)   ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) typecheck
+
+# mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
+typecheck: $(STAMP) ## mypy on the package as installed
+	rm -rf build/typecheck
+	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lram_export
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:           ## remove the environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

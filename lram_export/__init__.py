@@ -1,0 +1,31 @@
+"""lram-export: from a trained LRAM checkpoint to a verified policy on a robot.
+
+Importing this package is cheap: nothing heavier than the standard library is loaded until it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Bundle", "BundleError", "LramError", "Policy", "load_policy"]
+
+if TYPE_CHECKING:
+    from lram_export.bundle import Bundle
+    from lram_export.errors import BundleError, LramError
+    from lram_export.policy import Policy, load_policy
+
+_LAZY = {
+    "Bundle": "lram_export.bundle",
+    "BundleError": "lram_export.errors",
+    "LramError": "lram_export.errors",
+    "Policy": "lram_export.policy",
+    "load_policy": "lram_export.policy",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lram_export' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

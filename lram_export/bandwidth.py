@@ -1,0 +1,51 @@
+"""How fast this machine reads memory: the speed limit of a step at batch 1."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+
+BUFFER_BYTES = 256 * 2**20
+"""Read by all threads together per pass; well beyond any cache a robot's processor has."""
+
+
+class ReadBandwidth:
+    """Streams through memory in ``threads`` threads with reductions that are one load per element.
+
+    Two reductions are tried in turn, since which one is nearer to the memory's speed differs by processor:
+    BLAS dot (set ``OPENBLAS_NUM_THREADS=1`` before numpy is imported) and a bitwise or.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._buffers = [np.ones(BUFFER_BYTES // 4 // threads, np.float32) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+        self.bytes = sum(b.nbytes for b in self._buffers)
+
+    def measure(self, passes: int = 6) -> float:
+        """Bytes per second of the fastest of some passes."""
+        best = 0.0
+        for number in range(passes):
+            reduction = _dot if number % 2 else _bitwise_or
+            start = time.perf_counter()
+            list(self._pool.map(reduction, self._buffers))
+            best = max(best, self.bytes / (time.perf_counter() - start))
+        return best
+
+    def __enter__(self) -> ReadBandwidth:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+
+def _dot(buffer: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+    return float(np.dot(buffer, buffer))
+
+
+def _bitwise_or(buffer: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
+    return int(np.bitwise_or.reduce(buffer.view(np.int64)))

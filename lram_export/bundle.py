@@ -1,0 +1,167 @@
+"""Bundles: the folder an export writes, and the reader a robot uses. Free of torch.
+
+``NAME.lram/`` holds ``manifest.json``, ``reference.npz`` and one folder per target. A reader checks the
+manifest, refuses paths that leave the folder, checks sizes and hashes, and never unpickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lram_export.atomic import atomic_directory
+from lram_export.config import ModelConfig
+from lram_export.errors import BundleError, UsageError
+from lram_export.hashing import file_sha256
+from lram_export.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
+from lram_export.parity import ParityResult
+from lram_export.specification import StepSpec
+from lram_export.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from lram_export.runtimes.protocol import LoadedArtifact
+
+BUNDLE_SUFFIX = ".lram"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its checked manifest. File contents are checked when they are used."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | Path) -> Bundle:
+        """Read and check the manifest.
+
+        Raises:
+            UsageError: there is no such folder.
+            BundleError: not a bundle, damaged, or written by a newer version.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UsageError(f"{path}: no such bundle")
+        manifest_path = path / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise BundleError(f"{path}: no {MANIFEST_FILE} in it; expected a bundle written by lram-export")
+        try:
+            return Bundle(path, read_manifest(manifest_path.read_text(encoding="utf-8")))
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{manifest_path}: {error}") from None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets this bundle has artifacts for."""
+        return tuple(entry.target for entry in self.manifest.artifacts)
+
+    def artifact(self, target: str) -> ArtifactEntry:
+        """The artifact of a target; raises UsageError naming those the bundle has."""
+        for entry in self.manifest.artifacts:
+            if entry.target == target:
+                return entry
+        raise UsageError(
+            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. "
+            f"Export again with --target {target}"
+        )
+
+    def load_artifact(self, target: str) -> LoadedArtifact:
+        """Check the hashes of a target's files and describe them to its runtime; raises BundleError."""
+        from lram_export.runtimes.protocol import LoadedArtifact
+
+        self.check_files(self.artifact(target).files)
+        manifest = self.manifest
+        return LoadedArtifact(self.path / target, manifest.spec, manifest.model, manifest.task)
+
+    def check_files(
+        self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
+    ) -> None:
+        """Compare files (default: all) with the manifest's sizes and hashes; raises BundleError naming the file."""
+        root = self.path.resolve()
+        for entry in self.files() if entries is None else entries:
+            path = self.path / entry.path
+            if not path.is_file():
+                raise BundleError(f"{path}: missing; the bundle is incomplete, copy or export it again")
+            if not path.resolve().is_relative_to(root):
+                raise BundleError(f"{path}: leads out of the bundle; refused")
+            size = path.stat().st_size
+            if size != entry.size:
+                raise BundleError(f"{path}: {size} bytes, the manifest says {entry.size}; copy or export it again")
+            if file_sha256(path, advance) != entry.sha256:
+                raise BundleError(f"{path}: content differs from the manifest's SHA-256; copy or export it again")
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files the manifest lists."""
+        return (self.manifest.reference, *(f for a in self.manifest.artifacts for f in a.files))
+
+
+class BundleWriter:
+    """Collects the parts of a bundle in a temporary folder; :meth:`finish` writes the manifest."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.name = directory, name
+        self._artifacts: list[ArtifactEntry] = []
+
+    def target_directory(self, target: str) -> Path:
+        """Create and return the folder of a target."""
+        directory = self.directory / target
+        directory.mkdir()
+        return directory
+
+    def add_artifact(
+        self,
+        target: str,
+        files: Iterable[Path],
+        *,
+        precision: str,
+        platform: str,
+        tools: dict[str, str],
+        weight_bytes: int,
+    ) -> None:
+        """Record an artifact whose files lie in the target's folder."""
+        entries = tuple(self._entry(file) for file in files)
+        self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes))
+
+    def add_parity(self, target: str, parity: ParityResult) -> None:
+        """Record what verifying an artifact found."""
+        self._artifacts = [dataclasses.replace(a, parity=parity) if a.target == target else a for a in self._artifacts]
+
+    def finish(
+        self,
+        *,
+        config: ModelConfig,
+        parameters: int,
+        task: TaskSpec,
+        spec: StepSpec,
+        reference: Path,
+        source: dict[str, str],
+    ) -> Manifest:
+        """Write the manifest; may be called again after :meth:`add_parity`."""
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        manifest = Manifest(
+            name=self.name,
+            model=config,
+            parameters=parameters,
+            task=task,
+            batch_size=spec.batch_size,
+            reference=self._entry(reference),
+            artifacts=tuple(self._artifacts),
+            created=now.isoformat(),
+            source=source,
+        )
+        (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
+        return manifest
+
+    def _entry(self, file: Path) -> FileEntry:
+        return FileEntry(file.relative_to(self.directory).as_posix(), file_sha256(file), file.stat().st_size)
+
+
+@contextmanager
+def write_bundle(path: Path, *, force: bool = False) -> Iterator[BundleWriter]:
+    """Yield a writer whose bundle takes its name only when the block succeeds; raises UsageError if it exists."""
+    with atomic_directory(path, marker=MANIFEST_FILE, force=force) as temporary:
+        yield BundleWriter(temporary, path.name.removesuffix(BUNDLE_SUFFIX))

@@ -1,0 +1,160 @@
+"""`bench`: milliseconds per environment step, and how far they are from the memory's speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.bundle import Bundle
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+from lram_export.errors import UsageError
+from lram_export.machine import cpu_model, physical_cores
+
+
+@click.command()
+@options.bundle
+@options.targets
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(10), help="Timed steps per target.")
+@options.threads
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Pace the loop at this many Hz and count missed deadlines.",
+)
+@click.option(
+    "--baseline",
+    is_flag=True,
+    help="Also time the original: the xlstm package's step, token by token, in eager PyTorch.",
+)
+@click.option(
+    "--checkpoint",
+    type=options.PATH,
+    help="With --baseline: the weights it runs; default: the bundle's or random ones.",
+)
+@options.config
+@options.as_json
+@options.quiet
+def bench(
+    bundle: Path,
+    targets: tuple[str, ...],
+    steps: int,
+    threads: int | None,
+    rate: float | None,
+    baseline: bool,
+    checkpoint: Path | None,
+    config_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Time whole steps of the targets in turns, next to the machine's read bandwidth.
+
+    Milliseconds belong to this run on this machine; compare ratios within one run.
+    """
+    from lram_export import benchmark as library
+    from lram_export.verify import installed_targets
+
+    if checkpoint is not None and not baseline:
+        raise UsageError("--checkpoint: only with --baseline")
+    opened = Bundle.open(bundle)
+    chosen = library.BenchOptions(
+        targets=installed_targets(opened, targets),
+        threads=threads or physical_cores(),
+        steps=steps,
+        rate=rate,
+        baseline=baseline,
+        checkpoint=checkpoint,
+        config_file=config_file,
+    )
+    report = library.bench(opened, chosen, ConsoleProgress(quiet))
+    if as_json:
+        print_json({"bundle": str(bundle), "cpu": cpu_model(), "rate": rate, **_document(report)})
+        return
+    print_report(str(bundle), report, rate)
+
+
+def _document(report: object) -> dict[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(report)  # type: ignore[call-overload, no-any-return]
+
+
+def print_report(title: str, report, rate: float | None) -> None:  # type: ignore[no-untyped-def]
+    """The benchmark as tables: speed first, then what it took."""
+    results = report.results
+    columns = [
+        "target",
+        "precision",
+        "threads",
+        "steps",
+        "p50 ms",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "jitter",
+        "floor ms",
+        "x floor",
+    ]
+    columns += ["missed"] if rate else []
+    rows = [
+        [
+            r.target,
+            r.precision,
+            str(r.threads),
+            str(r.steps),
+            *(f"{value:.3g}" for value in (r.p50_ms, r.p90_ms, r.p99_ms, r.p999_ms, r.max_ms)),
+            f"{r.jitter:.2f}",
+            f"{r.floor_ms:.3g}",
+            f"{r.floor_ratio:.2f}",
+            *([f"{r.missed}"] if rate else []),
+        ]
+        for r in results
+    ]
+    low, high = report.bandwidth_range
+    notes = [
+        f"read bandwidth in this run, {results[0].threads} threads: {report.bandwidth / 1e9:.1f} GB/s "
+        f"({low / 1e9:.1f} to {high / 1e9:.1f}); the floor is bytes per step divided by it",
+        "jitter is p99.9 / p50; x floor is the median over windows of p50 / floor",
+    ]
+    if any(r.steps < 1000 for r in results):
+        notes.append("with fewer than 1000 steps, p99.9 is close to the maximum")
+    if rate:
+        notes.append(
+            f"paced at {rate:g} Hz: times run from the tick to the action, missed counts later than the next tick"
+        )
+    print_table(f"{title}: one environment step", columns, rows, notes)
+    rows = [
+        [
+            r.target,
+            human_bytes(r.size) if r.size else "-",
+            f"{r.load_ms:.0f}",
+            f"{r.first_step_ms:.3g}",
+            human_bytes(r.peak_memory),
+            human_bytes(r.bytes_per_step),
+            r.weights,
+            "-" if r.parity is None else f"{r.parity.max_logit_error:.2g}",
+            "-" if r.parity is None else f"{r.parity.actions_different} of {r.parity.actions}",
+        ]
+        for r in results
+    ]
+    columns = [
+        "target",
+        "size",
+        "load ms",
+        "first step ms",
+        "peak memory",
+        "bytes per step",
+        "weights",
+        "max logit error",
+        "actions differ",
+    ]
+    baseline = [r for r in results if r.target == "original"]
+    ratios = [
+        f"{r.target}: {b.p50_ms / r.p50_ms:.1f} times as fast as the original"
+        for b in baseline
+        for r in results
+        if r is not b
+    ]
+    print_table("what it took", columns, rows, ratios)

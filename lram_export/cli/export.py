@@ -1,0 +1,106 @@
+"""`export`: a checkpoint becomes a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.atomic import check_output
+from lram_export.bundle import BUNDLE_SUFFIX
+from lram_export.cli import options
+from lram_export.cli.checkpoint import load, with_hints
+from lram_export.cli.console import ConsoleProgress, human_bytes, message
+from lram_export.errors import UsageError
+from lram_export.manifest import MANIFEST_FILE
+from lram_export.tasks import RewardFeedback, resolve_task
+
+
+@click.command()
+@options.checkpoint
+@options.output
+@options.targets
+@click.option("--task", metavar="DOMAIN/TASK", help="Task of the table, e.g. metaworld/reach-v2.")
+@click.option("--observation-dim", type=click.IntRange(1), help="Length of the state observation.")
+@click.option("--image", is_flag=True, help="Observations are images.")
+@click.option("--action-dim", type=click.IntRange(1), help="Number of continuous action values.")
+@click.option("--discrete", is_flag=True, help="Actions are discrete.")
+@click.option("--target-return", type=float, help="Return to aim at, in the environment's units.")
+@click.option("--reward-scale", type=float, help="Divisor of return-to-go and rewards.")
+@click.option(
+    "--reward-feedback",
+    type=click.Choice(["none", "observed"]),
+    default="none",
+    show_default=True,
+    help="Whether the reward token carries the reward of the previous step.",
+)
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Rows per step.")
+@click.option(
+    "--reference-steps",
+    default=64,
+    show_default=True,
+    type=click.IntRange(4),
+    help="Steps recorded in the bundle.",
+)
+@options.config
+@with_hints
+@options.force
+@options.quiet
+def export(
+    checkpoint: Path,
+    output: Path,
+    targets: tuple[str, ...],
+    task: str | None,
+    observation_dim: int | None,
+    image: bool,
+    action_dim: int | None,
+    discrete: bool,
+    target_return: float | None,
+    reward_scale: float | None,
+    reward_feedback: RewardFeedback,
+    batch: int,
+    reference_steps: int,
+    config_file: Path | None,
+    act_dim: int | None,
+    discrete_actions: int | None,
+    image_shape: str | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Turn a checkpoint into a bundle for one or more targets (default: onnxruntime), and verify it.
+
+    The task comes from the table (--task), from options, or from both: options win.
+    """
+    resolved = resolve_task(
+        task,
+        observation_dim=observation_dim,
+        image=image,
+        action_dim=action_dim,
+        discrete=discrete,
+        target_return=target_return,
+        reward_scale=reward_scale,
+        reward_feedback=reward_feedback,
+    )
+    if output.suffix != BUNDLE_SUFFIX:
+        raise UsageError(f"--output: a bundle's name ends with {BUNDLE_SUFFIX}, got '{output.name}'")
+    check_output(output, force=force, marker=MANIFEST_FILE)
+    progress = ConsoleProgress(quiet)
+    from lram_export.export import ExportOptions, check_targets, export_bundle
+
+    chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force)
+    check_targets(chosen)
+    bundle = export_bundle(
+        load(checkpoint, config_file, progress, act_dim, discrete_actions, image_shape),
+        resolved,
+        output,
+        chosen,
+        progress,
+    )
+    for entry in bundle.manifest.artifacts:
+        assert entry.parity is not None
+        message(
+            f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified over "
+            f"{entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "
+            f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
+            quiet,
+        )

@@ -1,0 +1,137 @@
+"""`inspect`: what is in a checkpoint or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lram_export.cli import options
+from lram_export.cli.checkpoint import load, with_hints
+from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.config import ModelConfig
+from lram_export.errors import UsageError
+
+
+@click.command()
+@click.argument("path", type=options.PATH)
+@options.config
+@with_hints
+@options.as_json
+@options.quiet
+def inspect(
+    path: Path,
+    config_file: Path | None,
+    act_dim: int | None,
+    discrete_actions: int | None,
+    image_shape: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show what a checkpoint or a bundle holds, after checking all of it."""
+    from lram_export.manifest import MANIFEST_FILE
+
+    if (path / MANIFEST_FILE).is_file():
+        given = (config_file, act_dim, discrete_actions, image_shape)
+        if any(value is not None for value in given):
+            raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
+        _inspect_bundle(path, as_json, ConsoleProgress(quiet))
+    else:
+        checkpoint = load(path, config_file, ConsoleProgress(quiet), act_dim, discrete_actions, image_shape)
+        _inspect_checkpoint(checkpoint, as_json)
+
+
+def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
+    """The architecture in words."""
+    from lram_export.specification import state_specs
+
+    state = 4 * sum(t.size for t in state_specs(config, 1))
+    blocks = f"{config.num_blocks} ({config.num_blocks - len(config.slstm_at)} mLSTM, {len(config.slstm_at)} sLSTM"
+    blocks += f" at {', '.join(map(str, config.slstm_at))})" if config.slstm_at else ")"
+    encoders = [] if config.state_dim is None else [f"state ({config.state_dim})"]
+    if config.image_shape is not None:
+        encoders.append(f"image ({'x'.join(map(str, config.image_shape))})")
+    return [
+        ("hidden size", str(config.hidden_size)),
+        ("blocks", blocks),
+        ("mLSTM heads", f"{config.num_heads} of width {config.head_dim}"),
+        ("encoders", ", ".join(encoders)),
+        (
+            "head",
+            f"{config.act_dim} x ({config.discrete_actions} discrete + {config.action_channels} bins)",
+        ),
+        ("weights", f"{parameters:,} ({human_bytes(4 * parameters)} in float32)"),
+        ("recurrent state", f"{human_bytes(state)} per row"),
+    ]
+
+
+def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "kind": "checkpoint",
+                "path": str(checkpoint.path),
+                "sha256": checkpoint.sha256,
+                "model": checkpoint.config.to_json(),
+                "parameters": checkpoint.parameters,
+                "skipped": checkpoint.skipped,
+                "assumptions": checkpoint.assumptions,
+            }
+        )
+        return
+    facts = model_facts(checkpoint.config, checkpoint.parameters)
+    if checkpoint.skipped:
+        facts.append(("not needed for acting", ", ".join(checkpoint.skipped)))
+    facts += [("assumed", assumption) for assumption in checkpoint.assumptions]
+    facts.append(("sha256", checkpoint.sha256))
+    print_facts(f"checkpoint {checkpoint.path}", facts)
+
+
+def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> None:
+    from lram_export.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    total = sum(f.size for f in bundle.files())
+    with progress.stage("checking hashes", total) as advance:
+        bundle.check_files(advance=advance)
+    manifest = bundle.manifest
+    if as_json:
+        print_json({"kind": "bundle", "path": str(path), **manifest.to_json()})
+        return
+    task = manifest.task
+    discrete = f"one of {manifest.model.discrete_actions} discrete"
+    action = discrete if task.action == "discrete" else f"{task.action_dim} continuous"
+    print_facts(
+        f"bundle {path}",
+        [
+            ("task", task.name),
+            ("observation", str(manifest.spec.inputs[0].shape[1:]) + f" {manifest.spec.inputs[0].dtype}"),
+            ("action", action),
+            ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
+            ("reward feedback", task.reward_feedback),
+            ("batch", str(manifest.batch_size)),
+            *model_facts(manifest.model, manifest.parameters),
+            (
+                "source",
+                f"{manifest.source.get('file')} (sha256 {manifest.source.get('sha256') or 'not saved'})",
+            ),
+            ("written", f"{manifest.created} by {manifest.generator}"),
+        ],
+    )
+    rows = []
+    for entry in manifest.artifacts:
+        parity = entry.parity
+        rows.append(
+            [
+                entry.target,
+                entry.precision,
+                human_bytes(entry.size),
+                entry.platform,
+                "not verified" if parity is None else f"{parity.max_logit_error:.2g}",
+                "" if parity is None else f"{parity.actions_different} of {parity.actions}",
+                ", ".join(f"{k} {v}" for k, v in entry.tools.items()),
+            ]
+        )
+    columns = ["target", "precision", "size", "platform", "max logit error", "actions differ", "written with"]
+    print_table("artifacts (all files match their hashes)", columns, rows)

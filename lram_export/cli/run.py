@@ -1,0 +1,62 @@
+"""`run`: act on a recorded observation file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from lram_export.atomic import atomic_file, check_output
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, message, print_json
+
+
+@click.command()
+@options.bundle
+@click.option(
+    "--observations",
+    required=True,
+    type=options.PATH,
+    help="An .npz with observations and, optionally, rewards and is_first; time comes first.",
+)
+@options.output
+@options.target
+@options.threads
+@options.force
+@options.as_json
+@options.quiet
+def run(
+    bundle: Path,
+    observations: Path,
+    output: Path,
+    target: str | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Step a policy over recorded observations and write actions, action_logits and return_to_go as .npz.
+
+    The reward of each step is given to the next step, as a control loop would.
+    """
+    from lram_export.observations import read_recording, run_recording
+    from lram_export.policy import load_policy
+
+    check_output(output, force=force)
+    progress = ConsoleProgress(quiet)
+    with progress.stage("loading"):
+        policy = load_policy(bundle, target, threads=threads)
+    with policy:
+        recording = read_recording(observations, policy.spec.batch_size)
+        with progress.stage("running", len(recording.observations)) as advance:
+            result = run_recording(policy, recording, advance)
+    with atomic_file(output, force=force) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, actions=result.actions, action_logits=result.action_logits, return_to_go=result.return_to_go
+        )
+    median = float(np.median(result.seconds)) * 1e3
+    if as_json:
+        print_json({"output": str(output), "steps": len(result.actions), "p50_ms": median})
+    else:
+        message(f"{output}: {len(result.actions)} steps, {median:.3g} ms per step (median)", quiet)

@@ -1,0 +1,136 @@
+"""`verify`: proof that a bundle does what the reference model does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from lram_export.bundle import Bundle
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.errors import UsageError
+from lram_export.machine import physical_cores
+from lram_export.parity import TOLERANCES, ParityResult
+
+COLUMNS = (
+    "target",
+    "precision",
+    "steps",
+    "max logit error",
+    "mean logit error",
+    "worst at step",
+    "state error",
+    "actions differ",
+    "largest tie",
+    "verdict",
+)
+
+
+@click.command()
+@options.bundle
+@click.option("--checkpoint", type=options.PATH, help="Compare with this checkpoint's reference model (needs torch).")
+@options.config
+@options.targets
+@click.option("--steps", type=click.IntRange(1), help="With --checkpoint: fresh random steps; default 500.")
+@click.option("--seed", default=1, show_default=True, help="With --checkpoint: seed of the steps.")
+@options.threads
+@options.as_json
+@options.quiet
+def verify(
+    bundle: Path,
+    checkpoint: Path | None,
+    config_file: Path | None,
+    targets: tuple[str, ...],
+    steps: int | None,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Check a bundle's files, then its behaviour; exit with 1 if a target is beyond the tolerance.
+
+    Without --checkpoint the recorded steps in the bundle are replayed; torch is not needed. With it, fresh
+    random steps run on the reference model and on the targets, side by side.
+    """
+    from lram_export import verify as library
+
+    if checkpoint is None and (steps is not None or config_file is not None):
+        raise UsageError("--steps, --config: only with --checkpoint; without, the recorded steps are replayed")
+    opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
+    chosen = library.installed_targets(opened, targets)
+    skipped = [t for t in opened.targets if t not in chosen and not targets]
+    opened.check_files()
+    cores = threads or physical_cores()
+    drift: dict[str, list[float]] = {}
+    if checkpoint is None:
+        results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
+    else:
+        from lram_export.cli.checkpoint import load
+
+        loaded = load(checkpoint, config_file, progress)
+        source = opened.manifest.source.get("sha256")
+        if source and loaded.sha256 != source:
+            message(f"note: {checkpoint} is not the file this bundle was exported from (other SHA-256)", quiet)
+        meters = library.verify_against_checkpoint(
+            opened, loaded, chosen, steps=steps or 500, threads=cores, seed=seed, progress=progress
+        )
+        results = {target: meter.result() for target, meter in meters.items()}
+        drift = {target: meter.drift() for target, meter in meters.items()}
+    if skipped:
+        message(f"not installed here, not verified: {', '.join(skipped)}", quiet)
+    passed = all(result.passed for result in results.values())
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "against": "recorded steps" if checkpoint is None else str(checkpoint),
+                "passed": passed,
+                "not_installed": skipped,
+                "targets": {t: r.to_json() for t, r in results.items()},
+                "drift": drift,
+            }
+        )
+    else:
+        against = "its recorded steps" if checkpoint is None else str(checkpoint)
+        print_table(
+            f"{bundle} against {against}",
+            COLUMNS,
+            [_row(t, r) for t, r in results.items()],
+            _notes(results, drift),
+        )
+    sys.exit(0 if passed else 1)
+
+
+def _row(target: str, result: ParityResult) -> list[str]:
+    state = "-" if result.state_error is None else f"{result.state_error:.2g}"
+    return [
+        target,
+        result.precision,
+        str(result.steps),
+        f"{result.max_logit_error:.2g}",
+        f"{result.mean_logit_error:.2g}",
+        "-" if result.worst is None else str(result.worst.step),
+        state,
+        f"{result.actions_different} of {result.actions}",
+        f"{result.largest_tie:.2g}" if result.actions_different else "-",
+        "passed" if result.passed else "FAILED",
+    ]
+
+
+def _notes(results: dict[str, ParityResult], drift: dict[str, list[float]]) -> list[str]:
+    notes, bounds = [], []
+    for target, result in results.items():
+        notes += [f"{target}: {line}" for line in result.failures()]
+        if drift.get(target):
+            first, *_, last = drift[target]
+            notes.append(
+                f"{target}: largest logit error {first:.2g} in the first tenth of the steps, {last:.2g} in the last"
+            )
+        bound = TOLERANCES[result.precision]
+        bounds.append(
+            f"{result.precision} tolerance: logits {bound.logit:g}, state {bound.state:g} (relative); an action may "
+            f"differ where the reference's logits are tied within {bound.tie:g}"
+        )
+    return notes + list(dict.fromkeys(bounds))

@@ -1,0 +1,222 @@
+"""The architecture of an LRAM, as plain numbers: what the weights must look like.
+
+Free of torch, so that a robot can read it from a bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+TOKENS_PER_STEP = 3
+"""Reward of the previous step, observation, return-to-go: one environment step."""
+
+IMPALA_CHANNELS = (16, 32, 32)
+"""Channels of the three blocks of the IMPALA CNN (arXiv 1802.01561), each of which halves the image."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of one LRAM.
+
+    ``inner_size`` is the width D of an mLSTM block (2 * hidden_size in the published models), so its head
+    width is D / num_heads. ``slstm_at`` lists the blocks that are sLSTM blocks; each is followed by a
+    gated feed-forward of width ``ffn_size``. ``state_dim`` and ``image_shape`` are None where the
+    checkpoint has no such encoder. The head has ``act_dim`` * (``discrete_actions`` + ``action_channels``)
+    rows: tokens below ``discrete_actions`` are discrete actions, the others bins of [-1, 1].
+    """
+
+    hidden_size: int
+    num_blocks: int
+    num_heads: int
+    inner_size: int
+    slstm_at: tuple[int, ...] = ()
+    slstm_num_heads: int = 4
+    ffn_size: int = 0
+    ffn_activation: str = "gelu"
+    conv_kernel_size: int = 4
+    qkv_block_size: int = 4
+    state_dim: int | None = 204
+    image_shape: tuple[int, int, int] | None = (3, 64, 64)
+    act_dim: int = 8
+    action_channels: int = 256
+    discrete_actions: int = 18
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit together; raises ValueError naming the field."""
+        for name in ("hidden_size", "num_blocks", "num_heads", "inner_size", "act_dim", "action_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if self.inner_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide the inner size {self.inner_size}")
+        if self.inner_size % self.qkv_block_size:
+            raise ValueError(f"qkv_block_size: {self.qkv_block_size} does not divide the inner size {self.inner_size}")
+        if self.conv_kernel_size < 2:
+            raise ValueError(f"conv_kernel_size: expected at least 2, got {self.conv_kernel_size}")
+        outside = [i for i in self.slstm_at if not 0 <= i < self.num_blocks]
+        if outside or len(set(self.slstm_at)) != len(self.slstm_at):
+            raise ValueError(
+                f"slstm_at: expected distinct blocks in 0..{self.num_blocks - 1}, got {list(self.slstm_at)}"
+            )
+        if self.slstm_at and self.hidden_size % self.slstm_num_heads:
+            raise ValueError(
+                f"slstm_num_heads: {self.slstm_num_heads} does not divide the hidden size {self.hidden_size}"
+            )
+        if self.slstm_at and self.ffn_size < 1:
+            raise ValueError("ffn_size: expected a positive number where there are sLSTM blocks")
+        if self.state_dim is None and self.image_shape is None:
+            raise ValueError("state_dim, image_shape: expected at least one observation encoder")
+
+    @property
+    def num_actions(self) -> int:
+        """Number of action tokens per action dimension (274 in the published models)."""
+        return self.action_channels + self.discrete_actions
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one mLSTM head: C is head_dim x head_dim."""
+        return self.inner_size // self.num_heads
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :meth:`from_json`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(data: object) -> ModelConfig:
+        """Read what :meth:`to_json` wrote; raises ValueError naming the field that is wrong."""
+        if not isinstance(data, dict):
+            raise ValueError(f"model: expected an object, got {type(data).__name__}")
+        fields = {f.name: f for f in dataclasses.fields(ModelConfig)}
+        unknown = sorted(set(data) - set(fields))
+        if unknown:
+            raise ValueError(f"model.{unknown[0]}: unknown field")
+        values: dict[str, Any] = {}
+        for name, field in fields.items():
+            if name not in data:
+                if field.default is dataclasses.MISSING:
+                    raise ValueError(f"model.{name}: missing")
+                continue
+            values[name] = _checked(name, data[name])
+        return ModelConfig(**values)
+
+
+def _checked(name: str, value: object) -> Any:
+    def is_int(v: object) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool)
+
+    if name in ("slstm_at", "image_shape"):
+        if name == "image_shape" and value is None:
+            return None
+        if not isinstance(value, list) or not all(is_int(v) for v in value):
+            raise ValueError(f"model.{name}: expected a list of integers, got {value!r}")
+        if name == "image_shape" and len(value) != 3:
+            raise ValueError(f"model.image_shape: expected [channels, height, width], got {value!r}")
+        return tuple(value)
+    if name == "ffn_activation":
+        if not isinstance(value, str):
+            raise ValueError(f"model.{name}: expected a string, got {value!r}")
+        return value
+    if name == "state_dim" and value is None:
+        return None
+    if not is_int(value):
+        raise ValueError(f"model.{name}: expected an integer, got {value!r}")
+    return value
+
+
+def round_up(value: float, multiple: int = 64) -> int:
+    """Widths as the xlstm package rounds them (`UpProjConfigMixin`): up to a multiple of 64."""
+    return int(-(-value // multiple) * multiple)
+
+
+def image_features(image_shape: tuple[int, int, int]) -> int:
+    """Features after the IMPALA CNN: each of its three poolings (3x3, stride 2, padding 1) halves, rounding up."""
+    _, height, width = image_shape
+    for _ in IMPALA_CHANNELS:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return IMPALA_CHANNELS[-1] * height * width
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight an LRAM of this config has, in the original code's names.
+
+    sLSTM recurrent kernels are listed in the `vanilla` layout (heads, 4 * head_dim, head_dim), to which
+    :mod:`lram_export.checkpoint` converts.
+    """
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed_return.weight": (hidden, 1),
+        "embed_return.bias": (hidden,),
+        "embed_rewards.weight": (hidden, 1),
+        "embed_rewards.bias": (hidden,),
+        "embed_ln.weight": (hidden,),
+        "embed_ln.bias": (hidden,),
+        "action_net.0.weight": (config.act_dim * config.num_actions, hidden),
+        "action_net.0.bias": (config.act_dim * config.num_actions,),
+        "encoder.layers.post_blocks_norm.weight": (hidden,),
+    }
+    if config.state_dim is not None:
+        shapes["embed_state.weight"] = (hidden, config.state_dim)
+        shapes["embed_state.bias"] = (hidden,)
+    if config.image_shape is not None:
+        shapes |= _image_encoder_shapes(config.image_shape, hidden)
+    for block in range(config.num_blocks):
+        shapes |= _slstm_shapes(config, block) if block in config.slstm_at else _mlstm_shapes(config, block)
+    return shapes
+
+
+def _image_encoder_shapes(image_shape: tuple[int, int, int], hidden: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels_in = image_shape[0]
+    for i, channels in enumerate(IMPALA_CHANNELS):
+        prefix = f"embed_image.cnn.{i}"
+        shapes[f"{prefix}.conv.weight"] = (channels, channels_in, 3, 3)
+        shapes[f"{prefix}.conv.bias"] = (channels,)
+        for residual in ("residual_0", "residual_1"):
+            for conv in ("conv_0", "conv_1"):
+                shapes[f"{prefix}.{residual}.{conv}.weight"] = (channels, channels, 3, 3)
+                shapes[f"{prefix}.{residual}.{conv}.bias"] = (channels,)
+        channels_in = channels
+    shapes["embed_image.linear.0.weight"] = (hidden, image_features(image_shape))
+    shapes["embed_image.linear.0.bias"] = (hidden,)
+    return shapes
+
+
+def _mlstm_shapes(config: ModelConfig, block: int) -> dict[str, tuple[int, ...]]:
+    prefix = f"encoder.layers.blocks.{block}"
+    hidden, inner, size = config.hidden_size, config.inner_size, config.qkv_block_size
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}.xlstm_norm.weight": (hidden,),
+        f"{prefix}.xlstm.learnable_skip": (inner,),
+        f"{prefix}.xlstm.proj_up.weight": (2 * inner, hidden),
+        f"{prefix}.xlstm.proj_down.weight": (hidden, inner),
+        f"{prefix}.xlstm.conv1d.conv.weight": (inner, 1, config.conv_kernel_size),
+        f"{prefix}.xlstm.conv1d.conv.bias": (inner,),
+        f"{prefix}.xlstm.mlstm_cell.outnorm.weight": (inner,),
+    }
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        shapes[f"{prefix}.xlstm.{projection}.weight"] = (inner // size, size, size)
+    for gate in ("igate", "fgate"):
+        shapes[f"{prefix}.xlstm.mlstm_cell.{gate}.weight"] = (config.num_heads, 3 * inner)
+        shapes[f"{prefix}.xlstm.mlstm_cell.{gate}.bias"] = (config.num_heads,)
+    return shapes
+
+
+def _slstm_shapes(config: ModelConfig, block: int) -> dict[str, tuple[int, ...]]:
+    prefix = f"encoder.layers.blocks.{block}"
+    hidden, heads = config.hidden_size, config.slstm_num_heads
+    width = hidden // heads
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}.xlstm_norm.weight": (hidden,),
+        f"{prefix}.xlstm.conv1d.conv.weight": (hidden, 1, config.conv_kernel_size),
+        f"{prefix}.xlstm.conv1d.conv.bias": (hidden,),
+        f"{prefix}.xlstm.slstm_cell._recurrent_kernel_": (heads, 4 * width, width),
+        f"{prefix}.xlstm.slstm_cell._bias_": (4 * hidden,),
+        f"{prefix}.xlstm.group_norm.weight": (hidden,),
+        f"{prefix}.ffn_norm.weight": (hidden,),
+        f"{prefix}.ffn.proj_up.weight": (2 * config.ffn_size, hidden),
+        f"{prefix}.ffn.proj_down.weight": (hidden, config.ffn_size),
+    }
+    for gate in ("igate", "fgate", "zgate", "ogate"):
+        shapes[f"{prefix}.xlstm.{gate}.weight"] = (heads, width, width)
+    return shapes

@@ -1,0 +1,44 @@
+"""Errors a user can cause, each one line: what is wrong, where, what was expected, what to do.
+
+The command line prints the message without a traceback and exits with ``exit_code``.
+Bad *inputs to a step* (observation, state, reward) raise plain ``ValueError`` instead: they are
+programming errors of the control loop, not of the command line.
+"""
+
+from __future__ import annotations
+
+
+class LramError(Exception):
+    """Work that failed: the file or the result is at fault (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(LramError):
+    """A request that cannot be carried out as asked: wrong option, task, path or target (exit code 2)."""
+
+    exit_code = 2
+
+
+class CheckpointError(LramError):
+    """A checkpoint that cannot be read, is damaged, or does not match its config."""
+
+
+class BundleError(LramError):
+    """A bundle that cannot be read, is damaged, or was written by a newer version."""
+
+
+class ParityError(LramError):
+    """An artifact that does not do what the reference model does."""
+
+
+class TargetNotInstalledError(UsageError):
+    """The runtime or the toolkit of a target is missing from this environment."""
+
+    @classmethod
+    def of(cls, target: str, package: str, extra: str) -> TargetNotInstalledError:
+        """The error for a missing package, with the command that installs it."""
+        return cls(
+            f"target '{target}' needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'lram-export[{extra}]'"
+        )

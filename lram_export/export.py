@@ -1,0 +1,124 @@
+"""The whole export: lower a checkpoint for a task, write every target, record the reference, verify, keep."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lram_export.bundle import Bundle, BundleWriter, write_bundle
+from lram_export.checkpoint import Checkpoint
+from lram_export.errors import ParityError, UsageError
+from lram_export.exporters import EXPORTERS, export_target
+from lram_export.lowering import LoweredPolicy, lower
+from lram_export.machine import physical_cores
+from lram_export.progress import SILENT, Progress
+from lram_export.reference import (
+    DEFAULT_STEPS,
+    REFERENCE_FILE,
+    Reference,
+    random_steps,
+    record_reference,
+    save_reference,
+)
+from lram_export.registry import load_target
+from lram_export.runtimes import RUNTIMES
+from lram_export.tasks import TaskSpec
+from lram_export.verify import verify_targets
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export, beyond what and for which task."""
+
+    targets: Sequence[str] = ("onnxruntime",)
+    batch_size: int = 1
+    reference_steps: int = DEFAULT_STEPS
+    seed: int = 0
+    force: bool = False
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    task: TaskSpec,
+    path: Path,
+    options: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> Bundle:
+    """Write a verified bundle, whole or not at all.
+
+    Args:
+        checkpoint: what to export; its weights are freed by the time the targets are verified if the caller
+            keeps no reference.
+        task: what the policy is asked to do.
+        path: the bundle's folder.
+        options: targets, batch size, recorded steps.
+        progress: told about every stage.
+
+    Raises:
+        UsageError: the output exists, a target is unknown or not installed, or task and model do not fit.
+        ParityError: a target does not do what the reference does; nothing is written.
+    """
+    options = options or ExportOptions()
+    check_targets(options)
+    with write_bundle(path, force=options.force) as writer:
+        with progress.stage("lowering the model"):
+            policy = lower(checkpoint, task, name=writer.name, batch_size=options.batch_size)
+        reference = _record(policy, options, progress)
+        save_reference(reference, writer.directory / REFERENCE_FILE)
+        for target in options.targets:
+            with progress.stage(f"exporting for {target}"):
+                _export(writer, target, policy)
+        about = {
+            "config": checkpoint.config,
+            "parameters": checkpoint.parameters,
+            "task": task,
+            "spec": policy.spec,
+            "reference": writer.directory / REFERENCE_FILE,
+            "source": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        }
+        writer.finish(**about)  # type: ignore[arg-type]
+        del policy, checkpoint
+        gc.collect()  # the model's memory, before runtimes take theirs
+        _verify(writer, options, progress)
+        writer.finish(**about)  # type: ignore[arg-type]
+    return Bundle.open(path)
+
+
+def check_targets(options: ExportOptions) -> None:
+    """Raise UsageError unless every target is known and installed on both sides."""
+    if len(set(options.targets)) != len(options.targets) or not options.targets:
+        raise UsageError("--target: expected one or more different targets")
+    for target in options.targets:  # exported and verified here: both sides must be installed
+        load_target(EXPORTERS, target)
+        load_target(RUNTIMES, target)
+
+
+def _record(policy: LoweredPolicy, options: ExportOptions, progress: Progress) -> Reference:
+    from lram_export.runtimes.pytorch import PytorchRuntime
+
+    inputs = random_steps(policy.spec, policy.task, options.reference_steps, options.seed)
+    with progress.stage("recording reference steps", options.reference_steps) as advance:
+        return record_reference(PytorchRuntime(policy.model, policy.spec, policy.task), inputs, advance)
+
+
+def _export(writer: BundleWriter, target: str, policy: LoweredPolicy) -> None:
+    artifact = export_target(target, policy, writer.target_directory(target))
+    writer.add_artifact(
+        target,
+        artifact.files,
+        precision=artifact.precision,
+        platform=artifact.platform,
+        tools=artifact.tools,
+        weight_bytes=artifact.weight_bytes,
+    )
+
+
+def _verify(writer: BundleWriter, options: ExportOptions, progress: Progress) -> None:
+    bundle = Bundle.open(writer.directory)
+    results = verify_targets(bundle, options.targets, threads=physical_cores(), progress=progress)
+    for target, result in results.items():
+        if not result.passed:
+            raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
+        writer.add_parity(target, result)

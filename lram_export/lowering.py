@@ -1,0 +1,61 @@
+"""From a checkpoint and a task to what exporters read: one step graph with everything that describes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from lram_export import __version__
+from lram_export.checkpoint import Checkpoint
+from lram_export.errors import UsageError
+from lram_export.model import ReferenceModel
+from lram_export.specification import StepSpec
+from lram_export.step import StepGraph
+from lram_export.tasks import TaskSpec
+
+
+@dataclass(frozen=True)
+class LoweredPolicy:
+    """A policy ready for exporters: the step graph, the reference model it shares weights with, the task."""
+
+    name: str
+    checkpoint: Checkpoint
+    model: ReferenceModel
+    graph: StepGraph
+    task: TaskSpec
+
+    @property
+    def spec(self) -> StepSpec:
+        """Names, shapes and dtypes of the step graph."""
+        return self.graph.spec
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of float32 weights one step reads: those of the step graph, each once."""
+        return 4 * sum(p.numel() for p in self.graph.parameters())
+
+    def metadata(self) -> dict[str, str]:
+        """The manifest's essentials, for formats that carry string properties."""
+        initial = {s.name: s.initial for s in self.spec.states if s.initial}
+        return {
+            "lram.generator": f"lram-export {__version__}",
+            "lram.name": self.name,
+            "lram.task": json.dumps(self.task.to_json()),
+            "lram.model": json.dumps(self.checkpoint.config.to_json()),
+            "lram.state_initial": json.dumps({"default": 0.0, **initial}),
+            "lram.source_sha256": self.checkpoint.sha256,
+        }
+
+
+def lower(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int = 1) -> LoweredPolicy:
+    """Build the reference model and its step graph for a task.
+
+    Raises:
+        UsageError: the checkpoint cannot do the task (encoder, observation or action too large).
+    """
+    model = ReferenceModel.from_checkpoint(checkpoint)
+    try:
+        graph = StepGraph(model, task, batch_size)
+    except ValueError as error:
+        raise UsageError(f"{checkpoint.path}: {error}") from None
+    return LoweredPolicy(name, checkpoint, model, graph, task)

@@ -1,0 +1,178 @@
+"""The bundle's ``manifest.json``: what is inside, for which task, with which hashes and proofs.
+
+Reading checks every field, so that a damaged or foreign manifest gives one line naming the field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from lram_export import __version__
+from lram_export.config import ModelConfig
+from lram_export.parity import ParityResult
+from lram_export.specification import StepSpec, step_spec
+from lram_export.tasks import TaskSpec
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: path relative to the bundle with forward slashes, SHA-256, size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ArtifactEntry:
+    """One target at one precision, its files in the folder named after the target."""
+
+    target: str
+    precision: str
+    platform: str
+    tools: dict[str, str]
+    files: tuple[FileEntry, ...]
+    weight_bytes: int
+    parity: ParityResult | None = None
+
+    @property
+    def size(self) -> int:
+        """Size of all files in bytes."""
+        return sum(f.size for f in self.files)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a reader needs to know before it opens an artifact."""
+
+    name: str
+    model: ModelConfig
+    parameters: int
+    task: TaskSpec
+    batch_size: int
+    reference: FileEntry
+    artifacts: tuple[ArtifactEntry, ...]
+    created: str
+    source: dict[str, str] = field(default_factory=dict)
+    generator: str = f"lram-export {__version__}"
+
+    @property
+    def spec(self) -> StepSpec:
+        """Names, shapes and dtypes of a step, derived from model, task and batch size."""
+        return step_spec(self.model, self.task, self.batch_size)
+
+    def dumps(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(self.to_json(), indent=2) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :func:`read_manifest`."""
+        artifacts = []
+        for entry in self.artifacts:
+            parity = None if entry.parity is None else entry.parity.to_json()
+            artifacts.append({**asdict(entry), "files": [asdict(f) for f in entry.files], "parity": parity})
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "created": self.created,
+            "generator": self.generator,
+            "source": self.source,
+            "model": {**self.model.to_json(), "parameters": self.parameters},
+            "task": self.task.to_json(),
+            "specification": self.spec.to_json(),
+            "reference": asdict(self.reference),
+            "artifacts": artifacts,
+        }
+
+
+def read_manifest(text: str) -> Manifest:
+    """Parse and check a manifest.
+
+    Raises:
+        ValueError: one line naming the field, what was expected and what came.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"expected an object, got {type(document).__name__}")
+    version = _field(document, "schema_version", int)
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version: this bundle has {version}, this lram-export ({__version__}) reads up to "
+            f"{SCHEMA_VERSION}; update lram-export"
+        )
+    if version < 1:
+        raise ValueError(f"schema_version: expected 1 or more, got {version}")
+    model = dict(_field(document, "model", dict))
+    parameters = _field(model, "parameters", int, "model.")
+    del model["parameters"]
+    specification = _field(document, "specification", dict)
+    manifest = Manifest(
+        name=_field(document, "name", str),
+        created=_field(document, "created", str),
+        generator=_field(document, "generator", str),
+        source=_field(document, "source", dict),
+        model=ModelConfig.from_json(model),
+        parameters=parameters,
+        task=TaskSpec.from_json(_field(document, "task", dict)),
+        batch_size=_field(specification, "batch_size", int, "specification."),
+        reference=_file(_field(document, "reference", dict), "reference"),
+        artifacts=tuple(
+            _artifact(entry, f"artifacts[{i}]") for i, entry in enumerate(_field(document, "artifacts", list))
+        ),
+    )
+    if manifest.spec.to_json() != specification:
+        raise ValueError("specification: does not follow from model, task and batch_size")
+    if not manifest.artifacts:
+        raise ValueError("artifacts: expected at least one")
+    return manifest
+
+
+def _artifact(entry: Any, where: str) -> ArtifactEntry:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected an object, got {entry!r}")
+    prefix = f"{where}."
+    parity = entry.get("parity")
+    target = _field(entry, "target", str, prefix)
+    if not re.fullmatch(r"[a-z0-9_-]+", target):
+        raise ValueError(f"{prefix}target: expected a target's name, got {target!r}")
+    return ArtifactEntry(
+        target=target,
+        precision=_field(entry, "precision", str, prefix),
+        platform=_field(entry, "platform", str, prefix),
+        tools=_field(entry, "tools", dict, prefix),
+        files=tuple(_file(f, f"{prefix}files[{i}]") for i, f in enumerate(_field(entry, "files", list, prefix))),
+        weight_bytes=_field(entry, "weight_bytes", int, prefix),
+        parity=None if parity is None else ParityResult.from_json(parity, f"{prefix}parity"),
+    )
+
+
+def _file(entry: Any, where: str) -> FileEntry:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected an object, got {entry!r}")
+    path = _field(entry, "path", str, f"{where}.")
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise ValueError(f"{where}.path: {path!r} leaves the bundle; refused")
+    sha256 = _field(entry, "sha256", str, f"{where}.")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{where}.sha256: expected 64 hexadecimal digits, got {sha256!r}")
+    return FileEntry(path, sha256, _field(entry, "size", int, f"{where}."))
+
+
+def _field(document: dict[str, Any], name: str, kind: type, prefix: str = "") -> Any:
+    if name not in document:
+        raise ValueError(f"{prefix}{name}: missing")
+    value = document[name]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{prefix}{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value

@@ -1,0 +1,108 @@
+"""`lram-export run`: steps over a recorded observation file."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import LramError
+from lram_export.policy import Policy
+from lram_export.progress import Advance
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded sequence of N steps of B rows.
+
+    ``observations`` (N, B, ...); ``rewards`` (N, B), the reward each step brought, or None;
+    ``is_first`` (N, B) bool, where an episode starts.
+    """
+
+    observations: NDArray[np.generic]
+    rewards: NDArray[np.float32] | None
+    is_first: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Outputs of every step, and how many seconds each took. Batch 1 has no batch dimension."""
+
+    actions: NDArray[np.generic]
+    action_logits: NDArray[np.float32]
+    return_to_go: NDArray[np.float32]
+    seconds: NDArray[np.float64]
+
+
+def read_recording(path: Path, batch_size: int) -> Recording:
+    """Read an ``.npz`` with ``observations`` and, optionally, ``rewards`` and ``is_first``.
+
+    Arrays lead with time, then (for bundles of batch B > 1, optional for 1) with the batch.
+
+    Raises:
+        LramError: not such a file, or arrays that do not fit together, naming the array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {n: file[n] for n in ("observations", "rewards", "is_first") if n in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise LramError(f"{path}: not a readable .npz file ({error})") from None
+    if "observations" not in arrays:
+        raise LramError(f"{path}: observations: missing; expected an array of shape (steps, ...)")
+    observations = arrays["observations"]
+    steps = len(observations) if observations.ndim else 0
+    if steps == 0:
+        raise LramError(f"{path}: observations: expected at least one step, got shape {observations.shape}")
+
+    def per_row(name: str) -> NDArray[np.generic] | None:
+        array = arrays.get(name)
+        if array is None:
+            return None
+        if batch_size == 1 and array.shape == (steps,):
+            array = array[:, None]
+        if array.shape != (steps, batch_size) or array.dtype.kind not in "fiub":
+            raise LramError(
+                f"{path}: {name}: expected numbers of shape ({steps}, {batch_size}), "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        return array
+
+    rewards, is_first = per_row("rewards"), per_row("is_first")
+    starts = np.zeros((steps, batch_size), np.bool_) if is_first is None else is_first != 0
+    starts[0] = True
+    return Recording(observations, None if rewards is None else rewards.astype(np.float32), starts)
+
+
+def run_recording(policy: Policy, recording: Recording, advance: Advance = lambda amount: None) -> RunResult:
+    """Step through a recording; the reward of each step is given to the next.
+
+    Raises:
+        LramError: a step's input is wrong, naming the step and the field.
+    """
+    actions, logits, returns, seconds = [], [], [], []
+    for step, observation in enumerate(recording.observations):
+        rows = np.flatnonzero(recording.is_first[step])
+        if len(rows):
+            policy.reset(rows.tolist())
+        reward = None if recording.rewards is None or step == 0 else recording.rewards[step - 1]
+        start = time.perf_counter()
+        try:
+            action = policy.act(observation, reward)
+        except ValueError as error:
+            raise LramError(f"step {step}: {error}") from None
+        seconds.append(time.perf_counter() - start)
+        actions.append(action)
+        logits.append(policy.action_logits)
+        returns.append(policy.return_to_go)
+        advance(1)
+    single = policy.spec.batch_size == 1
+    return RunResult(
+        actions=np.stack(actions).reshape(len(actions), -1) if single else np.stack(actions),
+        action_logits=np.stack(logits)[:, 0] if single else np.stack(logits),
+        return_to_go=np.stack(returns)[:, 0] if single else np.stack(returns),
+        seconds=np.array(seconds),
+    )

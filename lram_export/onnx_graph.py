@@ -1,0 +1,113 @@
+"""The step graph as an ONNX model: standard operators, static shapes, the design's names."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lram_export.errors import LramError
+from lram_export.lowering import LoweredPolicy
+from lram_export.specification import StepSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+
+OPSET = 18
+"""The exporter's native opset: nothing is converted, and every runtime of the last years reads it."""
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+
+
+def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
+    """Export the step graph with ``torch.export`` and ONNX Script; weights stay shared with torch."""
+    arguments = tuple(
+        torch.full(t.shape, t.initial or 0.0, dtype=getattr(torch, t.dtype))
+        for t in (*policy.spec.inputs, *policy.spec.states)
+    )
+    # Both speak about packages this model does not use and about torch's own internals.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            policy.graph,
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(policy.spec.input_names),
+            output_names=list(policy.spec.output_names),
+            external_data=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    model.metadata_props.clear()
+    model.metadata_props.update(policy.metadata())
+    model.producer_name = "lram-export"
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: they tell about the exporting machine, not the model
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    return model
+
+
+def save_onnx(model: onnx_ir.Model, directory: Path, spec: StepSpec) -> tuple[Path, Path]:
+    """Write graph and external weights, then check the written file.
+
+    Raises:
+        LramError: the model is not valid ONNX, or not what ``spec`` promises (both would be our bug, and
+            must not reach a robot).
+    """
+    import onnx
+    import onnx_ir
+
+    path = directory / MODEL_FILE
+    onnx_ir.save(model, path, external_data=WEIGHTS_FILE)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)  # full: with strict shape inference
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LramError(f"{path.name}: the exported graph is not valid ONNX: {error}") from None
+    check_interface(onnx.load(str(path), load_external_data=False), spec)
+    return path, directory / WEIGHTS_FILE
+
+
+def check_interface(model: onnx.ModelProto, spec: StepSpec) -> None:
+    """Check operator domains, names, shapes and dtypes of a loaded model against the specification.
+
+    Raises:
+        LramError: naming what differs.
+    """
+    import onnx
+
+    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise LramError(f"{MODEL_FILE}: operators outside the ONNX standard: {', '.join(sorted(foreign))}")
+
+    def interface(values: object) -> list[tuple[str, tuple[int, ...], str]]:
+        described = []
+        for value in values:  # type: ignore[attr-defined]
+            tensor = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+            described.append((value.name, tuple(d.dim_value for d in tensor.shape.dim), dtype))
+        return described
+
+    state_shapes = [(t.shape, t.dtype) for t in spec.states]
+    inputs = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.states)]
+    outputs = [(t.name, t.shape, t.dtype) for t in spec.outputs]
+    outputs += [
+        (name, shape, dtype)
+        for name, (shape, dtype) in zip(spec.output_names[len(spec.outputs) :], state_shapes, strict=True)
+    ]
+    for actual, expected in (
+        (interface(model.graph.input), inputs),
+        (interface(model.graph.output), outputs),
+    ):
+        for got, want in zip(actual, expected, strict=True):
+            if got != want:
+                raise LramError(f"{MODEL_FILE}: the graph has {got}, the specification says {want}")

@@ -1,0 +1,199 @@
+"""Comparing a target with the reference: what counts as equal, and how a difference is told.
+
+The tolerances live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a target of some precision may be from the reference.
+
+    ``logit``: largest absolute error of any action logit. ``state``: largest relative error (2-norm) of any
+    state tensor. An action may differ only where the reference's own logits were tied within twice
+    ``logit``: then the error may decide.
+    """
+
+    logit: float
+    state: float
+
+    @property
+    def tie(self) -> float:
+        """Largest difference of two reference logits between which an error may decide."""
+        return 2 * self.logit
+
+
+TOLERANCES = {"fp32": Tolerance(logit=1e-4, state=1e-4)}
+"""Per precision, against the float32 reference."""
+
+
+@dataclass(frozen=True)
+class WorstLogit:
+    """Where the largest logit error was: step, batch row, index within the row, both values."""
+
+    step: int
+    row: int
+    index: tuple[int, ...]
+    expected: float
+    actual: float
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """What a comparison over many steps found.
+
+    ``state_error`` is None where no reference state was at hand. ``largest_tie`` is the largest difference
+    between the reference's logits of its own choice and the target's choice, over all actions that differ.
+    """
+
+    steps: int
+    precision: str
+    max_logit_error: float
+    mean_logit_error: float
+    worst: WorstLogit | None
+    state_error: float | None
+    worst_state: str | None
+    actions: int
+    actions_different: int
+    largest_tie: float
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :meth:`from_json`."""
+        data = dataclasses.asdict(self)
+        if data["worst"] is not None:
+            data["worst"]["index"] = list(data["worst"]["index"])
+        return data
+
+    @staticmethod
+    def from_json(data: object, where: str = "parity") -> ParityResult:
+        """Read what :meth:`to_json` wrote; raises ValueError naming the field."""
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: expected an object, got {data!r}")
+        names = {f.name for f in dataclasses.fields(ParityResult)}
+        if set(data) != names:
+            raise ValueError(f"{where}.{sorted(set(data) ^ names)[0]}: missing or unknown field")
+        worst = data["worst"]
+        try:
+            values = {**data, "worst": None}
+            if worst is not None:
+                values["worst"] = WorstLogit(**{**worst, "index": tuple(worst["index"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{where}.worst: {error}") from None
+        return ParityResult(**values)
+
+    def failures(self) -> list[str]:
+        """One line per bound that was exceeded, with both values and where to look."""
+        bound = TOLERANCES[self.precision]
+        lines = []
+        if not self.max_logit_error <= bound.logit and self.worst is not None:
+            w = self.worst
+            lines.append(
+                f"largest logit error {self.max_logit_error:.3g} exceeds {bound.logit:.3g}: step {w.step}, row "
+                f"{w.row}, logit {list(w.index)}: reference {w.expected:.6g}, target {w.actual:.6g}"
+            )
+        if self.state_error is not None and not self.state_error <= bound.state:
+            lines.append(f"relative state error {self.state_error:.3g} exceeds {bound.state:.3g}: {self.worst_state}")
+        if not self.largest_tie <= bound.tie:
+            lines.append(
+                f"{self.actions_different} of {self.actions} actions differ, one where the reference's logits "
+                f"were {self.largest_tie:.3g} apart (a tie within {bound.tie:.3g} would be allowed)"
+            )
+        return lines
+
+
+class ParityMeter:
+    """Compares step by step and sums up."""
+
+    def __init__(self, precision: str = "fp32") -> None:
+        self._precision = precision
+        self._steps = 0
+        self._sum, self._count = 0.0, 0
+        self._max = 0.0
+        self._worst: WorstLogit | None = None
+        self._state_error: float | None = None
+        self._worst_state: str | None = None
+        self._actions = self._different = 0
+        self._tie = 0.0
+        self._per_step: list[float] = []
+
+    def add_step(self, expected_action: Array, expected_logits: Array, action: Array, logits: Array) -> None:
+        """Compare one step: actions (B, A), logits (B, A, K) or (B, K); NaN counts as an infinite error."""
+        expected_logits = expected_logits.astype(np.float64)
+        error = np.abs(logits.astype(np.float64) - expected_logits)
+        error = np.where(np.isnan(error), np.inf, error)
+        largest = float(error.max())
+        self._per_step.append(largest)
+        if self._worst is None or largest > self._max:
+            row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+            at = (row, *index)
+            self._worst = WorstLogit(self._steps, row, tuple(index), float(expected_logits[at]), float(logits[at]))
+            self._max = largest
+        self._sum += float(error.sum())
+        self._count += error.size
+        self._add_actions(expected_action, expected_logits, action, logits)
+        self._steps += 1
+
+    def _add_actions(self, expected: Array, expected_logits: Array, action: Array, logits: Array) -> None:
+        different = np.not_equal(expected, action)
+        self._actions += expected.size
+        self._different += int(different.sum())
+        if not different.any():
+            return
+        # one row of logits per action value: (B * A, K)
+        reference = expected_logits.reshape(expected.size, -1)
+        chosen = np.nan_to_num(logits, nan=-np.inf).reshape(expected.size, -1).argmax(axis=1)
+        rows = np.flatnonzero(different.reshape(-1))
+        margin = reference[rows].max(axis=1) - reference[rows, chosen[rows]]
+        # A different action from the same choice of logit is no tie but a wrong decoding.
+        margin = np.where(chosen[rows] == reference[rows].argmax(axis=1), np.inf, margin)
+        self._tie = max(self._tie, float(margin.max()))
+
+    def add_state(self, expected: Mapping[str, Array], state: Mapping[str, Array]) -> None:
+        """Compare states; every tensor of ``expected`` counts by itself."""
+        for name, reference in expected.items():
+            error = relative_error(reference, state[name])
+            if self._state_error is None or not error <= self._state_error:
+                self._state_error, self._worst_state = error, name
+
+    def drift(self, parts: int = 10) -> list[float]:
+        """Largest logit error of each of some equal stretches of the run, in order: does it grow?"""
+        stretches = np.array_split(np.array(self._per_step), parts)
+        return [float(stretch.max()) for stretch in stretches if stretch.size]
+
+    def result(self) -> ParityResult:
+        """The sum of all steps so far."""
+        result = ParityResult(
+            steps=self._steps,
+            precision=self._precision,
+            max_logit_error=self._max,
+            mean_logit_error=self._sum / max(self._count, 1),
+            worst=self._worst,
+            state_error=self._state_error,
+            worst_state=self._worst_state,
+            actions=self._actions,
+            actions_different=self._different,
+            largest_tie=self._tie,
+            passed=False,
+        )
+        return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
+
+
+def relative_error(expected: Array, actual: Array) -> float:
+    """|actual - expected| / |expected| in the 2-norm; absolute where ``expected`` is all 0; NaN gives infinity."""
+    reference = expected.astype(np.float64)
+    difference = float(np.linalg.norm(actual.astype(np.float64) - reference))
+    norm = float(np.linalg.norm(reference))
+    error = difference / norm if norm > 0 else difference
+    return error if np.isfinite(error) else float("inf")

@@ -1,0 +1,137 @@
+"""Recorded environment steps: inputs and what the reference model made of them (``reference.npz``).
+
+With it a device verifies its own runtime without torch. All steps have a leading time dimension N:
+``observation``, ``return_to_go``, ``reward``, ``is_first`` (inputs), ``action``, ``action_logits``
+(expected outputs), and ``sample.<state name>``: evenly spaced elements of each state tensor after the last
+step (whole states would be larger than the model's code for large models).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import BundleError
+from lram_export.runtimes.protocol import Runtime
+from lram_export.specification import StepSpec
+from lram_export.tasks import TaskSpec
+
+REFERENCE_FILE = "reference.npz"
+DEFAULT_STEPS = 64
+STATE_SAMPLE = 4096
+"""Largest number of elements kept of one state tensor."""
+_SAMPLE_PREFIX = "sample."
+StepArguments = tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class StepSequence:
+    """Inputs of N environment steps of a batch, scaled as the step graph takes them."""
+
+    observation: NDArray[np.generic]
+    return_to_go: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    is_first: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.observation)
+
+    def __iter__(self) -> Iterator[StepArguments]:
+        """The inputs of each step, in the order of :meth:`Runtime.step`."""
+        return zip(self.observation, self.return_to_go, self.reward, self.is_first, strict=True)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A recorded sequence with the reference model's outputs and samples of its last state."""
+
+    inputs: StepSequence
+    action: NDArray[np.generic]
+    action_logits: NDArray[np.float32]
+    state_samples: dict[str, NDArray[np.float32]]
+
+
+def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, episode: int | None = None) -> StepSequence:
+    """Random inputs that exercise everything a step can do.
+
+    States are standard normal, pixels uniform. In the first half the reward token is 0 (reward feedback
+    `none`), in the second it carries normal rewards (`observed`). Every row starts an episode at step 0 and
+    again every ``episode`` steps (default: once, half way), rows a step apart, so that single rows of a batch
+    reset. Return-to-go starts at the task's target and follows a slow random walk.
+    """
+    rng = np.random.default_rng(seed)
+    batch = spec.batch_size
+    shape = (steps, *spec.inputs[0].shape)
+    observation: NDArray[np.generic]
+    if task.observation == "image":
+        observation = rng.integers(0, 256, shape, np.uint8)
+    else:
+        observation = rng.standard_normal(shape, np.float32)
+    step, row = np.arange(steps)[:, None], np.arange(batch)[None, :]
+    period = episode or max(steps // 2, 1)
+    is_first = (step == 0) | ((step > row) & ((step - row) % period == 0))
+    reward = rng.standard_normal((steps, batch), np.float32) * (step >= steps // 2)
+    walk = 0.05 * np.cumsum(rng.standard_normal((steps, batch), np.float32), axis=0)
+    return_to_go = task.target_return / task.reward_scale + walk
+    return StepSequence(
+        observation, return_to_go.astype(np.float32), reward.astype(np.float32), is_first.astype(np.float32)
+    )
+
+
+def record_reference(runtime: Runtime, inputs: StepSequence, advance: Callable[[int], None] | None = None) -> Reference:
+    """Run a sequence from the initial state and keep what came out; ``advance`` is told of every step."""
+    runtime.reset()
+    actions, logits = [], []
+    for arguments in inputs:
+        output = runtime.step(*arguments)
+        actions.append(output.action.copy())
+        logits.append(output.action_logits.copy())
+        if advance is not None:
+            advance(1)
+    return Reference(inputs, np.stack(actions), np.stack(logits), sample_state(runtime.state()))
+
+
+def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Evenly spaced elements of every tensor, at most :data:`STATE_SAMPLE` of each."""
+    return {name: array.reshape(-1)[:: -(-array.size // STATE_SAMPLE)] for name, array in state.items()}
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """Write ``reference.npz``."""
+    arrays = {f.name: getattr(reference.inputs, f.name) for f in fields(StepSequence)}
+    arrays |= {"action": reference.action, "action_logits": reference.action_logits}
+    arrays |= {_SAMPLE_PREFIX + name: array for name, array in reference.state_samples.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load_reference(path: Path, spec: StepSpec) -> Reference:
+    """Read ``reference.npz`` and check every array against the specification; raises BundleError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BundleError(f"{path}: not a readable recording ({error})") from None
+    steps = len(arrays.get("observation", ()))
+    for tensor in (*spec.inputs, *spec.outputs):
+        array = arrays.get(tensor.name)
+        if array is None:
+            raise BundleError(f"{path}: {tensor.name}: missing")
+        if array.shape != (steps, *tensor.shape) or array.dtype != tensor.dtype:
+            raise BundleError(
+                f"{path}: {tensor.name}: expected {tensor.dtype} of shape {(steps, *tensor.shape)}, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+    missing = [t.name for t in spec.states if _SAMPLE_PREFIX + t.name not in arrays]
+    if missing:
+        raise BundleError(f"{path}: {_SAMPLE_PREFIX}{missing[0]}: missing")
+    return Reference(
+        inputs=StepSequence(**{f.name: arrays[f.name] for f in fields(StepSequence)}),
+        action=arrays["action"],
+        action_logits=arrays["action_logits"],
+        state_samples={t.name: arrays[_SAMPLE_PREFIX + t.name] for t in spec.states},
+    )

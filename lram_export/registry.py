@@ -1,0 +1,54 @@
+"""Where the module of a target is found, and which package it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import ModuleType
+
+from lram_export.errors import TargetNotInstalledError, UsageError
+
+
+@dataclass(frozen=True)
+class TargetModule:
+    """One target's module on one side (exporters or runtimes).
+
+    ``packages`` are import names the module needs; ``extra`` is the extra of lram-export that brings them.
+    """
+
+    module: str
+    packages: tuple[str, ...]
+    extra: str
+
+    def missing(self) -> str | None:
+        """The first package that is not installed, or None."""
+        return next((p for p in self.packages if find_spec(p) is None), None)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that are installed."""
+        found = {}
+        for package in self.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                continue
+        return found
+
+
+def load_target(registry: Mapping[str, TargetModule], target: str) -> ModuleType:
+    """Import a target's module.
+
+    Raises:
+        UsageError: unknown target, with the list.
+        TargetNotInstalledError: a package is missing, with the pip command.
+    """
+    if target not in registry:
+        raise UsageError(f"--target: unknown target '{target}'; known: {', '.join(registry)}")
+    entry = registry[target]
+    missing = entry.missing()
+    if missing is not None:
+        raise TargetNotInstalledError.of(target, missing, entry.extra)
+    return import_module(entry.module)

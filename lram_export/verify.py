@@ -1,0 +1,118 @@
+"""Does a bundle do what the reference model does? On the device, without torch; or against a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lram_export.bundle import Bundle
+from lram_export.errors import UsageError
+from lram_export.parity import ParityMeter, ParityResult
+from lram_export.progress import SILENT, Advance, Progress
+from lram_export.reference import Reference, load_reference, random_steps, sample_state
+from lram_export.registry import load_target
+from lram_export.runtimes import RUNTIMES, Runtime, load_runtime
+
+if TYPE_CHECKING:
+    from lram_export.checkpoint import Checkpoint
+
+
+def verify_targets(
+    bundle: Bundle, targets: Sequence[str], *, threads: int, progress: Progress = SILENT
+) -> dict[str, ParityResult]:
+    """Replay the bundle's recorded steps on every target, without torch; one target in memory at a time.
+
+    Raises:
+        BundleError: a damaged bundle.
+        UsageError: a target the bundle does not have, or that is not installed.
+    """
+    reference = load_bundle_reference(bundle)
+    results = {}
+    for target in targets:
+        runtime = load_runtime(target, bundle.load_artifact(target), threads)
+        with progress.stage(f"verifying {target}", len(reference.inputs)) as advance:
+            meter = ParityMeter(bundle.artifact(target).precision)
+            replay(runtime, reference, meter, advance)
+        runtime.close()
+        results[target] = meter.result()
+    return results
+
+
+def replay(runtime: Runtime, reference: Reference, meter: ParityMeter, advance: Advance = lambda amount: None) -> None:
+    """Run the recorded steps from the initial state and compare outputs and the last state."""
+    runtime.reset()
+    recorded = zip(reference.inputs, reference.action, reference.action_logits, strict=True)
+    for arguments, action, logits in recorded:
+        output = runtime.step(*arguments)
+        meter.add_step(action, logits, output.action, output.action_logits)
+        advance(1)
+    meter.add_state(reference.state_samples, sample_state(runtime.state()))
+
+
+def verify_against_checkpoint(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    targets: Sequence[str],
+    *,
+    steps: int,
+    threads: int,
+    seed: int = 1,
+    progress: Progress = SILENT,
+) -> dict[str, ParityMeter]:
+    """Run fresh random steps on the reference model of a checkpoint and on every target, side by side.
+
+    Whole states are compared every 64 steps and after the last. Rows start a new episode now and then.
+
+    Raises:
+        UsageError: the checkpoint is of another architecture than the bundle's, or see
+            :func:`verify_targets`.
+    """
+    from lram_export.model import ReferenceModel
+    from lram_export.runtimes.pytorch import PytorchRuntime
+
+    manifest = bundle.manifest
+    if checkpoint.config != manifest.model:
+        raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
+    import torch
+
+    torch.set_num_threads(threads)
+    oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+    runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
+    meters = {t: ParityMeter(bundle.artifact(t).precision) for t in targets}
+    inputs = random_steps(manifest.spec, manifest.task, steps, seed, episode=max(steps // 3, 500))
+    with progress.stage("verifying against the checkpoint", steps) as advance:
+        for number, arguments in enumerate(inputs, start=1):
+            expected = oracle.step(*arguments)
+            for target, runtime in runtimes.items():
+                output = runtime.step(*arguments)
+                meters[target].add_step(expected.action, expected.action_logits, output.action, output.action_logits)
+            if number % 64 == 0 or number == steps:
+                state = oracle.state()
+                for target, runtime in runtimes.items():
+                    meters[target].add_state(state, runtime.state())
+            advance(1)
+    for runtime in runtimes.values():
+        runtime.close()
+    return meters
+
+
+def load_bundle_reference(bundle: Bundle) -> Reference:
+    """Check and read the bundle's recorded steps; raises BundleError."""
+    bundle.check_files([bundle.manifest.reference])
+    return load_reference(bundle.path / bundle.manifest.reference.path, bundle.manifest.spec)
+
+
+def installed_targets(bundle: Bundle, requested: Sequence[str]) -> list[str]:
+    """The requested targets, or all of the bundle's that are installed here.
+
+    Raises:
+        UsageError: a requested target is not in the bundle; or none was requested and none is installed.
+    """
+    if requested:
+        for target in requested:
+            bundle.artifact(target)
+        return list(requested)
+    usable = [t for t in bundle.targets if t in RUNTIMES and RUNTIMES[t].missing() is None]
+    if not usable:
+        load_target(RUNTIMES, bundle.targets[0])  # says what is missing
+    return usable

@@ -1,0 +1,109 @@
+"""Runtime of the target `onnxruntime`: two sets of bound state buffers that swap, no copy of the state per step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lram_export.errors import BundleError
+from lram_export.runtimes.protocol import (
+    LoadedArtifact,
+    Runtime,
+    State,
+    StepInputs,
+    StepOutput,
+    check_rows,
+    check_state,
+)
+from lram_export.specification import StepSpec, next_name
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxRuntime:
+    """The step graph in an ONNX Runtime session on the CPU."""
+
+    def __init__(self, session: Any, spec: StepSpec) -> None:
+        self.spec = spec
+        self._session = session
+        self._inputs = StepInputs(spec)
+        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        # Even steps read set 0 and write set 1, odd steps the other way round.
+        self._states = tuple({t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states} for _ in range(2))
+        self._current = 0
+        self._bindings = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
+
+    def _bind(self, source: State, destination: State) -> Any:
+        binding = self._session.io_binding()
+
+        def arguments(name: str, array: NDArray[np.generic]) -> tuple[Any, ...]:
+            return (name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+        for tensor, array in zip(self.spec.inputs, self._inputs.arrays, strict=True):
+            binding.bind_input(*arguments(tensor.name, array))
+        for output, result in zip(self.spec.outputs, self._outputs, strict=True):
+            binding.bind_output(*arguments(output.name, result))
+        for name in source:
+            binding.bind_input(*arguments(name, source[name]))
+            binding.bind_output(*arguments(next_name(name), destination[name]))
+        return binding
+
+    def step(
+        self,
+        observation: NDArray[np.generic],
+        return_to_go: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        is_first: NDArray[np.float32],
+    ) -> StepOutput:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._inputs.fill(observation, return_to_go, reward, is_first)
+        self._session.run_with_iobinding(self._bindings[self._current])
+        self._current = 1 - self._current
+        return self._outputs
+
+    def state(self) -> State:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        return {name: array.copy() for name, array in self._states[self._current].items()}
+
+    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        check_state(self.spec, state)
+        for name, array in self._states[self._current].items():
+            np.copyto(array, state[name])
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        chosen = check_rows(rows, self.spec.batch_size)
+        for tensor in self.spec.states:
+            self._states[self._current][tensor.name][chosen] = tensor.initial
+
+    def close(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._bindings.clear()
+        self._session = None
+
+
+def session_options(threads: int) -> Any:
+    """Options under which two loads give the same bits: nothing is tuned at run time, sums have one order."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3  # errors only
+    return options
+
+
+def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+    """Create a session; raises BundleError when ONNX Runtime does not accept the model."""
+    path = artifact.directory / MODEL_FILE
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
+    return OnnxRuntime(session, artifact.spec)
