@@ -59,7 +59,7 @@ def read_recording(path: Path, batch_size: int) -> Recording:
         raise LramError(f"{path}: observations: expected at least one step, got shape {observations.shape}")
 
     def per_row(name: str) -> NDArray[np.generic] | None:
-        array = arrays.get(name)
+        array: NDArray[np.generic] | None = arrays.get(name)
         if array is None:
             return None
         if batch_size == 1 and array.shape == (steps,):

@@ -130,19 +130,19 @@ class ParityMeter:
 
     def add_step(self, expected_action: Array, expected_logits: Array, action: Array, logits: Array) -> None:
         """Compare one step: actions (B, A), logits (B, A, K) or (B, K); NaN counts as an infinite error."""
-        expected_logits = expected_logits.astype(np.float64)
-        error = np.abs(logits.astype(np.float64) - expected_logits)
+        reference = expected_logits.astype(np.float64)
+        error = np.abs(logits.astype(np.float64) - reference)
         error = np.where(np.isnan(error), np.inf, error)
         largest = float(error.max())
         self._per_step.append(largest)
         if self._worst is None or largest > self._max:
             row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
             at = (row, *index)
-            self._worst = WorstLogit(self._steps, row, tuple(index), float(expected_logits[at]), float(logits[at]))
+            self._worst = WorstLogit(self._steps, row, tuple(index), float(reference[at]), float(logits[at]))
             self._max = largest
         self._sum += float(error.sum())
         self._count += error.size
-        self._add_actions(expected_action, expected_logits, action, logits)
+        self._add_actions(expected_action, reference, action, logits)
         self._steps += 1
 
     def _add_actions(self, expected: Array, expected_logits: Array, action: Array, logits: Array) -> None:

@@ -199,7 +199,8 @@ class MLSTMBlock(nn.Module):
         i, f = self.gates(torch.cat([q, k, v], dim=-1)).transpose(1, 2).split(self.num_heads, dim=1)
 
         def heads(projected: Tensor) -> Tensor:
-            return projected.unflatten(2, (self.num_heads, self.width)).transpose(1, 2)
+            per_head: Tensor = projected.unflatten(2, (self.num_heads, self.width))
+            return per_head.transpose(1, 2)
 
         h, *memory = mlstm_chunk(heads(q), heads(k), heads(v), i, f, first, present, C, n, m)
         h = self.out_norm(h.transpose(1, 2)) + self.skip * convolved

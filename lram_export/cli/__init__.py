@@ -24,16 +24,21 @@ COMMANDS = {
 """Command -> module of this package that defines it."""
 
 
-class OneLineError(click.ClickException):
-    """Any failure as one line on standard error, with its exit code."""
+class FailedWork(click.ClickException):
+    """Any failure as one line on standard error; exit code 1."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         """Print ``error: ...`` to standard error."""
         click.echo(f"error: {self.message}", file=file or sys.stderr)
+
+
+class WrongUse(FailedWork):
+    """A request that cannot be carried out as asked; exit code 2."""
+
+    exit_code = 2
 
 
 class LazyGroup(click.Group):
@@ -55,21 +60,21 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except LramError as error:
-            raise OneLineError(str(error), error.exit_code) from None
+            kind = WrongUse if error.exit_code == WrongUse.exit_code else FailedWork
+            raise kind(str(error)) from None
         except BrokenPipeError:
             raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise OneLineError(f"{where}{error.strerror or error}", 1) from None
+            raise FailedWork(f"{where}{error.strerror or error}") from None
         except MemoryError:
-            raise OneLineError("not enough memory for this model on this machine", 1) from None
+            raise FailedWork("not enough memory for this model on this machine") from None
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("lram_export"):
                 raise
-            raise OneLineError(
+            raise WrongUse(
                 f"this command needs the package '{error.name}', which is not installed. "
-                f"Install it with: pip install 'lram-export[export]'",
-                2,
+                f"Install it with: pip install 'lram-export[export]'"
             ) from None
 
 

@@ -1,0 +1,129 @@
+"""Shared fixtures: golden data of the original training code, and bundles exported from it once per session."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from lram_export.cli import main
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_NAMES = ("state_m", "state_ms", "image_m")
+SEMANTICS = {"none": "cached", "observed": "observed"}
+"""Reward feedback -> prefix of the trace's arrays."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A checkpoint the original code saved, and what its own agent did with it."""
+
+    name: str
+    checkpoint: Path
+    meta: dict[str, Any]
+    trace: dict[str, np.ndarray]
+
+    @property
+    def task_options(self) -> list[str]:
+        """Command-line options that describe the trace's task."""
+        options = ["--target-return", str(float(self.trace["initial_return_to_go"])), "--reward-scale", "1"]
+        if self.meta["observation"] == "image":
+            return [*options, "--image", "--discrete"]
+        dims = (self.meta["observation_dim"], self.meta["action_dim"])
+        return [*options, "--observation-dim", str(dims[0]), "--action-dim", str(dims[1])]
+
+    def expected(self, feedback: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions, the logits they were chosen from, and return-to-go, per step."""
+        prefix = SEMANTICS[feedback]
+        logits = self.trace[f"{prefix}_logits"]
+        if self.meta["action"] == "discrete":
+            logits = logits[:, :18]
+        else:
+            logits = logits.reshape(len(logits), 8, 274)[:, : self.meta["action_dim"]]
+        return self.trace[f"{prefix}_actions"], logits, self.trace[f"{prefix}_return_to_go"]
+
+
+def load_golden(name: str) -> Golden:
+    """Read one golden folder."""
+    folder = GOLDEN / name
+    with np.load(folder / "trace.npz") as file:
+        trace = {key: file[key] for key in file.files}
+    return Golden(name, folder / "model.zip", json.loads((folder / "meta.json").read_text()), trace)
+
+
+def cli(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def succeed(*arguments: str | Path) -> Result:
+    """Run a command that must succeed."""
+    result = cli(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fail(*arguments: str | Path) -> tuple[int, str]:
+    """Run a command that must fail with one line on standard error; returns exit code and that line."""
+    result = cli(*arguments)
+    assert result.exit_code in (1, 2), (result.exit_code, result.output, result.exception)
+    lines = result.stderr.strip().splitlines()
+    assert lines and lines[-1].lower().startswith("error: "), result.output
+    assert "Traceback" not in result.output
+    return result.exit_code, lines[-1]
+
+
+def shell(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fresh process, as a user would."""
+    program = [sys.executable, "-c", "from lram_export.cli import main; main()"]
+    return subprocess.run(
+        [*program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session", params=GOLDEN_NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Each golden checkpoint in turn."""
+    return load_golden(request.param)
+
+
+ExportFunction = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportFunction:
+    """Export a golden checkpoint through the command line, once per session and set of options."""
+    folder = tmp_path_factory.mktemp("bundles")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def export(
+        name: str,
+        feedback: str = "none",
+        batch: int = 1,
+        targets: Sequence[str] = ("pytorch", "onnxruntime"),
+        options: Sequence[str] | None = None,
+    ) -> Path:
+        golden = load_golden(name)
+        chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
+        chosen += ["--batch", str(batch), *(part for t in targets for part in ("--target", t))]
+        key = (name, *chosen)
+        if key not in made:
+            path = folder / f"{name}_{len(made)}.lram"
+            succeed("export", golden.checkpoint, "-o", path, *chosen)
+            made[key] = path
+        return made[key]
+
+    return export
