@@ -22,9 +22,7 @@ def test_actions_and_logits_equal_the_trace(
     actions, logits, return_to_go = golden.expected(feedback)
     recording = tmp_path / "recording.npz"
     steps = len(actions)
-    np.savez(
-        recording, observations=golden.trace["observations"][:steps], rewards=golden.trace["rewards"][:steps]
-    )
+    np.savez(recording, observations=golden.trace["observations"][:steps], rewards=golden.trace["rewards"][:steps])
     output = tmp_path / "actions.npz"
     succeed("run", exported(golden.name, feedback), "--target", target, "--observations", recording, "-o", output)
 

@@ -48,9 +48,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
 
 @settings(max_examples=60, deadline=None)
 @given(config=model_configs(), batch=st.integers(1, 4), seed=st.integers(0, 2**32 - 1), discrete=st.booleans())
-def test_chunk_equals_single_steps_of_the_package(
-    config: ModelConfig, batch: int, seed: int, discrete: bool
-) -> None:
+def test_chunk_equals_single_steps_of_the_package(config: ModelConfig, batch: int, seed: int, discrete: bool) -> None:
     """Random sizes, heads, sLSTM positions, and resets of single rows at random steps."""
     assert config.state_dim is not None
     model = ReferenceModel.from_checkpoint(_checkpoint(config, seed))

@@ -1,0 +1,261 @@
+"""Executes the documentation: every `sh` and `python` block of every page runs, in order, in a fresh folder.
+
+Fences mean:
+
+* ``sh``: run by bash, which stops at the first command that fails;
+* ``python``: run; all blocks of a page share one namespace;
+* ``python file=NAME``: written to NAME, for later blocks to import or run;
+* ``console``: not run, because it installs something: only pip and make;
+* ``text`` and ``json``: something to look at; JSON must parse.
+
+A page's folder holds links to `tests` and `examples`, and a bundle ``reach.lram`` unless the page exports it.
+To run one page by hand, in a folder prepared like that: ``python tests/test_docs.py docs/step-api.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lram_export import hydra
+from lram_export.benchmark import BenchReport, BenchResult
+from lram_export.cli import COMMANDS, main
+from lram_export.parity import TOLERANCES, ParityResult
+from lram_export.runtimes import RUNTIMES
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LANGUAGES = {"sh", "python", "console", "text", "json"}
+NOT_RUN = ("pip ", "make ")
+"""What the lines of a console block start with."""
+PREPARED = "reach.lram"
+PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
+PREPARE += " --target onnxruntime --target pytorch"
+PAGE_SECONDS = 240
+"""Nothing here takes a tenth of this on an idle machine; it only ends what hangs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One fenced block: language, the rest of the fence's line, the line its code begins at, the code."""
+
+    language: str
+    argument: str
+    line: int
+    code: str
+
+
+def read_blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page."""
+    blocks: list[Block] = []
+    fence, start, lines = None, 0, []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.startswith("```"):
+            lines.append(line)
+        elif fence is None:
+            fence, start, lines = line[3:].strip(), number + 1, []
+        else:
+            language, _, argument = fence.partition(" ")
+            blocks.append(Block(language, argument, start, "\n".join(lines) + "\n"))
+            fence = None
+    assert fence is None, f"{page}:{start - 1}: this block does not end"
+    return blocks
+
+
+def run_page(page: Path) -> None:
+    """Execute a page's blocks in the current folder; ends the process with 1 at the first that fails."""
+    namespace: dict[str, Any] = {"__name__": "__page__"}
+    sys.path.insert(0, "")
+    for block in read_blocks(page):
+        # empty lines in front: bash and Python then report the page's own line numbers
+        before = "\n" * (block.line - 2)
+        if block.language == "sh":
+            script = f"trap 'echo \"{page}:$LINENO: exit code $?\" >&2' ERR{before}\n{block.code}"
+            if subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", script], check=False).returncode != 0:
+                sys.exit(1)
+        elif block.language == "python" and block.argument.startswith("file="):
+            Path(block.argument.removeprefix("file=")).write_text(block.code, encoding="utf-8")
+        elif block.language == "python":
+            try:
+                exec(compile(f"{before}\n{block.code}", str(page), "exec"), namespace)
+            except Exception:
+                traceback.print_exc()
+                sys.exit(1)
+
+
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+
+
+def text_of(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """This environment's commands first; one thread and no spinning in PyTorch, whose models here are tiny."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+def workplace(folder: Path) -> Path:
+    for name in ("tests", "examples"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
+def options_of(command: str) -> set[str]:
+    """Long options that ``lram-export COMMAND --help`` lists."""
+    result = CliRunner().invoke(main, [command, "--help"] if command else ["--help"])
+    assert result.exit_code == 0, result.output
+    return set(re.findall(r"^ +(?:-\w, )?(--[a-z][a-z-]*)", result.output, flags=re.MULTILINE))
+
+
+def inline_code(page: Path) -> list[str]:
+    """Spans of inline code outside fenced blocks."""
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", outside)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle for pages that do not export it themselves."""
+    folder = workplace(tmp_path_factory.mktemp("prepared"))
+    subprocess.run(["lram-export", *PREPARE.split()], cwd=folder, env=environment(), check=True, timeout=PAGE_SECONDS)
+    return folder / PREPARED
+
+
+@EVERY_PAGE
+def test_the_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    code = "".join(block.code for block in read_blocks(page) if block.language in ("sh", "python"))
+    if not code:
+        pytest.skip("no block to run")
+    workplace(tmp_path)
+    if PREPARED in code and f"-o {PREPARED}" not in code:
+        shutil.copytree(request.getfixturevalue("prepared"), tmp_path / PREPARED)
+    result = subprocess.run(
+        [sys.executable, __file__, str(page)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PAGE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, f"{page} does not run:\n{result.stdout}"
+
+
+@EVERY_PAGE
+def test_blocks_that_do_not_run_hold_no_command_of_ours(page: Path) -> None:
+    for block in read_blocks(page):
+        where = f"{page}:{block.line}"
+        assert block.language in LANGUAGES, f"{where}: unknown fence '{block.language}'"
+        if block.language == "console":
+            wrong = [line for line in block.code.splitlines() if line.strip() and not line.startswith(NOT_RUN)]
+            assert not wrong, f"{where}: not pip or make, so it belongs in a block that runs: {wrong[0]}"
+        elif block.language == "json":
+            json.loads(block.code)
+        elif block.language == "text":
+            assert not re.search(r"^\W*lram-export ", block.code, re.MULTILINE), f"{where}: a command that is not run"
+
+
+@EVERY_PAGE
+def test_commands_and_options_that_are_mentioned_exist(page: Path) -> None:
+    known = set().union(*(options_of(command) for command in ("", *COMMANDS)))
+    for span in inline_code(page):
+        if span.startswith("lram-export "):
+            word = span.split()[1]
+            assert word in COMMANDS or word.startswith("-"), f"{page}: {span}"
+        if not span.startswith(("pip ", "make ", "ruff ", "python")):
+            unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) - known
+            assert not unknown, f"{page}: {span}: no command has {unknown}"
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page}: {link} does not exist"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented_with_all_its_options(command: str) -> None:
+    page = text_of("docs/command-line.md")
+    section = re.search(rf"^## `{command}`$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert section, f"docs/command-line.md: no section '## `{command}`'"
+    documented = set(re.findall(r"`(?:-\w, )?(--[a-z][a-z-]*)", section[1]))
+    missing = options_of(command) - documented - {"--help"}
+    assert not missing, f"docs/command-line.md, {command}: {sorted(missing)} not documented"
+
+
+def test_every_field_of_the_manifest_is_documented(prepared: Path) -> None:
+    page = text_of("docs/bundle.md")
+
+    def names(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            # versions of tools are data, not fields
+            return set(value).union(*(names(v) for k, v in value.items() if k != "tools"))
+        return set().union(*(names(v) for v in value)) if isinstance(value, list) else set()
+
+    missing = {n for n in names(json.loads((prepared / "manifest.json").read_text())) if f"`{n}`" not in page}
+    assert not missing, f"docs/bundle.md: {sorted(missing)} not documented"
+
+
+@pytest.mark.parametrize("kind", [ParityResult, BenchReport, BenchResult], ids=lambda kind: kind.__name__)
+def test_every_number_of_verify_and_bench_is_documented(kind: type) -> None:
+    page = text_of("docs/command-line.md")
+    missing = [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in page]
+    assert not missing, f"docs/command-line.md: {missing} not documented"
+
+
+def test_every_option_of_the_training_code_is_documented() -> None:
+    page = text_of("docs/checkpoint.md")
+    tables = (
+        hydra.SUPPORTED_OPTIONS,
+        hydra.SUPPORTED_HUGGINGFACE,
+        hydra.SUPPORTED_STACK,
+        hydra.SUPPORTED_SLSTM,
+        hydra.SUPPORTED_FEEDFORWARD,
+    )
+    for table in tables:
+        for name, (_, supported) in table.items():
+            rows = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+            assert rows, f"docs/checkpoint.md: {name} has no row"
+            wrong = [v for v in supported if not any(yaml(v) in row for row in rows)]
+            assert not wrong, f"docs/checkpoint.md: {name}: the rows do not list {wrong}"
+    missing = [n for n in (*hydra.IGNORED_OPTIONS, *hydra.SIZE_OPTIONS) if f"`{n}`" not in page]
+    assert not missing, f"docs/checkpoint.md: {missing} not documented"
+
+
+def yaml(value: object) -> str:
+    """A value as the page shows it."""
+    if isinstance(value, str):
+        return f"`{value}`"
+    if isinstance(value, dict):
+        return "`{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}`"
+    return f"`{json.dumps(value)}`"
+
+
+def test_every_tolerance_is_documented() -> None:
+    page = text_of("CONTRIBUTING.md")
+    for precision, bound in TOLERANCES.items():
+        assert f"| `{precision}` | {bound.logit:g} | {bound.state:g} | {bound.tie:g} |" in page, precision
+
+
+def test_the_readme_lists_every_target() -> None:
+    for target in RUNTIMES:
+        assert re.search(rf"^\| `{target}` \| (?!planned)", text_of("README.md"), re.MULTILINE), target
+
+
+if __name__ == "__main__":
+    run_page(Path(sys.argv[1]).resolve())

@@ -1,0 +1,93 @@
+"""Fresh environments, built from a wheel as a user would: `make test-environment` (needs a package index)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import GOLDEN, ExportFunction
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.environment
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    (path,) = folder.glob("lram_export-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def robot(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with only the base install and the `onnxruntime` extra; returns its bin folder."""
+    folder = tmp_path_factory.mktemp("robot")
+    run(sys.executable, "-m", "venv", folder / "venv")
+    bin_folder = folder / "venv" / "bin"
+    constraints = ROOT / "constraints.txt"
+    run(bin_folder / "pip", "install", "--quiet", "-c", constraints, f"lram-export[onnxruntime] @ file://{wheel}")
+    return bin_folder
+
+
+def run(*arguments: str | Path) -> str:
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_has_one_import_package_and_no_kernel_sources(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"lram_export"}
+    assert {"lram_export/exporters/onnxruntime.py", "lram_export/runtimes/onnxruntime.py"} <= set(names)
+    assert {"lram_export/data/tasks.json", "lram_export/py.typed"} <= set(names)
+    assert not [n for n in names if n.endswith((".cpp", ".h", ".cu", ".so")) or "golden" in n]
+
+
+def test_a_robot_has_no_torch_and_little_else(robot: Path) -> None:
+    done = subprocess.run([str(robot / "python"), "-c", "import torch"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "No module named 'torch'" in done.stderr
+    installed = {line.split("==")[0].lower() for line in run(robot / "pip", "list", "--format=freeze").split()}
+    assert {"numpy", "click", "rich", "safetensors", "onnxruntime"} <= installed
+    assert not installed & {"torch", "onnx", "onnxscript", "xlstm", "omegaconf", "transformers"}
+
+
+def test_a_robot_verifies_runs_and_benchmarks(robot: Path, exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms")
+    assert "passed" in run(robot / "lram-export", "verify", bundle)
+    trace = GOLDEN / "state_ms" / "trace.npz"
+    run(robot / "lram-export", "run", bundle, "--observations", trace, "-o", tmp_path / "actions.npz")
+    assert (tmp_path / "actions.npz").is_file()
+    assert "x floor" in run(robot / "lram-export", "bench", bundle, "--steps", "50")
+    assert "onnxruntime" in run(robot / "lram-export", "doctor")
+
+
+def test_a_robot_says_how_to_install_what_it_lacks(robot: Path, exported: ExportFunction) -> None:
+    for arguments, extra in (
+        (("verify", exported("state_ms"), "--target", "pytorch"), "export"),
+        (("inspect", GOLDEN / "state_ms" / "model.zip"), "export"),
+        (("bench", exported("state_ms"), "--target", "onnxruntime", "--baseline"), "export"),
+    ):
+        program = [str(a) for a in (robot / "lram-export", *arguments)]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.strip().startswith("error: ") and f"pip install 'lram-export[{extra}]'" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_base_install_alone_says_how_to_install_a_target(
+    wheel: Path, tmp_path: Path, exported: ExportFunction
+) -> None:
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    bin_folder = tmp_path / "venv" / "bin"
+    run(bin_folder / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+    bundle = exported("state_m", targets=("onnxruntime",))
+    run(bin_folder / "lram-export", "inspect", bundle)
+    program = [str(bin_folder / "lram-export"), "verify", str(bundle)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "pip install 'lram-export[onnxruntime]'" in done.stderr

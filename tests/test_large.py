@@ -1,0 +1,40 @@
+"""The 206m preset on two cores: time and memory of the export. `make test-large` (minutes, 4 GB of disk).
+
+Times are printed, not asserted; memory is asserted, since it does not depend on who else uses the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.large
+PEAK_BYTES = 3.5e9
+
+
+def measured(*arguments: str | Path) -> tuple[float, float]:
+    """Run a command in a process of its own; returns seconds and peak memory in bytes."""
+    program = [sys.executable, "-c", "from lram_export.cli import main; main()", *map(str, arguments)]
+    start = time.monotonic()
+    process = subprocess.Popen(program)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert isinstance(usage, resource.struct_rusage)
+    return time.monotonic() - start, usage.ru_maxrss * 1024
+
+
+def test_206m_exports_and_verifies(tmp_path: Path) -> None:
+    bundle = tmp_path / "206m.lram"
+    measured("new", "--preset", "206m", "-o", tmp_path / "206m")
+    seconds, peak = measured("export", tmp_path / "206m", "-o", bundle, "--task", "metaworld/reach-v2")
+    print(f"\nexport: {seconds:.0f} s, peak {peak / 1e9:.2f} GB")
+    assert peak < PEAK_BYTES
+    seconds, peak = measured("verify", bundle)
+    print(f"verify: {seconds:.0f} s, peak {peak / 1e9:.2f} GB")
+    measured("bench", bundle, "--steps", "200", "--baseline")

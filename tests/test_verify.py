@@ -1,0 +1,105 @@
+"""The comparison itself: it must see what it is there to see, and the error must not grow with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lram_export import Bundle
+from lram_export.checkpoint import load_checkpoint
+from lram_export.parity import TOLERANCES, ParityMeter, relative_error
+from lram_export.verify import verify_against_checkpoint
+
+from .conftest import GOLDEN, ExportFunction
+
+BOUND = TOLERANCES["fp32"]
+LOGITS = np.array([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]], np.float32)
+ACTION = np.array([[1, 0]], np.float32)
+
+
+def compare(logits: np.ndarray, action: np.ndarray = ACTION, expected: np.ndarray = LOGITS) -> ParityMeter:
+    meter = ParityMeter()
+    meter.add_step(ACTION, expected, ACTION, expected)
+    meter.add_step(ACTION, expected, action, logits)
+    return meter
+
+
+def changed(index: tuple[int, ...], value: float) -> np.ndarray:
+    logits = LOGITS.copy()
+    logits[index] = value
+    return logits
+
+
+class TestMeter:
+    def test_equal_passes(self) -> None:
+        result = compare(LOGITS).result()
+        assert result.passed and result.max_logit_error == 0 and result.actions == 4
+
+    def test_the_worst_logit_is_found_and_told(self) -> None:
+        result = compare(changed((0, 1, 2), 0.41)).result()
+        assert not result.passed
+        assert result.worst is not None
+        assert (result.worst.step, result.worst.row, result.worst.index) == (1, 0, (1, 2))
+        (line,) = result.failures()
+        assert "step 1, row 0, logit [1, 2]: reference 0.4, target 0.41" in line
+
+    def test_an_error_within_the_tolerance_passes(self) -> None:
+        assert compare(LOGITS + np.float32(0.5 * BOUND.logit)).result().passed
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_not_a_number_never_passes(self, value: float) -> None:
+        result = compare(changed((0, 0, 0), value)).result()
+        assert not result.passed and result.max_logit_error == np.inf
+
+    def test_no_steps_never_pass(self) -> None:
+        assert not ParityMeter().result().passed
+
+    def test_a_different_action_passes_only_at_a_tie(self) -> None:
+        tied = LOGITS.copy()
+        tied[0, 1] = [0.4, 0.1, 0.4 - 0.5 * BOUND.logit]
+        other = tied.copy()
+        other[0, 1, 2] += 0.9 * BOUND.logit
+        result = compare(other, np.array([[1, 2]], np.float32), tied).result()
+        assert result.passed and result.actions_different == 1
+        assert result.largest_tie == pytest.approx(0.5 * BOUND.logit, rel=0.01)
+
+        wide = ParityMeter()
+        wide.add_step(ACTION, LOGITS, np.array([[1, 2]], np.float32), changed((0, 1, 2), 0.51))
+        assert wide.result().largest_tie == pytest.approx(0.1, rel=1e-3) and not wide.result().passed
+
+    def test_a_wrong_decoding_of_right_logits_never_passes(self) -> None:
+        result = compare(LOGITS, np.array([[1, 2]], np.float32)).result()
+        assert not result.passed and result.largest_tie == np.inf
+
+    def test_states_count_by_their_worst_tensor(self) -> None:
+        meter = compare(LOGITS)
+        good, bad = np.ones(4, np.float32), np.full(4, 1.01, np.float32)
+        meter.add_state({"state.0.C": good, "state.0.n": good}, {"state.0.C": good, "state.0.n": bad})
+        result = meter.result()
+        assert not result.passed and result.worst_state == "state.0.n"
+        assert result.state_error == pytest.approx(0.01, rel=1e-3)
+
+    def test_a_state_with_nan_never_passes(self) -> None:
+        meter = compare(LOGITS)
+        meter.add_state({"state.0.C": np.ones(2)}, {"state.0.C": np.array([1.0, np.nan])})
+        assert not meter.result().passed
+        assert relative_error(np.zeros(2), np.array([0.0, 3.0])) == 3.0
+
+    def test_result_round_trip(self) -> None:
+        result = compare(changed((0, 1, 2), 0.41)).result()
+        assert type(result).from_json(result.to_json()) == result
+        assert dataclasses.asdict(result)["worst"]["index"] == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["state_ms"])
+def test_the_error_does_not_grow_over_10000_steps(name: str, exported: ExportFunction) -> None:
+    """One long run, slowly forgetting heads and an sLSTM block, episodes of thousands of steps."""
+    bundle = Bundle.open(exported(name))
+    checkpoint = load_checkpoint(GOLDEN / name / "model.zip")
+    meters = verify_against_checkpoint(bundle, checkpoint, ["onnxruntime"], steps=10_000, threads=1)
+    meter = meters["onnxruntime"]
+    drift = meter.drift(10)
+    assert meter.result().passed, meter.result().failures()
+    assert drift[-1] <= 2 * drift[0], drift
