@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle import Bundle
-from lram_export.errors import LramError
+from lram_export.errors import LramError, UsageError
 from lram_export.machine import peak_memory
 from lram_export.parity import ParityMeter, ParityResult
 from lram_export.reference import random_steps
@@ -169,25 +169,26 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     from lram_export.runtimes import RUNTIMES
 
     load_target(RUNTIMES, "pytorch")  # says what is missing
-    manifest = bundle.manifest
-    if job.checkpoint is None and "pytorch" in bundle.targets:
-        return load_policy(job.bundle, "pytorch", threads=job.threads), "bundle", True
-
     import torch
 
+    from lram_export.baseline import OriginalRuntime
     from lram_export.checkpoint import load_checkpoint
     from lram_export.model import ReferenceModel
     from lram_export.presets import random_checkpoint
-    from lram_export.runtimes.pytorch import PytorchRuntime
 
     torch.set_num_threads(job.threads)
+    manifest = bundle.manifest
     if job.checkpoint is not None:
         config_file = None if job.config_file is None else Path(job.config_file)
         checkpoint, weights = load_checkpoint(Path(job.checkpoint), config_file), "checkpoint"
+        if checkpoint.config != manifest.model:
+            raise UsageError(f"{job.checkpoint}: not the architecture this bundle was exported from")
+    elif "pytorch" in bundle.targets:
+        checkpoint, weights = load_checkpoint(bundle.load_artifact("pytorch").directory), "bundle"
     else:  # speed does not depend on the values of the weights
         checkpoint, weights = random_checkpoint(manifest.model, Path(job.bundle)), "random"
-    runtime = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
-    return Policy(runtime, manifest.task), weights, weights == "checkpoint"
+    runtime = OriginalRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+    return Policy(runtime, manifest.task), weights, weights != "random"
 
 
 def _endless_inputs(policy: Policy) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]:

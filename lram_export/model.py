@@ -153,16 +153,16 @@ class ReferenceModel(nn.Module):
         first = is_first > 0
         if first.any():
             state = select_rows(first, initial_state(self.config, len(first)), state)
-        package_state = _to_package(self.config, state)
+        package_state = to_package(self.config, state)
         hidden = tokens
         for position in range(TOKENS_PER_STEP):
             skip = first if position == 0 else None
-            before = _from_package(self.config, package_state) if skip is not None and skip.any() else None
+            before = from_package(self.config, package_state) if skip is not None and skip.any() else None
             hidden, package_state = self.stack.step(tokens[:, position : position + 1], package_state)
             if before is not None and skip is not None:
-                after = _from_package(self.config, package_state)
-                package_state = _to_package(self.config, select_rows(skip, before, after))
-        return self.action_net(hidden[:, 0]), _from_package(self.config, package_state)
+                after = from_package(self.config, package_state)
+                package_state = to_package(self.config, select_rows(skip, before, after))
+        return self.action_net(hidden[:, 0]), from_package(self.config, package_state)
 
 
 def initial_state(config: ModelConfig, batch_size: int) -> State:
@@ -241,7 +241,7 @@ def _stack_config(config: ModelConfig) -> xLSTMBlockStackConfig:
     )
 
 
-def _to_package(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+def to_package(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Our named state in the package's nesting; copies what the package changes in place."""
     nested: dict[str, dict[str, Any]] = {}
     for block in range(config.num_blocks):
@@ -257,7 +257,8 @@ def _to_package(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, d
     return nested
 
 
-def _from_package(config: ModelConfig, nested: Mapping[str, Mapping[str, Any]]) -> State:
+def from_package(config: ModelConfig, nested: Mapping[str, Mapping[str, Any]]) -> State:
+    """The inverse of :func:`to_package`."""
     state: State = {}
     for block in range(config.num_blocks):
         inner = nested[f"block_{block}"]

@@ -280,7 +280,7 @@ class TestBadInput:
 
     def test_images_must_be_uint8(self, target: str, exported: ExportFunction) -> None:
         with load_policy(exported("image_m"), target) as policy:
-            with pytest.raises(ValueError, match="observation: expected uint8 .* got float32"):
+            with pytest.raises(ValueError, match=r"observation: expected uint8 .* got float32"):
                 policy.act(np.zeros((3, 64, 64), np.float32))
             with pytest.raises(ValueError, match=r"got uint8 of shape \(64, 64, 3\)"):
                 policy.act(np.zeros((64, 64, 3), np.uint8))
