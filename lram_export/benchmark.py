@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from lram_export.benchmark_worker import BASELINE, BandwidthJob, Job, StepJob, WorkerReport, serve
 from lram_export.bundle import Bundle
+from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError
 from lram_export.parity import ParityResult
 from lram_export.progress import SILENT, Progress
@@ -36,15 +36,17 @@ BASELINE_WINDOW_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to time: number of timed steps, threads, and for a paced loop its rate in Hz."""
+    """What to time: number of timed steps, threads, and for a paced loop its rate in Hz.
+
+    ``baseline_source`` is the checkpoint the baseline runs; default: the bundle's own, or random weights.
+    """
 
     targets: Sequence[str]
     threads: int
     steps: int = DEFAULT_STEPS
     rate: float | None = None
     baseline: bool = False
-    checkpoint: Path | None = None
-    config_file: Path | None = None
+    baseline_source: CheckpointSource | None = None
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,8 @@ def bench(bundle: Bundle, options: BenchOptions, progress: Progress = SILENT) ->
     """
     jobs = {t: StepJob(t, str(bundle.path), options.threads, options.rate) for t in options.targets}
     if options.baseline:
-        jobs[BASELINE] = StepJob(
-            BASELINE,
-            str(bundle.path),
-            options.threads,
-            options.rate,
-            checkpoint=None if options.checkpoint is None else str(options.checkpoint),
-            config_file=None if options.config_file is None else str(options.config_file),
-        )
+        path, source = str(bundle.path), options.baseline_source
+        jobs[BASELINE] = StepJob(BASELINE, path, options.threads, options.rate, source)
     with ExitStack() as stack:
         probe = stack.enter_context(_worker(BandwidthJob(options.threads)))
         workers = {}

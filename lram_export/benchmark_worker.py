@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle import Bundle
+from lram_export.checkpoint import CheckpointSource, load_checkpoint
 from lram_export.errors import LramError, UsageError
 from lram_export.machine import peak_memory
 from lram_export.parity import ParityMeter, ParityResult
@@ -46,8 +47,7 @@ class StepJob:
     bundle: str
     threads: int
     rate: float | None
-    checkpoint: str | None = None
-    config_file: str | None = None
+    source: CheckpointSource | None = None
 
 
 Job = BandwidthJob | StepJob
@@ -172,17 +172,15 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     import torch
 
     from lram_export.baseline import OriginalRuntime
-    from lram_export.checkpoint import load_checkpoint
     from lram_export.model import ReferenceModel
     from lram_export.presets import random_checkpoint
 
     torch.set_num_threads(job.threads)
     manifest = bundle.manifest
-    if job.checkpoint is not None:
-        config_file = None if job.config_file is None else Path(job.config_file)
-        checkpoint, weights = load_checkpoint(Path(job.checkpoint), config_file), "checkpoint"
+    if job.source is not None:
+        checkpoint, weights = job.source.load(), "checkpoint"
         if checkpoint.config != manifest.model:
-            raise UsageError(f"{job.checkpoint}: not the architecture this bundle was exported from")
+            raise UsageError(f"{job.source.path}: not the architecture this bundle was exported from")
     elif "pytorch" in bundle.targets:
         checkpoint, weights = load_checkpoint(bundle.load_artifact("pytorch").directory), "bundle"
     else:  # speed does not depend on the values of the weights

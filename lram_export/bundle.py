@@ -73,9 +73,15 @@ class Bundle:
         """Check the hashes of a target's files and describe them to its runtime; raises BundleError."""
         from lram_export.runtimes.protocol import LoadedArtifact
 
-        self.check_files(self.artifact(target).files)
+        entry = self.artifact(target)
+        self.check_files(entry.files)
+        directory = self.path / target
+        listed = {self.path / f.path for f in entry.files}
+        for path in directory.rglob("*"):
+            if path not in listed and not path.is_dir():
+                raise BundleError(f"{path}: not listed in the manifest, so its content cannot be checked; remove it")
         manifest = self.manifest
-        return LoadedArtifact(self.path / target, manifest.spec, manifest.model, manifest.task)
+        return LoadedArtifact(directory, manifest.spec, manifest.model, manifest.task)
 
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None

@@ -70,6 +70,19 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Where a checkpoint is and how to read it: the arguments of :func:`load_checkpoint`."""
+
+    path: Path
+    config_file: Path | None = None
+    hints: Hints | None = None
+
+    def load(self) -> Checkpoint:
+        """Load and check it."""
+        return load_checkpoint(self.path, self.config_file, self.hints)
+
+
 def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | None = None) -> Checkpoint:
     """Load and check a checkpoint of either format.
 

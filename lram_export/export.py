@@ -96,10 +96,12 @@ def check_targets(options: ExportOptions) -> None:
 
 
 def _record(policy: LoweredPolicy, options: ExportOptions, progress: Progress) -> Reference:
+    from lram_export.model import oracle_threads
     from lram_export.runtimes.pytorch import PytorchRuntime
 
     inputs = random_steps(policy.spec, policy.task, options.reference_steps, options.seed)
-    with progress.stage("recording reference steps", options.reference_steps) as advance:
+    stage = progress.stage("recording reference steps", options.reference_steps)
+    with stage as advance, oracle_threads(policy.checkpoint.config):
         return record_reference(PytorchRuntime(policy.model, policy.spec, policy.task), inputs, advance)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lram_export import __version__
 from lram_export.config import ModelConfig
-from lram_export.parity import ParityResult
+from lram_export.parity import TOLERANCES, ParityResult
 from lram_export.specification import StepSpec, step_spec
 from lram_export.tasks import TaskSpec
 
@@ -134,6 +134,10 @@ def read_manifest(text: str) -> Manifest:
         raise ValueError("specification: does not follow from model, task and batch_size")
     if not manifest.artifacts:
         raise ValueError("artifacts: expected at least one")
+    targets = [entry.target for entry in manifest.artifacts]
+    twice = [target for target in targets if targets.count(target) > 1]
+    if twice:
+        raise ValueError(f"artifacts: target '{twice[0]}' appears twice")
     return manifest
 
 
@@ -145,12 +149,19 @@ def _artifact(entry: Any, where: str) -> ArtifactEntry:
     target = _field(entry, "target", str, prefix)
     if not re.fullmatch(r"[a-z0-9_-]+", target):
         raise ValueError(f"{prefix}target: expected a target's name, got {target!r}")
+    precision = _field(entry, "precision", str, prefix)
+    if precision not in TOLERANCES:
+        raise ValueError(f"{prefix}precision: expected one of {', '.join(TOLERANCES)}, got '{precision}'")
+    files = tuple(_file(f, f"{prefix}files[{i}]") for i, f in enumerate(_field(entry, "files", list, prefix)))
+    elsewhere = [f.path for f in files if PurePosixPath(f.path).parts[0] != target]
+    if elsewhere or not files:
+        raise ValueError(f"{prefix}files: expected files in the folder '{target}', got {elsewhere or 'none'}")
     return ArtifactEntry(
         target=target,
-        precision=_field(entry, "precision", str, prefix),
+        precision=precision,
         platform=_field(entry, "platform", str, prefix),
         tools=_field(entry, "tools", dict, prefix),
-        files=tuple(_file(f, f"{prefix}files[{i}]") for i, f in enumerate(_field(entry, "files", list, prefix))),
+        files=files,
         weight_bytes=_field(entry, "weight_bytes", int, prefix),
         parity=None if parity is None else ParityResult.from_json(parity, f"{prefix}parity"),
     )

@@ -7,7 +7,9 @@ added: rows of a batch may start an episode independently (``is_first``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,8 @@ from xlstm import (
     xLSTMBlockStackConfig,
 )
 
-from lram_export.config import IMPALA_CHANNELS, TOKENS_PER_STEP, ModelConfig, image_features
+from lram_export.config import IMPALA_CHANNELS, TOKENS_PER_STEP, ModelConfig, expected_shapes, image_features
+from lram_export.machine import physical_cores
 from lram_export.specification import state_name, state_specs
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from lram_export.tasks import TaskSpec
 
 State = dict[str, Tensor]
+SINGLE_THREAD_WEIGHTS = 100e6
 
 
 class ImpalaCNN(nn.Module):
@@ -163,6 +167,22 @@ class ReferenceModel(nn.Module):
                 after = from_package(self.config, package_state)
                 package_state = to_package(self.config, select_rows(skip, before, after))
         return self.action_net(hidden[:, 0]), from_package(self.config, package_state)
+
+
+@contextmanager
+def oracle_threads(config: ModelConfig) -> Iterator[None]:
+    """Give torch the threads that suit the reference model, as long as the block lasts.
+
+    Small models get one: their products are so short that threads wait for each other longer than they
+    compute, by far when another runtime's threads want the same cores.
+    """
+    weights = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def initial_state(config: ModelConfig, batch_size: int) -> State:

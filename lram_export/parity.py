@@ -84,14 +84,15 @@ class ParityResult:
         names = {f.name for f in dataclasses.fields(ParityResult)}
         if set(data) != names:
             raise ValueError(f"{where}.{sorted(set(data) ^ names)[0]}: missing or unknown field")
+        for name, kinds in _JSON_TYPES.items():
+            if not isinstance(data[name], kinds) or (isinstance(data[name], bool) and bool not in kinds):
+                raise ValueError(f"{where}.{name}: expected {kinds[0].__name__}, got {data[name]!r}")
         worst = data["worst"]
         try:
-            values = {**data, "worst": None}
-            if worst is not None:
-                values["worst"] = WorstLogit(**{**worst, "index": tuple(worst["index"])})
+            found = None if worst is None else WorstLogit(**{**worst, "index": tuple(worst["index"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"{where}.worst: {error}") from None
-        return ParityResult(**values)
+        return ParityResult(**{**data, "worst": found})
 
     def failures(self) -> list[str]:
         """One line per bound that was exceeded, with both values and where to look."""
@@ -111,6 +112,20 @@ class ParityResult:
                 f"were {self.largest_tie:.3g} apart (a tie within {bound.tie:.3g} would be allowed)"
             )
         return lines
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "steps": (int,),
+    "precision": (str,),
+    "max_logit_error": (float, int),
+    "mean_logit_error": (float, int),
+    "state_error": (float, int, type(None)),
+    "worst_state": (str, type(None)),
+    "actions": (int,),
+    "actions_different": (int,),
+    "largest_tie": (float, int),
+    "passed": (bool,),
+}
 
 
 class ParityMeter:

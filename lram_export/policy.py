@@ -31,6 +31,7 @@ class Policy:
 
     def __init__(self, runtime: Runtime, task: TaskSpec) -> None:
         self.runtime, self.task = runtime, task
+        self._closed = False
         self.spec: StepSpec = runtime.spec
         batch = self.spec.batch_size
         self._target = np.zeros(batch, np.float32)
@@ -61,15 +62,14 @@ class Policy:
         Raises:
             ValueError: a row that does not exist, or a target that is not finite or of the wrong shape.
         """
+        self._check_open()
         chosen = check_rows(rows, self.spec.batch_size)
         if target_return is not None:
-            target = np.asarray(target_return, dtype=np.float32)
+            target = _as_float32("target_return", target_return)
             if target.shape not in ((), (len(chosen),)):
                 raise ValueError(
                     f"target_return: expected one number or shape ({len(chosen)},), got shape {target.shape}"
                 )
-            if not np.isfinite(target).all():
-                raise ValueError("target_return: expected finite values")
             self._target[chosen] = target / np.float32(self.task.reward_scale)
         self._return_to_go[chosen] = self._target[chosen]
         self._is_first[chosen] = 1.0
@@ -91,6 +91,7 @@ class Policy:
         Raises:
             ValueError: naming the field, what was expected and what came; nothing has changed then.
         """
+        self._check_open()
         batched, single = self._batched_observation(observation)
         rewards = self._checked_reward(reward)
         return_to_go = self._return_to_go
@@ -107,6 +108,7 @@ class Policy:
     def state(self) -> State:
         """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go``, ``target_return``
         and ``is_first``, as named float32 arrays with the same names on every target."""
+        self._check_open()
         return {
             **self.runtime.state(),
             "return_to_go": self._return_to_go.copy(),
@@ -116,18 +118,23 @@ class Policy:
 
     def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         """Continue from a :meth:`state` of any target; raises ValueError and changes nothing if it does not fit."""
+        self._check_open()
         own = {"return_to_go": self._return_to_go, "target_return": self._target, "is_first": self._is_first}
         for name, array in own.items():
             value = state.get(name)
-            if not isinstance(value, np.ndarray) or value.shape != array.shape or not np.isfinite(value).all():
+            fits = isinstance(value, np.ndarray) and (value.shape, value.dtype) == (array.shape, array.dtype)
+            if value is None or not fits or not np.isfinite(value).all():
                 raise ValueError(f"{name}: expected finite float32 of shape {array.shape}, got {value!r}")
+        if not np.isin(state["is_first"], (0.0, 1.0)).all():
+            raise ValueError(f"is_first: expected 0 or 1, got {state['is_first'].tolist()}")
         self.runtime.load_state({k: v for k, v in state.items() if k not in own})
         self._return_to_go = np.array(state["return_to_go"], np.float32)
         self._target = np.array(state["target_return"], np.float32)
         self._is_first = np.array(state["is_first"], np.float32)
 
     def close(self) -> None:
-        """Free what the runtime holds."""
+        """Free what the runtime holds; safe to call twice, but nothing else works afterwards."""
+        self._closed = True
         self.runtime.close()
 
     def __enter__(self) -> Policy:
@@ -137,6 +144,10 @@ class Policy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the policy is closed; load it again")
 
     def _batched_observation(self, observation: NDArray[np.generic]) -> tuple[NDArray[np.generic], bool]:
         spec = self.spec.inputs[0]
@@ -163,18 +174,24 @@ class Policy:
                     "reward feedback 'observed'"
                 )
             return None
-        try:
-            rewards = np.asarray(reward, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"reward: expected a number or shape ({batch},), got {reward!r}") from None
+        rewards = _as_float32("reward", reward)
         if rewards.shape == () and batch == 1:
             rewards = rewards.reshape(1)
         if rewards.shape != (batch,):
             raise ValueError(f"reward: expected shape ({batch},), got shape {rewards.shape}")
-        if not np.isfinite(rewards).all():
-            raise ValueError(f"reward: expected finite values, got {first_not_finite(rewards)}")
-        # as the original: float32 reward divided by the scale
-        return rewards.astype(np.float32) / np.float32(self.task.reward_scale)
+        return rewards / np.float32(self.task.reward_scale)
+
+
+def _as_float32(name: str, values: ArrayLike) -> NDArray[np.float32]:
+    """Numbers as float32, as the original has them; raises ValueError unless all are numbers and finite."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(values, dtype=np.float64).astype(np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, got {values!r}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite values, got {first_not_finite(array)}")
+    return array
 
 
 def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:

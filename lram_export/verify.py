@@ -67,20 +67,18 @@ def verify_against_checkpoint(
         UsageError: the checkpoint is of another architecture than the bundle's, or see
             :func:`verify_targets`.
     """
-    from lram_export.model import ReferenceModel
+    from lram_export.model import ReferenceModel, oracle_threads
     from lram_export.runtimes.pytorch import PytorchRuntime
 
     manifest = bundle.manifest
     if checkpoint.config != manifest.model:
         raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
-    import torch
-
-    torch.set_num_threads(threads)
     oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
     runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
     meters = {t: ParityMeter(bundle.artifact(t).precision) for t in targets}
     inputs = random_steps(manifest.spec, manifest.task, steps, seed, episode=max(steps // 3, 500))
-    with progress.stage("verifying against the checkpoint", steps) as advance:
+    stage = progress.stage("verifying against the checkpoint", steps)
+    with stage as advance, oracle_threads(checkpoint.config):
         for number, arguments in enumerate(inputs, start=1):
             expected = oracle.step(*arguments)
             for target, runtime in runtimes.items():
@@ -110,6 +108,7 @@ def installed_targets(bundle: Bundle, requested: Sequence[str]) -> list[str]:
     """
     if requested:
         for target in requested:
+            load_target(RUNTIMES, target)
             bundle.artifact(target)
         return list(requested)
     usable = [t for t in bundle.targets if t in RUNTIMES and RUNTIMES[t].missing() is None]

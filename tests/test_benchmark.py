@@ -11,6 +11,7 @@ from lram_export import Bundle, LramError
 from lram_export.bandwidth import ReadBandwidth
 from lram_export.benchmark import BenchOptions, BenchReport, bench
 from lram_export.benchmark_worker import BASELINE, StepJob, _StepWorker
+from lram_export.checkpoint import CheckpointSource
 
 from .conftest import GOLDEN, ExportFunction
 
@@ -19,7 +20,11 @@ from .conftest import GOLDEN, ExportFunction
 def report(exported: ExportFunction) -> BenchReport:
     bundle = Bundle.open(exported("state_ms"))
     options = BenchOptions(
-        targets=("onnxruntime",), threads=1, steps=60, baseline=True, checkpoint=GOLDEN / "state_ms" / "model.zip"
+        targets=("onnxruntime",),
+        threads=1,
+        steps=60,
+        baseline=True,
+        baseline_source=CheckpointSource(GOLDEN / "state_ms" / "model.zip"),
     )
     return bench(bundle, options)
 

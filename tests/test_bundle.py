@@ -142,6 +142,26 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "observation_dim: the task has 500, the model takes at most 204",
     ),
     "no artifacts": (lambda b: edit_manifest(b, lambda d: d.update(artifacts=[])), "artifacts: expected at least one"),
+    "no files": (
+        lambda b: edit_manifest(b, lambda d: d["artifacts"][1].update(files=[])),
+        r"artifacts\[1\]\.files: expected files in the folder 'onnxruntime', got none",
+    ),
+    "a file nobody vouches for": (
+        lambda b: edit_manifest(b, lambda d: d["artifacts"][1]["files"].pop()),
+        r"model\.onnx\.data: not listed in the manifest",
+    ),
+    "a target twice": (
+        lambda b: edit_manifest(b, lambda d: d["artifacts"].append(d["artifacts"][0])),
+        "artifacts: target 'pytorch' appears twice",
+    ),
+    "an unknown precision": (
+        lambda b: edit_manifest(b, lambda d: d["artifacts"][0].update(precision="int3")),
+        "precision: expected one of fp32, got 'int3'",
+    ),
+    "a proof that is none": (
+        lambda b: edit_manifest(b, lambda d: d["artifacts"][0]["parity"].update(max_logit_error="x")),
+        "parity.max_logit_error: expected float, got 'x'",
+    ),
     "a link out of the bundle": (
         lambda b: link_outside(b / "onnxruntime" / "model.onnx.data"),
         r"model\.onnx\.data: leads out of the bundle",

@@ -57,7 +57,7 @@ class TestWrongUse:
             (("convert", "nowhere"), "nowhere: no such checkpoint"),
             (("new", "--preset", "7b"), "Invalid value for '--preset'"),
             (("new", "--preset", "16m", "--slstm-at", "1,x"), "--slstm-at: expected numbers"),
-            (("new", "--preset", "16m", "--slstm-at", "8"), "--slstm-at: slstm_at: expected distinct blocks in 0..7"),
+            (("new", "--preset", "16m", "--slstm-at", "8"), "--slstm-at: expected distinct blocks in 0..7"),
         ],
     )
     def test_wrong_arguments(self, arguments: tuple[str | Path, ...], message: str, tmp_path: Path) -> None:
@@ -91,8 +91,20 @@ class TestWrongUse:
         code, line = fail(command, bundle, "--target", "pytorch")
         assert code == 2 and "no artifact for target 'pytorch'; it has: onnxruntime" in line
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [("frobnicate",), ("export",), ("export", "--nonsense"), ("verify",), ("bench", "x", "--steps", "many")],
+    )
+    def test_the_parsers_own_errors_are_one_line_too(self, arguments: tuple[str, ...]) -> None:
+        result = cli(*arguments)
+        assert result.exit_code == 2
+        (line,) = result.stderr.strip().splitlines()
+        assert line.startswith("error: ") and "See: " in line and line.endswith("--help")
+
     def test_options_that_need_each_other(self, bundle: Path) -> None:
         assert "only with --checkpoint" in fail("verify", bundle, "--steps", "5")[1]
+        assert "only with --checkpoint" in fail("verify", bundle, "--seed", "5")[1]
+        assert "only with --checkpoint" in fail("bench", bundle, "--baseline", "--config", "x")[1]
         assert "only with --baseline" in fail("bench", bundle, "--checkpoint", STATE_M)[1]
         assert "is a bundle" in fail("inspect", bundle, "--act-dim", "8")[1]
 
@@ -195,6 +207,9 @@ class TestResults:
             ("bench", bundle, "--steps", "20", "--target", "onnxruntime"),
             ("run", bundle, "--observations", recording, "-o", output),
             ("doctor",),
+            ("new", "--preset", "16m", "-o", tmp_path / "new"),
+            ("convert", STATE_M, "-o", tmp_path / "own"),
+            ("export", STATE_M, "-o", tmp_path / "own.lram", *REACH),
         ):
             assert isinstance(json.loads(succeed(*arguments, "--json").stdout), dict), arguments
 

@@ -130,6 +130,12 @@ class TestReset:
         policy.reset()
         assert policy.return_to_go.tolist() == [2.5]
 
+    @pytest.mark.parametrize("wrong", ["x", float("nan"), [1.0, 2.0], 1e300])
+    def test_a_wrong_target_return_is_named(self, policy: Policy, wrong: object) -> None:
+        with pytest.raises(ValueError, match="target_return: expected"):
+            policy.reset(target_return=wrong)  # type: ignore[arg-type]
+        assert policy.return_to_go.tolist() == [5.0]
+
     def test_a_row_that_does_not_exist_is_refused(self, batch_policy: Policy) -> None:
         with pytest.raises(ValueError, match=r"rows: expected 0 to 2, got 3"):
             batch_policy.reset(rows=[3])
@@ -233,6 +239,8 @@ class TestState:
             (lambda s: s["state.1.c"].fill(np.nan), "state.1.c: expected finite values, got nan"),
             (lambda s: s.update({"state.9.C": s["state.0.C"]}), "state.9.C: not part"),
             (lambda s: s.pop("return_to_go"), "return_to_go: expected finite float32"),
+            (lambda s: s["is_first"].fill(0.5), "is_first: expected 0 or 1"),
+            (lambda s: s.update(is_first=np.array(["no"])), "is_first: expected finite float32"),
         ],
     )
     def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
@@ -261,7 +269,8 @@ BAD_INPUTS = [
     (np.zeros((2, 204), np.float32), None, r"got float32 of shape \(2, 204\)"),
     (GOOD, float("nan"), "reward: expected finite values"),
     (GOOD, np.zeros(2), r"reward: expected shape \(1,\), got shape \(2,\)"),
-    (GOOD, "much", "reward: expected a number"),
+    (GOOD, "much", "reward: expected numbers"),
+    (GOOD, 1e300, "reward: expected finite values, got inf"),
 ]
 
 
@@ -301,6 +310,13 @@ class TestBadInput:
 
 
 class TestClose:
+    def test_a_closed_policy_says_so(self, target: str, exported: ExportFunction) -> None:
+        policy = load_policy(exported("state_ms"), target)
+        policy.close()
+        for use in (policy.reset, policy.state, lambda: policy.act(GOOD), lambda: policy.load_state({})):
+            with pytest.raises(RuntimeError, match="the policy is closed"):
+                use()
+
     def test_it_may_be_called_twice(self, target: str, exported: ExportFunction) -> None:
         policy = load_policy(exported("state_ms"), target)
         policy.close()

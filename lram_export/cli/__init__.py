@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -24,25 +25,8 @@ COMMANDS = {
 """Command -> module of this package that defines it."""
 
 
-class FailedWork(click.ClickException):
-    """Any failure as one line on standard error; exit code 1."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-    def show(self, file: Any = None) -> None:
-        """Print ``error: ...`` to standard error."""
-        click.echo(f"error: {self.message}", file=file or sys.stderr)
-
-
-class WrongUse(FailedWork):
-    """A request that cannot be carried out as asked; exit code 2."""
-
-    exit_code = 2
-
-
 class LazyGroup(click.Group):
-    """Imports a command's module only when the command is used, and turns known failures into one line."""
+    """Imports a command's module only when the command is used, and tells failures in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of a user's work."""
@@ -55,27 +39,46 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"lram_export.cli.{COMMANDS[name]}"), name)
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what a user can cause ends in one line, not in a traceback."""
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **settings: Any,
+    ) -> Any:
+        """Run the command line; whatever a user can cause ends in one line on standard error."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **settings)
         try:
-            return super().invoke(ctx)
+            code = super().main(args, prog_name, standalone_mode=False, **settings)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+            _fail(error.format_message() + (f" See: {command} --help" if command else ""), error.exit_code)
+        except click.Abort:
+            _fail("interrupted", 130)
         except LramError as error:
-            kind = WrongUse if error.exit_code == WrongUse.exit_code else FailedWork
-            raise kind(str(error)) from None
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise FailedWork(f"{where}{error.strerror or error}") from None
+            _fail(str(error), error.exit_code)
         except MemoryError:
-            raise FailedWork("not enough memory for this model on this machine") from None
+            _fail("not enough memory for this model on this machine", 1)
         except ModuleNotFoundError as error:
-            if (error.name or "").startswith("lram_export"):
+            if (error.name or "lram_export").startswith("lram_export"):
                 raise
-            raise WrongUse(
+            _fail(
                 f"this command needs the package '{error.name}', which is not installed. "
-                f"Install it with: pip install 'lram-export[export]'"
-            ) from None
+                f"Install it with: pip install 'lram-export[export]'",
+                2,
+            )
+        except OSError as error:
+            _fail((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), 1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

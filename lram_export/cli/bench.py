@@ -33,7 +33,7 @@ from lram_export.machine import cpu_model, physical_cores
     type=options.PATH,
     help="With --baseline: the weights it runs; default: the bundle's or random ones.",
 )
-@options.config
+@options.checkpoint_options
 @options.as_json
 @options.quiet
 def bench(
@@ -44,7 +44,7 @@ def bench(
     rate: float | None,
     baseline: bool,
     checkpoint: Path | None,
-    config_file: Path | None,
+    reading: options.CheckpointOptions,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -57,6 +57,8 @@ def bench(
 
     if checkpoint is not None and not baseline:
         raise UsageError("--checkpoint: only with --baseline")
+    if reading.given and checkpoint is None:
+        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
     opened = Bundle.open(bundle)
     chosen = library.BenchOptions(
         targets=installed_targets(opened, targets),
@@ -64,8 +66,7 @@ def bench(
         steps=steps,
         rate=rate,
         baseline=baseline,
-        checkpoint=checkpoint,
-        config_file=config_file,
+        baseline_source=None if checkpoint is None else reading.source(checkpoint),
     )
     report = library.bench(opened, chosen, ConsoleProgress(quiet))
     if as_json:

@@ -23,7 +23,7 @@ class ConsoleProgress:
     """One line on standard error per stage under way; gone when it is done. Silent if ``quiet``."""
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+        self.quiet = quiet
 
     @contextmanager
     def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
@@ -35,7 +35,7 @@ class ConsoleProgress:
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
-            disable=self._quiet or not sys.stderr.isatty(),
+            disable=self.quiet or not sys.stderr.isatty(),
         )
         with bar:
             task = bar.add_task(description, total=total)

@@ -9,8 +9,7 @@ import click
 from lram_export.atomic import check_output
 from lram_export.bundle import BUNDLE_SUFFIX
 from lram_export.cli import options
-from lram_export.cli.checkpoint import load, with_hints
-from lram_export.cli.console import ConsoleProgress, human_bytes, message
+from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
 from lram_export.tasks import RewardFeedback, resolve_task
@@ -42,9 +41,9 @@ from lram_export.tasks import RewardFeedback, resolve_task
     type=click.IntRange(4),
     help="Steps recorded in the bundle.",
 )
-@options.config
-@with_hints
+@options.checkpoint_options
 @options.force
+@options.as_json
 @options.quiet
 def export(
     checkpoint: Path,
@@ -60,11 +59,9 @@ def export(
     reward_feedback: RewardFeedback,
     batch: int,
     reference_steps: int,
-    config_file: Path | None,
-    act_dim: int | None,
-    discrete_actions: int | None,
-    image_shape: str | None,
+    reading: options.CheckpointOptions,
     force: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Turn a checkpoint into a bundle for one or more targets (default: onnxruntime), and verify it.
@@ -90,12 +87,15 @@ def export(
     chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force)
     check_targets(chosen)
     bundle = export_bundle(
-        load(checkpoint, config_file, progress, act_dim, discrete_actions, image_shape),
+        reading.load(checkpoint, progress),
         resolved,
         output,
         chosen,
         progress,
     )
+    if as_json:
+        print_json({"output": str(output), **bundle.manifest.to_json()})
+        return
     for entry in bundle.manifest.artifacts:
         assert entry.parity is not None
         message(

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from lram_export.cli import options
-from lram_export.cli.checkpoint import load, with_hints
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
 from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
@@ -16,16 +15,12 @@ from lram_export.errors import UsageError
 
 @click.command()
 @click.argument("path", type=options.PATH)
-@options.config
-@with_hints
+@options.checkpoint_options
 @options.as_json
 @options.quiet
 def inspect(
     path: Path,
-    config_file: Path | None,
-    act_dim: int | None,
-    discrete_actions: int | None,
-    image_shape: str | None,
+    reading: options.CheckpointOptions,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -33,12 +28,11 @@ def inspect(
     from lram_export.manifest import MANIFEST_FILE
 
     if (path / MANIFEST_FILE).is_file():
-        given = (config_file, act_dim, discrete_actions, image_shape)
-        if any(value is not None for value in given):
+        if reading.given:
             raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
         _inspect_bundle(path, as_json, ConsoleProgress(quiet))
     else:
-        checkpoint = load(path, config_file, ConsoleProgress(quiet), act_dim, discrete_actions, image_shape)
+        checkpoint = reading.load(path, ConsoleProgress(quiet))
         _inspect_checkpoint(checkpoint, as_json)
 
 

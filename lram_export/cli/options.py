@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lram_export.cli.console import ConsoleProgress, message
+from lram_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from lram_export.checkpoint import Checkpoint, CheckpointSource, Hints
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 output = click.option("-o", "--output", required=True, type=PATH, help="Where to write.")
@@ -15,11 +26,86 @@ target = click.option("--target", metavar="TARGET", help="Target to use; default
 threads = click.option("--threads", type=click.IntRange(1), help="Threads of the runtime; default: physical cores.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
-config = click.option(
-    "--config",
-    "config_file",
-    type=PATH,
-    help="Training config of a model.zip; default: .hydra/config.yaml beside it.",
-)
 checkpoint = click.argument("checkpoint", type=PATH)
 bundle = click.argument("bundle", type=PATH)
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How to read a checkpoint that does not say everything itself."""
+
+    config_file: Path | None
+    act_dim: int | None
+    discrete_actions: int | None
+    image_shape: str | None
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave any of them."""
+        return any(v is not None for v in (self.config_file, self.act_dim, self.discrete_actions, self.image_shape))
+
+    def hints(self) -> Hints:
+        """What the library takes; raises UsageError for a malformed shape."""
+        from lram_export.checkpoint import Hints
+
+        if self.image_shape is None:
+            return Hints(self.act_dim, self.discrete_actions)
+        shape = parse_integers(self.image_shape, "--image-shape")
+        if len(shape) != 3:
+            raise UsageError(f"--image-shape: expected CHANNELS,HEIGHT,WIDTH, got '{self.image_shape}'")
+        return Hints(self.act_dim, self.discrete_actions, (shape[0], shape[1], shape[2]))
+
+    def source(self, path: Path) -> CheckpointSource:
+        """A checkpoint with these options."""
+        from lram_export.checkpoint import CheckpointSource
+
+        return CheckpointSource(path, self.config_file, self.hints())
+
+    def load(self, path: Path, progress: ConsoleProgress) -> Checkpoint:
+        """Load a checkpoint, and say what was assumed."""
+        with progress.stage("reading the checkpoint"):
+            loaded = self.source(path).load()
+        for assumption in loaded.assumptions:
+            message(f"assumed: {assumption}", progress.quiet)
+        return loaded
+
+
+def checkpoint_options(command: Command) -> Command:
+    """Add the options of :class:`CheckpointOptions`, handed to the command as ``reading``."""
+
+    @functools.wraps(command)
+    def wrapper(
+        *arguments: Any,
+        config_file: Path | None,
+        act_dim: int | None,
+        discrete_actions: int | None,
+        image_shape: str | None,
+        **others: Any,
+    ) -> Any:
+        reading = CheckpointOptions(config_file, act_dim, discrete_actions, image_shape)
+        return command(*arguments, reading=reading, **others)
+
+    add = (
+        click.option(
+            "--config",
+            "config_file",
+            type=PATH,
+            help="Training config of a model.zip; default: .hydra/config.yaml beside it.",
+        ),
+        click.option("--act-dim", type=click.IntRange(1), help="Zip without config: action dimensions of the head."),
+        click.option(
+            "--discrete-actions",
+            type=click.IntRange(0),
+            help="Zip without config: discrete actions of the head.",
+        ),
+        click.option("--image-shape", metavar="C,H,W", help="Zip without config: shape of the images."),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+
+
+def parse_integers(text: str, option: str) -> tuple[int, ...]:
+    """``1,3`` -> (1, 3); raises UsageError naming the option."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{option}: expected numbers separated by commas, got '{text}'") from None

@@ -14,6 +14,7 @@ from lram_export.errors import UsageError
 from lram_export.machine import physical_cores
 from lram_export.parity import TOLERANCES, ParityResult
 
+DEFAULT_STEPS, DEFAULT_SEED = 500, 1
 COLUMNS = (
     "target",
     "precision",
@@ -31,20 +32,20 @@ COLUMNS = (
 @click.command()
 @options.bundle
 @click.option("--checkpoint", type=options.PATH, help="Compare with this checkpoint's reference model (needs torch).")
-@options.config
+@options.checkpoint_options
 @options.targets
 @click.option("--steps", type=click.IntRange(1), help="With --checkpoint: fresh random steps; default 500.")
-@click.option("--seed", default=1, show_default=True, help="With --checkpoint: seed of the steps.")
+@click.option("--seed", type=int, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
 @options.as_json
 @options.quiet
 def verify(
     bundle: Path,
     checkpoint: Path | None,
-    config_file: Path | None,
+    reading: options.CheckpointOptions,
     targets: tuple[str, ...],
     steps: int | None,
-    seed: int,
+    seed: int | None,
     threads: int | None,
     as_json: bool,
     quiet: bool,
@@ -56,8 +57,11 @@ def verify(
     """
     from lram_export import verify as library
 
-    if checkpoint is None and (steps is not None or config_file is not None):
-        raise UsageError("--steps, --config: only with --checkpoint; without, the recorded steps are replayed")
+    if checkpoint is None and (steps is not None or seed is not None or reading.given):
+        raise UsageError(
+            "--steps, --seed, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint; "
+            "without, the recorded steps are replayed"
+        )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
     skipped = [t for t in opened.targets if t not in chosen and not targets]
@@ -67,14 +71,18 @@ def verify(
     if checkpoint is None:
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
     else:
-        from lram_export.cli.checkpoint import load
-
-        loaded = load(checkpoint, config_file, progress)
+        loaded = reading.load(checkpoint, progress)
         source = opened.manifest.source.get("sha256")
         if source and loaded.sha256 != source:
             message(f"note: {checkpoint} is not the file this bundle was exported from (other SHA-256)", quiet)
         meters = library.verify_against_checkpoint(
-            opened, loaded, chosen, steps=steps or 500, threads=cores, seed=seed, progress=progress
+            opened,
+            loaded,
+            chosen,
+            steps=steps or DEFAULT_STEPS,
+            threads=cores,
+            seed=DEFAULT_SEED if seed is None else seed,
+            progress=progress,
         )
         results = {target: meter.result() for target, meter in meters.items()}
         drift = {target: meter.drift() for target, meter in meters.items()}
