@@ -14,7 +14,7 @@ from lram_export.checkpoint import Checkpoint
 from lram_export.config import ModelConfig
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
 from lram_export.presets import random_checkpoint
-from lram_export.step import StepGraph, log_sigmoid
+from lram_export.step import StepGraph, log_sigmoid, pack_blocks
 from lram_export.tasks import TaskSpec
 
 TOLERANCE = 1e-5
@@ -110,6 +110,14 @@ def test_reward_token_matters_except_at_the_first_step() -> None:
 def test_log_sigmoid_does_not_underflow(extreme: float) -> None:
     x = torch.tensor([extreme])
     torch.testing.assert_close(log_sigmoid(x), torch.nn.functional.logsigmoid(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "size", "packed"), [(8, 4, 16), (6, 4, 12), (5, 4, 4), (7, 20, 20), (32, 1, 16)])
+def test_packed_blocks_are_the_same_matrix(count: int, size: int, packed: int) -> None:
+    weight = torch.randn(count, size, size)
+    result = pack_blocks(weight)
+    assert result.shape == (count * size // packed, packed, packed)
+    assert torch.equal(torch.block_diag(*result), torch.block_diag(*weight))
 
 
 def test_forget_gates_that_close_stay_exact() -> None:
