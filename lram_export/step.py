@@ -259,7 +259,7 @@ def mlstm_chunk(
     tokens = log_f.shape[-1]
     spans, future = _spans(tokens)
     # sums of log_f over (0, t] and, for every pair, over (j, t]: exact partial sums, no differences
-    sums = log_f @ spans
+    sums = log_f @ spans.to(log_f.dtype)
     log_a = sums[..., :tokens] + m[..., None]
     log_D = sums[..., tokens:].unflatten(-1, (tokens, tokens)) + i[..., None, :] + future
     m_t = torch.maximum(log_a, log_D.amax(dim=-1))

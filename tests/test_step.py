@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from lram_export.checkpoint import Checkpoint
 from lram_export.config import ModelConfig
-from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
+from lram_export.model import ReferenceModel, State, decode_action, initial_state, prune_logits
 from lram_export.presets import random_checkpoint
 from lram_export.step import StepGraph, log_sigmoid, pack_blocks
 from lram_export.tasks import TaskSpec
@@ -22,10 +23,10 @@ TOLERANCE = 1e-5
 
 @st.composite
 def model_configs(draw: st.DrawFn) -> ModelConfig:
-    heads = draw(st.sampled_from([1, 2, 4]))
-    slstm_heads = draw(st.sampled_from([1, 2, 4]))
-    hidden = 4 * draw(st.integers(1, 12)) * max(slstm_heads // 4, 1)
-    hidden += -hidden % slstm_heads
+    """Random architectures. Heads are at least 2 wide: the package's group norm refuses single values."""
+    heads, slstm_heads = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4]))
+    hidden = 4 * draw(st.integers(1, 16))
+    hidden = max(hidden, 2 * slstm_heads)
     blocks = draw(st.integers(1, 4))
     return ModelConfig(
         hidden_size=hidden,
@@ -46,31 +47,75 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-@settings(max_examples=60, deadline=None)
-@given(config=model_configs(), batch=st.integers(1, 4), seed=st.integers(0, 2**32 - 1), discrete=st.booleans())
-def test_chunk_equals_single_steps_of_the_package(config: ModelConfig, batch: int, seed: int, discrete: bool) -> None:
-    """Random sizes, heads, sLSTM positions, and resets of single rows at random steps."""
-    assert config.state_dim is not None
-    model = ReferenceModel.from_checkpoint(_checkpoint(config, seed))
-    action, action_dim = ("discrete", 1) if discrete else ("continuous", config.act_dim)
-    observation_dim = 1 + seed % config.state_dim
-    task = TaskSpec("custom", "state", observation_dim, action, action_dim, 1.0, 1.0)  # type: ignore[arg-type]
-    graph = StepGraph(model, task, batch)
+class Comparison:
+    """A model in some precision beside its chunked step graph."""
+
+    def __init__(self, config: ModelConfig, batch: int, seed: int, discrete: bool, dtype: torch.dtype) -> None:
+        assert config.state_dim is not None
+        self.config, self.dtype = config, dtype
+        self.model = ReferenceModel.from_checkpoint(_checkpoint(config, seed)).to(dtype)
+        action, action_dim = ("discrete", 1) if discrete else ("continuous", config.act_dim)
+        dim = 1 + seed % config.state_dim
+        self.task = TaskSpec("custom", "state", dim, action, action_dim, 1.0, 1.0)  # type: ignore[arg-type]
+        self.graph = StepGraph(self.model, self.task, batch)
+
+    def single_steps(self, inputs: list[torch.Tensor], state: State) -> list[torch.Tensor]:
+        """Logits and next state by the package."""
+        head, next_state = self.model.step(
+            *self._cast(inputs), dict(zip(state, self._cast(state.values()), strict=True))
+        )
+        return [prune_logits(head, self.config, self.task), *next_state.values()]
+
+    def chunk(self, inputs: list[torch.Tensor], state: State) -> list[torch.Tensor]:
+        """Logits and next state by the step graph."""
+        action, logits, *next_state = self.graph(*self._cast(inputs), *self._cast(state.values()))
+        assert logits.dtype == self.dtype
+        np.testing.assert_array_equal(action, decode_action(logits, self.config, self.task))
+        return [logits, *next_state]
+
+    def _cast(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        return [t.to(self.dtype) for t in tensors]
+
+
+def random_inputs(task: TaskSpec, batch: int, seed: int, steps: int = 6) -> Iterator[list[torch.Tensor]]:
+    """Random steps; single rows start an episode at random."""
     random = torch.Generator().manual_seed(seed)
-    state = initial_state(config, batch)
-    for step in range(6):
-        observation = torch.randn(batch, observation_dim, generator=random)
+    for step in range(steps):
+        observation = torch.randn(batch, task.observation_dim or 0, generator=random)
         return_to_go, reward = torch.randn(2, batch, generator=random)
         is_first = (torch.rand(batch, generator=random) < 0.3).float() if step else torch.ones(batch)
-        inputs = (observation, return_to_go, reward, is_first)
-        expected, expected_state = model.step(*inputs, state)
-        chosen, logits, *next_state = graph(*inputs, *state.values())
+        yield [observation, return_to_go, reward, is_first]
 
-        _assert_close("action_logits", prune_logits(expected, config, task), logits)
-        for name, actual in zip(state, next_state, strict=True):
-            _assert_close(name, expected_state[name], actual)
-        np.testing.assert_array_equal(chosen, decode_action(logits, config, task))
-        state = expected_state  # each step is compared from the same state
+
+def largest_error(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> float:
+    """Over all tensors; relative where a value is larger than 1, else absolute."""
+    return max(_error(*pair) for pair in zip(expected, actual, strict=True))
+
+
+ARGUMENTS = {"batch": st.integers(1, 4), "seed": st.integers(0, 2**32 - 1), "discrete": st.booleans()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=model_configs(), **ARGUMENTS)
+def test_chunk_equals_three_single_steps_of_the_package(
+    config: ModelConfig, batch: int, seed: int, discrete: bool
+) -> None:
+    """Any size, any place of sLSTM blocks, resets of single rows at random steps.
+
+    In float64, where rounding is out of the way, it is the same function to 1e-11. In float32 it is within
+    1e-5, plus ten times what the package's own float32 step is off its float64 step: a norm over a few nearly
+    equal values amplifies rounding without bound, in the package as well as in the chunk. Of 9,000 such steps
+    10 needed that allowance, and three times the package's own error was the most.
+    """
+    single, double = (Comparison(config, batch, seed, discrete, t) for t in (torch.float32, torch.float64))
+    state = initial_state(config, batch)
+    for inputs in random_inputs(single.task, batch, seed):
+        exact = double.single_steps(inputs, state)
+        assert largest_error(exact, double.chunk(inputs, state)) <= 1e-11
+        package = single.single_steps(inputs, state)
+        rounding = largest_error(exact, package)
+        assert largest_error(package, single.chunk(inputs, state)) <= TOLERANCE + 10 * rounding
+        state = dict(zip(state, package[1:], strict=True))
 
 
 def test_row_that_starts_an_episode_forgets_everything() -> None:
@@ -147,6 +192,9 @@ def _checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
     return random_checkpoint(config, Path(), seed)
 
 
+def _error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    return float(((expected - actual).abs() / expected.abs().clamp(min=1.0)).max())
+
+
 def _assert_close(name: str, expected: torch.Tensor, actual: torch.Tensor) -> None:
-    error = (expected - actual).abs() / expected.abs().clamp(min=1.0)
-    assert float(error.max()) <= TOLERANCE, f"{name}: {float(error.max()):.3g}"
+    assert _error(expected, actual) <= TOLERANCE, f"{name}: {_error(expected, actual):.3g}"

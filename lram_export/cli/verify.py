@@ -65,7 +65,8 @@ def verify(
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
     skipped = [t for t in opened.targets if t not in chosen and not targets]
-    opened.check_files()
+    # those that run are checked when they are loaded
+    opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
     cores = threads or physical_cores()
     drift: dict[str, list[float]] = {}
     if checkpoint is None:
