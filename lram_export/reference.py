@@ -23,6 +23,9 @@ from lram_export.tasks import TaskSpec
 
 REFERENCE_FILE = "reference.npz"
 DEFAULT_STEPS = 64
+FEEDBACK_STEPS = 32
+"""Steps without, then with, a reward in the reward token."""
+
 STATE_SAMPLE = 4096
 """Largest number of elements kept of one state tensor."""
 _SAMPLE_PREFIX = "sample."
@@ -59,10 +62,11 @@ class Reference:
 def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, episode: int | None = None) -> StepSequence:
     """Random inputs that exercise everything a step can do.
 
-    States are standard normal, pixels uniform. In the first half the reward token is 0 (reward feedback
-    `none`), in the second it carries normal rewards (`observed`). Every row starts an episode at step 0 and
-    again every ``episode`` steps (default: once, half way), rows a step apart, so that single rows of a batch
-    reset. Return-to-go starts at the task's target and follows a slow random walk.
+    States are standard normal, pixels uniform. For :data:`FEEDBACK_STEPS` steps at a time the reward token is
+    0 (reward feedback `none`), then for as many it carries normal rewards (`observed`). Every row starts an
+    episode at step 0 and again every ``episode`` steps (default: once, half way), rows a step apart, so that
+    single rows of a batch reset. Return-to-go wanders around the task's target. Nothing but the recurrent
+    state changes its distribution over the run, so that an error that grows is an error of the state.
     """
     rng = np.random.default_rng(seed)
     batch = spec.batch_size
@@ -75,12 +79,19 @@ def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, epis
     step, row = np.arange(steps)[:, None], np.arange(batch)[None, :]
     period = episode or max(steps // 2, 1)
     is_first = (step == 0) | ((step > row) & ((step - row) % period == 0))
-    reward = rng.standard_normal((steps, batch), np.float32) * (step >= steps // 2)
-    walk = 0.05 * np.cumsum(rng.standard_normal((steps, batch), np.float32), axis=0)
-    return_to_go = task.target_return / task.reward_scale + walk
+    reward = rng.standard_normal((steps, batch), np.float32) * (step // FEEDBACK_STEPS % 2)
+    return_to_go = task.target_return / task.reward_scale + _wander(rng, steps, batch)
     return StepSequence(
         observation, return_to_go.astype(np.float32), reward.astype(np.float32), is_first.astype(np.float32)
     )
+
+
+def _wander(rng: np.random.Generator, steps: int, batch: int) -> NDArray[np.float64]:
+    """(steps, batch) of a slow random process around 0 with a standard deviation of 0.35."""
+    kicks = 0.05 * rng.standard_normal((steps, batch))
+    for step in range(1, steps):
+        kicks[step] += 0.99 * kicks[step - 1]
+    return kicks
 
 
 def record_reference(runtime: Runtime, inputs: StepSequence, advance: Callable[[int], None] | None = None) -> Reference:
