@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -277,10 +281,21 @@ class TestAsAUser:
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr
         assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
-    def test_a_closed_pipe_is_no_traceback(self) -> None:
-        import subprocess
-        import sys
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_an_interrupted_export_leaves_nothing(self, number: signal.Signals, code: int, tmp_path: Path) -> None:
+        program = [sys.executable, "-c", "from lram_export.cli import main; main()"]
+        arguments = ["export", str(STATE_M), "-o", str(tmp_path / "out.lram"), *REACH, "--reference-steps", "100000"]
+        with subprocess.Popen([*program, *arguments], stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.iterdir()):  # until it has begun to write
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=30)
+        assert process.returncode == code and "Traceback" not in stderr
+        assert list(tmp_path.iterdir()) == []
 
+    def test_a_closed_pipe_is_no_traceback(self) -> None:
         program = f"{sys.executable} -c 'from lram_export.cli import main; main()' doctor --json | head -1"
         done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr

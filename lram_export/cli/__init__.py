@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -49,6 +51,9 @@ class LazyGroup(click.Group):
         """Run the command line; whatever a user can cause ends in one line on standard error."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **settings)
+        if threading.current_thread() is threading.main_thread():
+            # a stopped service cleans up like an interrupted user: nothing half-written stays
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             code = super().main(args, prog_name, standalone_mode=False, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
