@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -54,27 +55,40 @@ def print_json(document: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
-    """A table on standard output; the first column is text, the others are right-aligned."""
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    """A table on standard output, one row per thing; on a terminal too narrow for that, one column per thing."""
+    console = _console()
+    table = _table(title, columns, rows)
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, table).maximum > console.width:
+        turned = list(zip(*rows, strict=True))
+        names, *facts = [(column, *values) for column, values in zip(columns, turned, strict=True)]
+        table = _table(title, names, facts)
     console.print(table)
     for note in notes:
-        console.print(f"  {note}", markup=False, soft_wrap=True)
+        console.print(f"  {note}", markup=False, soft_wrap=not console.is_terminal)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Two columns: what, and its value."""
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, value)
-    console.print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def human_bytes(size: float | None) -> str:
