@@ -3,8 +3,8 @@
 Our own format is a folder with ``config.json`` (the model's sizes) and ``model.safetensors`` (float32
 weights under the original code's names, without prefixes, sLSTM kernels in the `vanilla` layout).
 
-Nothing is ever unpickled freely: weights in a zip are read with ``torch.load(weights_only=True)``, and the
-zip's other entries are not read at all.
+Nothing is ever unpickled freely: weights in a zip are read with ``torch.load(weights_only=True)``. Of the
+zip's other entries only ``pytorch_variables.pth`` is looked at, in the same way.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _load_folder(path: Path) -> Checkpoint:
 def _load_zip(path: Path, config_file: Path | None, hints: Hints) -> Checkpoint:
     if config_file is not None and not config_file.is_file():
         raise UsageError(f"--config: {config_file}: no such file")
-    raw = _read_zip_weights(path)
+    raw = _read_tensors(path, "policy.pth")
+    _refuse_normalization(path)
     weights, skipped = _strip(raw, path)
     beside = path.parent / ".hydra" / "config.yaml"
     assumptions: tuple[str, ...] = ()
@@ -177,29 +178,50 @@ def _load_zip(path: Path, config_file: Path | None, hints: Hints) -> Checkpoint:
     return Checkpoint(path, config, checked, file_sha256(path), tuple(skipped), assumptions)
 
 
-def _read_zip_weights(path: Path) -> Weights:
+def _refuse_normalization(path: Path) -> None:
+    """The original agent normalizes observations when these are set, outside of the weights we export."""
+    with zipfile.ZipFile(path) as archive:
+        if "pytorch_variables.pth" not in archive.namelist():
+            return
+    variables = _load_entry(path, "pytorch_variables.pth")
+    for name in ("state_mean", "state_std"):
+        if isinstance(variables, dict) and variables.get(name) is not None:
+            raise CheckpointError(
+                f"{path}: pytorch_variables.pth: {name} is set, so the training run normalized its observations; "
+                f"this is not supported. Fold mean and deviation into embed_state, and set {name} to None"
+            )
+
+
+def _read_tensors(path: Path, entry: str) -> Weights:
+    import torch
+
+    raw = _load_entry(path, entry)
+    if not isinstance(raw, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in raw.items()):
+        raise CheckpointError(f"{path}: {entry}: expected a dictionary of named tensors")
+    return raw
+
+
+def _load_entry(path: Path, entry: str) -> object:
+    """What an entry of the zip holds, read without running anything."""
     import pickle
 
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
-            if "policy.pth" not in archive.namelist():
-                raise CheckpointError(f"{path}: the zip holds no policy.pth; is this an LRAM model.zip?")
-            content = io.BytesIO(archive.read("policy.pth"))
+            if entry not in archive.namelist():
+                raise CheckpointError(f"{path}: the zip holds no {entry}; is this an LRAM model.zip?")
+            content = io.BytesIO(archive.read(entry))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: not a complete zip file ({error})") from None
     try:
-        raw = torch.load(content, map_location="cpu", weights_only=True)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: policy.pth holds more than weights (a pickle that wants to run code?); refused, nothing ran"
+            f"{path}: {entry} holds more than weights (a pickle that wants to run code?); refused, nothing ran"
         ) from None
     except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(f"{path}: policy.pth is damaged ({str(error).splitlines()[0]})") from None
-    if not isinstance(raw, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in raw.items()):
-        raise CheckpointError(f"{path}: policy.pth: expected a dictionary of named tensors")
-    return raw
+        raise CheckpointError(f"{path}: {entry} is damaged ({str(error).splitlines()[0]})") from None
 
 
 def _strip(raw: Weights, path: Path) -> tuple[Weights, list[str]]:

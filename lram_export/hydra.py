@@ -16,6 +16,16 @@ from lram_export.errors import CheckpointError
 SUPPORTED_KINDS = ("MDDXLSTM",)
 _ABSENT = object()
 
+# options of agent_params that change what the agent feeds its model or does with what comes out
+SUPPORTED_AGENT: dict[str, tuple[object, tuple[object, ...]]] = {
+    "kind": ("", SUPPORTED_KINDS),
+    "stochastic_policy": (False, (False,)),
+    "s_proj_dim": (None, (None,)),
+    "a_proj_dim": (None, (None,)),
+    "s_proj_raw": (False, (False,)),
+    "target_reward": (None, (None,)),
+    "a_sample_kwargs": (None, (None,)),
+}
 # option of agent_params.model_kwargs -> (default in the original constructors, values that are supported)
 SUPPORTED_OPTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "num_task_heads": (1, (1,)),
@@ -181,6 +191,8 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     stack = _Section(config, "agent_params.huggingface.xlstm_config", file)
 
     _check_options(agent, model, huggingface, stack)
+    # running statistics of an environment wrapper, which no checkpoint holds
+    _Section(config, "env_params", file).require({"norm_obs": (False, (False,))})
     hidden_size, num_blocks = stack.integer("embedding_dim"), stack.integer("num_blocks")
     mlstm = _Section(config, f"{stack.path}.mlstm_block.mlstm", file)
     slstm = _Section(config, f"{stack.path}.slstm_block.slstm", file)
@@ -224,7 +236,12 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
 
 
 def _check_options(agent: _Section, model: _Section, huggingface: _Section, stack: _Section) -> None:
-    agent.require({"kind": ("", SUPPORTED_KINDS), "stochastic_policy": (False, (False,))})
+    agent.require(SUPPORTED_AGENT)
+    if agent.get("target_return_type", "fixed") == "infer":
+        raise CheckpointError(
+            f"{agent.file}: agent_params.target_return_type = 'infer' is not supported: return-to-go would be "
+            f"predicted by the model at every step; supported: types that choose a target before the episode"
+        )
     unknown = sorted(set(model.names()) - set(SUPPORTED_OPTIONS) - IGNORED_OPTIONS - SIZE_OPTIONS)
     if unknown:
         raise CheckpointError(

@@ -229,6 +229,18 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"holds no policy\.pth"):
             load_checkpoint(write_zip(tmp_path / "model.zip", {}, entry="other.pth"))
 
+    @pytest.mark.parametrize("name", ["state_mean", "state_std"])
+    def test_observations_normalized_outside_of_the_weights(self, state_m: Path, name: str) -> None:
+        content = io.BytesIO()
+        torch.save({"state_mean": None, "state_std": None, name: torch.ones(39)}, content)
+        with zipfile.ZipFile(state_m) as archive:
+            policy = archive.read("policy.pth")
+        with zipfile.ZipFile(state_m, "w") as archive:
+            archive.writestr("policy.pth", policy)
+            archive.writestr("pytorch_variables.pth", content.getvalue())
+        with pytest.raises(CheckpointError, match=f"{name} is set, so the training run normalized"):
+            load_checkpoint(state_m)
+
     def test_not_tensors(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="expected a dictionary of named tensors"):
             load_checkpoint(write_zip(tmp_path / "model.zip", {"a": 1}))
@@ -274,6 +286,11 @@ class TestDamage:
             ("agent_params.model_kwargs", {"brand_new": 1}, "brand_new = 1 is not supported"),
             ("agent_params", {"kind": "MDDMamba"}, "kind = 'MDDMamba'.*supported: 'MDDXLSTM'"),
             ("agent_params", {"stochastic_policy": True}, "stochastic_policy = True"),
+            ("agent_params", {"s_proj_dim": 64}, "s_proj_dim = 64"),
+            ("agent_params", {"a_sample_kwargs": {"temperature": 0.7}}, "a_sample_kwargs = "),
+            ("env_params", {"norm_obs": True}, r"env_params\.norm_obs = True is not supported"),
+            ("agent_params", {"target_reward": 1}, "target_reward = 1"),
+            ("agent_params", {"target_return_type": "infer"}, "target_return_type = 'infer' is not supported"),
             ("agent_params.huggingface", {"ln_bias": True}, "ln_bias = True"),
             ("agent_params.huggingface", {"rms_norm": True}, "rms_norm = True"),
             ("agent_params.huggingface.xlstm_config", {"bias": True}, "bias = True"),

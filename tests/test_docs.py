@@ -221,6 +221,7 @@ def test_every_number_of_verify_and_bench_is_documented(kind: type) -> None:
 def test_every_option_of_the_training_code_is_documented() -> None:
     page = text_of("docs/checkpoint.md")
     tables = (
+        hydra.SUPPORTED_AGENT,
         hydra.SUPPORTED_OPTIONS,
         hydra.SUPPORTED_HUGGINGFACE,
         hydra.SUPPORTED_STACK,
