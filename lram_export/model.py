@@ -83,9 +83,13 @@ class ImpalaResidual(nn.Module):
 
 
 class ReferenceModel(nn.Module):
-    """The whole policy network. Parameter names are those of the original checkpoint."""
+    """The whole policy network. Parameter names are those of the original checkpoint.
 
-    def __init__(self, config: ModelConfig) -> None:
+    ``context_length`` is the longest sequence, in tokens, that ``stack`` takes in parallel; training needs it,
+    :meth:`step` does not.
+    """
+
+    def __init__(self, config: ModelConfig, context_length: int = 1) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden_size
@@ -94,7 +98,7 @@ class ReferenceModel(nn.Module):
         self.embed_state = None if config.state_dim is None else nn.Linear(config.state_dim, hidden)
         self.embed_image = None if config.image_shape is None else ImpalaCNN(config.image_shape, hidden)
         self.embed_ln = nn.LayerNorm(hidden)
-        self.encoder = nn.ModuleDict({"layers": xLSTMBlockStack(_stack_config(config))})
+        self.encoder = nn.ModuleDict({"layers": xLSTMBlockStack(_stack_config(config, context_length))})
         self.action_net = nn.Sequential(nn.Linear(hidden, config.act_dim * config.num_actions))
 
     @staticmethod
@@ -227,7 +231,7 @@ def decode_action(action_logits: Tensor, config: ModelConfig, task: TaskSpec) ->
     return bins * (2.0 / config.action_channels) - 1.0
 
 
-def _stack_config(config: ModelConfig) -> xLSTMBlockStackConfig:
+def _stack_config(config: ModelConfig, context_length: int) -> xLSTMBlockStackConfig:
     # The package derives widths from factors; half a unit more, rounded down, gives exactly ours.
     def width(size: int) -> dict[str, float | int | bool]:
         factor = (size + 0.5) / config.hidden_size
@@ -254,7 +258,7 @@ def _stack_config(config: ModelConfig) -> xLSTMBlockStackConfig:
             )
         ),
         slstm_block=slstm_block,
-        context_length=1,
+        context_length=context_length,
         num_blocks=config.num_blocks,
         embedding_dim=config.hidden_size,
         slstm_at=list(config.slstm_at),

@@ -1,0 +1,271 @@
+"""Train a small LRAM on collected episodes, with the original recipe, on two CPU cores.
+
+Sequences of 50 environment steps, three tokens each (state, return-to-go, reward), cross-entropy on the
+action bins at the return-to-go tokens. Observations are normalized while training; mean and deviation are
+folded into ``embed_state`` when the checkpoint is written, so that it takes raw observations.
+
+    python examples/metaworld/train.py build/metaworld/episodes -o build/metaworld/run
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from collect import Episodes
+from numpy.typing import NDArray
+from original import Training, save_original
+from torch import Tensor
+from torch.nn import functional as F
+
+from lram_export.atomic import atomic_file
+from lram_export.cli.console import ConsoleProgress, message
+from lram_export.config import TOKENS_PER_STEP, ModelConfig
+from lram_export.model import ReferenceModel
+from lram_export.tasks import task_table
+
+DEVIATION_FLOOR = 0.02
+"""Smallest standard deviation an observation is divided by: entries that barely move must not become noise."""
+REWARD_SCALE = float(task_table()["metaworld"]["reward_scale"])
+SAVE_EVERY = 180.0
+"""Seconds between training states on disk: what an interruption costs at most."""
+CONFIG = ModelConfig(
+    hidden_size=128,
+    num_blocks=4,
+    num_heads=4,
+    inner_size=256,
+    slstm_at=(1,),
+    ffn_size=192,
+    state_dim=39,
+    image_shape=None,
+    act_dim=4,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of a run."""
+
+    batches: int = 2000
+    batch_size: int = 32
+    context: int = 50
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+
+    def rate(self, batch: int) -> float:
+        """Learning rate of a batch: linear warm-up, then a cosine down to a hundredth."""
+        if batch < self.warmup:
+            return self.learning_rate * (batch + 1) / self.warmup
+        done = (batch - self.warmup) / max(self.batches - self.warmup, 1)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of sequences of T environment steps: what the model sees, and the expert's action as bins.
+
+    ``observations`` (B, T, 39), ``return_to_go`` (B, T) and ``rewards`` (B, T) of the previous step, both
+    scaled, ``labels`` (B, T, 4) int64 tokens.
+    """
+
+    observations: Tensor
+    return_to_go: Tensor
+    rewards: Tensor
+    labels: Tensor
+
+
+class Sampler:
+    """Draws windows from episodes, every task as often as any other.
+
+    A policy meets two kinds of return-to-go and of reward token, with and without a reward signal, and aims
+    at the return of the task table, which need not be what this expert reaches. All of these are trained:
+    for each window by chance, (1) the initial return-to-go is the episode's own return or the table's,
+    (2) rewards lower it, or it stays, (3) the reward tokens carry the rewards, or are 0.
+    """
+
+    def __init__(self, episodes: dict[str, Episodes], recipe: Recipe) -> None:
+        targets = task_table()["metaworld"]["target_returns"]
+        self.episodes = list(episodes.values())
+        self.targets = [targets[name.replace("-v3", "-v2")] / REWARD_SCALE for name in episodes]
+        self.recipe = recipe
+
+    def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and (floored) standard deviation of the observations, (39,) each, all tasks alike."""
+        per_task = [e.observations.astype(np.float64).reshape(-1, e.observations.shape[-1]) for e in self.episodes]
+        mean = np.mean([o.mean(0) for o in per_task], axis=0)
+        variance = np.mean([((o - mean) ** 2).mean(0) for o in per_task], axis=0)
+        return mean, np.maximum(np.sqrt(variance), DEVIATION_FLOOR)
+
+    def draw(self, rng: np.random.Generator) -> Windows:
+        """One batch."""
+        rows = [self._window(rng) for _ in range(self.recipe.batch_size)]
+        return Windows(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+
+    def _window(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        task = int(rng.integers(len(self.episodes)))
+        episodes, context = self.episodes[task], self.recipe.context
+        row = int(rng.integers(len(episodes.success)))
+        rewards = episodes.rewards[row] / np.float32(REWARD_SCALE)
+        # the beginning is where an episode is decided; long after the success nothing is to be learned
+        last = min(int(episodes.success[row]) + 10, rewards.size) - context // 2
+        start = 0 if rng.random() < 0.3 else int(rng.integers(0, max(min(last, rewards.size - context), 0) + 1))
+        own, lowers, seen = rng.random(3) < 0.5
+        before = np.concatenate([np.zeros(1, np.float32), rewards[:-1]])
+        initial = np.float32(rewards.sum() if own else self.targets[task])
+        return_to_go = initial - (np.cumsum(before, dtype=np.float32) if lowers else np.float32(0.0))
+        part = slice(start, start + context)
+        return (
+            episodes.observations[row, part],
+            np.broadcast_to(return_to_go, rewards.shape)[part].copy(),
+            before[part] if seen else np.zeros(context, np.float32),
+            label_tokens(episodes.actions[row, part], CONFIG),
+        )
+
+
+def label_tokens(actions: NDArray[np.float32], config: ModelConfig) -> NDArray[np.int64]:
+    """The token whose decoded value, the left edge of its bin, is nearest to each action in [-1, 1]."""
+    half = config.action_channels / 2
+    bins = np.rint((actions + 1.0) * half).clip(0, config.action_channels - 1)
+    return bins.astype(np.int64) + config.discrete_actions
+
+
+def loss_of(model: ReferenceModel, windows: Windows) -> Tensor:
+    """Mean cross-entropy of the expert's action tokens, from the whole sequence in parallel."""
+    batch, steps, _ = windows.observations.shape
+    tokens = model.embed(windows.observations.flatten(0, 1), windows.return_to_go.flatten(), windows.rewards.flatten())
+    tokens = tokens.reshape(batch, steps * TOKENS_PER_STEP, -1)[:, 1:]  # a sequence begins without a reward
+    hidden = model.stack(tokens)[:, TOKENS_PER_STEP - 2 :: TOKENS_PER_STEP]
+    logits = model.action_net(hidden).unflatten(-1, (model.config.act_dim, model.config.num_actions))
+    return F.cross_entropy(logits.flatten(0, 2), windows.labels.flatten())
+
+
+def fold_normalization(
+    weights: dict[str, Tensor], mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> dict[str, Tensor]:
+    """Weights that take raw observations: W (x - mean) / deviation + b = (W / deviation) x + (b - W mean / deviation)."""
+    W, b = weights["embed_state.weight"].double(), weights["embed_state.bias"].double()
+    scaled = W / torch.from_numpy(deviation)
+    folded = {"embed_state.weight": scaled.float(), "embed_state.bias": (b - scaled @ torch.from_numpy(mean)).float()}
+    return {**weights, **folded}
+
+
+class Run:
+    """A training run that can be interrupted: everything it needs to go on is in one file."""
+
+    def __init__(self, episodes: dict[str, Episodes], folder: Path, recipe: Recipe, config: ModelConfig = CONFIG) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.folder = recipe, folder
+        self.sampler = Sampler(episodes, recipe)
+        self.mean, self.deviation = self.sampler.statistics()
+        self.model = ReferenceModel(config, context_length=recipe.context * TOKENS_PER_STEP)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+        )
+        self.batch, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+
+    @property
+    def file(self) -> Path:
+        """The training state: model, optimizer, position."""
+        return self.folder / "training.pt"
+
+    def resume(self) -> None:
+        """Go on where the folder's training state ends; does nothing if there is none."""
+        if not self.file.is_file():
+            return
+        saved = torch.load(self.file, weights_only=True)
+        if saved["recipe"] != vars(self.recipe):
+            raise click.UsageError(f"{self.file}: was made with another recipe ({saved['recipe']}); choose another folder")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.batch, self.seconds, self.losses = saved["batch"], saved["seconds"], saved["losses"]
+
+    def save(self) -> None:
+        """Write training state and checkpoint, each whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "recipe": vars(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "losses": self.losses,
+        }
+        with atomic_file(self.file, force=True) as temporary:
+            torch.save(state, temporary)
+        training = Training(self.batch, self.recipe.context, self.recipe.batch_size, self.recipe.seed)
+        weights = fold_normalization(self.model.state_dict(), self.mean, self.deviation)
+        save_original(weights, self.model.config, training, self.folder)
+
+    def train(self) -> Iterator[int]:
+        """Train to the last batch, yielding each batch's number; saves every few minutes and however it ends."""
+        mean, deviation = torch.from_numpy(self.mean).float(), torch.from_numpy(self.deviation).float()
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        try:
+            while self.batch < self.recipe.batches:
+                # a generator per batch: a resumed run draws what an uninterrupted one would have drawn
+                windows = self.sampler.draw(np.random.default_rng([self.recipe.seed, self.batch]))
+                normalized = (windows.observations - mean) / deviation
+                self.losses.append(self._update(Windows(normalized, *list(vars(windows).values())[1:])))
+                self.batch += 1
+                self.seconds = time.monotonic() - began
+                yield self.batch
+                if time.monotonic() - saved > SAVE_EVERY:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            self.save()
+
+    def _update(self, windows: Windows) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.batch)
+        loss = loss_of(self.model, windows)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        return float(loss)
+
+
+def load_episodes(folder: Path) -> dict[str, Episodes]:
+    """All tasks that :mod:`collect` left in a folder, by name."""
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise click.UsageError(f"{folder}: holds no episodes; run collect.py first")
+    return {file.stem: Episodes.load(file) for file in files}
+
+
+@click.command()
+@click.argument("episodes", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--batches", default=Recipe.batches, show_default=True)
+@click.option("--batch-size", default=Recipe.batch_size, show_default=True)
+@click.option("--seed", default=Recipe.seed, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, threads: int) -> None:
+    """Train on the EPISODES that collect.py left, or go on with an interrupted run."""
+    torch.set_num_threads(threads)
+    run = Run(load_episodes(episodes), output, Recipe(batches, batch_size, seed=seed))
+    run.resume()
+    with ConsoleProgress(quiet=False).stage("training", batches) as advance:
+        advance(run.batch)
+        for batch in run.train():
+            advance(1)
+            if batch % 50 == 0:
+                loss = np.mean(run.losses[-50:])
+                message(f"batch {batch}: loss {loss:.3f}, {run.seconds / 60:.1f} minutes", quiet=False)
+    message(f"{output / 'model.zip'}: {run.batch} batches in {run.seconds / 60:.1f} minutes", quiet=False)
+
+
+if __name__ == "__main__":
+    main()
