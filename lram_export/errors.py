@@ -32,6 +32,14 @@ class ParityError(LramError):
     """An artifact that does not do what the reference model does."""
 
 
+class EnvironmentFailure(LramError):
+    """An environment, which is foreign code, raised something; says what it was doing."""
+
+    def __init__(self, environment: str, doing: str, error: Exception) -> None:
+        reason = str(error).strip().splitlines()
+        super().__init__(f"{environment}: failed in {doing}: {type(error).__name__}: {reason[0] if reason else ''}")
+
+
 class TargetNotInstalledError(UsageError):
     """The runtime or the toolkit of a target is missing from this environment."""
 

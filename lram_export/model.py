@@ -173,16 +173,21 @@ class ReferenceModel(nn.Module):
         return self.action_net(hidden[:, 0]), from_package(self.config, package_state)
 
 
-@contextmanager
-def oracle_threads(config: ModelConfig) -> Iterator[None]:
-    """Give torch the threads that suit the reference model, as long as the block lasts.
+def suitable_threads(config: ModelConfig) -> int:
+    """How many of torch's threads suit the reference model.
 
     Small models get one: their products are so short that threads wait for each other longer than they
     compute, by far when another runtime's threads want the same cores.
     """
     weights = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    return 1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores()
+
+
+@contextmanager
+def oracle_threads(config: ModelConfig) -> Iterator[None]:
+    """Give torch the threads that suit the reference model, as long as the block lasts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores())
+    torch.set_num_threads(suitable_threads(config))
     try:
         yield
     finally:

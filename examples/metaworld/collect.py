@@ -121,7 +121,9 @@ def main(folder: Path, episodes: int, workers: int) -> None:
     """Collect episodes of the ten tasks into FOLDER; tasks that are there already are not played again."""
     for task, found in collect(folder, TASKS, episodes, workers):
         returns = found.rewards.sum(1)
-        message(f"{task}: {len(returns)} of {episodes} episodes succeeded, mean return {returns.mean():.0f}", quiet=False)
+        message(
+            f"{task}: {len(returns)} of {episodes} episodes succeeded, mean return {returns.mean():.0f}", quiet=False
+        )
 
 
 if __name__ == "__main__":

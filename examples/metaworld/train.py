@@ -152,7 +152,7 @@ def loss_of(model: ReferenceModel, windows: Windows) -> Tensor:
 def fold_normalization(
     weights: dict[str, Tensor], mean: NDArray[np.float64], deviation: NDArray[np.float64]
 ) -> dict[str, Tensor]:
-    """Weights that take raw observations: W (x - mean) / deviation + b = (W / deviation) x + (b - W mean / deviation)."""
+    """Weights that take raw observations x: W (x - mean) / deviation + b = (W / deviation) (x - mean) + b."""
     W, b = weights["embed_state.weight"].double(), weights["embed_state.bias"].double()
     scaled = W / torch.from_numpy(deviation)
     folded = {"embed_state.weight": scaled.float(), "embed_state.bias": (b - scaled @ torch.from_numpy(mean)).float()}
@@ -162,7 +162,9 @@ def fold_normalization(
 class Run:
     """A training run that can be interrupted: everything it needs to go on is in one file."""
 
-    def __init__(self, episodes: dict[str, Episodes], folder: Path, recipe: Recipe, config: ModelConfig = CONFIG) -> None:
+    def __init__(
+        self, episodes: dict[str, Episodes], folder: Path, recipe: Recipe, config: ModelConfig = CONFIG
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder = recipe, folder
         self.sampler = Sampler(episodes, recipe)
@@ -185,7 +187,9 @@ class Run:
             return
         saved = torch.load(self.file, weights_only=True)
         if saved["recipe"] != vars(self.recipe):
-            raise click.UsageError(f"{self.file}: was made with another recipe ({saved['recipe']}); choose another folder")
+            raise click.UsageError(
+                f"{self.file}: was made with another recipe ({saved['recipe']}); choose another folder"
+            )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.batch, self.seconds, self.losses = saved["batch"], saved["seconds"], saved["losses"]

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "verify",
     "bench": "bench",
     "run": "run",
+    "evaluate": "evaluate",
     "doctor": "doctor",
 }
 """Command -> module of this package that defines it."""

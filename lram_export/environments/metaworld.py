@@ -6,7 +6,7 @@ The task table's ``-v2`` names are this package's ``-v3`` environments; both are
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -28,7 +28,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
-        self._class = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[task + _SUFFIX]
+        self._class = cast(Any, ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[task + _SUFFIX])
         self.render_mode = render_mode
         self._simulator = self._class(seed=0, render_mode=render_mode)
         self.action_space = self._simulator.action_space
@@ -63,3 +63,13 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 def names() -> list[str]:
     """All tasks of the installed package."""
     return sorted(key.removesuffix(_SUFFIX) for key in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
+
+
+def canonical(task: str) -> str:
+    """The package's name of a task, also for the task table's."""
+    return task.removesuffix("-v2") + "-v3" if task.endswith("-v2") else task
+
+
+def make(task: str, render_mode: str | None) -> gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]:
+    """The environment of a task, limited to the training data's horizon."""
+    return gymnasium.wrappers.TimeLimit(MetaWorldEnv(task, render_mode), EPISODE_STEPS)

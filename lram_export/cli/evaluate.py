@@ -1,0 +1,193 @@
+"""`evaluate`: closed loop in simulation, every target beside the reference."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lram_export.atomic import check_output
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.errors import UsageError
+from lram_export.machine import physical_cores
+
+if TYPE_CHECKING:
+    from lram_export.evaluation import Evaluation, PolicyResult
+    from lram_export.intervals import Estimate
+
+COLUMNS = (
+    "environment",
+    "policy",
+    "success",
+    "return",
+    "same\noutcome",
+    "steps that\ndiffer",
+    "largest\ntie",
+    "first\nparting",
+    "steps/s",
+    "policy\nshare",
+)
+
+
+@click.command()
+@options.bundle
+@click.option("--env", "environments", multiple=True, required=True, metavar="FAMILY/TASK", help="May be repeated.")
+@click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and policy.")
+@options.targets
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first episode.")
+@click.option("--checkpoint", type=options.PATH, help="The reference; default: the bundle's pytorch artifact.")
+@options.checkpoint_options
+@click.option("--no-reference", is_flag=True, help="Play without the PyTorch reference (needs no torch).")
+@click.option("--no-reward", is_flag=True, help="Give the policy no rewards, like a robot that has none.")
+@click.option("--target-return", type=float, help="Return to aim at; default: the task table's for the environment.")
+@click.option(
+    "--video", type=options.PATH, help="Write the first episodes as .gif or .mp4, played by the first target."
+)
+@options.threads
+@options.force
+@options.as_json
+@options.quiet
+def evaluate(
+    bundle: Path,
+    environments: tuple[str, ...],
+    episodes: int,
+    targets: tuple[str, ...],
+    seed: int,
+    checkpoint: Path | None,
+    reading: options.CheckpointOptions,
+    no_reference: bool,
+    no_reward: bool,
+    target_return: float | None,
+    video: Path | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Play episodes in simulation with each target and with the PyTorch reference, on the same seeds.
+
+    Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID.
+    """
+    from lram_export import evaluation as library
+    from lram_export.bundle import Bundle
+    from lram_export.verify import installed_targets
+
+    if checkpoint is None and reading.given:
+        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+    if no_reference and checkpoint is not None:
+        raise UsageError("--no-reference: contradicts --checkpoint; leave one of them out")
+    if video is not None:
+        from lram_export.video import check_video
+
+        check_video(video)
+        check_output(video, force=force)
+    progress = ConsoleProgress(quiet)
+    opened = Bundle.open(bundle)
+    chosen = installed_targets(opened, targets)
+    loaded = None if checkpoint is None else reading.load(checkpoint, progress)
+    reference = None if no_reference else library.reference_policy(opened, loaded)
+    if reference is not None and checkpoint is None and not targets and len(chosen) > 1:
+        chosen.remove("pytorch")  # it is the reference itself
+    settings = library.EvaluationOptions(
+        environments=tuple(dict.fromkeys(environments)),
+        targets=tuple(chosen),
+        episodes=episodes,
+        seed=seed,
+        rewards=not no_reward,
+        target_return=target_return,
+        threads=threads or physical_cores(),
+    )
+    result = library.evaluate(opened, settings, reference, progress)
+    if as_json:
+        print_json(to_json(result, bundle))
+    else:
+        print_table(f"{bundle}: {episodes} episodes from seed {seed}", COLUMNS, rows(result), notes(result))
+    if result.failure:
+        click.echo(f"error: {result.failure}; the results above are all there are", err=True)
+        sys.exit(1)
+    if video is not None:
+        from lram_export.video import record_video
+
+        record_video(opened, settings, video, force=force, progress=progress)
+        message(f"{video}: seed {seed}, played by {chosen[0]}", quiet)
+
+
+def rows(evaluation: Evaluation) -> list[list[str]]:
+    """One row per environment and policy."""
+    return [_row(evaluation, result) for result in evaluation.results if result.episodes]
+
+
+def _row(evaluation: Evaluation, result: PolicyResult) -> list[str]:
+    agreement, same = result.agreement, evaluation.same_outcome(result)
+    parted = [e.parted_at for e in result.episodes if e.parted_at is not None]
+    return [
+        result.environment,
+        result.policy,
+        _percent(result.success),
+        _number(result.mean_return),
+        "-" if same is None else f"{same} of {len(result.episodes)}",
+        "-" if agreement is None else f"{agreement.steps_different} of {agreement.steps}",
+        f"{agreement.largest_tie:.2g}" if agreement is not None and agreement.steps_different else "-",
+        str(min(parted)) if parted else "-",
+        f"{result.steps_per_second:.0f}",
+        f"{100 * result.policy_share:.0f}%",
+    ]
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """What the table's numbers mean."""
+    lines = [
+        "success and return with 95% intervals; a step differs if any action value does, fed the same history",
+    ]
+    results = [r for r in evaluation.results if r.agreement is not None]
+    if any(r.agreement is not None and r.agreement.steps_different for r in results):
+        lines.append("largest tie: how far apart the reference's logits of both choices were, at most")
+    if all(r.success is None for r in evaluation.results):
+        lines.append("no success: these environments do not tell")
+    if not evaluation.options.rewards:
+        lines.append("no rewards were given to the policies: the return-to-go stays at its target")
+    aims = dict.fromkeys(f"{r.environment} {r.target_return:g}" for r in evaluation.results)
+    return [*lines, f"return aimed at: {', '.join(aims)}"]
+
+
+def to_json(evaluation: Evaluation, bundle: Path) -> dict[str, Any]:
+    """The whole evaluation as plain values."""
+    return {
+        "bundle": str(bundle),
+        "options": evaluation.options,
+        "failure": evaluation.failure,
+        "results": [
+            {
+                "environment": r.environment,
+                "policy": r.policy,
+                "precision": r.precision,
+                "target_return": r.target_return,
+                "success": _interval(r.success),
+                "return": _interval(r.mean_return),
+                "same_outcome": evaluation.same_outcome(r),
+                "agreement": r.agreement,
+                "steps": r.steps,
+                "steps_per_second": r.steps_per_second,
+                "policy_share": r.policy_share,
+                "episodes": r.episodes,
+            }
+            for r in evaluation.results
+        ],
+    }
+
+
+def _interval(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else estimate._asdict()
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate.value:.0f}% ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
+
+
+def _number(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.0f} ({estimate.low:.0f} to {estimate.high:.0f})"
