@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-environment test-large lint typecheck format clean
+.PHONY: help install demo test test-environment test-large metaworld lint typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -29,6 +29,19 @@ test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a
 
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 4 GB of disk)
 	$(BIN)/python -m pytest -m large -s
+
+METAWORLD := build/metaworld
+METAWORLD_TASKS := reach push hammer door-open drawer-open drawer-close button-press-topdown window-open \
+	window-close faucet-open
+
+metaworld: $(STAMP) ## train the example policy anew: episodes, training, evaluation, model card (under an hour)
+	$(BIN)/python examples/metaworld/collect.py $(METAWORLD)/episodes
+	$(BIN)/python examples/metaworld/train.py $(METAWORLD)/episodes -o $(METAWORLD)/run
+	$(BIN)/lram-export export $(METAWORLD)/run/model.zip -o $(METAWORLD)/metaworld.lram --force \
+		--task metaworld/reach-v2 --target onnxruntime --target pytorch
+	$(BIN)/lram-export evaluate $(METAWORLD)/metaworld.lram --episodes 50 --threads 1 --json \
+		$(METAWORLD_TASKS:%=--env metaworld/%-v3) > $(METAWORLD)/evaluation.json
+	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)/run
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .

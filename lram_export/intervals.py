@@ -33,7 +33,9 @@ def success_rate(successes: int, episodes: int) -> Estimate:
     scale = 1.0 + z * z / episodes
     centre = (rate + z * z / (2 * episodes)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
-    return Estimate(rate, max(centre - half, 0.0), min(centre + half, 1.0))
+    # exact at both ends, where rounding would leave the rate outside of its interval
+    low = 0.0 if successes == 0 else centre - half
+    return Estimate(rate, low, 1.0 if successes == episodes else centre + half)
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate:

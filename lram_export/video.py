@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from lram_export.atomic import atomic_file
 from lram_export.bundle import Bundle
-from lram_export.environments import EXTRA, open_environment
+from lram_export.environments import EXTRA, open_environment, prepare_drawing
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.errors import UsageError
 from lram_export.evaluation import EvaluationOptions, rollout, target_return
@@ -26,8 +27,11 @@ GIF_STRIDE = 2
 """A GIF is written at half the size."""
 
 
-def check_video(file: Path) -> None:
-    """Raise UsageError unless the file's ending is known and the packages for it are installed."""
+def check_video(file: Path, environments: Sequence[str]) -> None:
+    """Raise UsageError unless the file's ending is known, its packages are installed, and pictures can be drawn.
+
+    Call it before the first environment is made: that settles how MuJoCo draws.
+    """
     packages = PACKAGES.get(file.suffix.lower())
     if packages is None:
         raise UsageError(f"--video {file}: expected a name that ends in {' or '.join(PACKAGES)}")
@@ -37,6 +41,7 @@ def check_video(file: Path) -> None:
                 f"--video: needs the package '{package}', which is not installed. "
                 f"Install it with: pip install 'lram-export[{EXTRA}]'"
             )
+    prepare_drawing(environments)
 
 
 def record_video(

@@ -203,6 +203,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "batch": self.batch,
             "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
             "losses": self.losses,
         }
         with atomic_file(self.file, force=True) as temporary:
@@ -238,7 +239,7 @@ class Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
-        return float(loss)
+        return loss.item()
 
 
 def load_episodes(folder: Path) -> dict[str, Episodes]:

@@ -82,7 +82,7 @@ def evaluate(
     if video is not None:
         from lram_export.video import check_video
 
-        check_video(video)
+        check_video(video, environments)
         check_output(video, force=force)
     progress = ConsoleProgress(quiet)
     opened = Bundle.open(bundle)

@@ -7,6 +7,7 @@ returns a Gymnasium environment, and ``names()``; nothing is imported before it 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,17 +24,19 @@ EXTRA = "evaluate"
 
 @dataclass(frozen=True)
 class Family:
-    """A family of environments: the module that makes them, what it needs, and its domain in the task table."""
+    """A family of environments: the module that makes them, what it needs, its domain in the task table, and
+    whether MuJoCo draws its pictures."""
 
     module: str
     packages: tuple[str, ...]
     domain: str | None = None
+    mujoco: bool = False
 
 
 FAMILIES = {
-    "metaworld": Family("metaworld", ("gymnasium", "metaworld"), "metaworld"),
-    "dm_control": Family("dm_control", ("gymnasium", "dm_control", "shimmy")),
-    "dmcontrol": Family("dm_control_padded", ("gymnasium", "dm_control", "shimmy"), "dmcontrol"),
+    "metaworld": Family("metaworld", ("gymnasium", "metaworld"), "metaworld", mujoco=True),
+    "dm_control": Family("dm_control", ("gymnasium", "dm_control", "shimmy"), mujoco=True),
+    "dmcontrol": Family("dm_control_padded", ("gymnasium", "dm_control", "shimmy"), "dmcontrol", mujoco=True),
     "atari": Family("atari", ("gymnasium", "ale_py", "cv2"), "atari"),
     "gym": Family("gym", ("gymnasium",)),
 }
@@ -55,9 +58,7 @@ def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, A
                 f"Install it with: pip install 'lram-export[{EXTRA}]'"
             )
     if render:
-        from lram_export.environments.rendering import choose_backend
-
-        choose_backend()
+        prepare_drawing([name])
     module = import_module(f"lram_export.environments.{FAMILIES[family].module}")
     known = module.names()
     wanted = module.canonical(task) if hasattr(module, "canonical") else task
@@ -69,6 +70,18 @@ def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, A
         raise UsageError(f"--env: unknown environment '{name}'. {hint}")
     made: gymnasium.Env[Any, Any] = module.make(wanted, "rgb_array" if render else None)
     return made
+
+
+def prepare_drawing(names: Sequence[str]) -> None:
+    """Choose how MuJoCo draws, where it does; before the first environment is made, which settles it.
+
+    Raises:
+        UsageError: there is no way to draw here.
+    """
+    from lram_export.environments.rendering import choose_backend
+
+    if any(FAMILIES[family].mujoco for family in (n.partition("/")[0] for n in names) if family in FAMILIES):
+        choose_backend()
 
 
 def table_target_return(name: str) -> float | None:

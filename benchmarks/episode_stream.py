@@ -1,0 +1,60 @@
+"""Does a step stay as fast, and a state as sane, however long a policy runs without a reset?
+
+Plays one stream of episodes: the environment is reset, the policy never is. Prints the latency at the
+beginning and at the end, and whether anything ever was NaN or infinite.
+
+    python benchmarks/episode_stream.py reach.lram --env metaworld/reach-v3 --steps 5000
+"""
+
+from __future__ import annotations
+
+import time
+
+import click
+import numpy as np
+
+from lram_export.bundle import Bundle
+from lram_export.environments import open_environment
+from lram_export.environments.fitting import FittedEnvironment
+from lram_export.policy import load_policy
+
+WARM_UP, WINDOW = 100, 500
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--env", "name", default="metaworld/reach-v3", show_default=True)
+@click.option("--target", default=None, help="Default: the first installed.")
+@click.option("--steps", default=5000, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(bundle: str, name: str, target: str | None, steps: int, threads: int) -> None:
+    """Run one stream and print what it showed."""
+    manifest = Bundle.open(bundle).manifest
+    environment = FittedEnvironment(name, open_environment(name), manifest.spec, manifest.task)
+    policy = load_policy(bundle, target, threads=threads)
+    latencies = np.zeros(steps)
+    episodes = successes = 0
+    observation, reached, finite = environment.reset(episodes), False, True
+    for step in range(steps):
+        began = time.perf_counter()
+        action = policy.act(observation)
+        latencies[step] = time.perf_counter() - began
+        finite = finite and bool(np.isfinite(policy.action_logits).all())
+        observation, _, done, success = environment.step(action)
+        reached = reached or bool(success)
+        if done:
+            episodes, successes = episodes + 1, successes + reached
+            observation, reached = environment.reset(episodes), False
+    state = [a for n, a in policy.state().items() if n.startswith("state.")]
+    finite = finite and all(bool(np.isfinite(a).all()) for a in state)
+    first, last = (np.median(part) * 1e3 for part in (latencies[WARM_UP : WARM_UP + WINDOW], latencies[-WINDOW:]))
+    print(f"{steps} steps, {episodes} episodes of the environment, 1 of the policy; {successes} succeeded")
+    print(
+        f"median of {WINDOW} steps after warm-up {first:.4f} ms, of the last {WINDOW} {last:.4f} ms: {last / first:.3f}"
+    )
+    print(f"largest value in the state {max(float(np.abs(a).max()) for a in state):.3g}")
+    print("no NaN, no infinity" if finite else "NOT FINITE")
+
+
+if __name__ == "__main__":
+    main()
