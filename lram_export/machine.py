@@ -12,6 +12,9 @@ _CPU_FEATURES = (
 )  # fmt: skip
 
 
+SINGLE_THREAD_WEIGHTS = 100_000_000
+
+
 def available_cpus() -> set[int]:
     """Logical CPUs this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -29,6 +32,15 @@ def physical_cores() -> int:
         except OSError:
             cores.add(str(cpu))
     return max(len(cores), 1)
+
+
+def suitable_threads(weights: int) -> int:
+    """How many threads suit a model of that many weights where others want the same cores.
+
+    Small models get one: their products are so short that threads wait for each other longer than they
+    compute, by far when another runtime's threads are waiting too.
+    """
+    return 1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores()
 
 
 def cpu_model() -> str:

@@ -27,7 +27,7 @@ from xlstm import (
 )
 
 from lram_export.config import IMPALA_CHANNELS, TOKENS_PER_STEP, ModelConfig, expected_shapes, image_features
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 from lram_export.specification import state_name, state_specs
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lram_export.tasks import TaskSpec
 
 State = dict[str, Tensor]
-SINGLE_THREAD_WEIGHTS = 100e6
 
 
 class ImpalaCNN(nn.Module):
@@ -173,21 +172,11 @@ class ReferenceModel(nn.Module):
         return self.action_net(hidden[:, 0]), from_package(self.config, package_state)
 
 
-def suitable_threads(config: ModelConfig) -> int:
-    """How many of torch's threads suit the reference model.
-
-    Small models get one: their products are so short that threads wait for each other longer than they
-    compute, by far when another runtime's threads want the same cores.
-    """
-    weights = sum(math.prod(shape) for shape in expected_shapes(config).values())
-    return 1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores()
-
-
 @contextmanager
 def oracle_threads(config: ModelConfig) -> Iterator[None]:
     """Give torch the threads that suit the reference model, as long as the block lasts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(suitable_threads(config))
+    torch.set_num_threads(suitable_threads(sum(math.prod(shape) for shape in expected_shapes(config).values())))
     try:
         yield
     finally:

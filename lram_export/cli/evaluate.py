@@ -12,7 +12,7 @@ from lram_export.atomic import check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.errors import UsageError
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 
 if TYPE_CHECKING:
     from lram_export.evaluation import Evaluation, PolicyResult
@@ -46,7 +46,7 @@ COLUMNS = (
 @click.option(
     "--video", type=options.PATH, help="Write the first episodes as .gif or .mp4, played by the first target."
 )
-@options.threads
+@click.option("--threads", type=click.IntRange(1), help="Of each target; default: 1, all cores for large models.")
 @options.force
 @options.as_json
 @options.quiet
@@ -98,7 +98,7 @@ def evaluate(
         seed=seed,
         rewards=not no_reward,
         target_return=target_return,
-        threads=threads or physical_cores(),
+        threads=threads or suitable_threads(opened.manifest.parameters),
     )
     result = library.evaluate(opened, settings, reference, progress)
     if as_json:

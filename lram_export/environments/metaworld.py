@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 EPISODE_STEPS = 200
 """The horizon of the training data (Continual World's ``META_WORLD_TIME_HORIZON``)."""
+CAMERA = "corner2"
 _SUFFIX = "-goal-observable"
 _MAX_SEED = 2**32
 
@@ -51,9 +52,10 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return observation, float(reward), terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8]:
-        """(480, 480, 3) picture."""
+        """(480, 480, 3) picture, from the corner that shows gripper, object and goal."""
+        self._simulator.mujoco_renderer.camera_id = self._simulator.model.camera(CAMERA).id
         frame: NDArray[np.uint8] = self._simulator.render()
-        return frame
+        return frame[::-1, ::-1]  # this camera is mounted upside down
 
     def close(self) -> None:
         """Free the simulator."""
