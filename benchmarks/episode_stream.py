@@ -3,12 +3,17 @@
 Plays one stream of episodes: the environment is reset, the policy never is. Prints the latency at the
 beginning and at the end, and whether anything ever was NaN or infinite.
 
+On a machine that swings, seconds that lie minutes apart cannot be compared. So the first and the last steps
+are then repeated from their recorded states, in short turns, and their medians compared.
+
     python benchmarks/episode_stream.py reach.lram --env metaworld/reach-v3 --steps 5000
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import click
 import numpy as np
@@ -16,9 +21,10 @@ import numpy as np
 from lram_export.bundle import Bundle
 from lram_export.environments import open_environment
 from lram_export.environments.fitting import FittedEnvironment
-from lram_export.policy import load_policy
+from lram_export.policy import Policy, load_policy
 
 WARM_UP, WINDOW = 100, 500
+ROUNDS, TURN = 40, 50
 
 
 @click.command()
@@ -33,9 +39,14 @@ def main(bundle: str, name: str, target: str | None, steps: int, threads: int) -
     environment = FittedEnvironment(name, open_environment(name), manifest.spec, manifest.task)
     policy = load_policy(bundle, target, threads=threads)
     latencies = np.zeros(steps)
+    starts = (WARM_UP, steps - WINDOW)
+    states, shown = {}, []
     episodes = successes = 0
     observation, reached, finite = environment.reset(episodes), False, True
     for step in range(steps):
+        if step in starts:
+            states[step] = policy.state()
+        shown.append(observation)
         began = time.perf_counter()
         action = policy.act(observation)
         latencies[step] = time.perf_counter() - began
@@ -52,8 +63,23 @@ def main(bundle: str, name: str, target: str | None, steps: int, threads: int) -
     print(
         f"median of {WINDOW} steps after warm-up {first:.4f} ms, of the last {WINDOW} {last:.4f} ms: {last / first:.3f}"
     )
+    early, late = (np.median(turns) * 1e3 for turns in repeated(policy, [(states[s], shown[s:]) for s in starts]))
+    print(f"the same steps repeated in turns: first {early:.4f} ms, last {late:.4f} ms: {late / early:.3f}")
     print(f"largest value in the state {max(float(np.abs(a).max()) for a in state):.3g}")
     print("no NaN, no infinity" if finite else "NOT FINITE")
+
+
+def repeated(policy: Policy, parts: Sequence[tuple[dict[str, Any], list[Any]]]) -> list[list[float]]:
+    """Latencies of the steps that follow each state, measured in turns of 50 steps."""
+    latencies: list[list[float]] = [[] for _ in parts]
+    for _ in range(ROUNDS):
+        for (state, observations), found in zip(parts, latencies, strict=True):
+            policy.load_state(state)
+            for observation in observations[:TURN]:
+                began = time.perf_counter()
+                policy.act(observation)
+                found.append(time.perf_counter() - began)
+    return latencies
 
 
 if __name__ == "__main__":

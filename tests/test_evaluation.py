@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio.v3
 import numpy as np
 import pytest
+from collect import TASKS
 
 from lram_export.bundle import Bundle
 from lram_export.environments import open_environment
@@ -25,7 +29,9 @@ from lram_export.evaluation import (
 )
 from lram_export.policy import load_policy
 
-from .conftest import ExportFunction, fail, succeed
+from .conftest import ExportFunction, fail, shell, succeed
+
+TRAINED = Path(__file__).parent.parent / "examples" / "metaworld" / "checkpoint"
 
 LINE = "LramTestLine-v0"
 OPTIONS = ["--observation-dim", "3", "--action-dim", "2", "--target-return", "10", "--reward-scale", "5"]
@@ -246,19 +252,60 @@ class TestCommandLine:
         assert [r["policy"] for r in json.loads(out)["results"]] == [REFERENCE, "onnxruntime"]
 
     def test_without_reference_no_torch_is_needed(self, exported: ExportFunction) -> None:
-        bundle = exported(
-            "state_m",
-            targets=("onnxruntime",),
-            options=["--observation-dim", "3", "--action-dim", "1", "--target-return", "0", "--reward-scale", "1"],
-        )
+        options = ["--observation-dim", "3", "--action-dim", "1", "--target-return", "0", "--reward-scale", "1"]
+        bundle = exported("state_m", targets=("onnxruntime",), options=options)
         code = (
             "import sys; sys.modules['torch'] = None\n"
             "from lram_export.cli import main\n"
             f"main(['evaluate', {str(bundle)!r}, '--env', 'gym/Pendulum-v1', '--episodes', '1', '--no-reference'])"
         )
-        import subprocess
-        import sys
-
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "onnxruntime" in done.stdout
+
+
+class TestTrainedPolicy:
+    """The checkpoint in the repository really acts, and still does after export."""
+
+    @pytest.fixture(scope="class")
+    def metaworld(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        bundle = tmp_path_factory.mktemp("metaworld") / "metaworld.lram"
+        targets = ["--target", "onnxruntime", "--target", "pytorch"]
+        succeed("export", TRAINED / "model.zip", "-o", bundle, "--task", "metaworld/reach-v2", "-q", *targets)
+        return bundle
+
+    def test_it_succeeds_on_seeds_it_was_not_trained_on_exactly_as_the_reference_does(self, metaworld: Path) -> None:
+        opened = Bundle.open(metaworld)
+        tasks = ("metaworld/drawer-close-v3", "metaworld/faucet-open-v3", "metaworld/hammer-v3")
+        result = evaluate(
+            opened, EvaluationOptions(tasks, ("onnxruntime",), episodes=1), reference_policy(opened, None)
+        )
+        for task in tasks:
+            target, reference = result.result(task, "onnxruntime"), result.result(task, REFERENCE)
+            assert target.success is not None and target.success.value == 1
+            assert target.agreement is not None and target.agreement.largest_tie <= 1e-4
+            assert result.same_outcome(target) == 1
+            assert reference.steps == target.steps == 200
+
+    def test_a_film_of_it_is_written(self, metaworld: Path, tmp_path: Path) -> None:
+        film = tmp_path / "film.gif"
+        result = shell(
+            "evaluate", metaworld, "--env", "metaworld/reach-v3", "--episodes", "1", "--no-reference",
+            "--target", "onnxruntime", "--video", film,
+        )  # fmt: skip
+        if "apt-get install" in result.stderr:  # a machine that cannot draw says so before it plays
+            assert result.returncode == 2
+            assert not film.exists()
+            return
+        assert result.returncode == 0, result.stderr
+        frames = imageio.v3.imread(film)
+        assert frames.shape == (50, 240, 240, 3)
+        assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50
+
+    def test_it_is_small_and_its_card_is_complete(self) -> None:
+        size = sum(f.stat().st_size for f in TRAINED.rglob("*") if f.is_file())
+        assert size < 12e6
+        card = (TRAINED / "README.md").read_text(encoding="utf-8")
+        for task in TASKS:
+            assert f"| `{task}` |" in card
+        assert "make metaworld" in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import click
@@ -177,3 +178,28 @@ class TestSequences:
             assert 0.35 < share < 0.65
         assert (silent & ~constant).any()
         assert (constant & ~silent).any()
+
+
+def test_the_model_card_tells_what_was_measured(trained: Run, episodes: dict[str, Episodes], tmp_path: Path) -> None:
+    from card import main as write_card
+    from click.testing import CliRunner
+
+    (tmp_path / "episodes").mkdir()
+    for task, collected in episodes.items():
+        collected.save(tmp_path / "episodes" / f"{task}.npz")
+    (tmp_path / "run").symlink_to(trained.folder)
+    result = {
+        "environment": "metaworld/reach-v3",
+        "policy": "reference",
+        "success": {"value": 0.5, "low": 0.25, "high": 0.75},
+        "return": {"value": 1000.4, "low": 900.0, "high": 1100.0},
+        "episodes": [{"seed": 3}, {"seed": 4}],
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps({"results": [result]}), encoding="utf-8")
+    done = CliRunner().invoke(write_card, [str(tmp_path), str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| `reach-v3` | 3 | 50% (25 to 75) | 1000 (900 to 1100) |" in card
+    assert "6 successful episodes" in card
+    assert "2 episodes per task, seeds 3 to 4" in card
+    assert "30 batches of 8 windows of 10 steps" in card
