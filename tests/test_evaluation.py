@@ -79,6 +79,15 @@ def line(exported: ExportFunction) -> Path:
     return exported("state_m", options=OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def metaworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained policy, exported."""
+    bundle = tmp_path_factory.mktemp("metaworld") / "metaworld.lram"
+    targets = ["--target", "onnxruntime", "--target", "pytorch"]
+    succeed("export", TRAINED / "model.zip", "-o", bundle, "--task", "metaworld/reach-v2", "-q", *targets)
+    return bundle
+
+
 def play(bundle: Path, **settings: Any) -> Any:
     opened = Bundle.open(bundle)
     options = EvaluationOptions(environments=(f"gym/{LINE}",), targets=("onnxruntime",), episodes=3, **settings)
@@ -266,13 +275,6 @@ class TestCommandLine:
 
 class TestTrainedPolicy:
     """The checkpoint in the repository really acts, and still does after export."""
-
-    @pytest.fixture(scope="class")
-    def metaworld(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        bundle = tmp_path_factory.mktemp("metaworld") / "metaworld.lram"
-        targets = ["--target", "onnxruntime", "--target", "pytorch"]
-        succeed("export", TRAINED / "model.zip", "-o", bundle, "--task", "metaworld/reach-v2", "-q", *targets)
-        return bundle
 
     def test_it_succeeds_on_seeds_it_was_not_trained_on_exactly_as_the_reference_does(self, metaworld: Path) -> None:
         opened = Bundle.open(metaworld)
