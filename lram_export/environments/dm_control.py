@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium
-import shimmy
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # without a screen GLFW warns, before the next way to draw is tried
+    import shimmy
 
 gymnasium.register_envs(shimmy)
 _PREFIX, _SUFFIX = "dm_control/", "-v0"
