@@ -41,7 +41,9 @@ ALL_PRECISIONS = (*PRECISIONS, MIXED)
 
 EXPORTERS = {
     "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export", ALL_PRECISIONS),
-    "onnxruntime": TargetModule("lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export"),
+    "onnxruntime": TargetModule(
+        "lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export", ALL_PRECISIONS
+    ),
 }
 
 

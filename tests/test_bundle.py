@@ -156,7 +156,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an unknown precision": (
         lambda b: edit_manifest(b, lambda d: d["artifacts"][0].update(precision="int3")),
-        "precision: expected one of fp32, got 'int3'",
+        "precision: expected one of fp32, .*mixed, got 'int3'",
     ),
     "a proof that is none": (
         lambda b: edit_manifest(b, lambda d: d["artifacts"][0]["parity"].update(max_logit_error="x")),
