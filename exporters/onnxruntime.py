@@ -1,4 +1,8 @@
-"""Exporter of the target `onnxruntime`: the step graph as ONNX with external weights."""
+"""Exporter of the target `onnxruntime`: the step graph as ONNX with external weights.
+
+Quantized matrices stay in the bundle's ``quantized.safetensors``; the graph refers to them there, so paths of
+external data are then relative to the bundle's folder.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,10 @@ from pathlib import Path
 
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
+from lram_export.onnx_forms import form_of
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
+from lram_export.onnx_quantization import MICROSOFT, quantize_onnx
+from lram_export.parity import FLOAT32
 
 
 def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
@@ -15,11 +22,17 @@ def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
     import onnxscript
     import torch
 
-    files = save_onnx(build_onnx(policy), directory, policy.spec)
+    model, activations = build_onnx(policy), FLOAT32
+    if policy.quantization is None:
+        files = save_onnx(model, directory, policy.spec)
+    else:
+        quantize_onnx(model, policy.quantization.matrices, directory.parent, form_of)
+        files = save_onnx(model, directory, policy.spec, root=directory.parent, domains=[MICROSOFT])
+        activations = "int8" if policy.quantization.quantized_activations else FLOAT32
     tools = {
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "onnxscript": onnxscript.__version__,
         "opset": str(OPSET),
     }
-    return ExportedArtifact(files, tools, policy.weight_bytes)
+    return ExportedArtifact(files, tools, policy.weight_bytes, activations)

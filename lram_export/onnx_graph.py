@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ OPSET = 18
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
+SMALL_BYTES = 256
+"""Initializers up to this size are part of the graph's own file."""
 
 
 def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
@@ -57,8 +60,17 @@ def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
     return model
 
 
-def save_onnx(model: onnx_ir.Model, directory: Path, spec: StepSpec) -> tuple[Path, Path]:
+def save_onnx(
+    model: onnx_ir.Model, directory: Path, spec: StepSpec, *, root: Path | None = None, domains: Sequence[str] = ()
+) -> tuple[Path, Path]:
     """Write graph and external weights, then check the written file.
+
+    Args:
+        model: the step graph; tensors that already lie in a file stay there.
+        directory: where to write.
+        spec: what the model has to be.
+        root: the folder that paths of external data are relative to; default: ``directory``.
+        domains: domains of operators beyond the ONNX standard.
 
     Raises:
         LramError: the model is not valid ONNX, or not what ``spec`` promises (both would be our bug, and
@@ -67,17 +79,45 @@ def save_onnx(model: onnx_ir.Model, directory: Path, spec: StepSpec) -> tuple[Pa
     import onnx
     import onnx_ir
 
-    path = directory / MODEL_FILE
-    onnx_ir.save(model, path, external_data=WEIGHTS_FILE)
+    path, root = directory / MODEL_FILE, root or directory
+    values = [v for v in model.graph.initializers.values() if _goes_to_file(v)]
+    weights = (directory / WEIGHTS_FILE).relative_to(root)
+    tensors = onnx_ir.external_data.convert_tensors_to_external(
+        [v.const_value for v in values if v.const_value is not None], root, weights.as_posix()
+    )
+    for value, tensor in zip(values, tensors, strict=True):
+        value.const_value = tensor
+    onnx_ir.save(model, path)
     try:
-        onnx.checker.check_model(str(path), full_check=True)  # full: with strict shape inference
+        _check(path, root)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LramError(f"{path.name}: the exported graph is not valid ONNX: {error}") from None
-    check_interface(onnx.load(str(path), load_external_data=False), spec)
+    check_interface(onnx.load(str(path), load_external_data=False), spec, domains)
     return path, directory / WEIGHTS_FILE
 
 
-def check_interface(model: onnx.ModelProto, spec: StepSpec) -> None:
+def _goes_to_file(value: onnx_ir.Value) -> bool:
+    """Whether an initializer is a weight that is not in a file yet; small ones, such as shapes, stay in the graph."""
+    import onnx_ir
+
+    tensor = value.const_value
+    return tensor is not None and not isinstance(tensor, onnx_ir.ExternalTensor) and tensor.nbytes > SMALL_BYTES
+
+
+def _check(path: Path, root: Path) -> None:
+    """ONNX's own checks, with strict shape inference."""
+    import onnx
+
+    if root == path.parent:
+        onnx.checker.check_model(str(path), full_check=True)
+        return
+    # the checker looks for weights beside the model only: give it those in memory
+    model = onnx.load(str(path), load_external_data=False)
+    onnx.external_data_helper.load_external_data_for_model(model, str(root))
+    onnx.checker.check_model(model, full_check=True)
+
+
+def check_interface(model: onnx.ModelProto, spec: StepSpec, domains: Sequence[str] = ()) -> None:
     """Check operator domains, names, shapes and dtypes of a loaded model against the specification.
 
     Raises:
@@ -85,7 +125,7 @@ def check_interface(model: onnx.ModelProto, spec: StepSpec) -> None:
     """
     import onnx
 
-    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx", *domains}
     if foreign:
         raise LramError(f"{MODEL_FILE}: operators outside the ONNX standard: {', '.join(sorted(foreign))}")
 

@@ -22,6 +22,7 @@ from lram_export.runtimes.protocol import (
 from lram_export.specification import StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntime:
@@ -102,8 +103,14 @@ def session_options(threads: int) -> Any:
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Create a session; raises BundleError when ONNX Runtime does not accept the model."""
     path = artifact.directory / MODEL_FILE
+    options = session_options(threads)
+    model: str | bytes = str(path)
+    if artifact.quantized is not None:
+        # weights lie in the bundle's folder; older versions take that folder only for a model in memory
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(artifact.quantized.bundle))
+        model = path.read_bytes()
     try:
-        session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
     return OnnxRuntime(session, artifact.spec)

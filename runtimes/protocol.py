@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.config import ModelConfig
+from lram_export.quantized import QuantizedFile
 from lram_export.specification import StepSpec, TensorSpec
 from lram_export.tasks import TaskSpec
 
@@ -19,12 +20,16 @@ State = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class LoadedArtifact:
-    """One target's folder in a bundle (hashes already checked), with what the manifest says about it."""
+    """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
+
+    ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
+    """
 
     directory: Path
     spec: StepSpec
     config: ModelConfig
     task: TaskSpec
+    quantized: QuantizedFile | None = None
 
 
 class StepOutput(NamedTuple):

@@ -1,0 +1,143 @@
+"""Puts quantized matrices into an ONNX step graph: the codes stay in the bundle's one file, the graph refers to them.
+
+Every product of the graph with a quantized matrix is replaced by a form that computes with the codes. The
+graph that comes in computes with the dequantized values (it was traced from the oracle), so a product is
+known by the values of its constant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.convenience import replace_nodes_and_values
+from onnx_ir.tape import Tape
+
+from lram_export.errors import LramError
+from lram_export.quantized import ACTIVATION, CODES, QUANTIZED_FILE, SCALES, QuantizedMatrix
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A quantized matrix as initializers that lie in the bundle's ``quantized.safetensors``."""
+
+    matrix: QuantizedMatrix
+    codes: ir.ExternalTensor
+    scales: ir.ExternalTensor | None
+
+
+Form = Callable[[Tape, ir.Value, StoredMatrix], ir.Value]
+"""Emits the nodes of the product of an input (..., in) with a stored matrix; returns (..., out)."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A product with a quantized matrix in the graph: its node, input, bias and the matrix."""
+
+    node: ir.Node
+    input: ir.Value
+    bias: ir.Value | None
+    matrix: QuantizedMatrix
+
+
+def quantize_onnx(
+    model: ir.Model, matrices: Mapping[str, QuantizedMatrix], bundle: Path, form: Callable[[QuantizedMatrix], Form]
+) -> None:
+    """Replace every product with a quantized matrix by its form, in place.
+
+    Raises:
+        LramError: a matrix is not in the graph (our bug; the export would compute with other weights).
+    """
+    stored = stored_matrices(bundle, matrices)
+    found = list(find_projections(model.graph, matrices))
+    missing = set(matrices) - {p.matrix.name for p in found}
+    if missing:
+        raise LramError(f"{sorted(missing)[0]}: no product with this matrix in the ONNX graph")
+    for projection in found:
+        tape = Tape()
+        product = form(projection.matrix)(tape, projection.input, stored[projection.matrix.name])
+        if projection.bias is not None:
+            product = tape.op("Add", [product, projection.bias])
+        for value in tape.initializers:
+            model.graph.register_initializer(value)
+        if any(node.domain == MICROSOFT for node in tape.nodes):
+            model.graph.opset_imports[MICROSOFT] = 1
+        replace_nodes_and_values(
+            model.graph, projection.node, [projection.node], tape.nodes, projection.node.outputs, [product]
+        )
+    remove_unused(model)
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Drop the float32 values that no node reads any more."""
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+
+
+def find_projections(graph: ir.Graph, matrices: Mapping[str, QuantizedMatrix]) -> Iterator[Projection]:
+    """Products whose constant holds exactly the values of a matrix, transposed or not."""
+    by_shape: dict[tuple[int, ...], list[tuple[QuantizedMatrix, NDArray[np.float32]]]] = {}
+    for matrix in matrices.values():
+        by_shape.setdefault(matrix.shape, []).append((matrix, matrix.dequantize()))
+    for node in graph:
+        if node.op_type not in ("MatMul", "Gemm"):
+            continue
+        x, weight, *bias = node.inputs
+        values = None if weight is None else constant_matrix(weight)
+        if values is None or x is None:
+            continue
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        values = values if transposed else values.T
+        for matrix, expected in by_shape.get(values.shape, []):
+            if np.array_equal(values, expected):
+                yield Projection(node, x, bias[0] if bias else None, matrix)
+                break
+
+
+def constant_matrix(value: ir.Value) -> NDArray[np.float32] | None:
+    """The values of a two-dimensional constant, also behind a transposition, else None."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Transpose" and producer.inputs[0] is not None:
+        inner = constant_matrix(producer.inputs[0])
+        return None if inner is None else inner.T
+    tensor = value.const_value
+    if tensor is None or len(tensor.shape) != 2:
+        return None
+    values: NDArray[np.float32] = tensor.numpy()
+    return values
+
+
+def stored_matrices(bundle: Path, matrices: Mapping[str, QuantizedMatrix]) -> dict[str, StoredMatrix]:
+    """Initializers that refer to ``quantized.safetensors``, relative to the bundle's folder."""
+    path = bundle / QUANTIZED_FILE
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+
+    def external(name: str, dtype: ir.DataType) -> ir.ExternalTensor:
+        begin, end = header[name]["data_offsets"]
+        return ir.ExternalTensor(
+            QUANTIZED_FILE,
+            8 + header_size + begin,
+            end - begin,
+            dtype,
+            shape=ir.Shape(header[name]["shape"]),
+            name=name,
+            base_dir=bundle,
+        )
+
+    types = {"U8": ir.DataType.UINT8, "I8": ir.DataType.INT8, "F16": ir.DataType.FLOAT16, "U16": ir.DataType.BFLOAT16}
+    return {
+        name: StoredMatrix(
+            matrix,
+            external(name + CODES, types[header[name + CODES]["dtype"]]),
+            external(name + SCALES, ir.DataType.FLOAT) if name + SCALES in header else None,
+        )
+        for name, matrix in matrices.items()
+    }

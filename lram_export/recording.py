@@ -1,0 +1,115 @@
+"""Recordings of what a policy saw: the inputs of its steps, from the start of every episode (``steps.npz``).
+
+Time comes first, then the batch: ``observation``, ``return_to_go``, ``reward`` and ``is_first`` exactly as
+the step graph took them, scaled. An episode starts with ``is_first`` and the initial state, so whoever runs
+the steps again in order has the recurrent state of every step, too.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import LramError
+from lram_export.observations import Recording, run_recording
+from lram_export.policy import Policy
+from lram_export.progress import Advance
+from lram_export.reference import StepSequence
+from lram_export.runtimes.protocol import Runtime, State, StepOutput, first_not_finite
+from lram_export.specification import StepSpec
+
+
+class RecordingRuntime:
+    """A runtime that keeps the inputs of every step; give it to a :class:`Policy` and run anything."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.spec = runtime.spec
+        self._runtime = runtime
+        self._steps: list[tuple[NDArray[np.generic], ...]] = []
+
+    def step(
+        self,
+        observation: NDArray[np.generic],
+        return_to_go: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        is_first: NDArray[np.float32],
+    ) -> StepOutput:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        inputs = (observation.copy(), return_to_go.copy(), reward.copy(), is_first.copy())
+        output = self._runtime.step(observation, return_to_go, reward, is_first)
+        self._steps.append(inputs)
+        return output
+
+    def recorded(self) -> StepSequence:
+        """All steps so far; raises LramError if there are none."""
+        if not self._steps:
+            raise LramError("nothing recorded: no step was taken")
+        columns = [np.stack(column) for column in zip(*self._steps, strict=True)]
+        return StepSequence(**dict(zip((f.name for f in fields(StepSequence)), columns, strict=True)))
+
+    def state(self) -> State:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        return self._runtime.state()
+
+    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """Refused: what follows could not be run again from the recorded inputs alone."""
+        raise LramError("a recording starts its episodes from the initial state: no state can be loaded into it")
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._runtime.reset(rows)
+
+    def close(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._runtime.close()
+
+
+def record(policy: Policy, recording: Recording, advance: Advance = lambda amount: None) -> StepSequence:
+    """The steps a policy takes over recorded observations; see :func:`~lram_export.observations.run_recording`."""
+    recorder = RecordingRuntime(policy.runtime)
+    run_recording(Policy(recorder, policy.task), recording, advance)
+    return recorder.recorded()
+
+
+def save_steps(steps: StepSequence, path: Path) -> None:
+    """Write ``steps.npz``."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **{f.name: getattr(steps, f.name) for f in fields(StepSequence)})
+
+
+def load_steps(path: Path, spec: StepSpec) -> StepSequence:
+    """Read and check ``steps.npz``, of any batch size.
+
+    Raises:
+        LramError: not such a file; or an array that does not fit, is not finite, or does not start with an
+            episode, naming the array, what was expected and what came.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {f.name: file[f.name] for f in fields(StepSequence) if f.name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise LramError(f"{path}: not a readable .npz file ({error})") from None
+    missing = [f.name for f in fields(StepSequence) if f.name not in arrays]
+    if missing:
+        raise LramError(f"{path}: {missing[0]}: missing; make the file with lram-export record")
+    lead = arrays["is_first"].shape
+    if len(lead) != 2 or 0 in lead:
+        raise LramError(f"{path}: is_first: expected shape (steps, rows), got {lead}")
+    for tensor in spec.inputs:
+        array, shape = arrays[tensor.name], (*lead, *tensor.shape[1:])
+        if array.shape != shape or array.dtype != tensor.dtype:
+            raise LramError(
+                f"{path}: {tensor.name}: expected {tensor.dtype} of shape {shape}, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise LramError(f"{path}: {tensor.name}: expected finite values, got {first_not_finite(array)}")
+    starts = arrays["is_first"]
+    if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
+        raise LramError(f"{path}: is_first: expected 0 or 1, and 1 at step 0 of every row")
+    return StepSequence(**arrays)
