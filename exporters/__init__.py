@@ -33,6 +33,9 @@ class ExportedArtifact:
 EXPORTERS = {
     "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export"),
     "onnxruntime": TargetModule("lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export"),
+    "openvino": TargetModule(
+        "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
+    ),
 }
 
 

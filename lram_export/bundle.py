@@ -81,7 +81,7 @@ class Bundle:
             if path not in listed and not path.is_dir():
                 raise BundleError(f"{path}: not listed in the manifest, so its content cannot be checked; remove it")
         manifest = self.manifest
-        return LoadedArtifact(directory, manifest.spec, manifest.model, manifest.task)
+        return LoadedArtifact(directory, manifest.spec, manifest.model, manifest.task, entry.digest)
 
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None

@@ -19,12 +19,16 @@ State = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class LoadedArtifact:
-    """One target's folder in a bundle (hashes already checked), with what the manifest says about it."""
+    """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
+
+    ``digest`` tells the content of its files from that of any others.
+    """
 
     directory: Path
     spec: StepSpec
     config: ModelConfig
     task: TaskSpec
+    digest: str
 
 
 class StepOutput(NamedTuple):
