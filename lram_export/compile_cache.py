@@ -61,7 +61,7 @@ class CompileCache:
         except (OSError, ValueError):  # ValueError: an empty file
             return None
         content, digest = mapped[:-_DIGEST], mapped[-_DIGEST:]
-        return content if hashlib.sha256(content).digest() == digest.tobytes() else None
+        return content if hashlib.sha256(content.data).digest() == digest.tobytes() else None
 
     def write(self, identity: Mapping[str, object], content: memoryview) -> None:
         """Keep content, whole or not at all, and forget what was not used for longest."""
