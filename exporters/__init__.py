@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lram_export.errors import UsageError
+from lram_export.parity import FLOAT32
+from lram_export.precision import MIXED, PRECISIONS
 from lram_export.registry import TargetModule, load_target
 
 if TYPE_CHECKING:
@@ -21,22 +24,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedArtifact:
-    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads."""
+    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads.
+
+    ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to
+    (`int8`, `bf16`, `fp16`). It decides how close to the oracle the target has to be.
+    """
 
     files: tuple[Path, ...]
     tools: dict[str, str]
     weight_bytes: int
-    precision: str = "fp32"
+    activations: str = FLOAT32
     platform: str = "any"
 
 
+ALL_PRECISIONS = (*PRECISIONS, MIXED)
+
 EXPORTERS = {
-    "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export"),
+    "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export", ALL_PRECISIONS),
     "onnxruntime": TargetModule("lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export"),
     "openvino": TargetModule(
         "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
     ),
 }
+
+
+def check_precision(target: str, precision: str) -> None:
+    """Raise UsageError, with the table of what every target can run, unless the target can run the precision."""
+    if precision not in EXPORTERS[target].precisions:
+        table = "; ".join(f"{name}: {', '.join(entry.precisions)}" for name, entry in EXPORTERS.items())
+        raise UsageError(f"--precision: target '{target}' cannot run {precision}. What can: {table}")
 
 
 def export_target(target: str, policy: LoweredPolicy, directory: Path) -> ExportedArtifact:

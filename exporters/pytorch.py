@@ -1,18 +1,28 @@
-"""Exporter of the target `pytorch`: the checkpoint itself in our own format, for the reference model."""
+"""Exporter of the target `pytorch`: the checkpoint itself in our own format, for the reference model.
+
+Matrices that the bundle holds quantized are left out: the runtime dequantizes them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import version
 from pathlib import Path
 
 from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
+from lram_export.precision import checkpoint_key
 
 
 def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
-    """Write ``config.json`` and ``model.safetensors``, whole: the reference prunes nothing."""
-    write_checkpoint(policy.checkpoint, directory)
+    """Write ``config.json`` and ``model.safetensors``: the reference prunes nothing."""
+    checkpoint = policy.checkpoint
+    if policy.quantization is not None:
+        quantized = {checkpoint_key(name) for name in policy.quantization.matrices}
+        rest = {key: weight for key, weight in checkpoint.weights.items() if key not in quantized}
+        checkpoint = dataclasses.replace(checkpoint, weights=rest)
+    write_checkpoint(checkpoint, directory)
     tools = {"torch": version("torch"), "xlstm": version("xlstm")}
     files = (directory / CONFIG_FILE, directory / WEIGHTS_FILE)
     return ExportedArtifact(files, tools, policy.weight_bytes)

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle import Bundle
-from lram_export.checkpoint import CheckpointSource, load_checkpoint
+from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError, UsageError
 from lram_export.machine import peak_memory
 from lram_export.parity import ParityMeter, ParityResult
 from lram_export.reference import random_steps
-from lram_export.verify import load_bundle_reference, replay
+from lram_export.verify import load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
     from lram_export.policy import Policy
@@ -109,7 +109,7 @@ class _StepWorker:
         self._first_step_seconds = self._timed_act()
         self._parity = None
         if comparable:
-            meter = ParityMeter()
+            meter = ParityMeter() if job.name == BASELINE else parity_meter(bundle, job.name)
             replay(self._policy.runtime, load_bundle_reference(bundle), meter)
             self._parity = meter.result()
             if not self._parity.passed:
@@ -174,6 +174,7 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     from lram_export.baseline import OriginalRuntime
     from lram_export.model import ReferenceModel
     from lram_export.presets import random_checkpoint
+    from lram_export.runtimes.pytorch import artifact_checkpoint
 
     torch.set_num_threads(job.threads)
     manifest = bundle.manifest
@@ -182,11 +183,13 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
         if checkpoint.config != manifest.model:
             raise UsageError(f"{job.source.path}: not the architecture this bundle was exported from")
     elif "pytorch" in bundle.targets:
-        checkpoint, weights = load_checkpoint(bundle.load_artifact("pytorch").directory), "bundle"
+        checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"
     else:  # speed does not depend on the values of the weights
         checkpoint, weights = random_checkpoint(manifest.model, Path(job.bundle)), "random"
     runtime = OriginalRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
-    return Policy(runtime, manifest.task), weights, weights != "random"
+    # a checkpoint's own weights are not those of a quantized bundle
+    comparable = weights == "bundle" or (weights == "checkpoint" and manifest.quantization is None)
+    return Policy(runtime, manifest.task), weights, comparable
 
 
 def _endless_inputs(policy: Policy) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]:

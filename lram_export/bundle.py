@@ -17,8 +17,9 @@ from lram_export.atomic import atomic_directory
 from lram_export.config import ModelConfig
 from lram_export.errors import BundleError, UsageError
 from lram_export.hashing import file_sha256
-from lram_export.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
+from lram_export.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry, read_manifest
 from lram_export.parity import ParityResult
+from lram_export.quantized import QuantizedFile
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
 
@@ -81,7 +82,12 @@ class Bundle:
             if path not in listed and not path.is_dir():
                 raise BundleError(f"{path}: not listed in the manifest, so its content cannot be checked; remove it")
         manifest = self.manifest
-        return LoadedArtifact(directory, manifest.spec, manifest.model, manifest.task, entry.digest)
+        quantized = None if manifest.quantization is None else QuantizedFile(self.path, manifest.quantization.matrices)
+        if manifest.quantization is not None:
+            self.check_files([manifest.quantization.file])
+        return LoadedArtifact(
+            directory, manifest.spec, manifest.model, manifest.task, entry.digest, entry.activations, quantized
+        )
 
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
@@ -102,7 +108,10 @@ class Bundle:
 
     def files(self) -> tuple[FileEntry, ...]:
         """All files the manifest lists."""
-        return (self.manifest.reference, *(f for a in self.manifest.artifacts for f in a.files))
+        shared = [self.manifest.reference]
+        if self.manifest.quantization is not None:
+            shared.append(self.manifest.quantization.file)
+        return (*shared, *(f for a in self.manifest.artifacts for f in a.files))
 
 
 class BundleWriter:
@@ -127,10 +136,11 @@ class BundleWriter:
         platform: str,
         tools: dict[str, str],
         weight_bytes: int,
+        activations: str,
     ) -> None:
         """Record an artifact whose files lie in the target's folder."""
-        entries = tuple(self._entry(file) for file in files)
-        self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes))
+        entries = tuple(self.entry(file) for file in files)
+        self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes, activations))
 
     def add_parity(self, target: str, parity: ParityResult) -> None:
         """Record what verifying an artifact found."""
@@ -145,6 +155,7 @@ class BundleWriter:
         spec: StepSpec,
         reference: Path,
         source: dict[str, str],
+        quantization: QuantizationEntry | None = None,
     ) -> Manifest:
         """Write the manifest; may be called again after :meth:`add_parity`."""
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -154,15 +165,17 @@ class BundleWriter:
             parameters=parameters,
             task=task,
             batch_size=spec.batch_size,
-            reference=self._entry(reference),
+            reference=self.entry(reference),
             artifacts=tuple(self._artifacts),
             created=now.isoformat(),
             source=source,
+            quantization=quantization,
         )
         (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
-    def _entry(self, file: Path) -> FileEntry:
+    def entry(self, file: Path) -> FileEntry:
+        """Path, hash and size of a file of the bundle."""
         return FileEntry(file.relative_to(self.directory).as_posix(), file_sha256(file), file.stat().st_size)
 
 

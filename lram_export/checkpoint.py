@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | 
     if path.is_dir():
         if config_file is not None:
             raise UsageError("--config: only for a model.zip; a checkpoint folder holds its own config.json")
-        return _load_folder(path)
+        return load_folder(path)
     return _load_zip(path, config_file, hints)
 
 
@@ -125,7 +125,8 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     (directory / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _load_folder(path: Path) -> Checkpoint:
+def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
+    """Load and check a folder in our own format; weights that it does not hold are ``supplied``."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -149,7 +150,7 @@ def _load_folder(path: Path) -> Checkpoint:
     except ValueError as error:
         raise CheckpointError(f"{config_path}: {error}") from None
     try:
-        weights = load_file(weights_path)
+        weights = {**load_file(weights_path), **(supplied or {})}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{weights_path}: not a readable safetensors file ({error})") from None
     return Checkpoint(path, config, _checked(weights, config, weights_path), file_sha256(weights_path))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lram_export.bundle import Bundle, BundleWriter, write_bundle
 from lram_export.checkpoint import Checkpoint
+from lram_export.cost import quantization_cost
 from lram_export.errors import ParityError, UsageError
-from lram_export.exporters import EXPORTERS, export_target
+from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.machine import physical_cores
+from lram_export.manifest import QuantizationEntry
 from lram_export.progress import SILENT, Progress
+from lram_export.quantization import QuantizationOptions, quantize
+from lram_export.quantized import QUANTIZED_FILE, save_quantized
 from lram_export.reference import (
     DEFAULT_STEPS,
     REFERENCE_FILE,
@@ -37,6 +41,7 @@ class ExportOptions:
     reference_steps: int = DEFAULT_STEPS
     seed: int = 0
     force: bool = False
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
 
 
 def export_bundle(
@@ -66,6 +71,12 @@ def export_bundle(
         with progress.stage("lowering the model"):
             policy = lower(checkpoint, task, name=writer.name, batch_size=options.batch_size)
         reference = _record(policy, options, progress)
+        quantization = None
+        if options.quantization.precision != "fp32":
+            with progress.stage(f"quantizing to {options.quantization.precision}"):
+                policy = quantize(policy, options.quantization)
+            in_float32, reference = reference, _record(policy, options, progress)
+            quantization = _save_quantized(writer, policy, in_float32, reference)
         save_reference(reference, writer.directory / REFERENCE_FILE)
         for target in options.targets:
             with progress.stage(f"exporting for {target}"):
@@ -77,6 +88,7 @@ def export_bundle(
             "spec": policy.spec,
             "reference": writer.directory / REFERENCE_FILE,
             "source": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+            "quantization": quantization,
         }
         writer.finish(**about)  # type: ignore[arg-type]
         del policy, checkpoint
@@ -87,12 +99,13 @@ def export_bundle(
 
 
 def check_targets(options: ExportOptions) -> None:
-    """Raise UsageError unless every target is known and installed on both sides."""
+    """Raise UsageError unless every target is known, installed on both sides and can run the precision."""
     if len(set(options.targets)) != len(options.targets) or not options.targets:
         raise UsageError("--target: expected one or more different targets")
     for target in options.targets:  # exported and verified here: both sides must be installed
         load_target(EXPORTERS, target)
         load_target(RUNTIMES, target)
+        check_precision(target, options.quantization.precision)
 
 
 def _record(policy: LoweredPolicy, options: ExportOptions, progress: Progress) -> Reference:
@@ -105,15 +118,39 @@ def _record(policy: LoweredPolicy, options: ExportOptions, progress: Progress) -
         return record_reference(PytorchRuntime(policy.model, policy.spec, policy.task), inputs, advance)
 
 
+def _save_quantized(
+    writer: BundleWriter, policy: LoweredPolicy, in_float32: Reference, reference: Reference
+) -> QuantizationEntry:
+    """Write the codes; describe them, and what they cost over the recorded steps."""
+    quantization = policy.quantization
+    assert quantization is not None
+    path = writer.directory / QUANTIZED_FILE
+    save_quantized(quantization.matrices, path)
+    cost = quantization_cost(
+        policy.checkpoint.config,
+        policy.task,
+        (in_float32.action, in_float32.action_logits),
+        (reference.action, reference.action_logits),
+    )
+    return QuantizationEntry(
+        method=quantization.method,
+        file=writer.entry(path),
+        matrices=quantization.entries,
+        calibration=quantization.calibration,
+        cost=cost.to_json(),
+    )
+
+
 def _export(writer: BundleWriter, target: str, policy: LoweredPolicy) -> None:
     artifact = export_target(target, policy, writer.target_directory(target))
     writer.add_artifact(
         target,
         artifact.files,
-        precision=artifact.precision,
+        precision=policy.precision,
         platform=artifact.platform,
         tools=artifact.tools,
         weight_bytes=artifact.weight_bytes,
+        activations=artifact.activations,
     )
 
 

@@ -9,6 +9,7 @@ from lram_export import __version__
 from lram_export.checkpoint import Checkpoint
 from lram_export.errors import UsageError
 from lram_export.model import ReferenceModel
+from lram_export.quantized import Quantization
 from lram_export.specification import StepSpec
 from lram_export.step import StepGraph
 from lram_export.tasks import TaskSpec
@@ -16,13 +17,18 @@ from lram_export.tasks import TaskSpec
 
 @dataclass(frozen=True)
 class LoweredPolicy:
-    """A policy ready for exporters: the step graph, the reference model it shares weights with, the task."""
+    """A policy ready for exporters: the step graph, the reference model it shares weights with, the task.
+
+    ``quantization`` has the codes of the quantized matrices. Checkpoint, model and graph then hold their
+    dequantized values: they are the oracle that the targets are compared with.
+    """
 
     name: str
     checkpoint: Checkpoint
     model: ReferenceModel
     graph: StepGraph
     task: TaskSpec
+    quantization: Quantization | None = None
 
     @property
     def spec(self) -> StepSpec:
@@ -30,9 +36,18 @@ class LoweredPolicy:
         return self.graph.spec
 
     @property
+    def precision(self) -> str:
+        """Name of the precision; `fp32` if nothing is quantized."""
+        return "fp32" if self.quantization is None else self.quantization.precision
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of float32 weights one step reads: those of the step graph, each once."""
-        return 4 * sum(p.numel() for p in self.graph.parameters())
+        """Bytes of weights one step reads, each once: codes and scales of quantized matrices, else float32."""
+        size = 4 * sum(p.numel() for p in self.graph.parameters())
+        if self.quantization is not None:
+            for matrix in self.quantization.matrices.values():
+                size += matrix.stored_bytes - 4 * matrix.codes.size
+        return size
 
     def metadata(self) -> dict[str, str]:
         """The manifest's essentials, for formats that carry string properties."""
@@ -40,6 +55,7 @@ class LoweredPolicy:
         return {
             "lram.generator": f"lram-export {__version__}",
             "lram.name": self.name,
+            "lram.precision": self.precision,
             "lram.task": json.dumps(self.task.to_json()),
             "lram.model": json.dumps(self.checkpoint.config.to_json()),
             "lram.state_initial": json.dumps({"default": 0.0, **initial}),

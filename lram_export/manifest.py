@@ -14,11 +14,13 @@ from typing import Any
 
 from lram_export import __version__
 from lram_export.config import ModelConfig
-from lram_export.parity import TOLERANCES, ParityResult
+from lram_export.parity import FLOAT32, ParityResult
+from lram_export.precision import FORMATS, MIXED, PRECISIONS, matrix_kind
+from lram_export.quantized import QUANTIZED_FILE, MatrixEntry
 from lram_export.specification import StepSpec, step_spec
 from lram_export.tasks import TaskSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 
 
@@ -33,7 +35,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ArtifactEntry:
-    """One target at one precision, its files in the folder named after the target."""
+    """One target at one precision, its files in the folder named after the target.
+
+    ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to.
+    """
 
     target: str
     precision: str
@@ -41,6 +46,7 @@ class ArtifactEntry:
     tools: dict[str, str]
     files: tuple[FileEntry, ...]
     weight_bytes: int
+    activations: str = FLOAT32
     parity: ParityResult | None = None
 
     @property
@@ -53,6 +59,22 @@ class ArtifactEntry:
         """One SHA-256 over those of all files, names included."""
         lines = "".join(f"{f.sha256} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class QuantizationEntry:
+    """The quantized matrices of a bundle, in one file for all its targets, and how they came about.
+
+    ``calibration`` names the recordings by their SHA-256. ``cost`` is what quantization changed, oracle
+    against float32 reference; ``sensitivity`` what `auto` measured before it chose. Both are told, not used.
+    """
+
+    method: str
+    file: FileEntry
+    matrices: tuple[MatrixEntry, ...]
+    calibration: tuple[str, ...] = ()
+    cost: dict[str, Any] | None = None
+    sensitivity: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,12 @@ class Manifest:
     created: str
     source: dict[str, str] = field(default_factory=dict)
     generator: str = f"lram-export {__version__}"
+    quantization: QuantizationEntry | None = None
+
+    @property
+    def precision(self) -> str:
+        """Precision of all artifacts."""
+        return self.artifacts[0].precision
 
     @property
     def spec(self) -> StepSpec:
@@ -95,6 +123,7 @@ class Manifest:
             "task": self.task.to_json(),
             "specification": self.spec.to_json(),
             "reference": asdict(self.reference),
+            "quantization": None if self.quantization is None else _quantization_json(self.quantization),
             "artifacts": artifacts,
         }
 
@@ -133,6 +162,7 @@ def read_manifest(text: str) -> Manifest:
         task=TaskSpec.from_json(_field(document, "task", dict)),
         batch_size=_field(specification, "batch_size", int, "specification."),
         reference=_file(_field(document, "reference", dict), "reference"),
+        quantization=_quantization(document.get("quantization")),
         artifacts=tuple(
             _artifact(entry, f"artifacts[{i}]") for i, entry in enumerate(_field(document, "artifacts", list))
         ),
@@ -145,7 +175,52 @@ def read_manifest(text: str) -> Manifest:
     twice = [target for target in targets if targets.count(target) > 1]
     if twice:
         raise ValueError(f"artifacts: target '{twice[0]}' appears twice")
+    other = [entry for entry in manifest.artifacts if entry.precision != manifest.precision]
+    if other:
+        raise ValueError(f"artifacts: '{other[0].target}' is {other[0].precision}, the others {manifest.precision}")
+    if (manifest.quantization is None) != (manifest.precision == "fp32"):
+        raise ValueError(f"quantization: does not fit the artifacts' precision '{manifest.precision}'")
     return manifest
+
+
+def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
+    matrices = [{"name": m.name, "format": m.format, "shape": list(m.shape)} for m in entry.matrices]
+    return {**asdict(entry), "calibration": list(entry.calibration), "matrices": matrices}
+
+
+def _quantization(entry: Any) -> QuantizationEntry | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict):
+        raise ValueError(f"quantization: expected an object, got {entry!r}")
+    prefix = "quantization."
+    file = _file(_field(entry, "file", dict, prefix), "quantization.file")
+    if file.path != QUANTIZED_FILE:
+        raise ValueError(f"quantization.file.path: expected '{QUANTIZED_FILE}', got {file.path!r}")
+    return QuantizationEntry(
+        method=_field(entry, "method", str, prefix),
+        file=file,
+        matrices=tuple(
+            _matrix(m, f"quantization.matrices[{i}]") for i, m in enumerate(_field(entry, "matrices", list, prefix))
+        ),
+        calibration=tuple(_field(entry, "calibration", list, prefix)),
+        cost=entry.get("cost"),
+        sensitivity=entry.get("sensitivity"),
+    )
+
+
+def _matrix(entry: Any, where: str) -> MatrixEntry:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected an object, got {entry!r}")
+    name, shape = _field(entry, "name", str, f"{where}."), _field(entry, "shape", list, f"{where}.")
+    if matrix_kind(name) is None:
+        raise ValueError(f"{where}.name: '{name}' is not a matrix that is quantized")
+    stored_as = _field(entry, "format", str, f"{where}.")
+    if stored_as not in FORMATS:
+        raise ValueError(f"{where}.format: expected one of {', '.join(FORMATS)}, got '{stored_as}'")
+    if len(shape) != 2 or not all(isinstance(extent, int) and extent > 0 for extent in shape):
+        raise ValueError(f"{where}.shape: expected two positive numbers, got {shape}")
+    return MatrixEntry(name, stored_as, (shape[0], shape[1]))
 
 
 def _artifact(entry: Any, where: str) -> ArtifactEntry:
@@ -157,8 +232,9 @@ def _artifact(entry: Any, where: str) -> ArtifactEntry:
     if not re.fullmatch(r"[a-z0-9_-]+", target):
         raise ValueError(f"{prefix}target: expected a target's name, got {target!r}")
     precision = _field(entry, "precision", str, prefix)
-    if precision not in TOLERANCES:
-        raise ValueError(f"{prefix}precision: expected one of {', '.join(TOLERANCES)}, got '{precision}'")
+    known = (*PRECISIONS, MIXED)
+    if precision not in known:
+        raise ValueError(f"{prefix}precision: expected one of {', '.join(known)}, got '{precision}'")
     files = tuple(_file(f, f"{prefix}files[{i}]") for i, f in enumerate(_field(entry, "files", list, prefix)))
     elsewhere = [f.path for f in files if PurePosixPath(f.path).parts[0] != target]
     if elsewhere or not files:
@@ -170,6 +246,7 @@ def _artifact(entry: Any, where: str) -> ArtifactEntry:
         tools=_field(entry, "tools", dict, prefix),
         files=files,
         weight_bytes=_field(entry, "weight_bytes", int, prefix),
+        activations=_field({"activations": FLOAT32, **entry}, "activations", str, prefix),
         parity=None if parity is None else ParityResult.from_json(parity, f"{prefix}parity"),
     )
 

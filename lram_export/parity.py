@@ -18,24 +18,41 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a target of some precision may be from the reference.
+    """How far a target may be from its oracle.
 
-    ``logit``: largest absolute error of any action logit. ``state``: largest relative error (2-norm) of any
-    state tensor. An action may differ only where the reference's own logits were tied within twice
-    ``logit``: then the error may decide.
+    ``logit``: largest absolute error of any action logit; if ``relative``, largest relative error (2-norm) of
+    the action logits of one step and row. ``state``: largest relative error (2-norm) of any state tensor. An
+    action may differ only where the oracle's own logits were tied within twice ``logit`` (if ``relative``:
+    times their norm): then the error may decide.
     """
 
     logit: float
     state: float
+    relative: bool = False
 
     @property
     def tie(self) -> float:
-        """Largest difference of two reference logits between which an error may decide."""
+        """Largest difference of two oracle logits between which an error may decide."""
         return 2 * self.logit
 
 
-TOLERANCES = {"fp32": Tolerance(logit=1e-4, state=1e-4)}
-"""Per precision, against the float32 reference."""
+TOLERANCES = {
+    "fp32": Tolerance(logit=1e-4, state=1e-4),
+    "quantized": Tolerance(logit=2e-3, state=2e-3, relative=True),
+    "rounded": Tolerance(logit=3e-2, state=3e-2, relative=True),
+}
+"""Float32 weights against the float32 reference; quantized weights against the dequantized oracle; and any
+target that rounds activations, by 8-bit codes or 16-bit arithmetic. See :func:`tolerance`."""
+
+FLOAT32 = "float32"
+"""Activations that are kept in float32. Anything else (`int8`, `bf16`, `fp16`) says to what they are rounded."""
+
+
+def tolerance(precision: str, activations: str) -> Tolerance:
+    """What holds for a target of some precision that keeps its activations in some format."""
+    if activations != FLOAT32:
+        return TOLERANCES["rounded"]
+    return TOLERANCES["fp32" if precision == "fp32" else "quantized"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,10 @@ class ParityResult:
     """What a comparison over many steps found.
 
     ``state_error`` is None where no reference state was at hand. ``largest_tie`` is the largest difference
-    between the reference's logits of its own choice and the target's choice, over all actions that differ.
+    between the reference's logits of its own choice and the target's choice, over all actions that differ;
+    where the tolerance is relative, in units of the norm of the step's logits. ``relative_error`` is the
+    largest relative error (2-norm) of the logits of one step and row, ``activations`` the format the target
+    keeps them in.
     """
 
     steps: int
@@ -68,6 +88,13 @@ class ParityResult:
     actions_different: int
     largest_tie: float
     passed: bool
+    relative_error: float | None = None
+    activations: str = FLOAT32
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """The bounds that hold for this result."""
+        return tolerance(self.precision, self.activations)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""
@@ -81,6 +108,7 @@ class ParityResult:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field."""
         if not isinstance(data, dict):
             raise ValueError(f"{where}: expected an object, got {data!r}")
+        data = {"relative_error": None, "activations": FLOAT32, **data}  # schema version 1 has neither
         names = {f.name for f in dataclasses.fields(ParityResult)}
         if set(data) != names:
             raise ValueError(f"{where}.{sorted(set(data) ^ names)[0]}: missing or unknown field")
@@ -96,12 +124,15 @@ class ParityResult:
 
     def failures(self) -> list[str]:
         """One line per bound that was exceeded, with both values and where to look."""
-        bound = TOLERANCES[self.precision]
+        bound = self.tolerance
+        error = self.relative_error if bound.relative else self.max_logit_error
         lines = []
-        if not self.max_logit_error <= bound.logit and self.worst is not None:
+        if (error is None or not error <= bound.logit) and self.worst is not None:
             w = self.worst
+            what = "relative" if bound.relative else "largest"
+            found = "not measured" if error is None else f"{error:.3g}"
             lines.append(
-                f"largest logit error {self.max_logit_error:.3g} exceeds {bound.logit:.3g}: step {w.step}, row "
+                f"{what} logit error {found} exceeds {bound.logit:.3g}: step {w.step}, row "
                 f"{w.row}, logit {list(w.index)}: reference {w.expected:.6g}, target {w.actual:.6g}"
             )
         if self.state_error is not None and not self.state_error <= bound.state:
@@ -125,14 +156,17 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "actions_different": (int,),
     "largest_tie": (float, int),
     "passed": (bool,),
+    "relative_error": (float, int, type(None)),
+    "activations": (str,),
 }
 
 
 class ParityMeter:
     """Compares step by step and sums up."""
 
-    def __init__(self, precision: str = "fp32") -> None:
-        self._precision = precision
+    def __init__(self, precision: str = "fp32", activations: str = FLOAT32) -> None:
+        self._precision, self._activations = precision, activations
+        self._relative = 0.0
         self._steps = 0
         self._sum, self._count = 0.0, 0
         self._max = 0.0
@@ -157,6 +191,7 @@ class ParityMeter:
             self._max = largest
         self._sum += float(error.sum())
         self._count += error.size
+        self._relative = max(self._relative, *(relative_error(r, a) for r, a in zip(reference, logits, strict=True)))
         self._add_actions(expected_action, reference, action, logits)
         self._steps += 1
 
@@ -173,6 +208,9 @@ class ParityMeter:
         margin = reference[rows].max(axis=1) - reference[rows, chosen[rows]]
         # A different action from the same choice of logit is no tie but a wrong decoding.
         margin = np.where(chosen[rows] == reference[rows].argmax(axis=1), np.inf, margin)
+        if tolerance(self._precision, self._activations).relative:
+            norms = np.linalg.norm(expected_logits.reshape(len(expected), -1), axis=1)
+            margin /= norms[rows // (expected.size // len(expected))]
         self._tie = max(self._tie, float(margin.max()))
 
     def add_state(self, expected: Mapping[str, Array], state: Mapping[str, Array]) -> None:
@@ -201,6 +239,8 @@ class ParityMeter:
             actions_different=self._different,
             largest_tie=self._tie,
             passed=False,
+            relative_error=self._relative,
+            activations=self._activations,
         )
         return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
 

@@ -16,12 +16,14 @@ from lram_export.errors import TargetNotInstalledError, UsageError
 class TargetModule:
     """One target's module on one side (exporters or runtimes).
 
-    ``packages`` are import names the module needs; ``extra`` is the extra of lram-export that brings them.
+    ``packages`` are import names the module needs; ``extra`` is the extra of lram-export that brings them;
+    ``precisions`` (exporters only) are those it can compile.
     """
 
     module: str
     packages: tuple[str, ...]
     extra: str
+    precisions: tuple[str, ...] = ("fp32",)
 
     def missing(self) -> str | None:
         """The first package that is not installed, or None."""

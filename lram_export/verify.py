@@ -9,6 +9,7 @@ from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.parity import ParityMeter, ParityResult
 from lram_export.progress import SILENT, Advance, Progress
+from lram_export.quantized import QuantizedFile
 from lram_export.reference import Reference, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
 from lram_export.runtimes import RUNTIMES, Runtime, load_runtime
@@ -31,11 +32,17 @@ def verify_targets(
     for target in targets:
         runtime = load_runtime(target, bundle.load_artifact(target), threads)
         with progress.stage(f"verifying {target}", len(reference.inputs)) as advance:
-            meter = ParityMeter(bundle.artifact(target).precision)
+            meter = parity_meter(bundle, target)
             replay(runtime, reference, meter, advance)
         runtime.close()
         results[target] = meter.result()
     return results
+
+
+def parity_meter(bundle: Bundle, target: str) -> ParityMeter:
+    """An empty comparison with the tolerance that holds for a target of the bundle."""
+    entry = bundle.artifact(target)
+    return ParityMeter(entry.precision, entry.activations)
 
 
 def replay(runtime: Runtime, reference: Reference, meter: ParityMeter, advance: Advance = lambda amount: None) -> None:
@@ -61,7 +68,8 @@ def verify_against_checkpoint(
 ) -> dict[str, ParityMeter]:
     """Run fresh random steps on the reference model of a checkpoint and on every target, side by side.
 
-    Whole states are compared every 64 steps and after the last. Rows start a new episode now and then.
+    Whole states are compared every 64 steps and after the last. Rows start a new episode now and then. The
+    oracle of a quantized bundle is the checkpoint with the bundle's dequantized matrices.
 
     Raises:
         UsageError: the checkpoint is of another architecture than the bundle's, or see
@@ -73,9 +81,15 @@ def verify_against_checkpoint(
     manifest = bundle.manifest
     if checkpoint.config != manifest.model:
         raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
+    if manifest.quantization is not None:
+        from lram_export.quantization import dequantized_checkpoint
+
+        bundle.check_files([manifest.quantization.file])
+        matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
+        checkpoint = dequantized_checkpoint(checkpoint, matrices)
     oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
     runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
-    meters = {t: ParityMeter(bundle.artifact(t).precision) for t in targets}
+    meters = {t: parity_meter(bundle, t) for t in targets}
     inputs = random_steps(manifest.spec, manifest.task, steps, seed, episode=max(steps // 3, 500))
     stage = progress.stage("verifying against the checkpoint", steps)
     with stage as advance, oracle_threads(checkpoint.config):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.config import ModelConfig
+from lram_export.quantized import QuantizedFile
 from lram_export.specification import StepSpec, TensorSpec
 from lram_export.tasks import TaskSpec
 
@@ -21,7 +22,8 @@ State = dict[str, NDArray[np.float32]]
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
-    ``digest`` tells the content of its files from that of any others.
+    ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
+    in. ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
     directory: Path
@@ -29,6 +31,8 @@ class LoadedArtifact:
     config: ModelConfig
     task: TaskSpec
     digest: str
+    activations: str
+    quantized: QuantizedFile | None = None
 
 
 class StepOutput(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lram_export.checkpoint import load_checkpoint
+from lram_export.checkpoint import Checkpoint, load_folder
 from lram_export.config import ModelConfig
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
+from lram_export.quantization import dequantized_weights
 from lram_export.runtimes.protocol import (
     LoadedArtifact,
     Runtime,
@@ -76,5 +77,12 @@ class PytorchRuntime:
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Build the reference model from the artifact's checkpoint; ``threads`` holds for the whole process."""
     torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(artifact.directory)
-    return PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), artifact.spec, artifact.task)
+    model = ReferenceModel.from_checkpoint(artifact_checkpoint(artifact))
+    return PytorchRuntime(model, artifact.spec, artifact.task)
+
+
+def artifact_checkpoint(artifact: LoadedArtifact) -> Checkpoint:
+    """The artifact's weights, with the bundle's quantized matrices dequantized."""
+    if artifact.quantized is None:
+        return load_folder(artifact.directory)
+    return load_folder(artifact.directory, dequantized_weights(artifact.config, artifact.quantized.load()))

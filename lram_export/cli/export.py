@@ -12,6 +12,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
+from lram_export.precision import PRECISIONS
 from lram_export.tasks import RewardFeedback, resolve_task
 
 
@@ -34,6 +35,19 @@ from lram_export.tasks import RewardFeedback, resolve_task
     help="Whether the reward token carries the reward of the previous step.",
 )
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Rows per step.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(list(PRECISIONS)),
+    help="Format of the large matrices.",
+)
+@click.option(
+    "--keep-fp32",
+    multiple=True,
+    metavar="PATTERN",
+    help="Matrices to leave in float32, e.g. head or 'blocks.0.*'; may be repeated.",
+)
 @click.option(
     "--reference-steps",
     default=64,
@@ -58,6 +72,8 @@ def export(
     reward_scale: float | None,
     reward_feedback: RewardFeedback,
     batch: int,
+    precision: str,
+    keep_fp32: tuple[str, ...],
     reference_steps: int,
     reading: options.CheckpointOptions,
     force: bool,
@@ -83,8 +99,10 @@ def export(
     check_output(output, force=force, marker=MANIFEST_FILE)
     progress = ConsoleProgress(quiet)
     from lram_export.export import ExportOptions, check_targets, export_bundle
+    from lram_export.quantization import QuantizationOptions
 
-    chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force)
+    quantization = QuantizationOptions(precision, keep_fp32)
+    chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force, quantization=quantization)
     check_targets(chosen)
     bundle = export_bundle(
         reading.load(checkpoint, progress),

@@ -12,7 +12,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.errors import UsageError
 from lram_export.machine import physical_cores
-from lram_export.parity import TOLERANCES, ParityResult
+from lram_export.parity import ParityResult
 
 DEFAULT_STEPS, DEFAULT_SEED = 500, 1
 COLUMNS = (
@@ -21,6 +21,7 @@ COLUMNS = (
     "steps",
     "max logit error",
     "mean logit error",
+    "relative",
     "worst at step",
     "state error",
     "actions differ",
@@ -120,6 +121,7 @@ def _row(target: str, result: ParityResult) -> list[str]:
         str(result.steps),
         f"{result.max_logit_error:.2g}",
         f"{result.mean_logit_error:.2g}",
+        "-" if result.relative_error is None else f"{result.relative_error:.2g}",
         "-" if result.worst is None else str(result.worst.step),
         state,
         f"{result.actions_different} of {result.actions}",
@@ -137,9 +139,11 @@ def _notes(results: dict[str, ParityResult], drift: dict[str, list[float]]) -> l
             notes.append(
                 f"{target}: largest logit error {first:.2g} in the first tenth of the steps, {last:.2g} in the last"
             )
-        bound = TOLERANCES[result.precision]
+        bound = result.tolerance
+        relative = " (relative)" if bound.relative else ""
         bounds.append(
-            f"{result.precision} tolerance: logits {bound.logit:g}, state {bound.state:g} (relative); an action may "
-            f"differ where the reference's logits are tied within {bound.tie:g}"
+            f"tolerance for {result.precision} with {result.activations} activations: logits "
+            f"{bound.logit:g}{relative}, state {bound.state:g} (relative); an action may differ where the "
+            f"reference's logits are tied within {bound.tie:g}{relative}"
         )
     return notes + list(dict.fromkeys(bounds))

@@ -1,0 +1,195 @@
+"""Quantized matrices as a bundle holds them, once for all targets (``quantized.safetensors``). Free of torch.
+
+Per matrix NAME, in the file: ``NAME.codes`` and, for integer formats, ``NAME.scales``; for static activation
+ranges ``NAME.activation``. Codes are
+
+* int8: int8 (out, in);
+* int4: uint8 (out, groups * 32), two codes per byte, the even input in the low half, each stored as code + 8;
+  inputs are padded with code 0 to whole groups of 64;
+* fp16: float16 (out, in);
+* bf16: uint16 (out, in), the upper halves of float32 numbers.
+
+Scales are float32 (out, groups), one group for int8. ``activation`` is float32 (2,): scale and zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import BundleError
+from lram_export.precision import FORMATS, GROUP, PRECISIONS
+
+QUANTIZED_FILE = "quantized.safetensors"
+CODES, SCALES, ACTIVATION = ".codes", ".scales", ".activation"
+_STORED_TYPES = {"int8": "int8", "int4": "uint8", "fp16": "float16", "bf16": "uint16"}
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Static 8-bit range of a matrix's input: x = (code - zero_point) * scale with code from 0 to 255."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """One matrix (out, in) of the step graph, ``y = W x``, in a format of :data:`~lram_export.precision.FORMATS`.
+
+    Attributes:
+        name: module path in the step graph, for example ``blocks.0.proj_up``.
+        format: ``int8``, ``int4``, ``fp16`` or ``bf16``.
+        codes: (out, in). int8: from -127 to 127. int4: int8 from -7 to 7. fp16: float16. bf16: uint16, the
+            upper halves of float32 numbers.
+        scales: (out, groups) float32; W[o, i] = codes[o, i] * scales[o, i // group]. No groups if the codes
+            are floating-point numbers.
+        activation: static range of the input, only for `w8a8`.
+    """
+
+    name: str
+    format: str
+    codes: NDArray[Any]
+    scales: NDArray[np.float32]
+    activation: ActivationRange | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        rows, columns = self.codes.shape
+        return rows, columns
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale: 64 for int4, all of them for int8."""
+        return GROUP if FORMATS[self.format].grouped else self.shape[1]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of codes and scales in the bundle."""
+        return self.stored_codes().nbytes + self.scales.nbytes
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The matrix that the codes stand for, (out, in) float32."""
+        if self.format == "bf16":
+            return (self.codes.astype(np.uint32) << 16).view(np.float32)
+        if self.format == "fp16":
+            return self.codes.astype(np.float32)
+        per_input = np.repeat(self.scales, self.group, axis=1)[:, : self.shape[1]]
+        return self.codes.astype(np.float32) * per_input
+
+    def stored_codes(self) -> NDArray[Any]:
+        """The codes as the file holds them (see the module's text)."""
+        if self.format != "int4":
+            return self.codes
+        rows, columns = self.shape
+        padded = np.full((rows, -(-columns // GROUP) * GROUP), 8, np.uint8)
+        padded[:, :columns] = self.codes + 8
+        return padded[:, 0::2] | (padded[:, 1::2] << 4)
+
+
+def unpack_int4(stored: NDArray[np.uint8], columns: int) -> NDArray[np.int8]:
+    """Codes from -8 to 7, (out, ``columns``), from two per byte."""
+    halves = np.stack([stored & 15, stored >> 4], axis=2).reshape(len(stored), -1)
+    return halves[:, :columns].astype(np.int8) - np.int8(8)
+
+
+def save_quantized(matrices: Mapping[str, QuantizedMatrix], path: Path) -> None:
+    """Write ``quantized.safetensors``."""
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, matrix in matrices.items():
+        tensors[name + CODES] = np.ascontiguousarray(matrix.stored_codes())
+        if matrix.scales.size:
+            tensors[name + SCALES] = np.ascontiguousarray(matrix.scales)
+        if matrix.activation is not None:
+            tensors[name + ACTIVATION] = np.array([matrix.activation.scale, matrix.activation.zero_point], np.float32)
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors writes it for the owner alone
+
+
+@dataclass(frozen=True)
+class MatrixEntry:
+    """What the manifest says about one quantized matrix."""
+
+    name: str
+    format: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class QuantizedFile:
+    """The quantized matrices of an opened bundle; its hash is checked, its content is read on demand."""
+
+    bundle: Path
+    entries: tuple[MatrixEntry, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.bundle / QUANTIZED_FILE
+
+    def load(self) -> dict[str, QuantizedMatrix]:
+        """Read it and compare every tensor with the manifest's list; raises BundleError."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(self.path)
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise BundleError(f"{self.path}: not a readable safetensors file ({error})") from None
+        return {entry.name: _matrix(entry, tensors, self.path) for entry in self.entries}
+
+
+def _matrix(entry: MatrixEntry, tensors: Mapping[str, NDArray[Any]], path: Path) -> QuantizedMatrix:
+    rows, columns = entry.shape
+    description = FORMATS[entry.format]
+    groups = 0 if not description.largest else -(-columns // GROUP) if description.grouped else 1
+    stored_columns = groups * GROUP // 2 if entry.format == "int4" else columns
+
+    def tensor(suffix: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        found = tensors.get(entry.name + suffix)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            got = "nothing" if found is None else f"{found.dtype} of shape {found.shape}"
+            raise BundleError(f"{path}: {entry.name}{suffix}: expected {dtype} of shape {shape}, got {got}")
+        return found
+
+    codes = tensor(CODES, (rows, stored_columns), _STORED_TYPES[entry.format])
+    if entry.format == "int4":
+        codes = unpack_int4(codes, columns)
+    scales = tensor(SCALES, (rows, groups), "float32") if groups else np.zeros((rows, 0), np.float32)
+    activation = None
+    if entry.name + ACTIVATION in tensors:
+        scale, zero_point = (float(v) for v in tensor(ACTIVATION, (2,), "float32"))
+        activation = ActivationRange(scale, int(zero_point))
+    return QuantizedMatrix(entry.name, entry.format, codes, scales, activation)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """All quantized matrices of a policy, by name, and how they came about.
+
+    ``precision`` is a name of :data:`~lram_export.precision.PRECISIONS`, or `mixed`; ``method`` is
+    `round-to-nearest` or `gptq`; ``calibration`` says on which recording, or is empty.
+    """
+
+    precision: str
+    method: str
+    matrices: Mapping[str, QuantizedMatrix]
+    calibration: tuple[str, ...] = ()
+
+    @property
+    def entries(self) -> tuple[MatrixEntry, ...]:
+        """What the manifest lists."""
+        return tuple(MatrixEntry(m.name, m.format, m.shape) for m in self.matrices.values())
+
+    @property
+    def quantized_activations(self) -> bool:
+        """Whether inputs of the matrices have static 8-bit ranges (`w8a8`)."""
+        return self.precision in PRECISIONS and PRECISIONS[self.precision].quantized_activations
