@@ -44,6 +44,9 @@ EXPORTERS = {
     "onnxruntime": TargetModule(
         "lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export", ALL_PRECISIONS
     ),
+    "openvino": TargetModule(
+        "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
+    ),
 }
 
 

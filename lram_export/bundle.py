@@ -85,7 +85,9 @@ class Bundle:
         quantized = None if manifest.quantization is None else QuantizedFile(self.path, manifest.quantization.matrices)
         if manifest.quantization is not None:
             self.check_files([manifest.quantization.file])
-        return LoadedArtifact(directory, manifest.spec, manifest.model, manifest.task, quantized)
+        return LoadedArtifact(
+            directory, manifest.spec, manifest.model, manifest.task, entry.digest, entry.activations, quantized
+        )
 
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None

@@ -5,6 +5,7 @@ Reading checks every field, so that a damaged or foreign manifest gives one line
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,12 @@ class ArtifactEntry:
     def size(self) -> int:
         """Size of all files in bytes."""
         return sum(f.size for f in self.files)
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over those of all files, names included."""
+        lines = "".join(f"{f.sha256} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

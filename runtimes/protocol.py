@@ -22,13 +22,16 @@ State = dict[str, NDArray[np.float32]]
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
-    ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
+    ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
+    in. ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
     directory: Path
     spec: StepSpec
     config: ModelConfig
     task: TaskSpec
+    digest: str
+    activations: str
     quantized: QuantizedFile | None = None
 
 

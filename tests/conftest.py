@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 
 from lram_export.cli import main
+from lram_export.compile_cache import FOLDER_VARIABLE
+from lram_export.runtimes import RUNTIMES
 
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
 settings.register_profile("ci", derandomize=True)
@@ -100,6 +102,15 @@ def shell(*arguments: str | Path, **environment: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled models of the tests stay out of the user's cache; fresh processes inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session", params=GOLDEN_NAMES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Each golden checkpoint in turn."""
@@ -119,7 +130,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportFunction:
         name: str,
         feedback: str = "none",
         batch: int = 1,
-        targets: Sequence[str] = ("pytorch", "onnxruntime"),
+        targets: Sequence[str] = tuple(RUNTIMES),
         options: Sequence[str] | None = None,
     ) -> Path:
         golden = load_golden(name)

@@ -330,4 +330,6 @@ def poison(runtime: Runtime, target: str) -> None:
         for state in held if isinstance(held, tuple) else [held] if held else []:
             for array in state.values():
                 array[...] = float("nan")
+    for variable in getattr(runtime, "_variables", {}).values():
+        variable.state.data[...] = float("nan")
     assert np.isnan(runtime.state()["state.0.C"]).all(), f"{target}: poison() does not know where it keeps its state"

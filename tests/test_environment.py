@@ -26,11 +26,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def robot(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with only the base install and the `onnxruntime` extra; returns its bin folder."""
-    folder = tmp_path_factory.mktemp("robot")
+    return robot_with("onnxruntime", wheel, tmp_path_factory.mktemp("robot"))
+
+
+@pytest.fixture(scope="module")
+def openvino_robot(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the extra `openvino` instead."""
+    return robot_with("openvino", wheel, tmp_path_factory.mktemp("openvino_robot"))
+
+
+def robot_with(extra: str, wheel: Path, folder: Path) -> Path:
     run(sys.executable, "-m", "venv", folder / "venv")
     bin_folder = folder / "venv" / "bin"
     constraints = ROOT / "constraints.txt"
-    run(bin_folder / "pip", "install", "--quiet", "-c", constraints, f"lram-export[onnxruntime] @ file://{wheel}")
+    run(bin_folder / "pip", "install", "--quiet", "-c", constraints, f"lram-export[{extra}] @ file://{wheel}")
     return bin_folder
 
 
@@ -65,6 +74,19 @@ def test_a_robot_verifies_runs_and_benchmarks(robot: Path, exported: ExportFunct
     assert (tmp_path / "actions.npz").is_file()
     assert "x floor" in run(robot / "lram-export", "bench", bundle, "--steps", "50")
     assert "onnxruntime" in run(robot / "lram-export", "doctor")
+
+
+def test_a_robot_with_openvino_alone_verifies_runs_and_benchmarks(
+    openvino_robot: Path, exported: ExportFunction, tmp_path: Path
+) -> None:
+    installed = {line.split("==")[0].lower() for line in run(openvino_robot / "pip", "list", "--format=freeze").split()}
+    assert "openvino" in installed and not installed & {"torch", "onnx", "onnxruntime", "onnxscript", "xlstm"}
+    bundle = exported("state_ms")
+    assert "passed" in run(openvino_robot / "lram-export", "verify", bundle, "--target", "openvino")
+    trace = GOLDEN / "state_ms" / "trace.npz"
+    run(openvino_robot / "lram-export", "run", bundle, "--observations", trace, "-o", tmp_path / "actions.npz")
+    assert (tmp_path / "actions.npz").is_file()
+    assert "x floor" in run(openvino_robot / "lram-export", "bench", bundle, "--steps", "50")
 
 
 def test_a_robot_says_how_to_install_what_it_lacks(robot: Path, exported: ExportFunction) -> None:

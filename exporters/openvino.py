@@ -1,0 +1,103 @@
+"""Exporter of the target `openvino`: the step graph as a stateful model in OpenVINO's own format.
+
+Every state tensor becomes a variable of its name: what was an input is read from the variable (``ReadValue``),
+what was an output is written to it (``Assign``), so the state never crosses the model's interface.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as ops
+from openvino.op.util import Variable, VariableInfo
+
+from lram_export.errors import LramError
+from lram_export.exporters import ExportedArtifact
+from lram_export.lowering import LoweredPolicy
+from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
+from lram_export.specification import StepSpec, TensorSpec, next_name
+
+MODEL_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
+
+
+def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+    """Write ``model.xml`` and ``model.bin``."""
+    import onnx
+    import onnxscript
+    import torch
+
+    paths = (directory / MODEL_FILE, directory / WEIGHTS_FILE)
+    with TemporaryDirectory(dir=directory) as folder:  # until the end: OpenVINO maps the weights of the ONNX file
+        onnx_path, _ = save_onnx(build_onnx(policy), Path(folder), policy.spec)
+        # not ov.convert_model: it does no more than this here, and sends statistics about its use
+        model = ov.Core().read_model(onnx_path)
+        make_stateful(model, policy.spec)
+        model.set_friendly_name(policy.name)
+        ov.serialize(model, *paths)
+        del model
+    check_interface(ov.Core().read_model(paths[0]), policy.spec)
+    tools = {
+        "openvino": version("openvino"),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+        "opset": str(OPSET),
+    }
+    return ExportedArtifact(paths, tools, policy.weight_bytes)
+
+
+def make_stateful(model: ov.Model, spec: StepSpec) -> None:
+    """Turn the state's inputs and outputs into variables of the same names.
+
+    OpenVINO's own pass does the same with other names, and knows no initial values but 0.
+    """
+    parameters = {parameter.friendly_name: parameter for parameter in model.get_parameters()}
+    results = {name: output.get_node() for output in model.outputs for name in output.get_names()}
+    for tensor in spec.states:
+        parameter, result = parameters[tensor.name], results[next_name(tensor.name)]
+        variable = _variable(tensor)
+        # without an initial value a variable starts at 0, and the file holds no zeros
+        read = ops.read_value(_initial(tensor), variable) if tensor.initial else ops.read_value(variable)
+        read.set_friendly_name(tensor.name)
+        parameter.output(0).replace(read.output(0))
+        value = result.input_value(0)
+        assign = ops.assign(value.get_node(), variable)
+        assign.input(0).replace_source_output(value)  # which of its node's outputs it is, the line above leaves open
+        assign.set_friendly_name(next_name(tensor.name))
+        model.remove_result(result)
+        model.remove_parameter(parameter)
+        model.add_sinks([assign])
+    model.validate_nodes_and_infer_types()
+
+
+def _variable(tensor: TensorSpec) -> Variable:
+    info = VariableInfo()
+    info.variable_id = tensor.name
+    info.data_type = ov.Type(np.dtype(tensor.dtype))
+    info.data_shape = ov.PartialShape(list(tensor.shape))
+    return Variable(info)
+
+
+def _initial(tensor: TensorSpec) -> ov.Node:
+    return ops.constant(np.full(tensor.shape, tensor.initial, tensor.dtype))
+
+
+def check_interface(model: ov.Model, spec: StepSpec) -> None:
+    """Check names, shapes and types of a written model against the specification.
+
+    Raises:
+        LramError: naming what differs (our bug, which must not reach a robot).
+    """
+    for kind, ports, tensors in (("input", model.inputs, spec.inputs), ("output", model.outputs, spec.outputs)):
+        actual = [(port.any_name, tuple(port.shape), port.element_type.to_dtype().name) for port in ports]
+        expected = [(t.name, t.shape, t.dtype) for t in tensors]
+        if actual != expected:
+            raise LramError(f"{MODEL_FILE}: the {kind}s are {actual}, the specification says {expected}")
+    states = {v.info.variable_id: tuple(v.info.data_shape.to_shape()) for v in model.get_variables()}
+    if states != {t.name: t.shape for t in spec.states}:
+        raise LramError(f"{MODEL_FILE}: the variables are {states}, the specification says {spec.states}")

@@ -1,0 +1,150 @@
+"""Runtime of the target `openvino`: a stateful model whose state OpenVINO keeps in variables of our names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from lram_export.compile_cache import CompileCache
+from lram_export.errors import BundleError, UsageError
+from lram_export.machine import cpu_features
+from lram_export.runtimes.protocol import (
+    LoadedArtifact,
+    Runtime,
+    State,
+    StepInputs,
+    StepOutput,
+    check_rows,
+    check_state,
+)
+from lram_export.specification import StepSpec, TensorSpec
+
+MODEL_FILE = "model.xml"
+DEVICE_VARIABLE = "LRAM_OPENVINO_DEVICE"
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """A compiled model, and the memory it reads its weights from if it came out of the cache."""
+
+    model: Any
+    memory: NDArray[np.uint8] | None
+
+
+class OpenvinoRuntime:
+    """The stateful step graph in one inference request; inputs and outputs are bound once."""
+
+    def __init__(self, compiled: CompiledModel, spec: StepSpec) -> None:
+        self.spec = spec
+        self._inputs = StepInputs(spec)
+        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._request: Any = compiled.model.create_infer_request()
+        for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):
+            self._request.set_tensor(tensor.name, ov.Tensor(array, shared_memory=True))
+        self._variables = {variable.name: variable for variable in self._request.query_state()}
+        self._compiled: CompiledModel | None = compiled
+        self.reset()  # before a first step OpenVINO shows zeros, whatever the initial values
+
+    def step(
+        self,
+        observation: NDArray[np.generic],
+        return_to_go: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        is_first: NDArray[np.float32],
+    ) -> StepOutput:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._inputs.fill(observation, return_to_go, reward, is_first)
+        self._request.infer(share_outputs=True)
+        return self._outputs
+
+    def state(self) -> State:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        return {tensor.name: self._read(tensor) for tensor in self.spec.states}
+
+    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        check_state(self.spec, state)
+        for tensor in self.spec.states:
+            self._write(tensor, state[tensor.name])
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        chosen = check_rows(rows, self.spec.batch_size)
+        for tensor in self.spec.states:
+            array = self._read(tensor)
+            array[chosen] = tensor.initial
+            self._write(tensor, array)
+
+    def close(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._variables.clear()
+        self._request = None
+        self._compiled = None  # after the request, which still reads its memory
+
+    def _read(self, tensor: TensorSpec) -> NDArray[np.float32]:
+        return np.array(self._variables[tensor.name].state.data, np.float32)
+
+    def _write(self, tensor: TensorSpec, array: NDArray[np.float32]) -> None:
+        self._variables[tensor.name].state = ov.Tensor(np.ascontiguousarray(array))
+
+
+def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+    """Compile the model for the chosen device, or take it from the cache.
+
+    Raises:
+        UsageError: the device that the environment asks for is not here.
+        BundleError: OpenVINO does not accept the model.
+    """
+    core = ov.Core()
+    device = chosen_device(core)
+    try:
+        return OpenvinoRuntime(_compile(core, device, artifact, threads), artifact.spec)
+    except RuntimeError as error:
+        path = artifact.directory / MODEL_FILE
+        raise BundleError(f"{path}: OpenVINO cannot load it on {device}: {_reason(error)}") from None
+
+
+def chosen_device(core: ov.Core) -> str:
+    """The device that the environment names, default `CPU`; raises UsageError if OpenVINO does not find it."""
+    device = os.environ.get(DEVICE_VARIABLE) or "CPU"
+    found = core.available_devices
+    if device not in {*found, *(name.split(".")[0] for name in found)}:
+        raise UsageError(f"{DEVICE_VARIABLE}: OpenVINO finds no device '{device}' here; it finds: {', '.join(found)}")
+    return device
+
+
+def _compile(core: ov.Core, device: str, artifact: LoadedArtifact, threads: int) -> CompiledModel:
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # where the processor has bfloat16, it would be the default
+    }
+    identity = {
+        "artifact": artifact.digest,
+        "openvino": ov.__version__,
+        "device": [device, core.get_property(device, "FULL_DEVICE_NAME"), *cpu_features()],
+        "properties": properties,
+    }
+    if device == "CPU":  # the number of threads is no part of what is compiled
+        properties = {**properties, "INFERENCE_NUM_THREADS": threads}
+    cache = CompileCache.of("openvino")
+    known = cache.read(identity)
+    if known is not None:
+        with contextlib.suppress(RuntimeError):  # not accepted: compile
+            return CompiledModel(core.import_model(ov.Tensor(known, shared_memory=True), device, properties), known)
+    compiled = core.compile_model(artifact.directory / MODEL_FILE, device, properties)
+    with contextlib.suppress(RuntimeError):  # not every device can export
+        cache.write(identity, compiled.export_model().getbuffer())
+    return CompiledModel(compiled, None)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line of a message that says what is wrong; OpenVINO puts before it where it was noticed."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith("Exception from")), "no reason given")

@@ -1,0 +1,131 @@
+"""What only the target `openvino` has: a model that runs by itself, a cache of compiled models, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+
+from lram_export import load_policy
+from lram_export.bundle import Bundle
+from lram_export.compile_cache import FOLDER_VARIABLE, KEPT, CompileCache
+from lram_export.runtimes import openvino as runtime
+from lram_export.verify import load_bundle_reference
+
+from .conftest import ExportFunction, fail
+
+STEPS = 8
+
+
+@pytest.fixture
+def bundle(exported: ExportFunction) -> Path:
+    return exported("state_ms", targets=("openvino",))
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+def logits(bundle: Path) -> np.ndarray:
+    inputs = np.random.default_rng(0).standard_normal((STEPS, 204)).astype(np.float32)
+    with load_policy(bundle, "openvino", threads=1) as policy:
+        found = []
+        for observation in inputs:
+            policy.act(observation)
+            found.append(policy.action_logits)
+    return np.stack(found)
+
+
+class TestModel:
+    def test_openvino_alone_reads_it_and_starts_at_the_initial_values(self, bundle: Path) -> None:
+        """The recorded steps, whose first starts no episode here: the variables must start right by themselves."""
+        reference = load_bundle_reference(Bundle.open(bundle))
+        model = ov.Core().read_model(bundle / "openvino" / "model.xml")
+        request = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+        with load_policy(bundle, "openvino", threads=1) as policy:
+            for observation, return_to_go, reward, _ in list(reference.inputs)[:STEPS]:
+                going_on = np.zeros(1, np.float32)
+                expected = policy.runtime.step(observation, return_to_go, reward, going_on)
+                request.infer([observation, return_to_go, reward, going_on])
+                found = request.get_tensor("action_logits").data
+                np.testing.assert_allclose(found, expected.action_logits, atol=1e-5, rtol=0)
+
+    def test_its_variables_have_the_names_of_the_state(self, bundle: Path) -> None:
+        model = ov.Core().read_model(bundle / "openvino" / "model.xml")
+        names = {variable.info.variable_id for variable in model.get_variables()}
+        assert names == {tensor.name for tensor in Bundle.open(bundle).manifest.spec.states}
+
+    def test_fresh_state_shows_the_initial_values(self, bundle: Path) -> None:
+        with load_policy(bundle, "openvino") as policy:
+            assert (policy.state()["state.1.m"] == np.float32(-1e30)).all()
+
+    def test_a_model_that_openvino_refuses_is_named(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runtime, "MODEL_FILE", "model.bin")
+        monkeypatch.setenv(FOLDER_VARIABLE, "")
+        code, line = fail("run", bundle, "--observations", "x.npz", "-o", "y.npz")
+        assert code == 1 and "model.bin: OpenVINO cannot load it on CPU: Unable to read the model" in line
+
+
+class TestDevice:
+    @pytest.mark.parametrize("device", ["GPU", "NPU", "TOASTER"])
+    def test_one_that_is_absent_is_named_with_those_that_are_here(
+        self, device: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if device in ov.Core().available_devices:
+            pytest.skip(f"this machine has a {device}")
+        monkeypatch.setenv(runtime.DEVICE_VARIABLE, device)
+        code, line = fail("verify", bundle)
+        assert code == 2
+        assert line == f"error: LRAM_OPENVINO_DEVICE: OpenVINO finds no device '{device}' here; it finds: CPU"
+
+
+class TestCache:
+    def test_the_second_load_takes_what_the_first_compiled(
+        self, bundle: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = logits(bundle)
+        assert len(list(empty_cache.glob("openvino/*.bin"))) == 1
+        monkeypatch.setattr(runtime, "MODEL_FILE", "not to be read")
+        np.testing.assert_array_equal(logits(bundle), first)
+
+    def test_a_damaged_file_is_compiled_again(self, bundle: Path, empty_cache: Path) -> None:
+        first = logits(bundle)
+        (path,) = empty_cache.glob("openvino/*.bin")
+        whole = path.read_bytes()
+        for damaged in (whole[:-100], b"", whole[:5000] + b"\xff" + whole[5001:]):
+            path.write_bytes(damaged)
+            np.testing.assert_array_equal(logits(bundle), first)
+            assert path.read_bytes() != damaged
+
+    def test_it_can_be_switched_off(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, "")
+        assert CompileCache.of("openvino").folder is None
+        logits(bundle)
+
+    def test_a_folder_that_cannot_be_written_stops_nobody(
+        self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "file"))
+        assert np.isfinite(logits(bundle)).all()
+
+    def test_by_default_it_is_in_the_users_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(FOLDER_VARIABLE)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert CompileCache.of("openvino").folder == tmp_path / "lram-export" / "openvino"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert CompileCache.of("openvino").folder == tmp_path / ".cache" / "lram-export" / "openvino"
+
+    def test_what_was_not_used_for_longest_goes(self, tmp_path: Path) -> None:
+        cache = CompileCache(tmp_path)
+        for number in range(KEPT + 3):
+            cache.write({"number": number}, memoryview(bytes([number])))
+            assert cache.read({"number": 0}) is not None
+        kept = [number for number in range(KEPT + 3) if cache.read({"number": number}) is not None]
+        assert len(kept) == KEPT and kept[0] == 0 and kept[-1] == KEPT + 2
