@@ -42,6 +42,9 @@ ALL_PRECISIONS = (*PRECISIONS, MIXED)
 EXPORTERS = {
     "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export", ALL_PRECISIONS),
     "onnxruntime": TargetModule("lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export"),
+    "native": TargetModule(
+        "lram_export.exporters.native", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
+    ),
 }
 
 

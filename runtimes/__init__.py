@@ -16,6 +16,7 @@ __all__ = ["RUNTIMES", "LoadedArtifact", "Runtime", "StepOutput", "load_runtime"
 RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
+    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native"),
 }
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from hypothesis import settings
 
 from lram_export.cli import main
+from lram_export.runtimes import RUNTIMES
 
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
 settings.register_profile("ci", derandomize=True)
@@ -119,7 +120,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportFunction:
         name: str,
         feedback: str = "none",
         batch: int = 1,
-        targets: Sequence[str] = ("pytorch", "onnxruntime"),
+        targets: Sequence[str] = tuple(RUNTIMES),
         options: Sequence[str] | None = None,
     ) -> Path:
         golden = load_golden(name)
