@@ -17,6 +17,7 @@ class Model:
         cpus: Sequence[int] = (),
         spin_microseconds: int = 200,
         lock_memory: bool = False,
+        state_format: str = "float32",
         verify: bool = True,
     ) -> None: ...
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export import _native
-from lram_export.errors import BundleError
+from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.protocol import (
     LoadedArtifact,
     Runtime,
@@ -21,6 +22,8 @@ from lram_export.runtimes.protocol import (
 from lram_export.specification import StepSpec
 
 MODEL_FILE = "model.lrn"
+STATE_FORMAT = "LRAM_STATE"
+"""Environment variable: how the engine keeps the state, `float32` (default) or `lazy-fp16`."""
 
 
 class NativeRuntime:
@@ -82,7 +85,9 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Map the artifact; raises BundleError when it is damaged or does not belong to the manifest."""
     path = artifact.directory / MODEL_FILE
     try:
-        model = _native.Model(str(path), threads=threads)
+        model = _native.Model(str(path), threads=threads, state_format=os.environ.get(STATE_FORMAT, "float32"))
+    except ValueError as error:
+        raise UsageError(f"{STATE_FORMAT}: {error}") from None
     except RuntimeError as error:
         raise BundleError(str(error)) from None
     expected = [(t.name, t.shape[1:]) for t in artifact.spec.states]

@@ -58,16 +58,23 @@ LRAM_API const char *lram_last_error(void);
 
 /* ---- model ------------------------------------------------------------------------------------------------- */
 
+/* How states keep the large matrices. Saved states are float32 either way. */
+typedef enum lram_state_format {
+  LRAM_STATE_FLOAT32 = 0,
+  LRAM_STATE_LAZY_HALF = 1 /* half precision, rewritten every 16 steps: half the memory traffic */
+} lram_state_format;
+
 typedef struct lram_options {
   int threads;            /* threads that compute, the caller's included; more than heads are not used */
   const int *cpus;        /* NULL: not pinned; else `cpu_count` CPUs for the threads after the caller's */
   int cpu_count;
   int spin_microseconds;  /* how long a thread waits for work before it sleeps; 0: it sleeps at once */
   int lock_memory;        /* 1: mlock weights and states, so that nothing is ever paged out */
+  lram_state_format state_format;
   int verify;             /* 1: check the artifact's checksum, which reads it once */
 } lram_options;
 
-/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, verified. NULL is ignored. */
+/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified. NULL is ignored. */
 LRAM_API void lram_options_init(lram_options *options);
 
 /* Maps an artifact, checks it, and starts the threads. `options` NULL: the defaults. On failure *model is NULL. */

@@ -34,7 +34,7 @@ struct Model {
   std::shared_ptr<lram_model> handle;
 
   Model(const std::string& path, int threads, const std::vector<int>& cpus, int spin_microseconds, bool lock_memory,
-        bool verify) {
+        const std::string& state_format, bool verify) {
     lram_options options;
     lram_options_init(&options);
     options.threads = threads;
@@ -42,6 +42,9 @@ struct Model {
     options.cpu_count = static_cast<int>(cpus.size());
     options.spin_microseconds = spin_microseconds;
     options.lock_memory = lock_memory ? 1 : 0;
+    if (state_format != "float32" && state_format != "lazy-fp16")
+      throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + state_format).c_str());
+    options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
     options.verify = verify ? 1 : 0;
     lram_model* opened = nullptr;
     check(lram_open(path.c_str(), &options, &opened));
@@ -144,9 +147,10 @@ NB_MODULE(_native, m) {
   m.def("chosen_instruction_set", [] { return std::string(lram::choose_kernels().name); },
         "Kernels that models use; raises RuntimeError if LRAM_ISA names none.");
   nb::class_<Model>(m, "Model")
-      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, bool>(), nb::arg("path"),
+      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(), nb::arg("path"),
            nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
-           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false, nb::arg("verify") = true)
+           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false,
+           nb::arg("state_format") = "float32", nb::arg("verify") = true)
       .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
       .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })

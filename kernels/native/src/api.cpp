@@ -64,7 +64,7 @@ extern "C" {
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {
-  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, 1};
+  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1};
 }
 
 lram_status lram_open(const char* path, const lram_options* options, lram_model** model) {

@@ -38,7 +38,7 @@ Gates gates_of(const StepContext& context, const MlstmWeights& weights, int row,
 }
 
 // The chunk's scalars (see lram_export/step.py); moves m to its end.
-ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
+ChunkWeights chunk_weights(const Gates& gates, bool first, float* m, float* m_after) {
   ChunkWeights chunk;
   const float old = first ? 0.0F : *m;
   float before = old;
@@ -55,6 +55,7 @@ ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
     for (int j = t + 1; j < kTokens; ++j) chunk.weight[t][j] = 0;
     chunk.floor[t] = std::exp(-now);
     before = now;
+    m_after[t] = now;
   }
   *m = before;
   return chunk;
@@ -100,9 +101,29 @@ void after_gates(StepContext& context, int block, int head) {
     const int at = row * kTokens * s.head_width;
     const int cell = row * s.heads + head;
     const bool first = context.first(row);
-    const ChunkWeights chunk = chunk_weights(gates_of(context, w, row, head), first, state.m + cell);
-    context.kernels.memory({s.head_width, chunk, first, state.C + static_cast<std::size_t>(cell) * matrix,
-                            state.n + cell * s.head_width, b.q + at, b.k + at, b.v + at, stride, b.h + at, b.scratch});
+    const Gates gates = gates_of(context, w, row, head);
+    const float m_before = first ? 0.0F : state.m[cell];
+    float m_after[kTokens];
+    const ChunkWeights chunk = chunk_weights(gates, first, state.m + cell, m_after);
+    float* n = state.n + cell * s.head_width;
+    if (context.model.lazy_state()) {
+      LazyCell lazy(state.lazy, block, cell, s.head_width, context.kernels.memory_columns);
+      if (first) lazy.reset();
+      LazyMemory memory = {};
+      memory.chunk = chunk;
+      memory.fresh = first;
+      memory.n = n;
+      memory.q = b.q + at;
+      memory.k = b.k + at;
+      memory.v = b.v + at;
+      memory.stride = stride;
+      memory.h = b.h + at;
+      memory.scratch = b.scratch;
+      lazy.step(context.kernels, memory, gates.log_forget, gates.input, m_before, m_after);
+    } else {
+      context.kernels.memory({s.head_width, chunk, first, state.C + static_cast<std::size_t>(cell) * matrix, n,
+                              b.q + at, b.k + at, b.v + at, stride, b.h + at, b.scratch});
+    }
     context.kernels.head_output({s.head_width, context.model.header().head_epsilon, w.head_norm + start,
                                  w.skip + start, b.convolved + at, stride, b.gate + row * kTokens * padded,
                                  static_cast<std::size_t>(padded), b.h + at});

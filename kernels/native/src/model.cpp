@@ -41,9 +41,12 @@ Sizes sizes_of(const FileHeader& h) {
   return s;
 }
 
+// Checks the options that do not belong to one member, too.
 int usable_threads(const lram_options& options, const Sizes& sizes) {
   if (options.threads < 1 || options.threads > 1024)
     throw Error(LRAM_ERROR_ARGUMENT, "threads: expected 1 to 1024, got " + std::to_string(options.threads));
+  if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF)
+    throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 or 1, got " + std::to_string(options.state_format));
   return std::min(options.threads, sizes.heads);
 }
 
@@ -67,6 +70,7 @@ Model::Model(const std::string& path, const lram_options& options)
       sizes_(sizes_of(artifact_.header())),
       kernels_(choose_kernels()),
       lock_memory_(options.lock_memory != 0),
+      lazy_state_(options.state_format == LRAM_STATE_LAZY_HALF),
       pool_(usable_threads(options, sizes_), pinned_cpus(options), options.spin_microseconds) {
   resolve();
 }
@@ -76,6 +80,7 @@ Model::Model(const std::uint8_t* bytes, std::size_t size)
       sizes_(sizes_of(artifact_.header())),
       kernels_(choose_kernels()),
       lock_memory_(false),
+      lazy_state_(false),
       pool_(usable_threads(one_thread(), sizes_), {}, 0) {
   resolve();
 }

@@ -87,6 +87,7 @@ class Model {
   const Sizes& sizes() const { return sizes_; }
   const Kernels& kernels() const { return kernels_; }
   bool lock_memory() const { return lock_memory_; }
+  bool lazy_state() const { return lazy_state_; }
   bool images() const { return header().observation == LRAM_IMAGE; }
   bool discrete() const { return header().action == LRAM_DISCRETE; }
   std::size_t observation_size() const;
@@ -120,6 +121,7 @@ class Model {
   Sizes sizes_;
   const Kernels& kernels_;
   bool lock_memory_;
+  bool lazy_state_;
   ThreadPool pool_;
   std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
 };

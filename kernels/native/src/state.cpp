@@ -25,9 +25,13 @@ State::State(Model& model, int batch)
   plan(planner);
   tensors_ = describe_state(model_);
   auto tensor = tensors_.begin();
-  for (const BlockState& block : blocks)
-    for (float* data : {block.conv, block.C, block.y, block.c, block.n, block.m})
-      if (data != nullptr) (tensor++)->data = data;
+  for (std::size_t block = 0; block < blocks.size(); ++block) {
+    const BlockState& b = blocks[block];
+    if (model_.blocks[block].is_slstm)
+      for (float* data : {b.conv, b.y, b.c, b.n, b.m}) (tensor++)->data = data;
+    else
+      for (float* data : {b.conv, b.C, b.n, b.m}) (tensor++)->data = data;
+  }
   for (const StateTensor& t : tensors_) size_ += t.size * static_cast<std::size_t>(batch_);
   for (int row = 0; row < batch_; ++row) reset(row);
 }
@@ -64,7 +68,11 @@ void State::plan_state(Planner& planner) {
     } else {
       const auto inner = static_cast<std::size_t>(s.inner);
       state.conv = planner.take<float>(rows * window * inner);
-      state.C = planner.take<float>(rows * inner * static_cast<std::size_t>(s.head_width));
+      const auto cells = rows * static_cast<std::size_t>(s.heads);
+      if (model_.lazy_state())
+        state.lazy = plan_lazy(planner, cells, s.head_width, model_.kernels().memory_columns);
+      else
+        state.C = planner.take<float>(rows * inner * static_cast<std::size_t>(s.head_width));
       state.n = planner.take<float>(rows * inner);
       state.m = planner.take<float>(rows * static_cast<std::size_t>(s.heads));
     }
@@ -91,7 +99,7 @@ void State::plan_buffers(Planner& planner) {
     b.codes = planner.take<std::int8_t>(codes);
     b.code_scales = planner.take<float>(count);
     b.code_sums = planner.take<std::int32_t>(count * planes * groups);
-    b.scratch = planner.take<float>(8 * width);
+    b.scratch = planner.take<float>(std::max(8 * width, lazy_scratch(s.head_width, model_.kernels().memory_columns)));
     b.sums = planner.take<float>(rows * 2 * static_cast<std::size_t>(s.heads) * kTokens);
     b.part = planner.take<float>(count * hidden);
     heads.push_back(b);
@@ -144,26 +152,46 @@ std::vector<StateTensor> describe_state(const Model& model) {
   return tensors;
 }
 
+template <class Work>
+void State::for_each_lazy_cell(Work work) const {
+  const Sizes& s = model_.sizes();
+  for (std::size_t block = 0; block < blocks.size(); ++block)
+    for (int cell = 0; cell < batch_ * s.heads && blocks[block].lazy.C != nullptr; ++cell)
+      work(LazyCell(blocks[block].lazy, static_cast<int>(block), cell, s.head_width, model_.kernels().memory_columns),
+           blocks[block], cell);
+}
+
 void State::reset(int row) {
   for (const StateTensor& tensor : tensors_)
-    std::fill_n(tensor.data + static_cast<std::size_t>(row) * tensor.size, tensor.size, tensor.initial);
+    if (tensor.data != nullptr)
+      std::fill_n(tensor.data + static_cast<std::size_t>(row) * tensor.size, tensor.size, tensor.initial);
+  for_each_lazy_cell([&](LazyCell lazy, const BlockState&, int cell) {
+    if (cell / model_.sizes().heads == row) lazy.reset();
+  });
 }
 
 void State::save(float* values) const {
   const int width = model_.sizes().head_width;
   const auto matrix = static_cast<std::size_t>(width) * static_cast<std::size_t>(width);
+  std::vector<float*> matrices;
   for (const StateTensor& tensor : tensors_) {
     const std::size_t count = tensor.size * static_cast<std::size_t>(batch_);
-    if (tensor.matrices) {
+    if (tensor.matrices) matrices.push_back(values);
+    if (tensor.matrices && tensor.data != nullptr) {
       for (std::size_t at = 0; at < count; at += matrix)
-        for_each_tiled(width, model_.kernels().memory_columns, [&](int row, int column, std::size_t position) {
+        for_each_tiled(width, model_.kernels().memory_columns, [&](int row, int column, std::size_t position, int) {
           values[at + static_cast<std::size_t>(row * width + column)] = tensor.data[at + position];
         });
-    } else {
+    } else if (tensor.data != nullptr) {
       std::copy_n(tensor.data, count, values);
     }
     values += count;
   }
+  auto next = matrices.begin();
+  for_each_lazy_cell([&](const LazyCell& lazy, const BlockState& block, int cell) {
+    lazy.save(*next + static_cast<std::size_t>(cell) * matrix, block.m + cell);
+    if (cell + 1 == batch_ * model_.sizes().heads) ++next;
+  });
 }
 
 void State::load(const float* values) {
@@ -178,18 +206,25 @@ void State::load(const float* values) {
   }
   const int width = model_.sizes().head_width;
   const auto matrix = static_cast<std::size_t>(width) * static_cast<std::size_t>(width);
+  std::vector<const float*> matrices;
   for (const StateTensor& tensor : tensors_) {
     const std::size_t count = tensor.size * static_cast<std::size_t>(batch_);
-    if (tensor.matrices) {
+    if (tensor.matrices) matrices.push_back(values);
+    if (tensor.matrices && tensor.data != nullptr) {
       for (std::size_t start = 0; start < count; start += matrix)
-        for_each_tiled(width, model_.kernels().memory_columns, [&](int row, int column, std::size_t position) {
+        for_each_tiled(width, model_.kernels().memory_columns, [&](int row, int column, std::size_t position, int) {
           tensor.data[start + position] = values[start + static_cast<std::size_t>(row * width + column)];
         });
-    } else {
+    } else if (tensor.data != nullptr) {
       std::copy_n(values, count, tensor.data);
     }
     values += count;
   }
+  auto next = matrices.begin();
+  for_each_lazy_cell([&](LazyCell lazy, const BlockState& block, int cell) {  // m is there already
+    lazy.load(*next + static_cast<std::size_t>(cell) * matrix, block.m[cell]);
+    if (cell + 1 == batch_ * model_.sizes().heads) ++next;
+  });
 }
 
 }  // namespace lram

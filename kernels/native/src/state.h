@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "lazy_memory.h"
 #include "model.h"
 
 namespace lram {
@@ -18,6 +19,7 @@ struct BlockState {
   float* m;
   float* y;
   float* c;
+  LazyBlock lazy;  // instead of C, where the model keeps lazy states
 };
 
 // Buffers of one head (or slice) of a block.
@@ -60,7 +62,7 @@ struct StateTensor {
   std::vector<std::size_t> extents;
   float initial;
   std::size_t size;  // per row
-  float* data;
+  float* data;    // NULL for lazy matrices
   bool matrices;  // in column tiles
 };
 
@@ -96,6 +98,9 @@ class State {
   static int padded(int rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 
  private:
+  // work(LazyCell, BlockState, cell) for every head of every row of every block, in this order
+  template <class Work>
+  void for_each_lazy_cell(Work work) const;
   void plan(Planner& planner);
   void plan_state(Planner& planner);
   void plan_buffers(Planner& planner);
@@ -108,17 +113,5 @@ class State {
   std::vector<StateTensor> tensors_;
   std::size_t size_ = 0;
 };
-
-// Visits every element of a matrix in column tiles: `visit(row, column, position)`.
-template <class Visit>
-void for_each_tiled(int width, int columns, Visit visit) {
-  std::size_t position = 0;
-  for (int column = 0; column < width;) {
-    const int tile = column + columns <= width ? columns : 16;
-    for (int row = 0; row < width; ++row)
-      for (int i = 0; i < tile; ++i) visit(row, column + i, position++);
-    column += tile;
-  }
-}
 
 }  // namespace lram

@@ -5,12 +5,16 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace lram {
 
 constexpr int kTokens = 3;         // reward, observation, return-to-go
 constexpr int kTileRows = 32;      // outputs per weight tile
 constexpr int kGroup = 64;         // inputs that share an int4 scale
+
+constexpr int kLazySteps = 16;  // steps between two rewrites of a tile of a half precision state
+constexpr int kLazyTokens = kLazySteps * kTokens;
 
 enum class Format : std::uint32_t { float32, int8, int4 };
 
@@ -103,6 +107,53 @@ struct Memory {
   float* scratch;  // [8 * width]
 };
 
+// The same with C in half precision (see lazy.h). The ring holds the tokens of the last steps, three to a slot; `now`
+// is the slot of this step, whose old tokens nobody needs once the tiles of this phase are rewritten.
+struct LazyMemory {
+  int width;
+  int block;  // spreads the phases of different blocks
+  int tiles;
+  ChunkWeights chunk;
+  bool fresh;  // what n holds is taken as 0
+  int now;
+  int held;          // slots in use, at most 16
+  std::uint16_t* C;  // column tiles, as above
+  float* tile_scales;                         // [tiles]: C = scale * half; 0: the tile is 0
+  float phase_decay[kLazySteps][kTokens];     // decay of a tile of some phase as each token sees it
+  float flush_decay;                          // decay of the tiles that are rewritten, up to the step before
+  float flush_weights[kLazyTokens];           // weight of ring tokens at the step before
+  float ring_weights[kTokens][kLazyTokens];   // weight of ring tokens as each token sees them
+  float* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
+  float* ring_v;
+  float* n;
+  const float* q;  // [3][stride] each; k scaled
+  const float* k;
+  const float* v;
+  std::size_t stride;
+  float* h;        // [3][stride]
+  float* scratch;  // lazy_scratch() floats
+};
+
+// Tiles are rewritten in turn: the step whose slot is a tile's phase.
+static inline int lazy_phase(int block, int tile, int tiles) { return (block + tile * kLazySteps / tiles) % kLazySteps; }
+
+static inline std::size_t lazy_scratch(int width, int columns) {
+  return static_cast<std::size_t>(2 * kTokens * kLazyTokens) +
+         static_cast<std::size_t>(columns) * static_cast<std::size_t>(kLazyTokens + width);
+}
+
+// The power of two by which the largest magnitude of a tile becomes a half between 2^14 and 2^15; 0 for nothing.
+static inline float half_scale(float peak) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &peak, sizeof bits);
+  const std::uint32_t exponent = bits >> 23;
+  if (exponent <= 14) return 0;
+  bits = (exponent - 14) << 23;
+  float scale = 0;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
+
 // Group norm of a head, plus the learnable skip, times SiLU of the gate.
 struct HeadOutput {
   int channels;
@@ -159,6 +210,7 @@ struct Kernels {
   void (*query_key_value)(const QueryKeyValue&);
   void (*gate_sums)(const GateSums&);
   void (*memory)(const Memory&);
+  void (*lazy_memory)(const LazyMemory&);
   void (*head_output)(const HeadOutput&);
   void (*slstm_cell)(const SlstmCell&);
 

@@ -4,6 +4,7 @@
 #include "dense.h"
 #include "image.h"
 #include "kernels.h"
+#include "lazy.h"
 #include "math.h"
 #include "mlstm.h"
 #include "pointwise.h"
@@ -12,5 +13,5 @@
 #define LRAM_KERNELS(name)                                                                                        \
   {                                                                                                               \
     name, kMemoryVectors* kWidth, layer_norm, head_norm, accumulate, gated, rectify, quantize, dense, convolve,   \
-        query_key_value, gate_sums, memory, head_output, slstm_cell, image_convolution               \
+        query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell, image_convolution               \
   }
