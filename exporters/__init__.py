@@ -47,6 +47,9 @@ EXPORTERS = {
     "openvino": TargetModule(
         "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
     ),
+    "native": TargetModule(
+        "lram_export.exporters.native", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
+    ),
 }
 
 

@@ -17,6 +17,7 @@ RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
     "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino"),
+    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native"),
 }
 
 

@@ -1,0 +1,308 @@
+"""Exporter of the target `native`: one file in the layout that the C++ kernels read (`kernels/native/src/format.h`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export import __version__
+from lram_export.errors import UsageError
+from lram_export.exporters import ExportedArtifact
+from lram_export.native_format import (
+    ACTIVATIONS,
+    FORMAT_VERSION,
+    GROUP,
+    Header,
+    Id,
+    Tensor,
+    plain,
+    tiled_float32,
+    tiled_int4,
+    tiled_int8,
+    write_artifact,
+)
+from lram_export.lowering import LoweredPolicy
+from lram_export.quantized import QuantizedMatrix
+from lram_export.step import MLSTMBlock, SLSTMBlock, StepGraph
+
+Matrix = NDArray[np.float32]
+MODEL_FILE = "model.lrn"
+
+
+def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+    """Write ``model.lrn``; raises UsageError for sizes that the kernels do not know."""
+    check_sizes(policy)
+    tensors = list(_Packer(policy).tensors())
+    path = directory / MODEL_FILE
+    write_artifact(path, header(policy), tensors)
+    quantization = policy.quantization
+    one_plane = quantization is not None and quantization.quantized_activations
+    tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
+    size = sum(tensor.bytes for tensor in tensors)
+    return ExportedArtifact((path,), tools, size, activations="int8" if one_plane else "float32")
+
+
+def check_sizes(policy: LoweredPolicy) -> None:
+    """Raise UsageError unless every width is a multiple of 16 and q, k, v have blocks of 4."""
+    config = policy.checkpoint.config
+    widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
+    if config.slstm_at:
+        widths["sLSTM head width"] = config.hidden_size // config.slstm_num_heads
+    for name, width in widths.items():
+        if width % 16:
+            raise UsageError(f"native: {name}: expected a multiple of 16, got {width}; use another target")
+    if config.qkv_block_size not in (1, 2, 4):
+        raise UsageError(f"native: qkv_block_size: expected 1, 2 or 4, got {config.qkv_block_size}; use another target")
+    if not 2 <= config.conv_kernel_size <= 16:
+        raise UsageError(f"native: conv_kernel_size: expected 2 to 16, got {config.conv_kernel_size}")
+
+
+def header(policy: LoweredPolicy) -> Header:
+    """The sizes of a policy."""
+    config, task, graph = policy.checkpoint.config, policy.task, policy.graph
+    blocks: list[Any] = list(graph.blocks)
+    mlstm = next((b for b in blocks if isinstance(b, MLSTMBlock)), None)
+    slstm = next((b for b in blocks if isinstance(b, SLSTMBlock)), None)
+    post_norm: Any = graph.post_norm
+    one_plane = policy.quantization is not None and policy.quantization.quantized_activations
+    channels, height, width = config.image_shape or (0, 0, 0)
+    discrete = task.action == "discrete"
+    image = task.observation == "image"
+    return Header(
+        batch=policy.spec.batch_size,
+        hidden=config.hidden_size,
+        blocks=config.num_blocks,
+        heads=config.num_heads,
+        inner=config.inner_size,
+        conv_kernel=config.conv_kernel_size,
+        slstm_heads=config.slstm_num_heads if slstm else 0,
+        ffn_slices=FFN_SLICES if slstm else 0,
+        ffn_slice=_ffn_slice(config.ffn_size) if slstm else 0,
+        ffn_activation=ACTIVATIONS.index(config.ffn_activation),
+        observation=int(image),
+        observation_dim=0 if image else task.observation_dim or 0,
+        image_channels=channels if image else 0,
+        image_height=height if image else 0,
+        image_width=width if image else 0,
+        action=int(discrete),
+        action_dim=1 if discrete else task.action_dim,
+        action_tokens=config.discrete_actions if discrete else config.num_actions,
+        discrete_actions=config.discrete_actions,
+        action_channels=config.action_channels,
+        planes=1 if one_plane else 2,
+        state_format=0,
+        norm_epsilon=post_norm.eps,
+        head_epsilon=mlstm.out_norm.eps if mlstm else 0.0,
+        slstm_epsilon=slstm.out_norm.eps if slstm else 0.0,
+        embed_epsilon=graph.embed_norm.eps,
+        slstm_at=config.slstm_at,
+    )
+
+
+FFN_SLICES = 4
+"""The feed-forward is divided among threads in slices; each is a whole number of int4 groups."""
+
+
+def _ffn_slice(ffn_size: int) -> int:
+    return -(-ffn_size // (FFN_SLICES * GROUP)) * GROUP
+
+
+class _Packer:
+    """Brings the weights of a step graph into the kernels' layout, tensor by tensor."""
+
+    def __init__(self, policy: LoweredPolicy) -> None:
+        self._graph: StepGraph = policy.graph
+        self._config = policy.checkpoint.config
+        self._codes = {} if policy.quantization is None else dict(policy.quantization.matrices)
+        self._image = policy.task.observation == "image"
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, in the order in which a step reads them."""
+        yield from self._embedding()
+        for number, block in enumerate(self._graph.blocks):
+            yield from self._slstm(number, block) if isinstance(block, SLSTMBlock) else self._mlstm(number, block)
+        yield plain(Id.POST_NORM, 0, _array(self._graph.post_norm.weight))
+        head = self._linear("head")
+        yield self._tiled(Id.HEAD, 0, [head])
+        yield plain(Id.HEAD_BIAS, 0, _array(self._graph.head.bias))
+
+    def _embedding(self) -> Iterator[Tensor]:
+        graph = self._graph
+        for layer, weight, bias in (
+            (graph.embed_reward, Id.EMBED_REWARD_WEIGHT, Id.EMBED_REWARD_BIAS),
+            (graph.embed_return, Id.EMBED_RETURN_WEIGHT, Id.EMBED_RETURN_BIAS),
+        ):
+            yield plain(weight, 0, _array(layer.weight))
+            yield plain(bias, 0, _array(layer.bias))
+        encoder: Any = graph.embed_observation
+        if self._image:
+            yield from self._image_encoder(encoder.cnn)
+        else:
+            yield self._tiled(Id.EMBED_OBSERVATION, 0, [_array(encoder.weight)])
+            yield plain(Id.EMBED_OBSERVATION_BIAS, 0, _array(encoder.bias))
+        yield plain(Id.EMBED_NORM_WEIGHT, 0, _array(graph.embed_norm.weight))
+        yield plain(Id.EMBED_NORM_BIAS, 0, _array(graph.embed_norm.bias))
+
+    def _image_encoder(self, cnn: Any) -> Iterator[Tensor]:
+        number = 0
+        for block in cnn.cnn:
+            residuals = (block.residual_0, block.residual_1)
+            for conv in (block.conv, *(c for r in residuals for c in (r.conv_0, r.conv_1))):
+                # (out, in, y, x) -> (y, x, in, out)
+                yield plain(Id.IMAGE_WEIGHT, number, _array(conv.weight).transpose(2, 3, 1, 0))
+                yield plain(Id.IMAGE_BIAS, number, _array(conv.bias))
+                number += 1
+        channels = cnn.cnn[-1].conv.out_channels
+        linear = self._linear("embed_observation.cnn.linear.0")
+        columns = np.arange(linear.shape[1]).reshape(channels, -1).T.reshape(-1)  # channels last
+        if isinstance(linear, QuantizedMatrix) and linear.format == "int4":
+            linear = linear.dequantize()  # groups of 64 inputs do not survive the new order
+        yield self._tiled(Id.EMBED_OBSERVATION, 0, [_columns(linear, columns)])
+        yield plain(Id.EMBED_OBSERVATION_BIAS, 0, _array(cnn.linear[0].bias))
+
+    def _mlstm(self, number: int, block: Any) -> Iterator[Tensor]:
+        config = self._config
+        heads, width, inner = config.num_heads, config.head_dim, config.inner_size
+        yield plain(Id.NORM, number, _array(block.norm.weight))
+        up = self._linear(f"blocks.{number}.proj_up")
+        starts = [part + head * width for head in range(heads) for part in (0, inner)]
+        yield self._tiled(Id.UP, number, [_rows(up, start, width) for start in starts])
+        yield from _convolution(number, block.conv)
+        q, k, v = (_fours(projection.weight) for projection in (block.q_proj, block.k_proj, block.v_proj))
+        scaled = k * np.float32(1 / math.sqrt(width))
+        yield plain(Id.QUERY_KEY_VALUE, number, np.stack([_by_input(w) for w in (q, scaled, v)], axis=1))
+        yield plain(Id.GATE_WEIGHT, number, _folded_gates(block, q, k, v, heads))
+        yield plain(Id.GATE_BIAS, number, _array(block.gates.bias))
+        yield plain(Id.HEAD_NORM, number, _array(block.out_norm.weight))
+        yield plain(Id.SKIP, number, _array(block.skip))
+        down = self._linear(f"blocks.{number}.proj_down")
+        yield self._tiled(Id.DOWN, number, self._slices(down, width, heads))
+
+    def _slstm(self, number: int, block: Any) -> Iterator[Tensor]:
+        config = self._config
+        yield plain(Id.NORM, number, _array(block.norm.weight))
+        yield from _convolution(number, block.conv)
+        for id, weight in (
+            (Id.FROM_CONV, block.from_conv),
+            (Id.FROM_INPUT, block.from_input),
+            (Id.RECURRENT, block.recurrent),
+        ):
+            # (heads, in, out) -> per head (out, in)
+            yield self._tiled(id, number, list(_array(weight).transpose(0, 2, 1)))
+        yield plain(Id.GATE_BIASES, number, _array(block.bias))
+        yield plain(Id.HEAD_NORM, number, _array(block.out_norm.weight))
+        yield plain(Id.FFN_NORM, number, _array(block.ffn_norm.weight))
+        size, width = config.ffn_size, _ffn_slice(config.ffn_size)
+        up = self._linear(f"blocks.{number}.ffn_up")
+        parts = [_rows(up, start, size) for start in (0, size)]
+        slices = [_rows(part, i * width, width) for i in range(FFN_SLICES) for part in parts]
+        yield self._tiled(Id.FFN_UP, number, slices)
+        down = self._linear(f"blocks.{number}.ffn_down")
+        yield self._tiled(Id.FFN_DOWN, number, self._slices(down, width, FFN_SLICES))
+
+    def _linear(self, name: str) -> Matrix | QuantizedMatrix:
+        """A large matrix: its codes if it has any that the kernels multiply with, else float32 values."""
+        matrix = self._codes.get(name)
+        if matrix is not None and matrix.format in ("int8", "int4"):
+            return matrix
+        layer: Any = self._graph.get_submodule(name)
+        return _array(layer.weight)
+
+    def _slices(self, matrix: Matrix | QuantizedMatrix, width: int, count: int) -> list[Matrix | QuantizedMatrix]:
+        """Columns in ``count`` slices; float32 where a slice does not hold whole groups of int4 codes."""
+        if isinstance(matrix, QuantizedMatrix) and matrix.format == "int4" and width % GROUP:
+            matrix = matrix.dequantize()
+        columns = matrix.shape[1]
+        return [_columns(matrix, np.arange(min(i * width, columns), min((i + 1) * width, columns)), width)
+                for i in range(count)]
+
+    def _tiled(self, id: Id, block: int, parts: list[Matrix | QuantizedMatrix]) -> Tensor:
+        """Matrices of one shape, one after the other."""
+        first = parts[0]
+        if not isinstance(first, QuantizedMatrix):
+            return tiled_float32(id, block, [p for p in parts if not isinstance(p, QuantizedMatrix)])
+        pack = tiled_int8 if first.format == "int8" else tiled_int4
+        return pack(id, block, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = tensor.detach().numpy()
+    return values
+
+
+def _rows(matrix: Matrix | QuantizedMatrix, start: int, count: int) -> Any:
+    """Rows from ``start``; beyond the last they are 0."""
+
+    def part(array: NDArray[Any]) -> NDArray[Any]:
+        found = array[start : start + count]
+        return np.concatenate([found, np.zeros((count - len(found), *array.shape[1:]), array.dtype)])
+
+    if isinstance(matrix, QuantizedMatrix):
+        return QuantizedMatrix(matrix.name, matrix.format, part(matrix.codes), part(matrix.scales))
+    return part(matrix)
+
+
+def _columns(matrix: Matrix | QuantizedMatrix, columns: NDArray[np.int64], width: int | None = None) -> Any:
+    """Chosen columns, filled up with zeros to ``width``; int4 only in whole groups."""
+    padding = 0 if width is None else width - len(columns)
+
+    def part(array: NDArray[Any], chosen: NDArray[np.int64], fill: int) -> NDArray[Any]:
+        return np.pad(array[:, chosen], ((0, 0), (0, fill)))
+
+    if not isinstance(matrix, QuantizedMatrix):
+        return part(matrix, columns, padding)
+    scales = matrix.scales
+    if matrix.format == "int4":
+        groups = -(-(len(columns) + padding) // GROUP)
+        first = int(columns[0]) // GROUP if len(columns) else 0
+        scales = scales[:, first : first + groups]
+        scales = np.pad(scales, ((0, 0), (0, groups - scales.shape[1])))
+    return QuantizedMatrix(matrix.name, matrix.format, part(matrix.codes, columns, padding), scales)
+
+
+def _convolution(number: int, conv: Any) -> Iterator[Tensor]:
+    yield plain(Id.CONV_WEIGHT, number, np.stack([_array(tap) for tap in conv.taps]))
+    yield plain(Id.CONV_BIAS, number, _array(conv.bias))
+
+
+def _fours(packed: Any) -> NDArray[np.float32]:
+    """Blocks (n, 4, 4), indexed (block, in, out), out of the graph's packed diagonal blocks (count, size, size)."""
+    blocks = _array(packed)
+    count, size, _ = blocks.shape
+    if size < 4:  # blocks of 1 or 2 that the graph could not pack
+        group = 4 // size
+        fours = np.zeros((count // group, 4, 4), np.float32)
+        for i in range(group):
+            inside = slice(i * size, (i + 1) * size)
+            fours[:, inside, inside] = blocks[i::group]
+        return fours
+    split = blocks.reshape(count, size // 4, 4, size // 4, 4)
+    diagonal = np.arange(size // 4)
+    return split[:, diagonal, :, diagonal, :].transpose(1, 0, 2, 3).reshape(-1, 4, 4)
+
+
+def _by_input(fours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(channels / 16, input 0..3, 16 outputs)."""
+    return fours.reshape(-1, 4, 4, 4).transpose(0, 2, 1, 3).reshape(-1, 4, 16)
+
+
+def _folded_gates(
+    block: Any, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], heads: int
+) -> NDArray[np.float32]:
+    """Gates as functions of the convolved input and of the input: (heads, gates, 2, head width)."""
+    weight = _array(block.gates.weight).astype(np.float64)
+    gates = len(weight)
+    of_q, of_k, of_v = (part.reshape(gates, -1, 4) for part in np.split(weight, 3, axis=1))
+
+    def through(gate: NDArray[np.float64], projection: NDArray[np.float32]) -> NDArray[np.float64]:
+        folded: NDArray[np.float64] = np.einsum("gbo,bio->gbi", gate, projection.astype(np.float64))
+        return folded.reshape(gates, -1)
+
+    folded = np.stack([through(of_q, q) + through(of_k, k), through(of_v, v)], axis=1)  # (gates, 2, inner)
+    per_head = folded.reshape(gates, 2, heads, -1).transpose(2, 0, 1, 3)
+    return per_head.astype(np.float32)

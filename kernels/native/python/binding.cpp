@@ -1,0 +1,170 @@
+// The Python module `lram_export._native`: models and states of lram.h as objects, arrays as buffers.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "lram.h"
+#include "state.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+// Inputs and states that do not fit are the caller's error, everything else is the artifact's or the machine's.
+void check(lram_status status) {
+  if (status == LRAM_OK) return;
+  if (status == LRAM_ERROR_INPUT || status == LRAM_ERROR_STATE) throw nb::value_error(lram_last_error());
+  throw std::runtime_error(lram_last_error());
+}
+
+using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using AnyConst = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Any = nb::ndarray<nb::c_contig, nb::device::cpu>;
+
+struct Model {
+  std::shared_ptr<lram_model> handle;
+
+  Model(const std::string& path, int threads, const std::vector<int>& cpus, int spin_microseconds, bool lock_memory,
+        const std::string& state_format, bool verify) {
+    lram_options options;
+    lram_options_init(&options);
+    options.threads = threads;
+    options.cpus = cpus.empty() ? nullptr : cpus.data();
+    options.cpu_count = static_cast<int>(cpus.size());
+    options.spin_microseconds = spin_microseconds;
+    options.lock_memory = lock_memory ? 1 : 0;
+    if (state_format != "float32" && state_format != "lazy-fp16")
+      throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + state_format).c_str());
+    options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
+    options.verify = verify ? 1 : 0;
+    lram_model* opened = nullptr;
+    check(lram_open(path.c_str(), &options, &opened));
+    handle = std::shared_ptr<lram_model>(opened, lram_close);
+  }
+
+  lram_description description() const {
+    lram_description found;
+    check(lram_describe(handle.get(), &found));
+    return found;
+  }
+
+  nb::list state_tensors() const {
+    nb::list tensors;
+    for (std::size_t i = 0; i < description().state_tensors; ++i) {
+      lram_tensor tensor;
+      check(lram_state_tensor(handle.get(), i, &tensor));
+      nb::list extents;
+      for (int axis = 0; axis < tensor.rank; ++axis) extents.append(tensor.extents[axis]);
+      tensors.append(nb::make_tuple(std::string(tensor.name), nb::tuple(extents)));
+    }
+    return tensors;
+  }
+};
+
+struct State {
+  std::shared_ptr<lram_model> model;  // a model lives as long as its states
+  std::shared_ptr<lram_state> handle;
+  // the addresses of bound arrays, and what keeps them alive
+  lram_inputs inputs = {};
+  lram_outputs outputs = {};
+  std::vector<nb::object> bound;
+
+  State(const Model& owner, int batch) : model(owner.handle) {
+    lram_state* created = nullptr;
+    check(lram_state_create(model.get(), batch, &created));
+    handle = std::shared_ptr<lram_state>(created, lram_state_free);
+  }
+
+  const lram::State& inner() const { return reinterpret_cast<const lram::State&>(*handle); }
+
+  static void expect(const char* name, std::size_t got, std::size_t expected) {
+    if (got != expected)
+      throw nb::value_error((std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " +
+                             std::to_string(got)).c_str());
+  }
+
+  // Arrays that stay where they are; steps read and write them.
+  void bind(const AnyConst& observation, const ConstFloats& return_to_go, const ConstFloats& reward,
+            const ConstFloats& is_first, const Any& action, const Floats& logits) {
+    lram_description about;
+    check(lram_describe(model.get(), &about));
+    const auto rows = static_cast<std::size_t>(inner().batch());
+    expect("observation", observation.nbytes(), rows * about.observation_size * (about.observation == LRAM_IMAGE ? 1 : 4));
+    expect("return_to_go", return_to_go.nbytes(), 4 * rows);
+    expect("reward", reward.nbytes(), 4 * rows);
+    expect("is_first", is_first.nbytes(), 4 * rows);
+    expect("action", action.nbytes(), rows * about.action_size * (about.action == LRAM_DISCRETE ? 8 : 4));
+    expect("action_logits", logits.nbytes(), 4 * rows * about.logits_size);
+    inputs = {observation.data(), return_to_go.data(), reward.data(), is_first.data()};
+    outputs = {action.data(), logits.data()};
+    bound = {nb::find(observation), nb::find(return_to_go), nb::find(reward), nb::find(is_first), nb::find(action), nb::find(logits)};
+  }
+
+  void step() {
+    lram_status status = LRAM_OK;
+    {
+      const nb::gil_scoped_release released;
+      status = lram_step(handle.get(), &inputs, &outputs);
+    }
+    check(status);
+  }
+
+  void save(const Floats& values) const { check(lram_state_save(handle.get(), values.data(), values.size())); }
+  void load(const ConstFloats& values) { check(lram_state_load(handle.get(), values.data(), values.size())); }
+  void reset(const std::vector<int>& rows) { check(lram_state_reset(handle.get(), rows.data(), rows.size())); }
+  std::size_t size() const { return inner().size(); }
+};
+
+nb::object memory(nb::handle_t<State> self) {
+  const State& state = nb::cast<const State&>(self);
+  const std::size_t shape[1] = {state.inner().memory_floats()};
+  return nb::cast(nb::ndarray<nb::numpy, float>(state.inner().memory(), 1, shape, self));
+}
+
+nb::list instruction_sets() {
+  int count = 0;
+  const lram::Candidate* candidates = lram::candidates(&count);
+  nb::list found;
+  for (int i = 0; i < count; ++i)
+    if (candidates[i].supported()) found.append(std::string(candidates[i].kernels->name));
+  return found;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "The native engine; see runtimes/native.py.";
+  m.def("instruction_sets", instruction_sets, "Kernels this processor runs, best first.");
+  m.def("chosen_instruction_set", [] { return std::string(lram::choose_kernels().name); },
+        "Kernels that models use; raises RuntimeError if LRAM_ISA names none.");
+  nb::class_<Model>(m, "Model")
+      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(), nb::arg("path"),
+           nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
+           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false,
+           nb::arg("state_format") = "float32", nb::arg("verify") = true)
+      .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
+      .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
+      .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })
+      .def_prop_ro("observation_size", [](const Model& model) { return model.description().observation_size; })
+      .def_prop_ro("logits_size", [](const Model& model) { return model.description().logits_size; })
+      .def("state_tensors", &Model::state_tensors);
+  nb::class_<State>(m, "State")
+      .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))
+      .def_prop_ro("size", &State::size)
+      .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
+      .def("bind", &State::bind, nb::arg("observation"), nb::arg("return_to_go"), nb::arg("reward"),
+           nb::arg("is_first"), nb::arg("action"), nb::arg("action_logits"))
+      .def("step", &State::step)
+      .def("save", &State::save, nb::arg("values"))
+      .def("load", &State::load, nb::arg("values"))
+      .def("reset", &State::reset, nb::arg("rows"));
+}

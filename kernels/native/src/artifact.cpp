@@ -1,0 +1,203 @@
+#include "artifact.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "error.h"
+
+namespace lram {
+namespace {
+
+std::string number(std::uint64_t value) { return std::to_string(value); }
+
+struct Checksum {
+  std::uint64_t sum = 0;
+  std::uint64_t weighted = 0;
+};
+
+Checksum checksum(const std::uint8_t* bytes, std::size_t size) {
+  Checksum found;
+  std::uint64_t position = 1;
+  for (std::size_t at = 0; at + 8 <= size; at += 8, ++position) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes + at, sizeof word);
+    found.sum += word;
+    found.weighted += position * word;
+  }
+  return found;
+}
+
+// Closes the descriptor on every way out of the constructor.
+struct File {
+  explicit File(const std::string& path) : descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  ~File() {
+    if (descriptor >= 0) close(descriptor);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int descriptor;
+};
+
+}  // namespace
+
+Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path) {
+  const File file(path);
+  struct stat about = {};
+  if (file.descriptor < 0 || fstat(file.descriptor, &about) != 0)
+    throw Error(LRAM_ERROR_FILE, path + ": cannot be opened: " + std::strerror(errno));
+  if (!S_ISREG(about.st_mode)) throw Error(LRAM_ERROR_FILE, path + ": expected a file");
+  size_ = static_cast<std::size_t>(about.st_size);
+  if (size_ < sizeof(FileHeader)) refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
+  // populated here, so that no step meets a page fault
+  void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.descriptor, 0);
+  if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path + ": cannot be mapped: " + std::strerror(errno));
+  bytes_ = static_cast<const std::uint8_t*>(mapped);
+  mapped_ = true;
+  try {
+    check(verify);
+    if (lock && mlock(bytes_, size_) != 0)
+      throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes cannot be locked: " + std::strerror(errno) +
+                                         "; raise the limit (ulimit -l) or do not lock");
+  } catch (...) {
+    munmap(mapped, size_);
+    throw;
+  }
+}
+
+Artifact::Artifact(const std::uint8_t* bytes, std::size_t size, bool verify)
+    : path_("memory"), bytes_(bytes), size_(size) {
+  if (size_ < sizeof(FileHeader)) refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
+  check(verify);
+}
+
+Artifact::~Artifact() {
+  if (mapped_) munmap(const_cast<std::uint8_t*>(bytes_), size_);
+}
+
+void Artifact::refuse(const std::string& problem) const { throw Error(LRAM_ERROR_ARTIFACT, path_ + ": " + problem); }
+
+void Artifact::check(bool verify) {
+  header_ = reinterpret_cast<const FileHeader*>(bytes_);
+  const FileHeader& h = *header_;
+  if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) refuse("magic: not an artifact of the target `native`");
+  if (h.version > kFormatVersion)
+    throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
+                                        ", this library reads up to " + number(kFormatVersion) + "; update lram-export");
+  if (h.version < 1) refuse("version: expected 1 or more, got 0");
+  if (h.header_bytes != sizeof(FileHeader))
+    refuse("header_bytes: expected " + number(sizeof(FileHeader)) + ", got " + number(h.header_bytes));
+  if (h.file_bytes != size_) refuse("file_bytes: expected " + number(h.file_bytes) + ", the file has " + number(size_));
+  const std::uint64_t room = (size_ - sizeof(FileHeader)) / sizeof(TensorEntry);
+  if (h.tensor_count > room) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
+  if (size_ % 8 != 0) refuse("file_bytes: expected a multiple of 8, got " + number(size_));
+  if (verify) {
+    const Checksum found = checksum(bytes_ + kChecksumStart, size_ - kChecksumStart);
+    if (found.sum != h.checksum[0] || found.weighted != h.checksum[1])
+      refuse("checksum: the file was altered; copy or export it again");
+  }
+  check_sizes();
+  entries_ = reinterpret_cast<const TensorEntry*>(bytes_ + sizeof(FileHeader));
+  const std::uint64_t data = sizeof(FileHeader) + h.tensor_count * sizeof(TensorEntry);
+  for (std::uint32_t i = 0; i < h.tensor_count; ++i) {
+    const TensorEntry& e = entries_[i];
+    const std::string name = "tensor " + number(i);
+    if (e.layout > static_cast<std::uint32_t>(Layout::tiled_int4)) refuse(name + ": layout: unknown: " + number(e.layout));
+    constexpr std::uint64_t most = 1U << 24;
+    if (e.parts < 1 || e.parts > 1024 || e.rows < 1 || e.rows > most || e.cols < 1 || e.cols > most)
+      refuse(name + ": shape: expected positive extents, got " + number(e.parts) + " x " + number(e.rows) + " x " +
+             number(e.cols));
+    const std::uint64_t expected = tensor_bytes(static_cast<Layout>(e.layout), e.parts, e.rows, e.cols);
+    if (e.bytes != expected) refuse(name + ": bytes: expected " + number(expected) + ", got " + number(e.bytes));
+    if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size_ || e.bytes > size_ - e.offset)
+      refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
+    weight_bytes_ += e.bytes;
+  }
+}
+
+void Artifact::check_sizes() const {
+  const FileHeader& h = *header_;
+  const auto within = [&](const char* name, std::uint32_t value, std::uint32_t low, std::uint32_t high,
+                          std::uint32_t multiple = 1) {
+    if (value < low || value > high || value % multiple != 0)
+      refuse(std::string(name) + ": expected " + number(low) + " to " + number(high) +
+             (multiple > 1 ? " in steps of " + number(multiple) : "") + ", got " + number(value));
+  };
+  within("batch", h.batch, 1, 4096);
+  within("hidden", h.hidden, 16, 1U << 15, 16);
+  within("blocks", h.blocks, 1, 256);
+  within("heads", h.heads, 1, 64);
+  within("inner", h.inner, 16 * h.heads, 1U << 16, 16 * h.heads);
+  within("conv_kernel", h.conv_kernel, 2, 16);
+  bool any_slstm = false;
+  for (std::uint32_t b = 0; b < 256; ++b) {
+    if (!is_slstm(static_cast<int>(b))) continue;
+    if (b >= h.blocks) refuse("slstm_blocks: block " + number(b) + " of " + number(h.blocks));
+    any_slstm = true;
+  }
+  if (any_slstm) {
+    within("slstm_heads", h.slstm_heads, 1, 64);
+    if (h.hidden % (16 * h.slstm_heads) != 0) refuse("slstm_heads: expected heads of a multiple of 16 features");
+    within("ffn_slices", h.ffn_slices, 1, 64);
+    within("ffn_slice", h.ffn_slice, 16, 1U << 16, 16);
+    within("ffn_activation", h.ffn_activation, 0, 5);
+  }
+  within("observation", h.observation, 0, 1);
+  if (h.observation == LRAM_VECTOR) {
+    within("observation_dim", h.observation_dim, 1, 1U << 16);
+  } else {
+    within("image_channels", h.image_channels, 1, 64);
+    within("image_height", h.image_height, 1, 1024);
+    within("image_width", h.image_width, 1, 1024);
+  }
+  within("action", h.action, 0, 1);
+  within("action_dim", h.action_dim, 1, 1024);
+  within("action_tokens", h.action_tokens, 1, 1U << 14);
+  within("discrete_actions", h.discrete_actions, 0, 1U << 14);
+  within("action_channels", h.action_channels, 1, 1U << 14);
+  within("planes", h.planes, 1, 2);
+  within("state_format", h.state_format, 0, 0);
+  for (const float epsilon : {h.norm_epsilon, h.head_epsilon, h.slstm_epsilon, h.embed_epsilon})
+    if (!std::isfinite(epsilon) || epsilon < 0) refuse("epsilon: expected a small positive number");
+}
+
+const TensorEntry& Artifact::entry(TensorId id, int block) const {
+  for (std::uint32_t i = 0; i < header_->tensor_count; ++i)
+    if (entries_[i].id == static_cast<std::uint32_t>(id) && entries_[i].block == static_cast<std::uint32_t>(block))
+      return entries_[i];
+  refuse("tensor " + number(static_cast<std::uint32_t>(id)) + " of block " + std::to_string(block) + ": missing");
+}
+
+const float* Artifact::plain(TensorId id, int block, std::uint64_t count) const {
+  const TensorEntry& e = entry(id, block);
+  if (static_cast<Layout>(e.layout) != Layout::plain_float32 || e.parts * e.rows * e.cols != count)
+    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + number(count) +
+           " plain floats, got " + number(e.parts * e.rows * e.cols) + " in layout " + number(e.layout));
+  return reinterpret_cast<const float*>(bytes_ + e.offset);
+}
+
+std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int rows, int cols) const {
+  const TensorEntry& e = entry(id, block);
+  const auto layout = static_cast<Layout>(e.layout);
+  if (layout == Layout::plain_float32 || e.parts != static_cast<std::uint32_t>(parts) ||
+      e.rows != static_cast<std::uint64_t>(rows) || e.cols != static_cast<std::uint64_t>(cols))
+    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + std::to_string(parts) +
+           " tiled matrices of " + std::to_string(rows) + " x " + std::to_string(cols) + ", got " + number(e.parts) +
+           " of " + number(e.rows) + " x " + number(e.cols) + " in layout " + number(e.layout));
+  const Format format = layout == Layout::tiled_int8   ? Format::int8
+                        : layout == Layout::tiled_int4 ? Format::int4
+                                                       : Format::float32;
+  const std::uint64_t per_tile = tile_bytes(layout, e.cols);
+  const int tiles = (rows + kTileRows - 1) / kTileRows;
+  std::vector<Matrix> found;
+  for (int part = 0; part < parts; ++part)
+    found.push_back({format, rows, cols, tiles, per_tile, bytes_ + e.offset + part * tiles * per_tile});
+  return found;
+}
+
+}  // namespace lram

@@ -1,0 +1,77 @@
+// Which kernels this processor runs.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "error.h"
+#include "kernels/kernels.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace lram {
+
+extern const Kernels kernels_plain;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx512vnni;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx2vnni;
+extern const Kernels kernels_avx2;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neondot;
+extern const Kernels kernels_neon;
+#endif
+
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx2vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#elif defined(__aarch64__)
+bool has_neondot() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }  // HWCAP_ASIMDDP
+#endif
+[[maybe_unused]] bool always() { return true; }
+
+const Candidate kCandidates[] = {
+#if defined(__x86_64__)
+    {&kernels_avx512vnni, has_avx512vnni},
+    {&kernels_avx512, has_avx512},
+    {&kernels_avx2vnni, has_avx2vnni},
+    {&kernels_avx2, has_avx2},
+#elif defined(__aarch64__)
+    {&kernels_neondot, has_neondot},
+    {&kernels_neon, always},
+#endif
+    {&kernels_plain, always},
+};
+constexpr int kCount = sizeof kCandidates / sizeof kCandidates[0];
+
+}  // namespace
+
+const Candidate* candidates(int* count) {
+  *count = kCount;
+  return kCandidates;
+}
+
+const Kernels& choose_kernels() {
+  const char* forced = std::getenv("LRAM_ISA");
+  std::string known;
+  for (const Candidate& candidate : kCandidates) {
+    const bool named = forced != nullptr && std::strcmp(forced, candidate.kernels->name) == 0;
+    if (named && !candidate.supported())
+      throw Error(LRAM_ERROR_ARGUMENT, std::string("LRAM_ISA: this processor does not support ") + forced);
+    if (named || ((forced == nullptr || *forced == '\0') && candidate.supported())) return *candidate.kernels;
+    known += (known.empty() ? "" : ", ") + std::string(candidate.kernels->name);
+  }
+  throw Error(LRAM_ERROR_ARGUMENT, "LRAM_ISA: expected one of " + known + ", got " + forced);
+}
+
+}  // namespace lram

@@ -1,0 +1,58 @@
+// Functions of vectors. Errors are a few units in the last place of float32, absolute near 0.
+#pragma once
+
+namespace {
+
+LRAM_INLINE F exponential(F x) {
+  x = vmin(vmax(x, set(-87.3F)), set(88.0F));
+  const F n = round_even(x * set(1.44269504088896341F));
+  F r = fma(n, set(-0.693359375F), x);
+  r = fma(n, set(2.12194440e-4F), r);
+  F p = set(1.9875691500e-4F);
+  p = fma(p, r, set(1.3981999507e-3F));
+  p = fma(p, r, set(8.3334519073e-3F));
+  p = fma(p, r, set(4.1665795894e-2F));
+  p = fma(p, r, set(1.6666665459e-1F));
+  p = fma(p, r, set(5.0000001201e-1F));
+  p = fma(p * r, r, r + set(1.0F));
+  return scale_by_power(p, n);
+}
+
+LRAM_INLINE F sigmoid(F x) { return set(1.0F) / (set(1.0F) + exponential(set(0.0F) - x)); }
+
+LRAM_INLINE F silu(F x) { return x * sigmoid(x); }
+
+LRAM_INLINE F hyperbolic_tangent(F x) {
+  const F e = exponential(vabs(x) * set(-2.0F));
+  return with_sign((set(1.0F) - e) / (set(1.0F) + e), x);
+}
+
+// min(x, 0) - log(1 + exp(-|x|)); the logarithm as a series in s = u / (2 + u) <= 1/3
+LRAM_INLINE F log_sigmoid(F x) {
+  const F u = exponential(set(0.0F) - vabs(x));
+  const F s = u / (u + set(2.0F));
+  const F square = s * s;
+  F p = set(2.0F / 15);
+  p = fma(p, square, set(2.0F / 13));
+  p = fma(p, square, set(2.0F / 11));
+  p = fma(p, square, set(2.0F / 9));
+  p = fma(p, square, set(2.0F / 7));
+  p = fma(p, square, set(2.0F / 5));
+  p = fma(p, square, set(2.0F / 3));
+  p = fma(p, square, set(2.0F));
+  return vmin(x, set(0.0F)) - s * p;
+}
+
+// Abramowitz and Stegun 7.1.26, absolute error 1.5e-7
+LRAM_INLINE F error_function(F x) {
+  const F a = vabs(x);
+  const F t = set(1.0F) / fma(a, set(0.3275911F), set(1.0F));
+  F p = set(1.061405429F);
+  p = fma(p, t, set(-1.453152027F));
+  p = fma(p, t, set(1.421413741F));
+  p = fma(p, t, set(-0.284496736F));
+  p = fma(p, t, set(0.254829592F));
+  return with_sign(set(1.0F) - p * t * exponential(set(0.0F) - a * a), x);
+}
+
+}  // namespace

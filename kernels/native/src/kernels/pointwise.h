@@ -1,0 +1,94 @@
+// Norms, activations and sums over features.
+#pragma once
+#include "kernels.h"
+#include "math.h"
+
+namespace {
+
+struct Moments {
+  float mean;
+  float inverse_deviation;
+};
+
+LRAM_INLINE Moments moments(const float* x, float epsilon, int n) {
+  F total = set(0.0F);
+  for (int i = 0; i < n; i += kWidth) total = total + load(x + i);
+  const float mean = sum(total) / static_cast<float>(n);
+  F squares = set(0.0F);
+  for (int i = 0; i < n; i += kWidth) {
+    const F d = load(x + i) - set(mean);
+    squares = fma(d, d, squares);
+  }
+  return {mean, 1.0F / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + epsilon)};
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
+  const Moments found = moments(x, epsilon, n);
+  const F mean = set(found.mean);
+  const F scale = set(found.inverse_deviation);
+  for (int i = 0; i < n; i += kWidth) {
+    const F normed = (load(x + i) - mean) * scale * load(weight + i);
+    store(y + i, bias == nullptr ? normed : normed + load(bias + i));
+  }
+}
+
+void head_norm(const float* x, const float* weight, float epsilon, int n, float* y) {
+  layer_norm(x, weight, nullptr, epsilon, n, y);
+}
+
+void accumulate(float* x, const float* parts, std::size_t part_stride, int count, int n) {
+  for (int i = 0; i < n; i += kWidth) {
+    F total = load(parts + i);
+    for (int part = 1; part < count; ++part) total = total + load(parts + part * part_stride + i);
+    store(x + i, load(x + i) + total);
+  }
+}
+
+template <class Function>
+LRAM_INLINE void gate_with(Function function, const float* gate, const float* up, int n, float* y) {
+  for (int i = 0; i < n; i += kWidth) store(y + i, function(load(gate + i)) * load(up + i));
+}
+
+void gated(lram::Activation activation, const float* gate, const float* up, int n, float* y) {
+  using lram::Activation;
+  const auto relu = [](F x) { return vmax(x, set(0.0F)); };
+  switch (activation) {
+    case Activation::gelu:
+      return gate_with(
+          [](F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }, gate, up, n, y);
+    case Activation::relu:
+      return gate_with(relu, gate, up, n, y);
+    case Activation::relu_squared:
+      return gate_with([relu](F x) { return relu(x) * relu(x); }, gate, up, n, y);
+    case Activation::sigmoid:
+      return gate_with([](F x) { return sigmoid(x); }, gate, up, n, y);
+    case Activation::swish:
+      return gate_with([](F x) { return silu(x); }, gate, up, n, y);
+    case Activation::selu:
+      return gate_with(
+          [](F x) {
+            const F below = set(1.67326324F) * (exponential(x) - set(1.0F));
+            return set(1.05070099F) * where_negative(x, below, x);
+          },
+          gate, up, n, y);
+  }
+}
+
+void rectify(const float* x, int n, float* y) {
+  for (int i = 0; i < n; i += kWidth) store(y + i, vmax(load(x + i), set(0.0F)));
+}
+
+void head_output(const lram::HeadOutput& o) {
+  for (int t = 0; t < lram::kTokens; ++t) {
+    float* h = o.h + t * o.stride;
+    const float* convolved = o.convolved + t * o.stride;
+    const float* gate = o.gate + t * o.gate_stride;
+    const Moments found = moments(h, o.epsilon, o.channels);
+    for (int i = 0; i < o.channels; i += kWidth) {
+      const F normed = (load(h + i) - set(found.mean)) * set(found.inverse_deviation) * load(o.weight + i);
+      store(h + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,75 @@
+// States whose large matrices are kept in half precision and rewritten every 16 steps: the bookkeeping around the
+// kernel `lazy_memory`. A cell is one head of one row of the batch.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "arena.h"
+#include "kernels/kernels.h"
+
+namespace lram {
+
+// One mLSTM block; all arrays start with the cells.
+struct LazyBlock {
+  std::uint16_t* C;
+  float* tile_scales;
+  float* ring_k;
+  float* ring_v;
+  float* ring_log_forget;  // [kLazyTokens]
+  float* ring_input;       // [kLazyTokens]
+  float* m_before;         // [kLazySteps]: m before the step of a slot
+  float* m_start;          // m of the matrices as they were set, until they are rewritten
+  std::int32_t* steps;     // since then; from 16 on only modulo 16, and never below 16
+};
+
+// Visits every element of a matrix in column tiles: `visit(row, column, position, tile)`.
+template <class Visit>
+void for_each_tiled(int width, int columns, Visit visit) {
+  std::size_t position = 0;
+  int tile = 0;
+  for (int column = 0; column < width; ++tile) {
+    const int size = column + columns <= width ? columns : 16;
+    for (int row = 0; row < width; ++row)
+      for (int i = 0; i < size; ++i) visit(row, column + i, position++, tile);
+    column += size;
+  }
+}
+
+int count_tiles(int width, int columns);
+
+LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns);
+
+// One cell of a block, in a matrix of `width`, with tiles of `columns`.
+class LazyCell {
+ public:
+  LazyCell(const LazyBlock& block, int number, int cell, int width, int columns);
+
+  void reset();                                      // to 0
+  void load(const float* matrix, float m);           // row by row
+  void save(float* matrix, const float* m) const;
+
+  // Fills in what the kernel needs beyond the pointers the caller has set, runs it, and remembers the step.
+  void step(const Kernels& kernels, LazyMemory& memory, const float* log_forget, const float* input, float m_before,
+            const float* m_after);
+
+ private:
+  int held() const { return *steps_ < kLazySteps ? *steps_ : kLazySteps; }
+  int now() const { return *steps_ % kLazySteps; }
+  float base_m(int slot, int age) const { return age > held() ? *m_start_ : m_before_[slot]; }
+
+  int number_;
+  int width_;
+  int columns_;
+  int tiles_;
+  std::uint16_t* C_;
+  float* scales_;
+  float* ring_k_;
+  float* ring_v_;
+  float* ring_log_forget_;
+  float* ring_input_;
+  float* m_before_;
+  float* m_start_;
+  std::int32_t* steps_;
+};
+
+}  // namespace lram

@@ -1,0 +1,82 @@
+// Vectors of 16 floats: AVX-512 (F, BW, DQ, VL), with VNNI where the file is compiled for it.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "inline.h"
+
+namespace {
+
+using F = __m512;  // floats; GCC and Clang give it + - * /
+using I = __m512i;
+constexpr int kWidth = 16;
+constexpr int kMemoryVectors = 4;  // vectors per column tile of C that registers hold for three tokens
+constexpr int kTilesAtOnce = 2;    // weight tiles of 32 outputs multiplied together in float32
+
+LRAM_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
+LRAM_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+LRAM_INLINE F set(float x) { return _mm512_set1_ps(x); }
+LRAM_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+LRAM_INLINE F vmin(F a, F b) { return _mm512_min_ps(a, b); }
+LRAM_INLINE F vmax(F a, F b) { return _mm512_max_ps(a, b); }
+LRAM_INLINE F vabs(F a) { return _mm512_abs_ps(a); }
+LRAM_INLINE F round_even(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+LRAM_INLINE F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+LRAM_INLINE F with_sign(F magnitude, F sign) {
+  const __m512i mask = _mm512_set1_epi32(INT32_MIN);
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_castps_si512(magnitude), _mm512_and_si512(_mm512_castps_si512(sign), mask)));
+}
+LRAM_INLINE F where_negative(F condition, F yes, F no) {
+  return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(condition)), no, yes);
+}
+LRAM_INLINE float sum(F a) { return _mm512_reduce_add_ps(a); }
+LRAM_INLINE float largest(F a) { return _mm512_reduce_max_ps(a); }
+template <int Lane>
+LRAM_INLINE F spread_in_fours(F a) {
+  return _mm512_permute_ps(a, Lane * 0x55);
+}
+LRAM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+LRAM_INLINE F load_half(const std::uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+LRAM_INLINE void store_half(std::uint16_t* p, F v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+LRAM_INLINE I zero_sums() { return _mm512_setzero_si512(); }
+LRAM_INLINE I set_sums(std::int32_t x) { return _mm512_set1_epi32(x); }
+LRAM_INLINE I load_sums(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+LRAM_INLINE I load_codes(const void* p) { return _mm512_loadu_si512(p); }
+LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }
+LRAM_INLINE I low_nibbles(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+LRAM_INLINE I high_nibbles(I v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
+LRAM_INLINE F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
+  const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(flip)));
+}
+
+#ifdef __AVX512VNNI__
+constexpr bool kUnsignedActivations = true;  // dpbusd wants one side unsigned: code + 128, undone by the weights' sums
+LRAM_INLINE I dot_int8(I acc, I weights, I activations) { return _mm512_dpbusd_epi32(acc, activations, weights); }
+LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return _mm512_dpbusd_epi32(acc, nibbles, activations); }
+#else
+constexpr bool kUnsignedActivations = false;
+LRAM_INLINE I pairs_to_sums(I acc, I pairs) {
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
+  // codes stay within +-127, so a pair of products fits 16 bits
+  const __mmask64 negative = _mm512_movepi8_mask(activations);
+  const I signed_weights = _mm512_mask_sub_epi8(weights, negative, _mm512_setzero_si512(), weights);
+  return pairs_to_sums(acc, _mm512_maddubs_epi16(_mm512_abs_epi8(activations), signed_weights));
+}
+LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) {
+  return pairs_to_sums(acc, _mm512_maddubs_epi16(nibbles, activations));
+}
+#endif
+
+}  // namespace

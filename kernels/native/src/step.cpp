@@ -1,0 +1,185 @@
+#include "step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "error.h"
+
+namespace lram {
+namespace {
+
+void check_finite(const char* name, const float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i)
+    if (!std::isfinite(values[i]))
+      throw Error(LRAM_ERROR_INPUT, std::string(name) + ": expected finite values, got " + std::to_string(values[i]) +
+                                        " at element " + std::to_string(i));
+}
+
+// The observation of every row, before its bias, divided among the threads by tiles.
+void encode_observation(StepContext& context, int thread) {
+  const Model& model = context.model;
+  State& state = context.state;
+  const Matrix& matrix = model.embed_observation;
+  const auto size = static_cast<std::size_t>(matrix.cols);
+  const float* x = static_cast<const float*>(context.inputs.observation);
+  if (model.images()) {
+    encode_image(context, thread);
+    x = state.shared.features;
+  }
+  ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
+  const Tokens tokens = {state.batch(), x, size, context.sizes.planes, own.codes, size + kGroup, own.code_scales, own.code_sums};
+  context.kernels.quantize(tokens, matrix.format, matrix.cols);
+  const Range tiles = share(matrix.tiles, thread, context.threads());
+  context.kernels.dense(matrix, tiles.begin, tiles.end, tokens, state.shared.observed,
+                        static_cast<std::size_t>(state.padded_hidden()));
+  context.barrier(thread);
+}
+
+// The three tokens of every row, normalized, into this thread's residual stream.
+void embed(StepContext& context, int thread) {
+  const Model& model = context.model;
+  State& state = context.state;
+  const int hidden = context.sizes.hidden;
+  ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
+  for (int row = 0; row < state.batch(); ++row) {
+    const float reward = context.inputs.reward[row];
+    const float return_to_go = context.inputs.return_to_go[row];
+    const float* observed = state.shared.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
+    float* x = own.x + static_cast<std::size_t>(row) * kTokens * static_cast<std::size_t>(hidden);
+    for (int i = 0; i < hidden; ++i) {
+      x[i] = model.embed_reward_weight[i] * reward + model.embed_reward_bias[i];
+      const float encoded = observed[i] + model.embed_observation_bias[i];
+      x[hidden + i] = model.images() ? std::max(encoded, 0.0F) : encoded;
+      x[2 * hidden + i] = model.embed_return_weight[i] * return_to_go + model.embed_return_bias[i];
+    }
+    for (int t = 0; t < kTokens; ++t)
+      context.kernels.layer_norm(x + t * hidden, model.embed_norm_weight, model.embed_norm_bias,
+                                 model.header().embed_epsilon, hidden, x + t * hidden);
+  }
+}
+
+// Logits at the return-to-go token, divided among the threads by tiles.
+void decode(StepContext& context, int thread) {
+  const Model& model = context.model;
+  State& state = context.state;
+  const int hidden = context.sizes.hidden;
+  ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
+  for (int row = 0; row < state.batch(); ++row)
+    context.kernels.layer_norm(own.x + (row * kTokens + kTokens - 1) * hidden, model.post_norm, nullptr,
+                               model.header().norm_epsilon, hidden, own.normed + row * hidden);
+  const Matrix& head = model.head;
+  const auto stride = static_cast<std::size_t>(hidden);
+  const Tokens tokens = {state.batch(), own.normed, stride, context.sizes.planes,
+                         own.codes,     stride + kGroup, own.code_scales, own.code_sums};
+  context.kernels.quantize(tokens, head.format, hidden);
+  const Range tiles = share(head.tiles, thread, context.threads());
+  context.kernels.dense(head, tiles.begin, tiles.end, tokens, state.shared.logits,
+                        static_cast<std::size_t>(State::padded(context.sizes.logits)));
+}
+
+int arg_max(const float* logits, int count) {
+  int best = 0;
+  for (int i = 1; i < count; ++i)
+    if (logits[i] > logits[best]) best = i;
+  return best;
+}
+
+// Adds the head's bias and chooses actions.
+void choose(StepContext& context) {
+  const FileHeader& h = context.model.header();
+  const int count = static_cast<int>(h.action_tokens);
+  for (int row = 0; row < context.state.batch(); ++row) {
+    float* logits = context.state.shared.logits + row * State::padded(context.sizes.logits);
+    for (int i = 0; i < context.sizes.logits; ++i) logits[i] += context.model.head_bias[i];
+    for (int action = 0; action < context.sizes.actions; ++action) {
+      const int token = arg_max(logits + action * count, count);
+      const int at = row * context.sizes.actions + action;
+      if (context.model.discrete()) {
+        static_cast<std::int64_t*>(context.outputs.action)[at] = token;
+      } else {
+        const int bin = std::max(token - static_cast<int>(h.discrete_actions), 0);
+        static_cast<float*>(context.outputs.action)[at] =
+            static_cast<float>(bin) * (2.0F / static_cast<float>(h.action_channels)) - 1.0F;
+      }
+    }
+    if (context.outputs.logits != nullptr)
+      std::copy_n(logits, context.sizes.logits, context.outputs.logits + row * context.sizes.logits);
+  }
+}
+
+void work(void* opaque, int thread) {
+  StepContext& context = *static_cast<StepContext*>(opaque);
+  encode_observation(context, thread);
+  embed(context, thread);
+  for (int block = 0; block < context.sizes.blocks; ++block) {
+    if (context.model.blocks[static_cast<std::size_t>(block)].is_slstm)
+      slstm_block(context, block, thread);
+    else
+      mlstm_block(context, block, thread);
+  }
+  decode(context, thread);
+}
+
+}  // namespace
+
+void check_inputs(const State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
+  const Model& model = state.model();
+  const auto rows = static_cast<std::size_t>(state.batch());
+  const auto present = [](const char* name, const void* pointer) {
+    if (pointer == nullptr) throw Error(LRAM_ERROR_ARGUMENT, std::string(name) + ": expected an array, got NULL");
+  };
+  present("observation", inputs.observation);
+  present("return_to_go", inputs.return_to_go);
+  present("reward", inputs.reward);
+  present("is_first", inputs.is_first);
+  present("action", outputs.action);
+  if (!model.images())
+    check_finite("observation", static_cast<const float*>(inputs.observation), rows * model.observation_size());
+  check_finite("return_to_go", inputs.return_to_go, rows);
+  check_finite("reward", inputs.reward, rows);
+  for (std::size_t row = 0; row < rows; ++row)
+    if (inputs.is_first[row] != 0 && inputs.is_first[row] != 1)
+      throw Error(LRAM_ERROR_INPUT, "is_first: expected 0 or 1, got " + std::to_string(inputs.is_first[row]) +
+                                        " at element " + std::to_string(row));
+}
+
+void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
+  Model& model = state.model();
+  StepContext context = {state, model, model.kernels(), model.sizes(), inputs, outputs};
+  model.pool().run(work, &context);
+  choose(context);
+}
+
+void add_parts(StepContext& context, int thread, int count) {
+  const State& state = context.state;
+  const int hidden = context.sizes.hidden;
+  const auto part_stride = static_cast<std::size_t>(state.heads[1].part - state.heads[0].part);
+  float* x = state.threads[static_cast<std::size_t>(thread)].x;
+  for (int token = 0; token < state.tokens(); ++token)
+    context.kernels.accumulate(x + token * hidden, state.heads[0].part + token * state.padded_hidden(), part_stride,
+                               count, hidden);
+}
+
+Tokens normalized(StepContext& context, int thread, const float* weight, Format format) {
+  const int hidden = context.sizes.hidden;
+  ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
+  for (int token = 0; token < context.state.tokens(); ++token)
+    context.kernels.layer_norm(own.x + token * hidden, weight, nullptr, context.model.header().norm_epsilon, hidden,
+                               own.normed + token * hidden);
+  const auto stride = static_cast<std::size_t>(hidden);
+  const Tokens tokens = {context.state.tokens(), own.normed,      stride,          context.sizes.planes,
+                         own.codes,              stride + kGroup, own.code_scales, own.code_sums};
+  context.kernels.quantize(tokens, format, hidden);
+  return tokens;
+}
+
+Tokens of_head(StepContext& context, HeadBuffers& buffers, const float* x, std::size_t stride, int count, int width,
+               Format format) {
+  const Tokens tokens = {count,         x, stride, context.sizes.planes, buffers.codes, static_cast<std::size_t>(width) + kGroup,
+                         buffers.code_scales, buffers.code_sums};
+  context.kernels.quantize(tokens, format, width);
+  return tokens;
+}
+
+}  // namespace lram

@@ -1,0 +1,136 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <chrono>
+#include <cstring>
+#include <string>
+
+#include "error.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lram {
+namespace {
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+constexpr int kSpinsBeforeYield = 20000;  // around 0.2 ms: after that another thread needs this processor more
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_microseconds)
+    : threads_(threads), spin_microseconds_(spin_microseconds), arrivals_(static_cast<std::size_t>(threads)) {
+  try {
+    for (int thread = 1; thread < threads; ++thread) {
+      workers_.emplace_back([this, thread] { serve(thread); });
+      if (cpus.empty()) continue;
+      const int cpu = cpus[static_cast<std::size_t>(thread - 1) % cpus.size()];
+      cpu_set_t chosen;
+      CPU_ZERO(&chosen);
+      if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &chosen);
+      const int failed = pthread_setaffinity_np(workers_.back().native_handle(), sizeof chosen, &chosen);
+      if (failed != 0)
+        throw Error(LRAM_ERROR_ARGUMENT, "cpus: no thread can be pinned to CPU " + std::to_string(cpu) + ": " +
+                                             std::strerror(failed));
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_.store(true);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+}
+
+void ThreadPool::run(void (*work)(void*, int), void* context) {
+  work_ = work;
+  context_ = context;
+  job_.fetch_add(1);
+  if (sleeping_.load() > 0) {  // sequentially consistent with the count in serve: nobody sleeps through a job
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_all();
+  }
+  const FlushDenormals flush;
+  work(context, 0);
+  barrier(0);
+}
+
+void ThreadPool::barrier(int thread) {
+  if (threads_ == 1) return;
+  auto& own = arrivals_[static_cast<std::size_t>(thread)].count;
+  const std::uint32_t arrived = own.load(std::memory_order_relaxed) + 1;
+  own.store(arrived, std::memory_order_release);
+  for (Arrival& other : arrivals_) {
+    int spins = 0;
+    while (static_cast<std::int32_t>(other.count.load(std::memory_order_acquire) - arrived) < 0) {
+      if (++spins < kSpinsBeforeYield)
+        pause_briefly();
+      else
+        std::this_thread::yield();
+    }
+  }
+}
+
+bool ThreadPool::wait_for_job(std::uint32_t last) const {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_microseconds_);
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (job_.load(std::memory_order_acquire) != last) return true;
+      pause_briefly();
+    }
+    if (ending_.load(std::memory_order_relaxed)) return false;
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+void ThreadPool::serve(int thread) {
+  const FlushDenormals flush;
+  std::uint32_t last = 0;
+  while (true) {
+    if (!wait_for_job(last)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return job_.load() != last || ending_.load(); });
+      sleeping_.fetch_sub(1);
+      if (job_.load() == last) return;
+    }
+    ++last;
+    work_(context_, thread);
+    barrier(thread);
+  }
+}
+
+#if defined(__x86_64__)
+FlushDenormals::FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(static_cast<unsigned>(before_) | 0x8040U); }
+FlushDenormals::~FlushDenormals() { _mm_setcsr(static_cast<unsigned>(before_)); }
+#elif defined(__aarch64__)
+FlushDenormals::FlushDenormals() {
+  asm volatile("mrs %0, fpcr" : "=r"(before_));
+  asm volatile("msr fpcr, %0" ::"r"(before_ | (std::uint64_t{1} << 24)));
+}
+FlushDenormals::~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+#else
+FlushDenormals::FlushDenormals() : before_(0) {}
+FlushDenormals::~FlushDenormals() = default;
+#endif
+
+}  // namespace lram

@@ -1,0 +1,55 @@
+// Small artifacts with random weights, made in memory: the tests need no Python.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "format.h"
+
+namespace lram_testing {
+
+struct Shape {
+  int hidden = 64;
+  int blocks = 3;
+  int heads = 4;
+  int inner = 128;
+  std::vector<int> slstm_at = {1};
+  lram::Layout layout = lram::Layout::tiled_float32;  // of the large matrices
+  int planes = 2;
+  bool images = false;
+  bool discrete = false;
+  unsigned seed = 1;
+};
+
+// Starts at a multiple of 64 for as long as it lives.
+class Bytes {
+ public:
+  explicit Bytes(std::vector<std::uint8_t> content);
+  std::uint8_t* data() { return begin_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  std::vector<std::uint8_t> memory_;
+  std::uint8_t* begin_;
+  std::size_t size_;
+};
+
+std::vector<std::uint8_t> make_artifact(const Shape& shape);
+
+// A file that is removed at the end.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::vector<std::uint8_t>& content);
+  ~TemporaryFile();
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Writes the checksum of what the bytes hold now.
+void seal(std::vector<std::uint8_t>& artifact);
+
+}  // namespace lram_testing

@@ -1,0 +1,106 @@
+// Artifacts that are cut off, altered or from the future: an error, never a crash.
+#include <cstring>
+
+#include "testing.h"
+
+using namespace lram_testing;
+
+namespace {
+
+lram_status try_open(const std::vector<std::uint8_t>& content) {
+  setenv("LRAM_ISA", "", 1);
+  const TemporaryFile file(content);
+  lram_model* model = nullptr;
+  const lram_status status = lram_open(file.path().c_str(), nullptr, &model);
+  CHECK((status == LRAM_OK) == (model != nullptr));
+  lram_close(model);
+  return status;
+}
+
+bool told(const char* text) { return std::string(lram_last_error()).find(text) != std::string::npos; }
+
+}  // namespace
+
+TEST(whole_artifacts_open) { CHECK(try_open(make_artifact({})) == LRAM_OK); }
+
+TEST(a_truncated_artifact_is_refused_at_every_length) {
+  const std::vector<std::uint8_t> whole = make_artifact({});
+  for (std::size_t size = 0; size < whole.size(); size += size < 4000 ? 7 : 10007) {
+    CHECK(try_open({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)}) == LRAM_ERROR_ARTIFACT);
+  }
+}
+
+TEST(an_altered_byte_is_found) {
+  std::vector<std::uint8_t> bytes = make_artifact({});
+  for (std::size_t at = 0; at < bytes.size(); at += at < 300 ? 1 : 9973) {
+    bytes[at] ^= 0x10;
+    CHECK(try_open(bytes) != LRAM_OK);
+    bytes[at] ^= 0x10;
+  }
+  CHECK(try_open(bytes) == LRAM_OK);
+}
+
+TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
+  const std::vector<std::uint8_t> whole = make_artifact({});
+  const std::size_t directory = sizeof(lram::FileHeader) + 20 * sizeof(lram::TensorEntry);
+  for (const std::uint32_t value : {0U, 1U, 3U, 0x7fU, 0xffffU, 0x7fffffffU, 0xffffffffU})
+    for (std::size_t at = lram::kChecksumStart; at < directory; at += 4) {
+      std::vector<std::uint8_t> bytes = whole;
+      std::memcpy(bytes.data() + at, &value, sizeof value);
+      seal(bytes);
+      try_open(bytes);
+    }
+}
+
+TEST(a_newer_artifact_says_so) {
+  std::vector<std::uint8_t> bytes = make_artifact({});
+  bytes[8] = 2;
+  CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
+  CHECK(told("this artifact has 2, this library reads up to 1"));
+}
+
+TEST(other_files_are_refused) {
+  CHECK(try_open(std::vector<std::uint8_t>(5000, 'x')) == LRAM_ERROR_ARTIFACT);
+  CHECK(told("magic"));
+  lram_model* model = nullptr;
+  CHECK(lram_open("/nowhere/model.lrn", nullptr, &model) == LRAM_ERROR_FILE && model == nullptr);
+  CHECK(told("/nowhere/model.lrn: cannot be opened"));
+  CHECK(lram_open("/tmp", nullptr, &model) == LRAM_ERROR_FILE);
+  CHECK(lram_open(nullptr, nullptr, &model) == LRAM_ERROR_ARGUMENT);
+}
+
+TEST(options_that_make_no_sense_are_refused) {
+  const TemporaryFile file(make_artifact({}));
+  lram_options options;
+  lram_options_init(&options);
+  options.threads = 0;
+  lram_model* model = nullptr;
+  CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
+  CHECK(told("threads: expected 1 to 1024, got 0"));
+  options.threads = 2;
+  const int nowhere = 100000;
+  options.cpus = &nowhere;
+  options.cpu_count = 1;
+  CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
+  CHECK(told("cpus: no thread can be pinned to CPU 100000"));
+  setenv("LRAM_ISA", "mmx", 1);
+  CHECK(lram_open(file.path().c_str(), nullptr, &model) == LRAM_ERROR_ARGUMENT);
+  CHECK(told("LRAM_ISA: expected one of"));
+}
+
+TEST(a_model_describes_itself) {
+  const TemporaryFile file(make_artifact({}));
+  const ModelPointer model = open_model(file, "plain");
+  lram_description about;
+  CHECK_OK(lram_describe(model.get(), &about));
+  CHECK(std::string(about.isa) == "plain" && about.observation_size == 20 && about.action_size == 3);
+  CHECK(about.logits_size == 150 && about.state_tensors == 13);
+  lram_tensor tensor;
+  CHECK_OK(lram_state_tensor(model.get(), 1, &tensor));
+  CHECK(std::string(tensor.name) == "state.0.C" && tensor.rank == 3 && tensor.extents[2] == 32);
+  CHECK_OK(lram_state_tensor(model.get(), 8, &tensor));
+  CHECK(std::string(tensor.name) == "state.1.m" && tensor.initial == -1e30F);
+  CHECK(lram_state_tensor(model.get(), 13, &tensor) == LRAM_ERROR_ARGUMENT);
+}
+
+int main() { return run_all(); }

@@ -1,0 +1,105 @@
+// Threads: the same bits for any number of them, sleeping and waking, models side by side.
+#include <chrono>
+#include <thread>
+
+#include "testing.h"
+
+using namespace lram_testing;
+
+TEST(results_do_not_depend_on_the_number_of_threads) {
+  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8})
+    for (const bool images : {false, true})
+      for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF}) {
+        Shape shape;
+        shape.layout = layout;
+        shape.images = images;
+        const TemporaryFile file(make_artifact(shape));
+        const ModelPointer single = open_model(file, "", 1, format);
+        Driver expected(single, 2);
+        std::vector<std::vector<float>> logits;
+        for (unsigned step = 0; step < 20; ++step) logits.push_back(expected.step(step));
+        for (const int threads : {2, 3, 4, 9}) {
+          const ModelPointer model = open_model(file, "", threads, format);
+          Driver actual(model, 2);
+          CHECK(actual.about.threads == std::min(threads, 4));
+          for (unsigned step = 0; step < 20; ++step) CHECK(actual.step(step) == logits[step]);
+          CHECK(actual.save() == expected.save());
+        }
+      }
+}
+
+TEST(threads_that_sleep_are_woken) {
+  const TemporaryFile file(make_artifact({}));
+  setenv("LRAM_ISA", "", 1);
+  lram_options options;
+  lram_options_init(&options);
+  options.threads = 3;
+  options.spin_microseconds = 0;
+  lram_model* opened = nullptr;
+  CHECK_OK(lram_open(file.path().c_str(), &options, &opened));
+  const ModelPointer model(opened, lram_close);
+  Driver driver(model, 1);
+  for (unsigned step = 0; step < 30; ++step) {
+    driver.step(step);
+    std::this_thread::sleep_for(std::chrono::milliseconds(step % 3));
+  }
+}
+
+TEST(models_run_side_by_side_and_states_share_a_model) {
+  const TemporaryFile file(make_artifact({}));
+  const ModelPointer reference = open_model(file, "");
+  Driver expected(reference, 1);
+  std::vector<std::vector<float>> logits;
+  for (unsigned step = 0; step < 20; ++step) logits.push_back(expected.step(step));
+  std::vector<std::thread> loops;
+  for (int i = 0; i < 2; ++i)
+    loops.emplace_back([&] {
+      lram_options options;
+      lram_options_init(&options);
+      options.threads = 2;
+      lram_model* opened = nullptr;
+      CHECK_OK(lram_open(file.path().c_str(), &options, &opened));
+      const ModelPointer model(opened, lram_close);
+      Driver one(model, 1);
+      Driver two(model, 1);
+      for (unsigned step = 0; step < 20; ++step) {
+        CHECK(one.step(step) == logits[step]);
+        CHECK(two.step(step) == logits[step]);
+      }
+    });
+  for (std::thread& loop : loops) loop.join();
+}
+
+TEST(a_second_step_at_the_same_time_is_refused_or_runs_whole) {
+  const TemporaryFile file(make_artifact({}));
+  const ModelPointer model = open_model(file, "", 2);
+  const StatePointer states[2] = {create_state(model, 1), create_state(model, 1)};
+  std::vector<float> observation(20, 0.5F);
+  std::vector<std::thread> loops;
+  for (const StatePointer& state : states)
+    loops.emplace_back([&] {
+      const float zero = 0;
+      float action[3];
+      const lram_inputs inputs = {observation.data(), &zero, &zero, &zero};
+      const lram_outputs outputs = {action, nullptr};
+      for (int done = 0; done < 200;) {
+        const lram_status status = lram_step(state.get(), &inputs, &outputs);
+        CHECK(status == LRAM_OK || status == LRAM_ERROR_BUSY);
+        if (status == LRAM_OK)
+          ++done;
+        else
+          std::this_thread::yield();
+      }
+    });
+  for (std::thread& loop : loops) loop.join();
+  std::vector<float> saved[2];
+  for (int i = 0; i < 2; ++i) {
+    lram_description about;
+    CHECK_OK(lram_describe(model.get(), &about));
+    saved[i].resize(about.state_size);
+    CHECK_OK(lram_state_save(states[i].get(), saved[i].data(), saved[i].size()));
+  }
+  CHECK(saved[0] == saved[1]);
+}
+
+int main() { return run_all(); }

@@ -1,0 +1,238 @@
+"""The artifact ``model.lrn`` as it lies on disk; the other side is `kernels/native/src/format.h`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.precision import GROUP
+
+MAGIC = b"LRAMNAT\n"
+FORMAT_VERSION = 1
+HEADER_BYTES = 256
+ENTRY_BYTES = 48
+CHECKSUM_START = 40
+ALIGNMENT = 64
+TILE = 32
+CHUNK_WORDS = 1 << 20
+ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
+"""Activations of the feed-forward, by their number in the header."""
+
+
+class Id(IntEnum):
+    """What a tensor is."""
+
+    EMBED_REWARD_WEIGHT = 1
+    EMBED_REWARD_BIAS = 2
+    EMBED_RETURN_WEIGHT = 3
+    EMBED_RETURN_BIAS = 4
+    EMBED_OBSERVATION = 5
+    EMBED_OBSERVATION_BIAS = 6
+    EMBED_NORM_WEIGHT = 7
+    EMBED_NORM_BIAS = 8
+    IMAGE_WEIGHT = 9
+    IMAGE_BIAS = 10
+    POST_NORM = 11
+    HEAD = 12
+    HEAD_BIAS = 13
+    NORM = 20
+    CONV_WEIGHT = 21
+    CONV_BIAS = 22
+    HEAD_NORM = 23
+    UP = 30
+    QUERY_KEY_VALUE = 31
+    GATE_WEIGHT = 32
+    GATE_BIAS = 33
+    SKIP = 34
+    DOWN = 35
+    FROM_CONV = 40
+    FROM_INPUT = 41
+    RECURRENT = 42
+    GATE_BIASES = 43
+    FFN_NORM = 44
+    FFN_UP = 45
+    FFN_DOWN = 46
+
+
+class Layout(IntEnum):
+    """How a tensor lies in the file."""
+
+    PLAIN_FLOAT32 = 0
+    TILED_FLOAT32 = 1
+    TILED_INT8 = 2
+    TILED_INT4 = 3
+
+
+@dataclass(frozen=True)
+class Header:
+    """The numbers of the header, in their order; ``slstm_at`` becomes a bit mask."""
+
+    batch: int
+    hidden: int
+    blocks: int
+    heads: int
+    inner: int
+    conv_kernel: int
+    slstm_heads: int
+    ffn_slices: int
+    ffn_slice: int
+    ffn_activation: int
+    observation: int
+    observation_dim: int
+    image_channels: int
+    image_height: int
+    image_width: int
+    action: int
+    action_dim: int
+    action_tokens: int
+    discrete_actions: int
+    action_channels: int
+    planes: int
+    state_format: int
+    norm_epsilon: float
+    head_epsilon: float
+    slstm_epsilon: float
+    embed_epsilon: float
+    slstm_at: tuple[int, ...]
+
+    def pack(self, tensors: int) -> bytes:
+        """Everything after the checksum."""
+        values = [getattr(self, f.name) for f in fields(self) if f.name != "slstm_at"]
+        integers = [v for v in values if isinstance(v, int)]
+        masks = [sum(1 << (b % 64) for b in self.slstm_at if b // 64 == word) for word in range(4)]
+        packed = struct.pack(f"<I{len(integers)}I4fI4Q", tensors, *integers, *values[len(integers) :], 0, *masks)
+        return packed.ljust(HEADER_BYTES - CHECKSUM_START, b"\0")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: ``parts`` matrices (rows, cols), as bytes in the order in which they are written."""
+
+    id: Id
+    block: int
+    layout: Layout
+    parts: int
+    rows: int
+    cols: int
+    data: NDArray[Any]
+
+    @property
+    def bytes(self) -> int:
+        """Size in the file, without padding."""
+        return self.data.nbytes
+
+
+def plain(id: Id, block: int, values: NDArray[np.float32]) -> Tensor:
+    """Floats one after the other."""
+    data = np.ascontiguousarray(values, np.float32).reshape(-1)
+    return Tensor(id, block, Layout.PLAIN_FLOAT32, 1, data.size, 1, data)
+
+
+def tiled_float32(id: Id, block: int, parts: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Per tile of 32 rows: (cols, 32)."""
+    rows, cols = parts[0].shape
+    tiles = [_tiles(part).transpose(0, 2, 1) for part in parts]
+    return Tensor(id, block, Layout.TILED_FLOAT32, len(parts), rows, cols, np.ascontiguousarray(np.concatenate(tiles)))
+
+
+def tiled_int8(
+    id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]
+) -> Tensor:
+    """Per tile: 32 scales, 32 times -128 * sum of the row's codes, codes (cols / 4, 32, 4)."""
+    rows, cols = parts[0][0].shape
+    packed = []
+    for codes, scales in parts:
+        tiles = _tiles(_pad_columns(codes, 4))
+        sums = -128 * tiles.sum(axis=2, dtype=np.int32)
+        quads = tiles.reshape(len(tiles), TILE, -1, 4).transpose(0, 2, 1, 3)
+        packed.append(_bytes(_tiles(scales[:, :1]).astype(np.float32), sums.astype(np.int32), quads))
+    return Tensor(id, block, Layout.TILED_INT8, len(parts), rows, cols, np.concatenate(packed))
+
+
+def tiled_int4(
+    id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]
+) -> Tensor:
+    """Per tile and group of 64 inputs: 32 scales, then (8, 32, 4) bytes of two codes + 8."""
+    rows, cols = parts[0][0].shape
+    packed = []
+    for codes, scales in parts:
+        tiles = _tiles(_pad_columns(codes, GROUP))
+        count, groups = len(tiles), tiles.shape[2] // GROUP
+        nibbles = (tiles + 8).astype(np.uint8).reshape(count, TILE, groups, GROUP // 8, 2, 4)
+        both = nibbles[:, :, :, :, 0] | (nibbles[:, :, :, :, 1] << 4)
+        per_group = both.transpose(0, 2, 3, 1, 4).reshape(count * groups, -1)
+        scale = _tiles(scales).astype(np.float32).transpose(0, 2, 1).reshape(count * groups, -1)
+        packed.append(_bytes(scale, per_group))
+    return Tensor(id, block, Layout.TILED_INT4, len(parts), rows, cols, np.concatenate(packed))
+
+
+def write_artifact(path: Path, header: Header, tensors: Sequence[Tensor]) -> None:
+    """Write header, directory and tensors."""
+    start = _aligned(HEADER_BYTES + ENTRY_BYTES * len(tensors))
+    entries, offset = b"", start
+    for t in tensors:
+        entries += struct.pack("<4I4Q", t.id, t.block, t.layout, t.parts, t.rows, t.cols, offset, t.bytes)
+        offset = _aligned(offset + t.bytes)
+    with path.open("wb") as file:
+        file.write(bytes(CHECKSUM_START))
+        covered = _Checksummed(file)
+        covered.write(np.frombuffer(header.pack(len(tensors)) + entries, np.uint8), start)
+        for t in tensors:
+            covered.write(t.data.reshape(-1).view(np.uint8), covered.position + _aligned(t.bytes))
+        file.seek(0)
+        file.write(MAGIC + struct.pack("<IIQQQ", FORMAT_VERSION, HEADER_BYTES, offset, *covered.checksum))
+
+
+class _Checksummed:
+    """Writes to a file from CHECKSUM_START on, and sums up: words w_i and i * w_i, modulo 2^64."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._words = self._sum = self._weighted = 0
+        self.position = CHECKSUM_START
+
+    @property
+    def checksum(self) -> tuple[int, int]:
+        return self._sum % 2**64, self._weighted % 2**64
+
+    def write(self, data: NDArray[np.uint8], until: int) -> None:
+        """Write ``data`` and zeros up to the file position ``until``, a multiple of 8 away."""
+        size = until - self.position
+        for at in range(0, size, 8 * CHUNK_WORDS):
+            chunk = data[at : at + 8 * CHUNK_WORDS]
+            missing = min(size - at, 8 * CHUNK_WORDS) - chunk.size
+            words = np.concatenate([chunk, np.zeros(missing, np.uint8)]).view("<u8")
+            total = int(words.sum(dtype=np.uint64))
+            weights = np.arange(1, words.size + 1, dtype=np.uint64)
+            self._sum += total
+            self._weighted += self._words * total + int((words * weights).sum(dtype=np.uint64))
+            self._words += words.size
+            self._file.write(words.tobytes())
+        self.position = until
+
+
+def _tiles(matrix: NDArray[Any]) -> NDArray[Any]:
+    """(rows, cols) -> (tiles, 32, cols), rows filled up with zeros."""
+    rows, cols = matrix.shape
+    padded = np.pad(matrix, ((0, -rows % TILE), (0, 0)))
+    return padded.reshape(-1, TILE, cols)
+
+
+def _pad_columns(matrix: NDArray[Any], multiple: int) -> NDArray[Any]:
+    return np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % multiple)))
+
+
+def _bytes(*arrays: NDArray[Any]) -> NDArray[np.uint8]:
+    """Rows of several arrays with the same first axis, side by side as bytes."""
+    return np.concatenate([np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays], axis=1)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,96 @@
+"""Runtime of the target `native`: the C++ engine, with inputs and outputs in buffers it reads and writes in place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export import _native
+from lram_export.errors import BundleError, UsageError
+from lram_export.runtimes.protocol import (
+    LoadedArtifact,
+    Runtime,
+    State,
+    StepInputs,
+    StepOutput,
+    check_rows,
+    check_state,
+)
+from lram_export.specification import StepSpec
+
+MODEL_FILE = "model.lrn"
+STATE_FORMAT = "LRAM_STATE"
+"""Environment variable: how the engine keeps the state, `float32` (default) or `lazy-fp16`."""
+
+
+class NativeRuntime:
+    """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
+
+    def __init__(self, model: _native.Model, spec: StepSpec) -> None:
+        self.spec = spec
+        self._inputs = StepInputs(spec)
+        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._episodes: _native.State | None = _native.State(model, spec.batch_size)
+        self._episodes.bind(*self._inputs.arrays, *self._outputs)
+        # the memory itself, which nobody but a test that spoils it writes to
+        self._state = {"memory": self._episodes.memory()}
+
+    @property
+    def _held(self) -> _native.State:
+        if self._episodes is None:
+            raise RuntimeError("the runtime is closed")
+        return self._episodes
+
+    def step(
+        self,
+        observation: NDArray[np.generic],
+        return_to_go: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        is_first: NDArray[np.float32],
+    ) -> StepOutput:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._inputs.fill(observation, return_to_go, reward, is_first)
+        self._held.step()
+        return self._outputs
+
+    def state(self) -> State:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        values = np.empty(self._held.size, np.float32)
+        self._held.save(values)
+        found, start = {}, 0
+        for tensor in self.spec.states:
+            found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape).copy()
+            start += tensor.size
+        return found
+
+    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        check_state(self.spec, state)
+        self._held.load(np.concatenate([state[t.name].reshape(-1) for t in self.spec.states]))
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._held.reset(check_rows(rows, self.spec.batch_size))
+
+    def close(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._state = {}
+        self._episodes = None
+
+
+def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+    """Map the artifact; raises BundleError when it is damaged or does not belong to the manifest."""
+    path = artifact.directory / MODEL_FILE
+    try:
+        model = _native.Model(str(path), threads=threads, state_format=os.environ.get(STATE_FORMAT, "float32"))
+    except ValueError as error:
+        raise UsageError(f"{STATE_FORMAT}: {error}") from None
+    except RuntimeError as error:
+        raise BundleError(str(error)) from None
+    expected = [(t.name, t.shape[1:]) for t in artifact.spec.states]
+    if model.state_tensors() != expected:
+        raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
+    return NativeRuntime(model, artifact.spec)
