@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lram_export import __version__
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
+from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
     ACTIVATIONS,
     FORMAT_VERSION,
@@ -26,7 +27,6 @@ from lram_export.native_format import (
     tiled_int8,
     write_artifact,
 )
-from lram_export.lowering import LoweredPolicy
 from lram_export.quantized import QuantizedMatrix
 from lram_export.step import MLSTMBlock, SLSTMBlock, StepGraph
 
@@ -218,8 +218,10 @@ class _Packer:
         if isinstance(matrix, QuantizedMatrix) and matrix.format == "int4" and width % GROUP:
             matrix = matrix.dequantize()
         columns = matrix.shape[1]
-        return [_columns(matrix, np.arange(min(i * width, columns), min((i + 1) * width, columns)), width)
-                for i in range(count)]
+        return [
+            _columns(matrix, np.arange(min(i * width, columns), min((i + 1) * width, columns)), width)
+            for i in range(count)
+        ]
 
     def _tiled(self, id: Id, block: int, parts: list[Matrix | QuantizedMatrix]) -> Tensor:
         """Matrices of one shape, one after the other."""

@@ -142,9 +142,7 @@ def tiled_float32(id: Id, block: int, parts: Sequence[NDArray[np.float32]]) -> T
     return Tensor(id, block, Layout.TILED_FLOAT32, len(parts), rows, cols, np.ascontiguousarray(np.concatenate(tiles)))
 
 
-def tiled_int8(
-    id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]
-) -> Tensor:
+def tiled_int8(id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]) -> Tensor:
     """Per tile: 32 scales, 32 times -128 * sum of the row's codes, codes (cols / 4, 32, 4)."""
     rows, cols = parts[0][0].shape
     packed = []
@@ -156,9 +154,7 @@ def tiled_int8(
     return Tensor(id, block, Layout.TILED_INT8, len(parts), rows, cols, np.concatenate(packed))
 
 
-def tiled_int4(
-    id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]
-) -> Tensor:
+def tiled_int4(id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]) -> Tensor:
     """Per tile and group of 64 inputs: 32 scales, then (8, 32, 4) bytes of two codes + 8."""
     rows, cols = parts[0][0].shape
     packed = []

@@ -19,7 +19,7 @@ from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.tape import Tape
 
 from lram_export.errors import LramError
-from lram_export.quantized import ACTIVATION, CODES, QUANTIZED_FILE, SCALES, QuantizedMatrix
+from lram_export.quantized import CODES, QUANTIZED_FILE, SCALES, QuantizedMatrix
 
 MICROSOFT = "com.microsoft"
 
