@@ -17,7 +17,6 @@ from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
     ACTIVATIONS,
     FORMAT_VERSION,
-    GROUP,
     Header,
     Id,
     Tensor,
@@ -27,6 +26,7 @@ from lram_export.native_format import (
     tiled_int8,
     write_artifact,
 )
+from lram_export.precision import GROUP
 from lram_export.quantized import QuantizedMatrix
 from lram_export.step import MLSTMBlock, SLSTMBlock, StepGraph
 

@@ -64,7 +64,7 @@ def two_planes_in_blocks(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Va
     """
     rows, columns = stored.matrix.shape
     assert stored.scales is not None
-    blocks = stored.scales.shape[1]
+    blocks = stored.matrix.scales.shape[1]
     padded = x
     if columns % GROUP:
         end = _constant(tape, np.array([0] * (len(_shape(x)) * 2 - 1) + [-columns % GROUP], np.int64), stored, "pad")
@@ -136,4 +136,4 @@ def _constant(tape: Tape, value: np.ndarray | np.generic, stored: StoredMatrix, 
 
 def _shape(x: ir.Value) -> tuple[int, ...]:
     assert x.shape is not None
-    return tuple(int(extent) for extent in x.shape)  # static: the step graph has a fixed batch
+    return x.shape.numpy()  # static: the step graph has a fixed batch

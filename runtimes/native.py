@@ -34,7 +34,8 @@ class NativeRuntime:
         self._inputs = StepInputs(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: _native.State | None = _native.State(model, spec.batch_size)
-        self._episodes.bind(*self._inputs.arrays, *self._outputs)
+        observation, return_to_go, reward, is_first = self._inputs.arrays
+        self._episodes.bind(observation, return_to_go, reward, is_first, *self._outputs)
         # the memory itself, which nobody but a test that spoils it writes to
         self._state = {"memory": self._episodes.memory()}
 
