@@ -43,7 +43,10 @@ EXPORTERS = {
     "pytorch": TargetModule("lram_export.exporters.pytorch", ("torch", "safetensors"), "export", ALL_PRECISIONS),
     "onnxruntime": TargetModule("lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export"),
     "openvino": TargetModule(
-        "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
+        "lram_export.exporters.openvino",
+        ("torch", "onnx", "onnxscript", "openvino"),
+        "export,openvino",
+        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
 }
 
