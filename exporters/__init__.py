@@ -45,7 +45,10 @@ EXPORTERS = {
         "lram_export.exporters.onnxruntime", ("torch", "onnx", "onnxscript"), "export", ALL_PRECISIONS
     ),
     "openvino": TargetModule(
-        "lram_export.exporters.openvino", ("torch", "onnx", "onnxscript", "openvino"), "export,openvino"
+        "lram_export.exporters.openvino",
+        ("torch", "onnx", "onnxscript", "openvino"),
+        "export,openvino",
+        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
     "native": TargetModule(
         "lram_export.exporters.native", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)

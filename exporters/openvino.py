@@ -6,12 +6,15 @@ what was an output is written to it (``Assign``), so the state never crosses the
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 from openvino import opset15 as ops
 from openvino.op.util import Variable, VariableInfo
 
@@ -19,6 +22,7 @@ from lram_export.errors import LramError
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
+from lram_export.quantized import QuantizedMatrix
 from lram_export.specification import StepSpec, TensorSpec, next_name
 
 MODEL_FILE = "model.xml"
@@ -36,6 +40,8 @@ def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
         onnx_path, _ = save_onnx(build_onnx(policy), Path(folder), policy.spec)
         # not ov.convert_model: it does no more than this here, and sends statistics about its use
         model = ov.Core().read_model(onnx_path)
+        if policy.quantization is not None:
+            compress_weights(model, policy.quantization.matrices)
         make_stateful(model, policy.spec)
         model.set_friendly_name(policy.name)
         ov.serialize(model, *paths)
@@ -49,6 +55,51 @@ def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
         "opset": str(OPSET),
     }
     return ExportedArtifact(paths, tools, policy.weight_bytes)
+
+
+def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -> None:
+    """Put codes and scales in the place of the quantized matrices, in the form that is executed compressed.
+
+    The graph computes with the dequantized values (it was traced from the oracle), so a matrix is known by them.
+
+    Raises:
+        LramError: a matrix is not in the graph (our bug; the model would hold it in float32).
+    """
+    by_values = {_fingerprint(matrix.dequantize()): matrix for matrix in matrices.values()}
+    found = set()
+    for product in model.get_ordered_ops():
+        if product.get_type_name() != "MatMul" or product.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        values = product.input_value(1).get_node().data
+        matrix = by_values.get(_fingerprint(values if product.get_attributes()["transpose_b"] else values.T))
+        if matrix is not None:
+            compressed = ops.matmul(product.input_value(0), _compressed(matrix), False, True)
+            compressed.set_friendly_name(matrix.name)
+            product.output(0).replace(compressed.output(0))
+            found.add(matrix.name)
+    missing = sorted(set(matrices) - found)
+    if missing:
+        raise LramError(f"{missing[0]}: no product with this matrix in the OpenVINO model")
+
+
+def _fingerprint(values: NDArray[np.float32]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values).data).digest() + str(values.shape).encode()
+
+
+def _compressed(matrix: QuantizedMatrix) -> ov.Node:
+    """A matrix (out, in) as constant codes, converted and scaled: OpenVINO folds neither."""
+    rows, columns = matrix.shape
+    if matrix.format == "bf16":
+        halves = ov.Tensor(np.ascontiguousarray(matrix.codes), ov.Shape(matrix.shape), ov.Type.bf16)
+        return ops.convert(ov.op.Constant(halves), "f32")
+    if matrix.format == "fp16":
+        return ops.convert(ops.constant(matrix.codes), "f32")
+    if matrix.format == "int8":
+        return ops.multiply(ops.convert(ops.constant(matrix.codes), "f32"), ops.constant(matrix.scales))
+    groups = matrix.scales.shape[1]
+    codes = ov.op.Constant(ov.Type.i4, ov.Shape([rows, groups, matrix.group]), matrix.codes.ravel())
+    scaled = ops.multiply(ops.convert(codes, "f32"), ops.constant(matrix.scales[..., None]))
+    return ops.reshape(scaled, ops.constant([rows, columns], ov.Type.i64), False)
 
 
 def make_stateful(model: ov.Model, spec: StepSpec) -> None:

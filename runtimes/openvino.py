@@ -125,6 +125,8 @@ def _compile(core: ov.Core, device: str, artifact: LoadedArtifact, threads: int)
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # where the processor has bfloat16, it would be the default
     }
+    if device == "CPU":  # the default rounds what meets compressed weights to 8 bits
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
     identity = {
         "artifact": artifact.digest,
         "openvino": ov.__version__,

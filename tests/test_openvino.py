@@ -14,7 +14,7 @@ from lram_export.compile_cache import FOLDER_VARIABLE, KEPT, CompileCache
 from lram_export.runtimes import openvino as runtime
 from lram_export.verify import load_bundle_reference
 
-from .conftest import ExportFunction, fail
+from .conftest import ExportFunction, fail, load_golden
 
 STEPS = 8
 
@@ -129,3 +129,44 @@ class TestCache:
             assert cache.read({"number": 0}) is not None
         kept = [number for number in range(KEPT + 3) if cache.read({"number": number}) is not None]
         assert len(kept) == KEPT and kept[0] == 0 and kept[-1] == KEPT + 2
+
+
+INTEGER_TYPES = {"int8": "i8", "int4": "i4"}
+"""Element types of the constants that a compiled product must hold."""
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("precision", INTEGER_TYPES)
+    def test_the_processor_keeps_the_weights_compressed(self, precision: str, exported: ExportFunction) -> None:
+        bundle = quantized(exported, precision)
+        compiled = ov.compile_model(bundle / "openvino" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        matrices = Bundle.open(bundle).manifest.quantization.matrices  # type: ignore[union-attr]
+        executed = compiled.get_runtime_model().get_ops()
+        compressed = [
+            op
+            for op in executed
+            if str(op.get_rt_info()["layerType"].astype(str)) == "FullyConnected"
+            and op.input(1).get_element_type().get_type_name() == INTEGER_TYPES[precision]
+        ]
+        assert len(compressed) == len(matrices) > 0
+
+    @pytest.mark.parametrize("precision", ["int8", "int4", "bf16", "fp16"])
+    def test_it_computes_the_codes_and_keeps_activations_in_float32(
+        self, precision: str, exported: ExportFunction
+    ) -> None:
+        parity = Bundle.open(quantized(exported, precision)).artifact("openvino").parity
+        assert parity is not None and parity.passed and parity.activations == "float32"
+        assert parity.relative_error is not None and parity.relative_error < 1e-4
+
+    def test_a_precision_it_cannot_run_is_refused_with_those_it_can(self, tmp_path: Path) -> None:
+        golden = load_golden("state_ms")
+        output = tmp_path / "a.lram"
+        arguments = (*golden.task_options, "--target", "openvino", "--precision", "w8a8")
+        code, line = fail("export", golden.checkpoint, "-o", output, *arguments)
+        assert code == 2 and "target 'openvino' cannot run w8a8" in line
+        assert "openvino: fp32, fp16, bf16, int8, int4, mixed" in line
+
+
+def quantized(exported: ExportFunction, precision: str) -> Path:
+    options = [*load_golden("state_ms").task_options, "--precision", precision]
+    return exported("state_ms", targets=("openvino",), options=options)
