@@ -207,7 +207,7 @@ class TestFailures:
         [
             (["--env", "metaworld/reach-v3"], "39 values"),
             (["--env", "robot/reach"], "unknown environment"),
-            (["--env", f"gym/{LINE}", "--target", "openvino"], "openvino"),
+            (["--env", f"gym/{LINE}", "--target", "tensorrt"], "tensorrt"),
             (["--env", f"gym/{LINE}", "--checkpoint", "nowhere.zip"], "nowhere.zip: no such checkpoint"),
             (["--env", f"gym/{LINE}", "--no-reference", "--checkpoint", "x"], "contradicts --checkpoint"),
             (["--env", f"gym/{LINE}", "--config", "x.yaml"], "only with --checkpoint"),
@@ -237,7 +237,8 @@ class TestFailures:
 
 class TestCommandLine:
     def test_json_holds_every_episode(self, line: Path) -> None:
-        result = succeed("evaluate", line, "--env", f"gym/{LINE}", "--episodes", "2", "--seed", "7", "--json", "-q")
+        played = ("--env", f"gym/{LINE}", "--episodes", "2", "--seed", "7", "--target", "onnxruntime")
+        result = succeed("evaluate", line, *played, "--json", "-q")
         document = json.loads(result.stdout)
         reference, target = document["results"]
         assert (reference["policy"], target["policy"]) == (REFERENCE, "onnxruntime")
