@@ -19,7 +19,7 @@ from lram_export.evaluation import EvaluationOptions, evaluate, reference_policy
 from lram_export.export import export_bundle
 from lram_export.machine import physical_cores
 from lram_export.tasks import resolve_task
-from lram_export.verify import verify_against_checkpoint
+from lram_export.verify import checkpoint_steps, verify_against_checkpoint
 
 CHECKPOINT = Path(__file__).parent / "metaworld" / "checkpoint" / "model.zip"
 ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/hammer-v3")
@@ -32,8 +32,9 @@ def main() -> None:
     task, checkpoint = resolve_task("metaworld/reach-v2"), load_checkpoint(CHECKPOINT)
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_bundle(checkpoint, task, Path(folder) / "reach.lram", progress=progress)
+        steps = checkpoint_steps(bundle, None, STEPS, seed=1)
         meters = verify_against_checkpoint(
-            bundle, checkpoint, bundle.targets, steps=STEPS, threads=threads, progress=progress
+            bundle, checkpoint, bundle.targets, inputs=steps, threads=threads, progress=progress
         )
         report = bench(bundle, BenchOptions(bundle.targets, threads, steps=STEPS), progress)
         options = EvaluationOptions(ENVIRONMENTS, bundle.targets, EPISODES)

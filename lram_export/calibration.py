@@ -1,32 +1,38 @@
-"""What recorded steps say about the inputs of the large matrices: second moments for GPTQ, ranges for `w8a8`.
+"""Recordings that quantization is calibrated on, and what they say about the inputs of the large matrices.
 
-Recordings are run as rollouts through the float32 step graph, with its recurrent state: what a matrix sees
-depends on the state, and isolated inputs would calibrate for a state the policy is never in.
+Recordings are run as rollouts, with the recurrent state: what a matrix sees depends on the state, and isolated
+inputs would calibrate for a state the policy is never in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lram_export.config import TOKENS_PER_STEP
 from lram_export.errors import LramError
 from lram_export.hashing import file_sha256
 from lram_export.progress import Advance
+from lram_export.quantized import ActivationRange
 from lram_export.recording import load_steps
 from lram_export.reference import StepSequence
-from lram_export.rollouts import EpisodeBatch, batch_episodes, roll_out, split_episodes
+from lram_export.rollouts import batch_episodes, split_episodes
 from lram_export.specification import StepSpec
+from lram_export.stages import run_stage, stages
 from lram_export.step import StepGraph
+
+HELD_OUT = 3
+"""Every third episode is not calibrated on: it tells what quantization cost."""
+RANGE_SHRINKS = np.linspace(1.0, 0.3, 29)
+"""Ranges that are tried for 8-bit activations, in units of the one that holds all values seen."""
+ACTIVATION_CODES = 255
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,30 @@ class Calibration:
     def steps(self) -> int:
         """Number of environment steps."""
         return sum(len(e) for e in self.episodes)
+
+    def split(self) -> tuple[Calibration, Calibration]:
+        """Episodes to calibrate on, and episodes to judge by. With too few of them, both are all."""
+        if len(self.episodes) < HELD_OUT:
+            return self, self
+        held_out = self.episodes[HELD_OUT - 1 :: HELD_OUT]
+        kept = tuple(e for i, e in enumerate(self.episodes) if i % HELD_OUT != HELD_OUT - 1)
+        return Calibration(kept, self.sha256), Calibration(held_out, self.sha256)
+
+    def at_most(self, steps: int) -> Calibration:
+        """Evenly chosen episodes of about as many steps."""
+        keep = max(1, round(len(self.episodes) * min(1.0, steps / max(self.steps, 1))))
+        chosen = np.linspace(0, len(self.episodes) - 1, keep).round().astype(int)
+        return Calibration(tuple(self.episodes[i] for i in chosen), self.sha256)
+
+    def as_rows(self, steps: int, rows: int) -> StepSequence:
+        """(``steps``, ``rows``, ...): all episodes in a row, over and over, every row from another place."""
+        names = [f.name for f in fields(StepSequence)]
+        stream = {name: np.concatenate([getattr(e, name) for e in self.episodes]) for name in names}
+        starts = np.arange(rows) * self.steps // rows
+        places = (starts[None, :] + np.arange(steps)[:, None]) % self.steps
+        columns = {name: values[places] for name, values in stream.items()}
+        columns["is_first"][0] = 1.0  # every row starts from the initial state
+        return StepSequence(**columns)
 
 
 def load_calibration(paths: Sequence[Path], spec: StepSpec) -> Calibration:
@@ -59,72 +89,56 @@ def check_enough(calibration: Calibration, graph: StepGraph, names: Sequence[str
             needed, widest = steps, f"{name} has {matrix.weight.shape[1]} inputs and sees {per_step} vectors per step"
     if calibration.steps < needed:
         raise LramError(
-            f"--calibration: {calibration.steps} steps recorded, at least {needed} are needed ({widest}); record more"
+            f"--calibration: {calibration.steps} steps to calibrate on, at least {needed} are needed ({widest}); "
+            f"record more"
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class InputStatistics:
-    """What was seen of one matrix's inputs: sum of x x^T (in, in), number of vectors, extremes."""
+    """What is known of a matrix's inputs x, where an unquantized model has inputs x0.
+
+    ``second_moment`` (in, in) is the sum of x x^T, ``shift`` (in, in) that of (x0 - x) x^T, None if they are
+    the same.
+    """
 
     second_moment: Tensor
-    vectors: int = 0
-    low: float = 0.0
-    high: float = 0.0
+    shift: Tensor | None = None
 
-    def add(self, x: Tensor) -> None:
-        """Add vectors (n, in)."""
-        self.second_moment.addmm_(x.T, x)
-        self.vectors += len(x)
-        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
-
-
-@dataclass
-class InputCollector:
-    """Sees the inputs of some matrices of a graph while it steps; :attr:`active` rows count."""
-
-    statistics: dict[str, InputStatistics] = field(default_factory=dict)
-    active: NDArray[np.bool_] | None = None
-
-    @contextmanager
-    def attached(self, graph: StepGraph, names: Sequence[str]) -> Iterator[None]:
-        """Watch the named matrices as long as the block lasts."""
-        handles = []
-        for name in names:
-            matrix: Any = graph.get_submodule(name)
-            width = matrix.weight.shape[1]
-            self.statistics[name] = InputStatistics(torch.zeros(width, width))
-            handles.append(matrix.register_forward_pre_hook(self._hook(name)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: Any, arguments: tuple[Tensor, ...]) -> None:
-            x = arguments[0]
-            if self.active is not None:
-                x = x[torch.from_numpy(self.active)]
-            self.statistics[name].add(x.reshape(-1, x.shape[-1]))
-
-        return hook
+    @staticmethod
+    def of(x: Tensor, unquantized: Tensor | None = None) -> InputStatistics:
+        """Of vectors (n, in)."""
+        return InputStatistics(x.T @ x, None if unquantized is None else (unquantized - x).T @ x)
 
 
 def input_statistics(
     graph: StepGraph, names: Sequence[str], calibration: Calibration, advance: Advance = lambda amount: None
 ) -> dict[str, InputStatistics]:
-    """Statistics of the inputs of the named matrices over all recorded episodes."""
-    collector = InputCollector()
-    with collector.attached(graph, names):
-        for batch in batch_episodes(calibration.episodes):
-            _run(graph, batch, collector, advance)
-    return collector.statistics
+    """Statistics of the inputs of the named matrices in a graph as it is; ``advance`` is told of every stage."""
+    batches = batch_episodes(calibration.episodes)
+    found: dict[str, InputStatistics] = {}
+    streams: Sequence[Tensor | None] = [None] * len(batches)
+    for stage in stages(graph, names):
+        streams, seen = run_stage(stage, graph, batches, streams, stage.matrices)
+        found |= {name: InputStatistics.of(x) for name, x in seen.items()}
+        advance(1)
+    return found
 
 
-def _run(graph: StepGraph, batch: EpisodeBatch, collector: InputCollector, advance: Advance) -> None:
-    collector.active = batch.active[0]
-    steps = roll_out(graph, batch, advance)
-    for number, _ in enumerate(steps, start=1):
-        # the generator computes a step when it is asked for the next one
-        collector.active = batch.active[min(number, len(batch.active) - 1)]
+def activation_range(x: Tensor) -> tuple[ActivationRange, float]:
+    """The static 8-bit range of values with the least squared rounding error, and that error relative to them.
+
+    0 is always exact.
+    """
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if low == high:
+        return ActivationRange(1.0, 0), 0.0
+    best, best_error = ActivationRange(1.0, 0), math.inf
+    for shrink in RANGE_SHRINKS:
+        scale = float(np.float32((high - low) * shrink / ACTIVATION_CODES))
+        zero_point = round(-low * shrink / scale)
+        codes = torch.clamp(torch.round(x / scale) + zero_point, 0, ACTIVATION_CODES)
+        error = float(((codes - zero_point) * scale - x).square().sum())
+        if error < best_error:
+            best, best_error = ActivationRange(scale, zero_point), error
+    return best, math.sqrt(best_error / float(x.square().sum()))

@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lram_export.bundle import Bundle, BundleWriter, write_bundle
+from lram_export.calibration import Calibration, load_calibration
 from lram_export.checkpoint import Checkpoint
-from lram_export.cost import quantization_cost
+from lram_export.cost import QuantizationCost, quantization_cost
 from lram_export.errors import ParityError, UsageError
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.machine import physical_cores
 from lram_export.manifest import QuantizationEntry
 from lram_export.progress import SILENT, Progress
-from lram_export.quantization import QuantizationOptions, quantize
+from lram_export.quantization import QuantizationOptions, check_options, cost_on_episodes, quantize
 from lram_export.quantized import QUANTIZED_FILE, save_quantized
 from lram_export.reference import (
     DEFAULT_STEPS,
     REFERENCE_FILE,
     Reference,
+    StepSequence,
     random_steps,
     record_reference,
     save_reference,
@@ -70,13 +72,21 @@ def export_bundle(
     with write_bundle(path, force=options.force) as writer:
         with progress.stage("lowering the model"):
             policy = lower(checkpoint, task, name=writer.name, batch_size=options.batch_size)
-        reference = _record(policy, options, progress)
+        calibration = _load_calibration(policy, options)
+        inputs = _reference_inputs(policy, options, calibration)
+        reference = _record(policy, inputs, progress)
         quantization = None
         if options.quantization.precision != "fp32":
-            with progress.stage(f"quantizing to {options.quantization.precision}"):
-                policy = quantize(policy, options.quantization)
-            in_float32, reference = reference, _record(policy, options, progress)
-            quantization = _save_quantized(writer, policy, in_float32, reference)
+            in_float32, before = policy, reference
+            policy = quantize(in_float32, options.quantization, calibration, progress)
+            reference = _record(policy, inputs, progress)
+            if calibration is None:
+                cost = cost_of(policy, before, reference)
+            else:
+                with progress.stage("measuring the cost"):
+                    cost = cost_on_episodes(in_float32, policy, calibration)
+            quantization = _save_quantized(writer, policy, cost, "reference" if calibration is None else "episodes")
+            del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
         for target in options.targets:
             with progress.stage(f"exporting for {target}"):
@@ -105,39 +115,56 @@ def check_targets(options: ExportOptions) -> None:
     for target in options.targets:  # exported and verified here: both sides must be installed
         load_target(EXPORTERS, target)
         load_target(RUNTIMES, target)
-        check_precision(target, options.quantization.precision)
+        check_precision(target, options.quantization.result)
+    check_options(options.quantization)
 
 
-def _record(policy: LoweredPolicy, options: ExportOptions, progress: Progress) -> Reference:
+def _load_calibration(policy: LoweredPolicy, options: ExportOptions) -> Calibration | None:
+    files = options.quantization.calibration
+    return load_calibration(files, policy.spec) if files else None
+
+
+def _reference_inputs(policy: LoweredPolicy, options: ExportOptions, calibration: Calibration | None) -> StepSequence:
+    """Random steps; recorded ones where activations have static ranges, which random steps would leave."""
+    if calibration is not None and options.quantization.static_activations:
+        return calibration.as_rows(options.reference_steps, options.batch_size)
+    return random_steps(policy.spec, policy.task, options.reference_steps, options.seed)
+
+
+def _record(policy: LoweredPolicy, inputs: StepSequence, progress: Progress) -> Reference:
     from lram_export.model import oracle_threads
     from lram_export.runtimes.pytorch import PytorchRuntime
 
-    inputs = random_steps(policy.spec, policy.task, options.reference_steps, options.seed)
-    stage = progress.stage("recording reference steps", options.reference_steps)
+    stage = progress.stage("recording reference steps", len(inputs))
     with stage as advance, oracle_threads(policy.checkpoint.config):
         return record_reference(PytorchRuntime(policy.model, policy.spec, policy.task), inputs, advance)
 
 
-def _save_quantized(
-    writer: BundleWriter, policy: LoweredPolicy, in_float32: Reference, reference: Reference
-) -> QuantizationEntry:
-    """Write the codes; describe them, and what they cost over the recorded steps."""
-    quantization = policy.quantization
-    assert quantization is not None
-    path = writer.directory / QUANTIZED_FILE
-    save_quantized(quantization.matrices, path)
-    cost = quantization_cost(
+def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) -> QuantizationCost:
+    """What quantization changed over the recorded steps."""
+    return quantization_cost(
         policy.checkpoint.config,
         policy.task,
         (in_float32.action, in_float32.action_logits),
         (reference.action, reference.action_logits),
     )
+
+
+def _save_quantized(
+    writer: BundleWriter, policy: LoweredPolicy, cost: QuantizationCost, measured_on: str
+) -> QuantizationEntry:
+    """Write the codes and describe them."""
+    quantization = policy.quantization
+    assert quantization is not None
+    path = writer.directory / QUANTIZED_FILE
+    save_quantized(quantization.matrices, path)
     return QuantizationEntry(
         method=quantization.method,
         file=writer.entry(path),
         matrices=quantization.entries,
         calibration=quantization.calibration,
-        cost=cost.to_json(),
+        cost={"measured_on": measured_on, **cost.to_json()},
+        auto=None if quantization.choice is None else dict(quantization.choice),
     )
 
 

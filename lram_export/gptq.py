@@ -1,7 +1,9 @@
 """GPTQ: codes that keep a matrix's outputs, not its weights (Frantar et al., arXiv 2210.17323, algorithm 1).
 
 Inputs are taken one after the other; the error of rounding one is passed on to those still to come, weighted
-by the inverse of the second moment H of the inputs. Two refinements of the authors' own code are used: inputs
+by the inverse of the second moment H of the inputs. Before that, the matrix is fitted to inputs that already
+carry the rounding errors of earlier matrices: the idea of asymmetric calibration (Li et al., arXiv 2504.02692),
+here as a plain least-squares step. Two refinements of the authors' own code are used: inputs
 are taken by falling diagonal of H (`act-order`), with the scales of all groups fixed before (`static groups`),
 so that codes stay in their places.
 """
@@ -13,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lram_export.calibration import InputStatistics
 from lram_export.precision import FORMATS, GROUP
 from lram_export.quantized import QuantizedMatrix
 
@@ -25,15 +28,16 @@ SHRINKS = np.linspace(1.0, 0.4, 25)
 
 
 def gptq(
-    name: str, values: NDArray[np.float32], second_moment: Tensor, weight_format: str, damping: float = DAMPING
+    name: str,
+    values: NDArray[np.float32],
+    statistics: InputStatistics,
+    weight_format: str,
+    damping: float = DAMPING,
 ) -> QuantizedMatrix:
-    """Codes for a matrix (out, in) whose inputs have the second moment (in, in)."""
+    """Codes for a matrix (out, in) with inputs of the given statistics, in an integer format."""
     largest = FORMATS[weight_format].largest
     group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
-    H = second_moment.double()
-    mean = float(H.diagonal().mean())
-    H = H / mean if mean > 0 else torch.eye(len(H), dtype=torch.float64)
-    H.diagonal().add_(damping)
+    H = _damped(statistics, damping)
     weights = torch.from_numpy(values).double()
     scales = _scales(weights, H.diagonal(), group, largest)
     order = torch.argsort(H.diagonal(), descending=True)
@@ -45,6 +49,34 @@ def gptq(
     in_place = torch.empty_like(codes)
     in_place[:, order] = codes
     return QuantizedMatrix(name, weight_format, in_place.to(torch.int8).numpy(), scales.float().numpy())
+
+
+def fit_to_inputs(
+    values: NDArray[np.float32], statistics: InputStatistics, damping: float = DAMPING
+) -> NDArray[np.float32]:
+    """The matrix (out, in) whose products with the inputs x are nearest to W x0 (least squares, damped).
+
+    With the sum S of (x0 - x) x^T it is W + W S H^-1: the part of the difference that x tells is made up for.
+    """
+    if statistics.shift is None:
+        return values
+    H = _damped(statistics, damping)
+    mean = float(statistics.second_moment.double().diagonal().mean())
+    if mean <= 0:
+        return values
+    weights = torch.from_numpy(values).double()
+    correction = torch.linalg.solve(H, (weights @ (statistics.shift.double() / mean)).T).T
+    fitted: NDArray[np.float32] = (weights + correction).float().numpy()
+    return fitted
+
+
+def _damped(statistics: InputStatistics, damping: float) -> Tensor:
+    """H with a mean diagonal of 1, plus the damping."""
+    H = statistics.second_moment.double()
+    mean = float(H.diagonal().mean())
+    H = H / mean if mean > 0 else torch.eye(len(H), dtype=torch.float64)
+    H.diagonal().add_(damping)
+    return H
 
 
 def _round_in_order(weights: Tensor, scales: Tensor, factor: Tensor, largest: int) -> Tensor:

@@ -66,7 +66,7 @@ class QuantizationEntry:
     """The quantized matrices of a bundle, in one file for all its targets, and how they came about.
 
     ``calibration`` names the recordings by their SHA-256. ``cost`` is what quantization changed, oracle
-    against float32 reference; ``sensitivity`` what `auto` measured before it chose. Both are told, not used.
+    against float32 reference; ``auto`` what `--precision auto` measured before it chose. Both are told, not used.
     """
 
     method: str
@@ -74,7 +74,7 @@ class QuantizationEntry:
     matrices: tuple[MatrixEntry, ...]
     calibration: tuple[str, ...] = ()
     cost: dict[str, Any] | None = None
-    sensitivity: list[dict[str, Any]] | None = None
+    auto: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _quantization(entry: Any) -> QuantizationEntry | None:
         ),
         calibration=tuple(_field(entry, "calibration", list, prefix)),
         cost=entry.get("cost"),
-        sensitivity=entry.get("sensitivity"),
+        auto=entry.get("auto"),
     )
 
 

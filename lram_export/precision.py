@@ -53,8 +53,8 @@ PRECISIONS = {
 }
 """What a user can ask for by name, besides `auto`."""
 
-MIXED = "mixed"
-"""Name of a bundle's precision where `auto` chose a format for every matrix."""
+AUTO, MIXED = "auto", "mixed"
+"""What a user asks for to have a format chosen for every matrix; and what the bundle's precision is then called."""
 
 
 @dataclass(frozen=True)

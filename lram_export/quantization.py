@@ -7,114 +7,117 @@ codes that every exporter compiles.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from lram_export.blockwise import quantize_blockwise
+from lram_export.calibration import Calibration, check_enough, load_calibration
+from lram_export.cost import QuantizationCost, quantization_cost
+from lram_export.dequantization import with_quantization
+from lram_export.errors import UsageError
+from lram_export.lowering import LoweredPolicy
+from lram_export.mixed import DEFAULT_DISAGREEMENT, choose_formats
+from lram_export.precision import AUTO, FORMATS, MIXED, PRECISIONS, select_matrices
+from lram_export.progress import SILENT, Progress
+from lram_export.quantized import Quantization
+from lram_export.rollouts import batch_episodes, outputs
+from lram_export.rounding import matrix_names, matrix_values, round_to_nearest
 
-from lram_export.checkpoint import Checkpoint
-from lram_export.config import ModelConfig, expected_shapes
-from lram_export.lowering import LoweredPolicy, lower
-from lram_export.precision import FORMATS, GROUP, PRECISIONS, checkpoint_key, select_matrices
-from lram_export.quantized import Quantization, QuantizedMatrix
-
-Quantizer = Callable[[str, NDArray[np.float32]], QuantizedMatrix]
-"""From a matrix's name and its float32 values (out, in) to codes."""
+NEAREST, GPTQ = "round-to-nearest", "gptq"
 
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """What to quantize and how: a named precision, and patterns of matrices to leave in float32."""
+    """What to quantize and how.
+
+    ``precision`` is a name of :data:`~lram_export.precision.PRECISIONS` or `auto`; ``keep_fp32`` patterns of
+    matrices to leave in float32; ``calibration`` recordings of `lram-export record`; ``max_disagreement`` the
+    bound of `auto`: share of action values that may differ from float32 by more than one bin.
+    """
 
     precision: str = "fp32"
     keep_fp32: Sequence[str] = ()
+    calibration: Sequence[Path] = ()
+    max_disagreement: float | None = None
+
+    @property
+    def result(self) -> str:
+        """Name of the precision that comes out: `auto` makes a `mixed` one."""
+        return MIXED if self.precision == AUTO else self.precision
+
+    @property
+    def static_activations(self) -> bool:
+        """Whether the inputs of matrices get static 8-bit ranges."""
+        return self.precision in PRECISIONS and PRECISIONS[self.precision].quantized_activations
 
 
-def quantize(policy: LoweredPolicy, options: QuantizationOptions) -> LoweredPolicy:
-    """Round every large matrix to the nearest codes; a policy in `fp32` comes back as it is.
+def check_options(options: QuantizationOptions) -> None:
+    """Raise UsageError for options that do not go together."""
+    precision = options.precision
+    if precision != AUTO and options.max_disagreement is not None:
+        raise UsageError(f"--max-disagreement: only with --precision {AUTO}")
+    if not options.calibration and (precision == AUTO or options.static_activations):
+        raise UsageError(f"--precision {precision}: needs --calibration; make a recording with lram-export record")
+    if options.calibration and precision != AUTO and not _integers(precision):
+        raise UsageError(f"--calibration: there is nothing to calibrate at {precision}")
+
+
+def _integers(precision: str) -> bool:
+    weights = PRECISIONS[precision].weights
+    return weights in FORMATS and FORMATS[weights].largest > 0
+
+
+def quantize(
+    policy: LoweredPolicy,
+    options: QuantizationOptions,
+    calibration: Calibration | None = None,
+    progress: Progress = SILENT,
+) -> LoweredPolicy:
+    """Turn every large matrix into codes; a policy in `fp32` comes back as it is.
+
+    Args:
+        policy: the policy in float32.
+        options: what and how.
+        calibration: the episodes of ``options.calibration``, where they are loaded already.
+        progress: told about the stages.
 
     Raises:
-        UsageError: a pattern that fits no matrix.
+        UsageError: a pattern that fits no matrix, or options that do not go together.
+        LramError: a recording that does not fit or is too short, or a bound that `auto` cannot keep to.
     """
+    check_options(options)
     names = select_matrices(matrix_names(policy), options.keep_fp32)
     if options.precision == "fp32":
         return policy
-    weights = PRECISIONS[options.precision].weights
-    matrices = {name: round_to_nearest(name, matrix_values(policy, name), weights) for name in names}
-    return with_quantization(policy, Quantization(options.precision, "round-to-nearest", matrices))
+    if not options.calibration:
+        weights = PRECISIONS[options.precision].weights
+        with progress.stage(f"quantizing to {options.precision}", len(names)) as advance:
+            matrices = {}
+            for name in names:
+                matrices[name] = round_to_nearest(name, matrix_values(policy, name), weights)
+                advance(1)
+        return with_quantization(policy, Quantization(options.precision, NEAREST, matrices))
+    recorded = calibration or load_calibration(options.calibration, policy.spec)
+    fitted, held_out = recorded.split()
+    check_enough(fitted, policy.graph, names)
+    if options.precision == AUTO:
+        bound = DEFAULT_DISAGREEMENT if options.max_disagreement is None else options.max_disagreement
+        choice = choose_formats(policy, names, fitted, held_out, bound, progress)
+        return with_quantization(policy, Quantization(MIXED, GPTQ, choice.matrices, recorded.sha256, choice.to_json()))
+    formats = dict.fromkeys(names, PRECISIONS[options.precision].weights)
+    with progress.stage(f"calibrating {options.precision}", len(names)) as advance:
+        matrices = quantize_blockwise(policy, formats, fitted, activations=options.static_activations, advance=advance)
+    return with_quantization(policy, Quantization(options.precision, GPTQ, matrices, recorded.sha256))
 
 
-def matrix_names(policy: LoweredPolicy) -> tuple[str, ...]:
-    """Every matrix of the step graph that can be quantized, in the graph's order."""
-    names = (name for name, module in policy.graph.named_modules() if isinstance(module, torch.nn.Linear))
-    return select_matrices(names)
-
-
-def matrix_values(policy: LoweredPolicy, name: str) -> NDArray[np.float32]:
-    """A matrix of the step graph, (out, in)."""
-    module: Any = policy.graph.get_submodule(name)
-    values: NDArray[np.float32] = module.weight.detach().numpy()
-    return values
-
-
-def round_to_nearest(name: str, values: NDArray[np.float32], weight_format: str) -> QuantizedMatrix:
-    """Codes of a matrix (out, in) with scales from its largest magnitudes."""
-    largest = FORMATS[weight_format].largest
-    if not largest:
-        return QuantizedMatrix(name, weight_format, _half(values, weight_format), np.zeros((len(values), 0), "f4"))
-    scales = largest_magnitudes(values, weight_format) / np.float32(largest)
-    return encode(name, values, scales, weight_format)
-
-
-def largest_magnitudes(values: NDArray[np.float32], weight_format: str) -> NDArray[np.float32]:
-    """Largest magnitude of the inputs that share a scale, (out, groups)."""
-    group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
-    starts = np.arange(0, values.shape[1], group)
-    largest: NDArray[np.float32] = np.maximum.reduceat(np.abs(values), starts, axis=1)
-    return largest
-
-
-def encode(name: str, values: NDArray[np.float32], scales: NDArray[np.float32], weight_format: str) -> QuantizedMatrix:
-    """Nearest codes for given scales (out, groups); where a scale is 0 all codes are."""
-    largest = FORMATS[weight_format].largest
-    group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
-    safe = np.where(scales > 0, scales, 1.0).astype(np.float32)
-    per_input = np.repeat(safe, group, axis=1)[:, : values.shape[1]]
-    codes = np.clip(np.rint(values / per_input), -largest, largest).astype(np.int8)
-    return QuantizedMatrix(name, weight_format, codes, scales.astype(np.float32))
-
-
-def _half(values: NDArray[np.float32], weight_format: str) -> NDArray[Any]:
-    tensor = torch.from_numpy(values)
-    if weight_format == "bf16":
-        return tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    largest = torch.finfo(torch.float16).max
-    return tensor.clamp(-largest, largest).to(torch.float16).numpy()
-
-
-def with_quantization(policy: LoweredPolicy, quantization: Quantization) -> LoweredPolicy:
-    """The policy that computes with the dequantized matrices, and carries their codes."""
-    checkpoint = dequantized_checkpoint(policy.checkpoint, quantization.matrices)
-    oracle = lower(checkpoint, policy.task, name=policy.name, batch_size=policy.spec.batch_size)
-    return dataclasses.replace(oracle, quantization=quantization)
-
-
-def dequantized_checkpoint(checkpoint: Checkpoint, matrices: Mapping[str, QuantizedMatrix]) -> Checkpoint:
-    """The checkpoint with the dequantized values of some matrices in place of its own."""
-    weights = {**checkpoint.weights, **dequantized_weights(checkpoint.config, matrices)}
-    return dataclasses.replace(checkpoint, weights=weights)
-
-
-def dequantized_weights(config: ModelConfig, matrices: Mapping[str, QuantizedMatrix]) -> dict[str, torch.Tensor]:
-    """Weights under their names in the checkpoint; rows of the head that no code covers are 0."""
-    shapes, weights = expected_shapes(config), {}
-    for name, matrix in matrices.items():
-        key = checkpoint_key(name)
-        values = torch.zeros(shapes[key])
-        values[: matrix.shape[0]] = torch.from_numpy(matrix.dequantize())
-        weights[key] = values
-    return weights
+def cost_on_episodes(policy: LoweredPolicy, quantized: LoweredPolicy, calibration: Calibration) -> QuantizationCost:
+    """What quantization changed over the episodes that were held out from calibration."""
+    batches = batch_episodes(calibration.split()[1].episodes)
+    expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)
+    return quantization_cost(
+        policy.checkpoint.config,
+        policy.task,
+        (expected.action, expected.action_logits),
+        (actual.action, actual.action_logits),
+    )

@@ -176,13 +176,15 @@ class Quantization:
     """All quantized matrices of a policy, by name, and how they came about.
 
     ``precision`` is a name of :data:`~lram_export.precision.PRECISIONS`, or `mixed`; ``method`` is
-    `round-to-nearest` or `gptq`; ``calibration`` says on which recording, or is empty.
+    `round-to-nearest` or `gptq`; ``calibration`` has the SHA-256 of the recordings; ``choice`` is what `auto`
+    measured before it chose the formats, as plain JSON values.
     """
 
     precision: str
     method: str
     matrices: Mapping[str, QuantizedMatrix]
     calibration: tuple[str, ...] = ()
+    choice: Mapping[str, Any] | None = None
 
     @property
     def entries(self) -> tuple[MatrixEntry, ...]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.errors import LramError
+from lram_export.errors import LramError, UsageError
 from lram_export.observations import Recording, run_recording
 from lram_export.policy import Policy
-from lram_export.progress import Advance
+from lram_export.progress import SILENT, Advance, Progress
 from lram_export.reference import StepSequence
 from lram_export.runtimes.protocol import Runtime, State, StepOutput, first_not_finite
 from lram_export.specification import StepSpec
@@ -73,6 +73,54 @@ def record(policy: Policy, recording: Recording, advance: Advance = lambda amoun
     """The steps a policy takes over recorded observations; see :func:`~lram_export.observations.run_recording`."""
     recorder = RecordingRuntime(policy.runtime)
     run_recording(Policy(recorder, policy.task), recording, advance)
+    return recorder.recorded()
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Which episodes to play for a recording.
+
+    ``environments`` are ``family/task``; ``target_return`` None: the task table's for each environment, else
+    the policy's own; ``rewards`` False: the policy is given none, like a robot that has none.
+    """
+
+    environments: tuple[str, ...]
+    episodes: int
+    seed: int
+    rewards: bool = True
+    target_return: float | None = None
+
+
+def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILENT) -> StepSequence:
+    """The steps a policy takes in simulated episodes, environment after environment, seed after seed.
+
+    Raises:
+        UsageError: an environment that does not exist, is not installed or does not fit; or a policy of a batch.
+        EnvironmentFailure: an environment failed.
+    """
+    from lram_export.environments import open_environment, table_target_return
+    from lram_export.environments.fitting import FittedEnvironment
+    from lram_export.evaluation import rollout
+
+    if policy.spec.batch_size != 1:
+        raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
+    recorder = RecordingRuntime(policy.runtime)
+    watched = Policy(recorder, policy.task)
+    environments = [
+        FittedEnvironment(name, open_environment(name), policy.spec, policy.task) for name in plan.environments
+    ]
+    try:
+        for environment in environments:
+            listed = table_target_return(environment.name)
+            own = policy.task.target_return if listed is None else listed
+            aim = own if plan.target_return is None else plan.target_return
+            with progress.stage(environment.name, plan.episodes) as advance:
+                for seed in range(plan.seed, plan.seed + plan.episodes):
+                    rollout(environment, watched, seed, aim, rewards=plan.rewards)
+                    advance(1)
+    finally:
+        for environment in environments:
+            environment.close()
     return recorder.recorded()
 
 

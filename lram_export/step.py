@@ -80,6 +80,19 @@ class StepGraph(nn.Module):
         self, observation: Tensor, return_to_go: Tensor, reward: Tensor, is_first: Tensor, *state: Tensor
     ) -> tuple[Tensor, ...]:
         """Tensors in the order of ``spec.input_names``, out in the order of ``spec.output_names``."""
+        x = self.embed(observation, return_to_go, reward)
+        first, present = episode_masks(is_first)
+        next_state: list[Tensor] = []
+        remaining = list(state)
+        for block in self.blocks:
+            count = int(block.parts)  # type: ignore[arg-type]
+            x, *parts = block(x, first, present, *remaining[:count])
+            next_state += parts
+            remaining = remaining[count:]
+        return (*self.decide(x), *next_state)
+
+    def embed(self, observation: Tensor, return_to_go: Tensor, reward: Tensor) -> Tensor:
+        """The three tokens of a step, normalized: (B, 3, hidden)."""
         tokens = torch.stack(
             [
                 self.embed_reward(reward[:, None]),
@@ -88,21 +101,22 @@ class StepGraph(nn.Module):
             ],
             dim=1,
         )
-        x = self.embed_norm(tokens)
-        first = is_first > 0
-        # 0 for the reward token of a row that starts an episode, else 1
-        present = F.pad((1.0 - is_first)[:, None], (0, TOKENS_PER_STEP - 1), value=1.0)
-        next_state: list[Tensor] = []
-        remaining = list(state)
-        for block in self.blocks:
-            count = int(block.parts)  # type: ignore[arg-type]
-            x, *parts = block(x, first, present, *remaining[:count])
-            next_state += parts
-            remaining = remaining[count:]
+        normalized: Tensor = self.embed_norm(tokens)
+        return normalized
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Action and action logits from what the last block left, (B, 3, hidden)."""
         logits = self.head(self.post_norm(x[:, -1]))
         if self.task.action == "continuous":
             logits = logits.view(-1, self.task.action_dim, self.config.num_actions)
-        return decode_action(logits, self.config, self.task), logits, *next_state
+        return decode_action(logits, self.config, self.task), logits
+
+
+def episode_masks(is_first: Tensor) -> tuple[Tensor, Tensor]:
+    """What blocks take of ``is_first`` (B,): rows that start an episode, (B,) bool, and ``present`` (B, 3): 0 for
+    the reward token of such a row, else 1."""
+    present = F.pad((1.0 - is_first)[:, None], (0, TOKENS_PER_STEP - 1), value=1.0)
+    return is_first > 0, present
 
 
 class LayerNorm(nn.Module):

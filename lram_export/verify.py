@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.parity import ParityMeter, ParityResult
+from lram_export.precision import PRECISIONS
 from lram_export.progress import SILENT, Advance, Progress
 from lram_export.quantized import QuantizedFile
-from lram_export.reference import Reference, load_reference, random_steps, sample_state
+from lram_export.recording import load_steps
+from lram_export.reference import Reference, StepSequence, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
 from lram_export.runtimes import RUNTIMES, Runtime, load_runtime
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
+
+DEFAULT_STEPS = 500
 
 
 def verify_targets(
@@ -61,15 +67,14 @@ def verify_against_checkpoint(
     checkpoint: Checkpoint,
     targets: Sequence[str],
     *,
-    steps: int,
+    inputs: StepSequence,
     threads: int,
-    seed: int = 1,
     progress: Progress = SILENT,
 ) -> dict[str, ParityMeter]:
-    """Run fresh random steps on the reference model of a checkpoint and on every target, side by side.
+    """Run steps on the reference model of a checkpoint and on every target, side by side.
 
-    Whole states are compared every 64 steps and after the last. Rows start a new episode now and then. The
-    oracle of a quantized bundle is the checkpoint with the bundle's dequantized matrices.
+    Whole states are compared every 64 steps and after the last. The oracle of a quantized bundle is the
+    checkpoint with the bundle's dequantized matrices.
 
     Raises:
         UsageError: the checkpoint is of another architecture than the bundle's, or see
@@ -82,7 +87,7 @@ def verify_against_checkpoint(
     if checkpoint.config != manifest.model:
         raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
     if manifest.quantization is not None:
-        from lram_export.quantization import dequantized_checkpoint
+        from lram_export.dequantization import dequantized_checkpoint
 
         bundle.check_files([manifest.quantization.file])
         matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
@@ -90,15 +95,14 @@ def verify_against_checkpoint(
     oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
     runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
     meters = {t: parity_meter(bundle, t) for t in targets}
-    inputs = random_steps(manifest.spec, manifest.task, steps, seed, episode=max(steps // 3, 500))
-    stage = progress.stage("verifying against the checkpoint", steps)
+    stage = progress.stage("verifying against the checkpoint", len(inputs))
     with stage as advance, oracle_threads(checkpoint.config):
         for number, arguments in enumerate(inputs, start=1):
             expected = oracle.step(*arguments)
             for target, runtime in runtimes.items():
                 output = runtime.step(*arguments)
                 meters[target].add_step(expected.action, expected.action_logits, output.action, output.action_logits)
-            if number % 64 == 0 or number == steps:
+            if number % 64 == 0 or number == len(inputs):
                 state = oracle.state()
                 for target, runtime in runtimes.items():
                     meters[target].add_state(state, runtime.state())
@@ -106,6 +110,29 @@ def verify_against_checkpoint(
     for runtime in runtimes.values():
         runtime.close()
     return meters
+
+
+def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, seed: int) -> StepSequence:
+    """What to compare on: steps of a recording, or fresh random ones in which rows start an episode now and then.
+
+    Raises:
+        UsageError: a bundle whose static activation ranges random steps would leave.
+        LramError: a recording that does not fit the bundle.
+    """
+    manifest = bundle.manifest
+    if recording is None:
+        if PRECISIONS.get(manifest.precision, PRECISIONS["fp32"]).quantized_activations:
+            raise UsageError(
+                f"{bundle.path}: {manifest.precision} has static activation ranges, which random steps leave; add "
+                f"--recording FILE (of lram-export record)"
+            )
+        count = steps or DEFAULT_STEPS
+        return random_steps(manifest.spec, manifest.task, count, seed, episode=max(count // 3, 500))
+    recorded = load_steps(recording, manifest.spec)
+    rows = recorded.is_first.shape[1]
+    if rows != manifest.batch_size:
+        raise UsageError(f"{recording}: has rows of {rows}; the bundle steps {manifest.batch_size} at a time")
+    return StepSequence(**{f.name: getattr(recorded, f.name)[:steps] for f in fields(StepSequence)})
 
 
 def load_bundle_reference(bundle: Bundle) -> Reference:

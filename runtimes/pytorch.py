@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lram_export.checkpoint import Checkpoint, load_folder
 from lram_export.config import ModelConfig
+from lram_export.dequantization import dequantized_weights
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
-from lram_export.quantization import dequantized_weights
 from lram_export.runtimes.protocol import (
     LoadedArtifact,
     Runtime,

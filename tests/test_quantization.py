@@ -12,8 +12,9 @@ from lram_export.checkpoint import load_checkpoint
 from lram_export.errors import UsageError
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.precision import FORMATS, GROUP, select_matrices
-from lram_export.quantization import QuantizationOptions, matrix_names, matrix_values, quantize, round_to_nearest
+from lram_export.quantization import QuantizationOptions, quantize
 from lram_export.quantized import QUANTIZED_FILE, QuantizedFile, QuantizedMatrix, save_quantized, unpack_int4
+from lram_export.rounding import matrix_names, matrix_values, round_to_nearest
 from lram_export.tasks import resolve_task
 
 from .conftest import GOLDEN, fail, succeed

@@ -10,7 +10,7 @@ import pytest
 from lram_export import Bundle
 from lram_export.checkpoint import load_checkpoint
 from lram_export.parity import TOLERANCES, ParityMeter, relative_error
-from lram_export.verify import verify_against_checkpoint
+from lram_export.verify import checkpoint_steps, verify_against_checkpoint
 
 from .conftest import GOLDEN, ExportFunction
 
@@ -98,7 +98,8 @@ def test_the_error_does_not_grow_over_10000_steps(name: str, exported: ExportFun
     """One long run, slowly forgetting heads and an sLSTM block, episodes of thousands of steps."""
     bundle = Bundle.open(exported(name))
     checkpoint = load_checkpoint(GOLDEN / name / "model.zip")
-    meters = verify_against_checkpoint(bundle, checkpoint, ["onnxruntime"], steps=10_000, threads=1)
+    inputs = checkpoint_steps(bundle, None, 10_000, seed=1)
+    meters = verify_against_checkpoint(bundle, checkpoint, ["onnxruntime"], inputs=inputs, threads=1)
     meter = meters["onnxruntime"]
     drift = meter.drift(10)
     assert meter.result().passed, meter.result().failures()

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "verify",
     "bench": "bench",
     "run": "run",
+    "record": "record",
     "evaluate": "evaluate",
     "doctor": "doctor",
 }

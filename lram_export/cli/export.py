@@ -10,9 +10,10 @@ from lram_export.atomic import check_output
 from lram_export.bundle import BUNDLE_SUFFIX
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
-from lram_export.precision import PRECISIONS
+from lram_export.precision import AUTO, PRECISIONS
 from lram_export.tasks import RewardFeedback, resolve_task
 
 
@@ -39,8 +40,20 @@ from lram_export.tasks import RewardFeedback, resolve_task
     "--precision",
     default="fp32",
     show_default=True,
-    type=click.Choice(list(PRECISIONS)),
-    help="Format of the large matrices.",
+    type=click.Choice([*PRECISIONS, AUTO]),
+    help="Format of the large matrices; auto: the smallest mixture within --max-disagreement.",
+)
+@click.option(
+    "--calibration",
+    multiple=True,
+    type=options.PATH,
+    help="Recording of lram-export record to calibrate int8, int4, w8a8 or auto on; may be repeated.",
+)
+@click.option(
+    "--max-disagreement",
+    type=SHARE,
+    metavar="PERCENT",
+    help="auto: share of action values that may differ by more than one bin; default 0.5%.",
 )
 @click.option(
     "--keep-fp32",
@@ -73,6 +86,8 @@ def export(
     reward_feedback: RewardFeedback,
     batch: int,
     precision: str,
+    calibration: tuple[Path, ...],
+    max_disagreement: float | None,
     keep_fp32: tuple[str, ...],
     reference_steps: int,
     reading: options.CheckpointOptions,
@@ -101,7 +116,7 @@ def export(
     from lram_export.export import ExportOptions, check_targets, export_bundle
     from lram_export.quantization import QuantizationOptions
 
-    quantization = QuantizationOptions(precision, keep_fp32)
+    quantization = QuantizationOptions(precision, keep_fp32, calibration, max_disagreement)
     chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force, quantization=quantization)
     check_targets(chosen)
     bundle = export_bundle(
@@ -114,6 +129,9 @@ def export(
     if as_json:
         print_json({"output": str(output), **bundle.manifest.to_json()})
         return
+    quantized = bundle.manifest.quantization
+    if quantized is not None and quantized.auto is not None:
+        print_choice(quantized.auto)
     for entry in bundle.manifest.artifacts:
         assert entry.parity is not None
         message(
@@ -122,3 +140,7 @@ def export(
             f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
             quiet,
         )
+    if quantized is not None and quantized.cost is not None:
+        message(f"{output}: {cost_line(quantized.cost)}", quiet)
+    if precision == "int4" and not calibration:
+        message("note: int4 without --calibration rounds to nearest; a recording makes it far more exact", quiet)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.cli.precision import cost_line
 from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from lram_export.manifest import QuantizationEntry
 
 
 @click.command()
@@ -82,6 +87,18 @@ def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
     print_facts(f"checkpoint {checkpoint.path}", facts)
 
 
+def quantization_facts(quantization: QuantizationEntry | None) -> list[tuple[str, str]]:
+    """How the matrices were quantized, and what it cost."""
+    if quantization is None:
+        return []
+    formats = Counter(matrix.format for matrix in quantization.matrices)
+    matrices = ", ".join(f"{count} in {name}" for name, count in formats.items())
+    facts = [("quantized matrices", f"{matrices}, by {quantization.method}")]
+    if quantization.cost is not None:
+        facts.append(("cost", cost_line(quantization.cost)))
+    return facts
+
+
 def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> None:
     from lram_export.bundle import Bundle
 
@@ -110,6 +127,7 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
                 "source",
                 f"{manifest.source.get('file')} (sha256 {manifest.source.get('sha256') or 'not saved'})",
             ),
+            *quantization_facts(manifest.quantization),
             ("written", f"{manifest.created} by {manifest.generator}"),
         ],
     )

@@ -14,7 +14,7 @@ from lram_export.errors import UsageError
 from lram_export.machine import physical_cores
 from lram_export.parity import ParityResult
 
-DEFAULT_STEPS, DEFAULT_SEED = 500, 1
+DEFAULT_SEED = 1
 COLUMNS = (
     "target",
     "precision",
@@ -35,7 +35,10 @@ COLUMNS = (
 @click.option("--checkpoint", type=options.PATH, help="Compare with this checkpoint's reference model (needs torch).")
 @options.checkpoint_options
 @options.targets
-@click.option("--steps", type=click.IntRange(1), help="With --checkpoint: fresh random steps; default 500.")
+@click.option("--recording", type=options.PATH, help="With --checkpoint: steps of lram-export record, not random ones.")
+@click.option(
+    "--steps", type=click.IntRange(1), help="With --checkpoint: number of steps; default 500, or all recorded."
+)
 @click.option("--seed", type=int, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
 @options.as_json
@@ -45,6 +48,7 @@ def verify(
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
     targets: tuple[str, ...],
+    recording: Path | None,
     steps: int | None,
     seed: int | None,
     threads: int | None,
@@ -54,14 +58,15 @@ def verify(
     """Check a bundle's files, then its behaviour; exit with 1 if a target is beyond the tolerance.
 
     Without --checkpoint the recorded steps in the bundle are replayed; torch is not needed. With it, fresh
-    random steps run on the reference model and on the targets, side by side.
+    random steps, or those of a --recording, run on the reference model and on the targets, side by side.
     """
     from lram_export import verify as library
 
-    if checkpoint is None and (steps is not None or seed is not None or reading.given):
+    given = recording is not None or steps is not None or seed is not None
+    if checkpoint is None and (given or reading.given):
         raise UsageError(
-            "--steps, --seed, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint; "
-            "without, the recorded steps are replayed"
+            "--recording, --steps, --seed, --config, --act-dim, --discrete-actions, --image-shape: only with "
+            "--checkpoint; without, the recorded steps are replayed"
         )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
@@ -74,6 +79,7 @@ def verify(
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
     else:
         loaded = reading.load(checkpoint, progress)
+        inputs = library.checkpoint_steps(opened, recording, steps, DEFAULT_SEED if seed is None else seed)
         source = opened.manifest.source.get("sha256")
         if source and loaded.sha256 != source:
             message(f"note: {checkpoint} is not the file this bundle was exported from (other SHA-256)", quiet)
@@ -81,13 +87,14 @@ def verify(
             opened,
             loaded,
             chosen,
-            steps=steps or DEFAULT_STEPS,
+            inputs=inputs,
             threads=cores,
-            seed=DEFAULT_SEED if seed is None else seed,
             progress=progress,
         )
         results = {target: meter.result() for target, meter in meters.items()}
         drift = {target: meter.drift() for target, meter in meters.items()}
+        if steps is not None and len(inputs) < steps:
+            message(f"note: {recording} has {len(inputs)} steps", quiet)
     if skipped:
         message(f"not installed here, not verified: {', '.join(skipped)}", quiet)
     passed = all(result.passed for result in results.values())

@@ -1,0 +1,62 @@
+"""How precisions are given and shown: shares in percent, what quantization cost, what `auto` chose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lram_export.cli.console import human_bytes, print_table
+
+
+class Share(click.ParamType):
+    """A share of a whole: ``0.5%`` or ``0.005``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """From text to a number from 0 to 1."""
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"expected a share like 0.5% or 0.005, got '{value}'", param, ctx)
+        return share
+
+
+SHARE = Share()
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """What quantization changed, in a sentence."""
+    over = "held-out recorded" if cost.get("measured_on") == "episodes" else "random"
+    beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
+    return (
+        f"quantization cost over {cost['steps']} {over} steps: {cost['actions_different']} of {cost['actions']} action "
+        f"values differ from float32, {beyond:.2g}% by more than one bin; relative logit error "
+        f"{cost['relative_error']:.2g}"
+    )
+
+
+def print_choice(auto: dict[str, Any]) -> None:
+    """The table of what `auto` measured and chose."""
+    rows = []
+    for group in auto["groups"]:
+        alone = group["alone"]
+        cells = [f"{alone[f]['relative_error']:.2g} / {100 * alone[f]['disagreement']:.2g}%" for f in alone]
+        rows.append([group["name"], *cells, group["format"]])
+    chosen, tried = auto["chosen"], auto["tried"]
+    formats = list(auto["groups"][0]["alone"])
+    notes = [
+        "alone: relative logit error / action values off by more than one bin, on held-out episodes, where only this "
+        "group is quantized",
+        f"chosen: {human_bytes(chosen['bytes'])}, {100 * chosen['disagreement']:.2g}% of action values off by more "
+        f"than one bin (95% bound {100 * chosen['disagreement_high']:.2g}%, allowed "
+        f"{100 * auto['max_disagreement']:g}%)",
+        "tried: "
+        + ", ".join(f"{human_bytes(t['bytes'])} {100 * t['disagreement_high']:.2g}%" for t in tried)
+        + " (95% bounds)",
+    ]
+    print_table("precision auto", ["group", *(f"{f} alone" for f in formats), "chosen"], rows, notes)

@@ -1,0 +1,88 @@
+"""`record`: what a policy sees, as calibration data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.atomic import atomic_file, check_output
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, message, print_json
+from lram_export.errors import UsageError
+
+DEFAULT_SEED = 10_000
+"""Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
+
+
+@click.command()
+@options.bundle
+@click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play here; may be repeated.")
+@click.option(
+    "--observations",
+    type=options.PATH,
+    help="Or step over an .npz with observations and, optionally, rewards and is_first.",
+)
+@click.option("--episodes", type=click.IntRange(1), help="With --env: episodes per environment; default 10.")
+@click.option("--seed", type=click.IntRange(0), help="With --env: seed of the first episode; default 10000.")
+@click.option("--no-reward", is_flag=True, help="With --env: give the policy no rewards.")
+@click.option("--target-return", type=float, help="With --env: return to aim at; default: the task table's.")
+@options.output
+@options.target
+@options.threads
+@options.force
+@options.as_json
+@options.quiet
+def record(
+    bundle: Path,
+    environments: tuple[str, ...],
+    observations: Path | None,
+    episodes: int | None,
+    seed: int | None,
+    no_reward: bool,
+    target_return: float | None,
+    output: Path,
+    target: str | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Record the steps of whole episodes, for `export --calibration` and `verify --recording`.
+
+    The inputs of every step are written, from the first of each episode on, so that the recurrent state of
+    every step can be computed again. Record with an fp32 bundle.
+    """
+    from lram_export import recording as library
+    from lram_export.observations import read_recording
+    from lram_export.policy import load_policy
+
+    if bool(environments) == (observations is not None):
+        raise UsageError("--env, --observations: give one of them: where the steps to record come from")
+    if observations is not None and (episodes or seed is not None or no_reward or target_return is not None):
+        raise UsageError("--episodes, --seed, --no-reward, --target-return: only with --env")
+    check_output(output, force=force)
+    progress = ConsoleProgress(quiet)
+    with progress.stage("loading"):
+        policy = load_policy(bundle, target, threads=threads)
+    with policy:
+        if observations is not None:
+            recorded = read_recording(observations, policy.spec.batch_size)
+            with progress.stage("recording", len(recorded.observations)) as advance:
+                steps = library.record(policy, recorded, advance)
+        else:
+            plan = library.EpisodePlan(
+                tuple(dict.fromkeys(environments)),
+                episodes or 10,
+                DEFAULT_SEED if seed is None else seed,
+                rewards=not no_reward,
+                target_return=target_return,
+            )
+            steps = library.record_episodes(policy, plan, progress)
+    with atomic_file(output, force=force) as temporary:
+        library.save_steps(steps, temporary)
+    count, starts = int(steps.is_first.size), int(steps.is_first.sum())
+    if as_json:
+        print_json({"output": str(output), "steps": count, "episodes": starts})
+    else:
+        message(f"{output}: {count} steps of {starts} episodes", quiet)

@@ -1,0 +1,370 @@
+"""Recordings, quantization calibrated on them, and the mixture that `auto` chooses, on the trained policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lram_export import Bundle, mixed
+from lram_export.blockwise import quantize_blockwise
+from lram_export.calibration import Calibration, InputStatistics, activation_range, check_enough, load_calibration
+from lram_export.checkpoint import load_checkpoint
+from lram_export.cost import QuantizationCost
+from lram_export.dequantization import with_quantization
+from lram_export.errors import LramError
+from lram_export.gptq import fit_to_inputs, gptq
+from lram_export.lowering import LoweredPolicy, lower
+from lram_export.mixed import LADDER, group_matrices, stored_bytes
+from lram_export.observations import Recording
+from lram_export.policy import load_policy
+from lram_export.quantization import QuantizationOptions, cost_on_episodes, quantize
+from lram_export.quantized import Quantization
+from lram_export.recording import load_steps, record, save_steps
+from lram_export.reference import StepSequence
+from lram_export.rollouts import batch_episodes, outputs
+from lram_export.rounding import matrix_names, matrix_values, round_to_nearest
+from lram_export.stages import run_stage, stages
+from lram_export.tasks import resolve_task
+
+from .conftest import GOLDEN, fail, succeed
+
+TRAINED = Path(__file__).parent.parent / "examples" / "metaworld" / "checkpoint" / "model.zip"
+TASK = ("--task", "metaworld/reach-v2")
+ENVIRONMENTS = ("metaworld/drawer-close-v3", "metaworld/window-open-v3", "metaworld/button-press-topdown-v3")
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained policy as an fp32 bundle."""
+    path = tmp_path_factory.mktemp("trained") / "fp32.lram"
+    succeed("export", TRAINED, "-o", path, *TASK, "-q")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(fp32: Path) -> Path:
+    """Five episodes of three tasks."""
+    path = fp32.parent / "steps.npz"
+    chosen = [argument for name in ENVIRONMENTS for argument in ("--env", name)]
+    succeed("record", fp32, *chosen, "--episodes", "5", "--threads", "1", "-o", path, "-q")
+    return path
+
+
+@pytest.fixture(scope="module")
+def policy() -> LoweredPolicy:
+    return lower(load_checkpoint(TRAINED), resolve_task("metaworld/reach-v2"), name="policy")
+
+
+@pytest.fixture(scope="module")
+def calibration(recording: Path, policy: LoweredPolicy) -> Calibration:
+    return load_calibration([recording], policy.spec)
+
+
+class TestRecord:
+    def test_episodes_hold_what_the_policy_was_given(self, recording: Path, fp32: Path) -> None:
+        steps = load_steps(recording, Bundle.open(fp32).manifest.spec)
+        assert steps.observation.shape == (3000, 1, 39)
+        starts = np.flatnonzero(steps.is_first[:, 0])
+        assert starts.tolist() == list(range(0, 3000, 200))
+        # every task aims at its own return, and rewards lower it
+        aims = steps.return_to_go[starts, 0]
+        assert len(set(aims.tolist())) == 3
+        assert (steps.return_to_go[starts + 199, 0] < aims).all()
+
+    def test_observations_of_a_file_are_recorded_as_run_would_step_them(self, fp32: Path, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        arrays = {
+            "observations": rng.standard_normal((12, 39)).astype(np.float32),
+            "rewards": rng.standard_normal(12).astype(np.float32),
+            "is_first": np.arange(12) % 6 == 0,
+        }
+        np.savez(tmp_path / "observations.npz", **arrays)
+        succeed("record", fp32, "--observations", tmp_path / "observations.npz", "-o", tmp_path / "steps.npz")
+        steps = load_steps(tmp_path / "steps.npz", Bundle.open(fp32).manifest.spec)
+        np.testing.assert_array_equal(steps.observation[:, 0], arrays["observations"])
+        with load_policy(fp32) as running:
+            again = record(
+                running,
+                Recording(arrays["observations"], arrays["rewards"].reshape(-1, 1), arrays["is_first"].reshape(-1, 1)),
+            )
+        np.testing.assert_array_equal(again.return_to_go, steps.return_to_go)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], "--env, --observations: give one of them"),
+            (["--env", "gym/x", "--observations", "x.npz"], "--env, --observations: give one of them"),
+            (["--observations", "x.npz", "--seed", "3"], "only with --env"),
+            (["--observations", "nowhere.npz"], "nowhere.npz: not a readable .npz file"),
+            (["--env", "metaworld/fly-v3"], "unknown environment"),
+        ],
+    )
+    def test_wrong_requests_are_refused(self, fp32: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+        code, line = fail("record", fp32, *arguments, "-o", tmp_path / "steps.npz")
+        assert code in (1, 2) and words in line
+        assert not (tmp_path / "steps.npz").exists()
+
+
+def spoiled(recording: Path, folder: Path, **changes: Any) -> Path:
+    with np.load(recording) as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name])
+    path = folder / "spoiled.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+class TestBadRecordings:
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"observation": lambda a: a[..., :7]}, "observation: expected float32 of shape (3000, 1, 39), got"),
+            ({"observation": lambda a: np.where(a == a[5], np.nan, a)}, "observation: expected finite values, got nan"),
+            ({"reward": lambda a: None}, "reward: missing; make the file with lram-export record"),
+            ({"is_first": lambda a: a * 0}, "is_first: expected 0 or 1, and 1 at step 0"),
+            ({name: lambda a: a[:40] for name in ("observation", "return_to_go", "reward", "is_first")},
+             "--calibration: 40 steps to calibrate on, at least 128 are needed (head has 128 inputs"),
+        ],
+    )  # fmt: skip
+    def test_they_are_named_and_nothing_is_written(
+        self, recording: Path, tmp_path: Path, changes: dict[str, Any], words: str
+    ) -> None:
+        wrong = spoiled(recording, tmp_path, **changes)
+        output = tmp_path / "policy.lram"
+        code, line = fail("export", TRAINED, "-o", output, *TASK, "--precision", "int4", "--calibration", wrong)
+        assert code == 1 and words in line
+        assert not output.exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--precision", "auto"], "--precision auto: needs --calibration"),
+            (["--precision", "w8a8"], "--precision w8a8: needs --calibration"),
+            (["--precision", "bf16", "--calibration", "x.npz"], "nothing to calibrate at bf16"),
+            (["--precision", "int8", "--max-disagreement", "1%"], "--max-disagreement: only with --precision auto"),
+            (["--precision", "auto", "--max-disagreement", "much"], "expected a share like 0.5% or 0.005, got 'much'"),
+            (["--precision", "w8a8", "--calibration", "x.npz", "--target", "openvino"], "'openvino' cannot run w8a8"),
+        ],
+    )
+    def test_options_that_do_not_go_together(self, tmp_path: Path, arguments: list[str], words: str) -> None:
+        code, line = fail("export", TRAINED, "-o", tmp_path / "policy.lram", *TASK, *arguments)
+        assert code == 2 and words in line
+
+
+class TestStages:
+    def test_stage_by_stage_gives_what_the_whole_graph_gives(
+        self, policy: LoweredPolicy, calibration: Calibration
+    ) -> None:
+        batches = batch_episodes(calibration.at_most(800).episodes)
+        names = matrix_names(policy)
+        streams: list[Any] = [None] * len(batches)
+        seen: dict[str, torch.Tensor] = {}
+        for stage in stages(policy.graph, names):
+            streams, inputs = run_stage(stage, policy.graph, batches, streams, stage.matrices)
+            seen |= inputs
+        assert tuple(seen) == names
+        head = torch.from_numpy(matrix_values(policy, "head"))
+        bias: Any = policy.graph.head.bias
+        logits = (seen["head"] @ head.T + bias).numpy()
+        np.testing.assert_allclose(
+            logits, outputs(policy.graph, batches).action_logits.reshape(len(logits), -1), atol=1e-4
+        )
+
+
+class TestGptq:
+    """The algorithm on inputs that are correlated, as those of a policy are."""
+
+    @pytest.fixture
+    def problem(self) -> tuple[np.ndarray, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2000, 12, generator=generator) @ torch.randn(12, 96, generator=generator)
+        x += 0.1 * torch.randn(2000, 96, generator=generator)
+        return torch.randn(32, 96, generator=generator).numpy(), x
+
+    @pytest.mark.parametrize("weight_format", ["int4", "int8"])
+    def test_outputs_are_nearer_than_with_the_nearest_codes(
+        self, problem: tuple[np.ndarray, torch.Tensor], weight_format: str
+    ) -> None:
+        values, x = problem
+
+        def error(matrix: Any) -> float:
+            return float((x @ torch.from_numpy(matrix.dequantize() - values).T).norm())
+
+        nearest = round_to_nearest("head", values, weight_format)
+        calibrated = gptq("head", values, InputStatistics.of(x), weight_format)
+        assert calibrated.codes.dtype == np.int8
+        assert np.abs(calibrated.codes).max() <= {"int4": 7, "int8": 127}[weight_format]
+        assert error(calibrated) < 0.5 * error(nearest)
+
+    def test_fitting_makes_up_for_what_the_input_tells(self, problem: tuple[np.ndarray, torch.Tensor]) -> None:
+        values, x0 = problem
+        x = 0.8 * x0 + 0.01 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        fitted = torch.from_numpy(fit_to_inputs(values, InputStatistics.of(x, x0)))
+        wanted = x0 @ torch.from_numpy(values).T
+        assert (x @ fitted.T - wanted).norm() < 0.1 * (x @ torch.from_numpy(values).T - wanted).norm()
+
+    def test_a_matrix_that_only_ever_sees_zeros_is_rounded_all_the_same(self) -> None:
+        values = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+        matrix = gptq("head", values, InputStatistics.of(torch.zeros(10, 64)), "int4")
+        assert np.abs(matrix.dequantize() - values).max() < 0.5
+
+    def test_ranges_cover_what_was_seen_with_zero_exact(self) -> None:
+        x = torch.linspace(-1.0, 3.0, 1001)
+        found, error = activation_range(x)
+        assert 0 <= found.zero_point <= 255 and found.scale == pytest.approx(4 / 255, rel=0.1)
+        assert error < 0.01
+        assert activation_range(torch.zeros(5))[1] == 0.0
+
+
+class TestTrainedPolicy:
+    def test_calibrated_int4_has_a_third_of_the_logit_error_of_rounding(
+        self, policy: LoweredPolicy, calibration: Calibration, recording: Path
+    ) -> None:
+        fitted, _ = calibration.split()
+        names = matrix_names(policy)
+        nearest = {n: round_to_nearest(n, matrix_values(policy, n), "int4") for n in names}
+        calibrated = quantize_blockwise(policy, dict.fromkeys(names, "int4"), fitted)
+
+        def cost(matrices: Any) -> QuantizationCost:
+            quantized = with_quantization(policy, Quantization("int4", "", matrices))
+            return cost_on_episodes(policy, quantized, calibration)
+
+        before, after = cost(nearest), cost(calibrated)
+        assert 3 * after.relative_error <= before.relative_error
+        assert 3 * after.mean_logit_error <= before.mean_logit_error
+
+    def test_calibrated_int8_stays_within_a_bin(
+        self, policy: LoweredPolicy, calibration: Calibration, recording: Path
+    ) -> None:
+        quantized = quantize(policy, QuantizationOptions("int8", calibration=[recording]), calibration)
+        assert cost_on_episodes(policy, quantized, calibration).disagreement <= 0.01
+
+    def test_the_bundle_says_how_it_was_calibrated_and_is_the_same_again(self, recording: Path, tmp_path: Path) -> None:
+        manifests = []
+        for name in ("a.lram", "b.lram"):
+            arguments = (
+                "--precision",
+                "int4",
+                "--calibration",
+                recording,
+                "--keep-fp32",
+                "head",
+                "--target",
+                "pytorch",
+            )
+            succeed("export", TRAINED, "-o", tmp_path / name, *TASK, *arguments)
+            manifests.append(Bundle.open(tmp_path / name).manifest)
+        one, two = (m.quantization for m in manifests)
+        assert one is not None and two is not None and one.cost is not None
+        assert one.method == "gptq" and len(one.calibration) == 1
+        assert "head" not in {m.name for m in one.matrices}
+        assert one.cost["measured_on"] == "episodes" and one.cost["steps"] == 1000
+        assert one.file.sha256 == two.file.sha256
+        assert "by gptq" in succeed("inspect", tmp_path / "a.lram").stdout
+
+
+class TestW8a8:
+    def test_inputs_that_round_well_get_static_ranges(self, recording: Path, tmp_path: Path) -> None:
+        path = tmp_path / "policy.lram"
+        targets = ("--target", "onnxruntime", "--target", "native")
+        succeed("export", TRAINED, "-o", path, *TASK, "--precision", "w8a8", "--calibration", recording, *targets)
+        entry = Bundle.open(path).artifact("onnxruntime")
+        assert entry.activations == "int8" and entry.parity is not None and entry.parity.passed
+        assert entry.parity.relative_error > 1e-3  # rounding activations shows
+        code, line = fail("verify", path, "--checkpoint", TRAINED)
+        assert code == 2 and "static activation ranges" in line and "--recording" in line
+        succeed("verify", path, "--checkpoint", TRAINED, "--recording", recording, "--steps", "60")
+
+
+@pytest.fixture(scope="module")
+def short(calibration: Calibration) -> Calibration:
+    """The first 60 steps of every episode: enough to choose by."""
+    cut = [StepSequence(*(getattr(e, f.name)[:60] for f in fields(StepSequence))) for e in calibration.episodes]
+    return Calibration(tuple(cut), calibration.sha256)
+
+
+class TestAuto:
+    def test_it_keeps_to_its_bound_with_the_smallest_candidate_it_tried(
+        self, policy: LoweredPolicy, short: Calibration
+    ) -> None:
+        options = QuantizationOptions("auto", calibration=[Path("x")], max_disagreement=0.05)
+        quantized = quantize(policy, options, short)
+        assert quantized.precision == "mixed" and quantized.quantization is not None
+        choice = quantized.quantization.choice
+        assert choice is not None and choice["max_disagreement"] == 0.05
+        chosen = choice["chosen"]
+        assert 0 < chosen["disagreement"] <= chosen["disagreement_high"] <= 0.05
+        smaller = [t for t in choice["tried"] if t["bytes"] < chosen["bytes"]]
+        assert smaller and all(t["disagreement_high"] > 0.05 for t in smaller)
+        assert len({group["format"] for group in choice["groups"]}) > 1
+        assert {m.name: m.format for m in quantized.quantization.matrices.values()} == {
+            name: group["format"] for group in choice["groups"] for name in group["matrices"]
+        }
+        # judged by the very codes that come out
+        assert cost_on_episodes(policy, quantized, short).disagreement == pytest.approx(
+            chosen["disagreement"], rel=0.05
+        )
+        again = quantize(policy, options, short).quantization
+        assert again is not None and json.dumps(again.choice) == json.dumps(choice)
+
+    def test_the_command_prints_the_table_and_the_bundle_keeps_it(self, short: Calibration, tmp_path: Path) -> None:
+        steps = StepSequence(
+            *(np.concatenate([getattr(e, f.name) for e in short.episodes])[:, None] for f in fields(StepSequence))
+        )
+        save_steps(steps, tmp_path / "short.npz")
+        path = tmp_path / "policy.lram"
+        arguments = ("--precision", "auto", "--max-disagreement", "20%", "--calibration", tmp_path / "short.npz")
+        out = succeed("export", TRAINED, "-o", path, *TASK, *arguments, "--target", "pytorch").stdout
+        assert "blocks.0.proj_up" in out and "allowed 20%" in out
+        manifest = Bundle.open(path).manifest
+        assert manifest.precision == "mixed" and manifest.quantization is not None
+        assert manifest.quantization.auto is not None
+        assert manifest.quantization.auto["chosen"]["disagreement_high"] <= 0.2
+
+    def test_a_bound_that_cannot_be_kept_says_the_best(
+        self, policy: LoweredPolicy, short: Calibration, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mixed, "LADDER", ("int4", "int8"))  # without a format that is nearly exact
+        options = QuantizationOptions("auto", calibration=[Path("x")], max_disagreement=0.0)
+        with pytest.raises(LramError, match=r"0% cannot be kept to: with every matrix in int8, .*% .*95% bound"):
+            quantize(policy, options, short)
+
+    def test_too_few_episodes_to_judge_are_refused(self, policy: LoweredPolicy, calibration: Calibration) -> None:
+        few = Calibration(calibration.episodes[:6])
+        with pytest.raises(LramError, match="at least 15 are needed"):
+            quantize(policy, QuantizationOptions("auto", calibration=[Path("x")]), few)
+
+    def test_deep_models_are_grouped_by_depth(self) -> None:
+        names = [f"blocks.{b}.{m}" for b in range(20) for m in ("proj_up", "proj_down")] + ["head"]
+        groups = group_matrices(names, 20)
+        assert len(groups) == 9 and groups["blocks.0-4.proj_up"] == tuple(f"blocks.{b}.proj_up" for b in range(5))
+        assert sorted(n for members in groups.values() for n in members) == sorted(names)
+
+    @pytest.mark.parametrize("weight_format", LADDER)
+    def test_sizes_are_those_that_are_stored(self, weight_format: str) -> None:
+        values = np.ones((5, 70), np.float32)
+        assert stored_bytes((5, 70), weight_format) == round_to_nearest("head", values, weight_format).stored_bytes
+
+
+def test_images_are_calibrated_too(tmp_path: Path) -> None:
+    """The image encoder's last layer is a matrix like the others."""
+    checkpoint = GOLDEN / "image_m" / "model.zip"
+    task = resolve_task(None, image=True, discrete=True, target_return=1.0, reward_scale=1.0)
+    policy = lower(load_checkpoint(checkpoint), task, name="p")
+    images = np.random.default_rng(0).integers(0, 256, (700, 1, 3, 64, 64), np.uint8)
+    zeros = np.zeros((700, 1), np.float32)
+    first = (np.arange(700) % 100 == 0).astype(np.float32)[:, None]
+    save_steps(StepSequence(images, zeros, zeros, first), tmp_path / "s.npz")
+    calibration = load_calibration([tmp_path / "s.npz"], policy.spec)
+    name = "embed_observation.cnn.linear.0"
+    with pytest.raises(LramError, match=r"embed_observation.cnn.linear.0 has 2048 inputs"):
+        check_enough(calibration, policy.graph, [name])
+    matrices = quantize_blockwise(policy, {name: "int8"}, calibration.at_most(100))
+    assert matrices[name].shape[1] == 2048
