@@ -195,7 +195,7 @@ def test_the_model_card_tells_what_was_measured(trained: Run, episodes: dict[str
         "return": {"value": 1000.4, "low": 900.0, "high": 1100.0},
         "episodes": [{"seed": 3}, {"seed": 4}],
     }
-    (tmp_path / "evaluation.json").write_text(json.dumps({"results": [result]}), encoding="utf-8")
+    (tmp_path / "evaluation-1.json").write_text(json.dumps({"results": [result]}), encoding="utf-8")
     done = CliRunner().invoke(write_card, [str(tmp_path), str(tmp_path)])
     assert done.exit_code == 0, done.output
     card = (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -61,12 +61,12 @@ differ; success is then about the same, not equal.
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 def main(run: Path, output: Path) -> None:
-    """Write README.md into OUTPUT from RUN: episodes, run and evaluation.json, as `make metaworld` leaves them."""
+    """Write README.md into OUTPUT from RUN: episodes, run and evaluations, as `make metaworld` leaves them."""
     training: dict[str, Any] = torch.load(run / "run" / "training.pt", weights_only=True)
-    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    evaluations = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(run.glob("evaluation-*.json"))]
     checkpoint = load_checkpoint(run / "run" / "model.zip")
     played = {f.stem: len(Episodes.load(f).success) for f in sorted((run / "episodes").glob("*.npz"))}
-    results = [r for r in evaluation["results"] if r["policy"] == "reference"]
+    results = [r for evaluation in evaluations for r in evaluation["results"] if r["policy"] == "reference"]
     rows = []
     for result in results:
         task = result["environment"].partition("/")[2]

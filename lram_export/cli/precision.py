@@ -9,7 +9,7 @@ import click
 from lram_export.cli.console import human_bytes, print_table
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[float]):
     """A share of a whole: ``0.5%`` or ``0.005``."""
 
     name = "share"

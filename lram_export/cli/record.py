@@ -48,7 +48,7 @@ def record(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Record the steps of whole episodes, for `export --calibration` and `verify --recording`.
+    """Record the steps of whole episodes, to calibrate an export on and to verify with.
 
     The inputs of every step are written, from the first of each episode on, so that the recurrent state of
     every step can be computed again. Record with an fp32 bundle.
