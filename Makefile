@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-environment test-large metaworld lint typecheck format clean
+.PHONY: help install FORCE demo test test-environment test-precisions test-large metaworld lint typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,10 +22,13 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)   ## all tests that belong to every change
-	$(BIN)/python -m pytest -m 'not environment and not large'
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not environment and not large and not precisions'
 
 test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a package index)
 	$(BIN)/python -m pytest -m environment
+
+test-precisions: $(STAMP) ## every target at every precision, 1,000 steps (minutes)
+	$(BIN)/python -m pytest -m precisions
 
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 4 GB of disk)
 	$(BIN)/python -m pytest -m large -s

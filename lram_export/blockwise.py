@@ -16,9 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lram_export.calibration import Calibration, InputStatistics, activation_range
+from lram_export.activations import activation_range, well_rounded
+from lram_export.calibration import Calibration, InputStatistics
+from lram_export.errors import LramError
 from lram_export.gptq import fit_to_inputs, gptq
 from lram_export.lowering import LoweredPolicy, lower
+from lram_export.parity import TOLERANCES
 from lram_export.precision import FORMATS
 from lram_export.progress import Advance
 from lram_export.quantized import ActivationRange, QuantizedMatrix
@@ -27,10 +30,6 @@ from lram_export.rounding import matrix_values, round_to_nearest
 from lram_export.stages import run_stage, stages
 from lram_export.step import StepGraph
 
-ACTIVATION_BUDGET = 0.0135
-"""Most that rounding inputs to static 8-bit ranges may cost, as the root of the summed squares of the relative
-errors: the worst step's logits are off by two to three times that, which is the tolerance. The gated inputs of
-down-projections, with their rare large values, cost 4% to 6% each on the example policy."""
 RECURRENT = ".proj_up"
 """Matrices whose outputs drive the recurrent state and its exponential gates: their inputs stay float32."""
 
@@ -49,9 +48,12 @@ def quantize_blockwise(
         policy: the policy in float32.
         formats: a weight format for every matrix to quantize, by its name in the step graph.
         calibration: the episodes.
-        activations: also choose static 8-bit ranges for the inputs of matrices (`w8a8`), of as many as
-            :data:`ACTIVATION_BUDGET` allows.
+        activations: also give static 8-bit ranges to the inputs of matrices (`w8a8`): of those where it keeps
+            within the tolerance (see :mod:`~lram_export.activations`).
         advance: told of every matrix.
+
+    Raises:
+        LramError: with ``activations``, no matrix can have its inputs rounded within the tolerance.
     """
     graph = lower(policy.checkpoint, policy.task, name=policy.name, batch_size=policy.spec.batch_size).graph
     batches = batch_episodes(calibration.episodes)
@@ -71,20 +73,15 @@ def quantize_blockwise(
             matrices[name] = matrix
             advance(1)
         quantized, _ = run_stage(stage, graph, batches, quantized)
-    for name in _within_budget({name: error for name, (_, error) in ranges.items()}):
+    rounded = well_rounded(graph, ranges, calibration)
+    if activations and not rounded:
+        raise LramError(
+            "--precision w8a8: 8-bit inputs take every matrix of this policy beyond the tolerance of "
+            f"{100 * TOLERANCES['rounded'].logit:g}% in some recorded step; use int8, which keeps inputs in float32"
+        )
+    for name in rounded:
         matrices[name] = dataclasses.replace(matrices[name], activation=ranges[name][0])
     return matrices
-
-
-def _within_budget(errors: Mapping[str, float]) -> list[str]:
-    """The matrices whose inputs are rounded best, as many as the budget allows."""
-    chosen, spent = [], 0.0
-    for name in sorted(errors, key=errors.__getitem__):
-        spent += errors[name] ** 2
-        if spent > ACTIVATION_BUDGET**2:
-            break
-        chosen.append(name)
-    return chosen
 
 
 def calibrated_matrix(

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lram_export.config import TOKENS_PER_STEP
 from lram_export.errors import LramError
 from lram_export.hashing import file_sha256
 from lram_export.progress import Advance
-from lram_export.quantized import ActivationRange
 from lram_export.recording import load_steps
 from lram_export.reference import StepSequence
 from lram_export.rollouts import batch_episodes, split_episodes
@@ -30,9 +28,6 @@ from lram_export.step import StepGraph
 
 HELD_OUT = 3
 """Every third episode is not calibrated on: it tells what quantization cost."""
-RANGE_SHRINKS = np.linspace(1.0, 0.3, 29)
-"""Ranges that are tried for 8-bit activations, in units of the one that holds all values seen."""
-ACTIVATION_CODES = 255
 
 
 @dataclass(frozen=True)
@@ -123,22 +118,3 @@ def input_statistics(
         found |= {name: InputStatistics.of(x) for name, x in seen.items()}
         advance(1)
     return found
-
-
-def activation_range(x: Tensor) -> tuple[ActivationRange, float]:
-    """The static 8-bit range of values with the least squared rounding error, and that error relative to them.
-
-    0 is always exact.
-    """
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    if low == high:
-        return ActivationRange(1.0, 0), 0.0
-    best, best_error = ActivationRange(1.0, 0), math.inf
-    for shrink in RANGE_SHRINKS:
-        scale = float(np.float32((high - low) * shrink / ACTIVATION_CODES))
-        zero_point = round(-low * shrink / scale)
-        codes = torch.clamp(torch.round(x / scale) + zero_point, 0, ACTIVATION_CODES)
-        error = float(((codes - zero_point) * scale - x).square().sum())
-        if error < best_error:
-            best, best_error = ActivationRange(scale, zero_point), error
-    return best, math.sqrt(best_error / float(x.square().sum()))

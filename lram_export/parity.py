@@ -225,6 +225,12 @@ class ParityMeter:
         stretches = np.array_split(np.array(self._per_step), parts)
         return [float(stretch.max()) for stretch in stretches if stretch.size]
 
+    def typical(self, parts: int = 10) -> list[float]:
+        """The median over steps of their largest logit error, of each of some equal stretches: one late outlier
+        is no growth."""
+        stretches = np.array_split(np.array(self._per_step), parts)
+        return [float(np.median(stretch)) for stretch in stretches if stretch.size]
+
     def result(self) -> ParityResult:
         """The sum of all steps so far."""
         result = ParityResult(

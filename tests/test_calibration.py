@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lram_export import Bundle, mixed
+from lram_export.activations import activation_range
 from lram_export.blockwise import quantize_blockwise
-from lram_export.calibration import Calibration, InputStatistics, activation_range, check_enough, load_calibration
+from lram_export.calibration import Calibration, InputStatistics, check_enough, load_calibration
 from lram_export.checkpoint import load_checkpoint
 from lram_export.cost import QuantizationCost
 from lram_export.dequantization import with_quantization
