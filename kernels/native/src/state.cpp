@@ -91,7 +91,7 @@ void State::plan_buffers(Planner& planner) {
   const auto width = static_cast<std::size_t>(padded(widest));
   const auto groups = static_cast<std::size_t>(std::max({widest, s.hidden, s.image_features}) / kGroup + 1);
   const auto longest = static_cast<std::size_t>(std::max({widest, padded(s.hidden), s.image_features}));
-  const std::size_t codes = count * planes * (longest + kGroup);
+  const std::size_t codes = count * 2 * (longest + kGroup);
   for (int head = 0; head < std::max({s.heads, s.slstm_heads, s.ffn_slices}); ++head) {
     HeadBuffers b = {};
     for (float** buffer : {&b.input, &b.gate, &b.convolved, &b.q, &b.k, &b.v, &b.h})

@@ -30,16 +30,16 @@ struct Matrix {
   const std::uint8_t* data;
 };
 
-// What a matrix is multiplied with: some tokens, in float32 and, where the format asks for it, in one or two planes
-// of int8 codes: x = scale * (128 * high + low), or x = scale * high.
+// What a matrix is multiplied with: some tokens, in float32 and, where the format asks for it, in codes: about 15 bits
+// where `planes` is 2, 8 bits where it is 1. How they lie is up to the instruction set (dense_planes.h, dense_wide.h).
 struct Tokens {
   int count;
   const float* x;      // [count][stride]
   std::size_t stride;
   int planes;
-  std::int8_t* codes;  // [count][planes][code_stride]
+  std::int8_t* codes;  // [count][2][code_stride]
   std::size_t code_stride;
-  float* scales;       // [count]
+  float* scales;       // [count]: x = scale * code
   std::int32_t* sums;  // [count][planes][groups]: -8 * sum of the group's codes (int4)
 };
 
