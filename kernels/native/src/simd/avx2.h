@@ -12,6 +12,7 @@ using F = __m256;
 using I = __m256i;
 constexpr int kWidth = 8;
 constexpr int kMemoryVectors = 2;
+constexpr int kTilesRead = 2;
 constexpr int kTilesAtOnce = 1;
 
 LRAM_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }

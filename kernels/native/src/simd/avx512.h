@@ -12,6 +12,7 @@ using F = __m512;  // floats; GCC and Clang give it + - * /
 using I = __m512i;
 constexpr int kWidth = 16;
 constexpr int kMemoryVectors = 4;  // vectors per column tile of C that registers hold for three tokens
+constexpr int kTilesRead = 1;      // tiles of C read together where it is only read
 constexpr int kTilesAtOnce = 2;    // weight tiles of 32 outputs multiplied together in float32
 
 LRAM_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
