@@ -83,10 +83,11 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* 
   for (int i = 0; i < m.width * columns; i += kWidth) store_half(C + i, load(rewritten + i) * inverse);
 }
 
-// Products of the queries with `Tiles` neighbouring tiles as they lie: [Tiles][3][V * kWidth]. Not inlined: it needs
-// every register.
+// Products of the queries with `Tiles` neighbouring tiles as they lie: [Tiles][3][V * kWidth]. On the way it prefetches
+// the tiles' part of the ring, which is read next. Not inlined: it needs every register.
 template <int V, int Tiles>
-__attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C, float* products) {
+__attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C, const float* ring_values,
+                                           float* products) {
   constexpr int columns = V * kWidth;
   const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
   F acc[Tiles][lram::kTokens][V];
@@ -94,7 +95,8 @@ __attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std:
     for (auto& token : tile)
       for (F& a : token) a = set(0.0F);
   const float* q = m.q;
-  for (int i = 0; i < m.width; ++i, C += columns, ++q)
+  for (int i = 0; i < m.width; ++i, C += columns, ++q) {
+    if (i < Tiles * kRing * columns / 16) prefetch(ring_values + 16 * i);
     for (int tile = 0; tile < Tiles; ++tile) {
       const std::uint16_t* row = C + tile * tile_size;
       for (int byte = 0; byte < columns * 2; byte += 64) prefetch(reinterpret_cast<const char*>(row) + kAhead + byte);
@@ -103,6 +105,7 @@ __attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std:
         for (int t = 0; t < lram::kTokens; ++t) acc[tile][t][r] = fma(c, set(q[t * m.stride]), acc[tile][t][r]);
       }
     }
+  }
   for (auto& tile : acc)
     for (auto& token : tile)
       for (const F& a : token) {
@@ -157,13 +160,13 @@ LRAM_INLINE void lazy_tiles(const lram::LazyMemory& m, const Scores& s, const fl
                             int column) {
   constexpr int columns = V * kWidth;
   const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
+  const float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   for (int i = 0; i < Tiles; ++i)
     if (lram::lazy_phase(m.block, tile + i, m.tiles) == m.now)
-      flush_tile<V>(m, C + i * tile_size, m.tile_scales + tile + i,
-                    m.ring_v + static_cast<std::size_t>(column + i * columns) * kRing,
+      flush_tile<V>(m, C + i * tile_size, m.tile_scales + tile + i, ring_values + i * columns * kRing,
                     m.scratch + 2 * lram::kTokens * kRing);
   float products[Tiles * lram::kTokens * columns];
-  query_tiles<V, Tiles>(m, C, products);
+  query_tiles<V, Tiles>(m, C, ring_values, products);
   for (int i = 0; i < Tiles; ++i) {
     hidden_tile<V>(m, s, scores, products + i * lram::kTokens * columns, tile + i, column + i * columns);
     keep_values<V>(m, column + i * columns);
