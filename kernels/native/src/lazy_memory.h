@@ -15,11 +15,9 @@ struct LazyBlock {
   float* tile_scales;
   float* ring_k;
   float* ring_v;
-  float* ring_log_forget;  // [kLazyTokens]
-  float* ring_input;       // [kLazyTokens]
-  float* m_before;         // [kLazySteps]: m before the step of a slot
-  float* m_start;          // m of the matrices as they were set, until they are rewritten
-  std::int32_t* steps;     // since then; from 16 on only modulo 16, and never below 16
+  float* ring_weights;  // [kLazyTokens], relative to m as everything is
+  float* phase_decay;   // [kLazySteps]
+  std::int32_t* steps;  // since the matrices were set; from 16 on only modulo 16, and never below 16
 };
 
 // Visits every element of a matrix in column tiles: `visit(row, column, position, tile)`.
@@ -44,18 +42,16 @@ class LazyCell {
  public:
   LazyCell(const LazyBlock& block, int number, int cell, int width, int columns);
 
-  void reset();                                      // to 0
-  void load(const float* matrix, float m);           // row by row
-  void save(float* matrix, const float* m) const;
+  void reset();                    // to 0
+  void load(const float* matrix);  // row by row
+  void save(float* matrix) const;
 
-  // Fills in what the kernel needs beyond the pointers the caller has set, runs it, and remembers the step.
-  void step(const Kernels& kernels, LazyMemory& memory, const float* log_forget, const float* input, float m_before,
-            const float* m_after);
+  // Fills in what the kernel needs beyond what the caller has set, runs it, and counts the step.
+  void step(const Kernels& kernels, LazyMemory& memory);
 
  private:
   int held() const { return *steps_ < kLazySteps ? *steps_ : kLazySteps; }
   int now() const { return *steps_ % kLazySteps; }
-  float base_m(int slot, int age) const { return age > held() ? *m_start_ : m_before_[slot]; }
 
   int number_;
   int width_;
@@ -65,10 +61,8 @@ class LazyCell {
   float* scales_;
   float* ring_k_;
   float* ring_v_;
-  float* ring_log_forget_;
-  float* ring_input_;
-  float* m_before_;
-  float* m_start_;
+  float* ring_weights_;
+  float* phase_decay_;
   std::int32_t* steps_;
 };
 

@@ -38,7 +38,7 @@ Gates gates_of(const StepContext& context, const MlstmWeights& weights, int row,
 }
 
 // The chunk's scalars (see lram_export/step.py); moves m to its end.
-ChunkWeights chunk_weights(const Gates& gates, bool first, float* m, float* m_after) {
+ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
   ChunkWeights chunk;
   const float old = first ? 0.0F : *m;
   float before = old;
@@ -55,7 +55,6 @@ ChunkWeights chunk_weights(const Gates& gates, bool first, float* m, float* m_af
     for (int j = t + 1; j < kTokens; ++j) chunk.weight[t][j] = 0;
     chunk.floor[t] = std::exp(-now);
     before = now;
-    m_after[t] = now;
   }
   *m = before;
   return chunk;
@@ -102,9 +101,7 @@ void after_gates(StepContext& context, int block, int head) {
     const int cell = row * s.heads + head;
     const bool first = context.first(row);
     const Gates gates = gates_of(context, w, row, head);
-    const float m_before = first ? 0.0F : state.m[cell];
-    float m_after[kTokens];
-    const ChunkWeights chunk = chunk_weights(gates, first, state.m + cell, m_after);
+    const ChunkWeights chunk = chunk_weights(gates, first, state.m + cell);
     float* n = state.n + cell * s.head_width;
     if (context.model.lazy_state()) {
       LazyCell lazy(state.lazy, block, cell, s.head_width, context.kernels.memory_columns);
@@ -119,7 +116,7 @@ void after_gates(StepContext& context, int block, int head) {
       memory.stride = stride;
       memory.h = b.h + at;
       memory.scratch = b.scratch;
-      lazy.step(context.kernels, memory, gates.log_forget, gates.input, m_before, m_after);
+      lazy.step(context.kernels, memory);
     } else {
       context.kernels.memory({s.head_width, chunk, first, state.C + static_cast<std::size_t>(cell) * matrix, n,
                               b.q + at, b.k + at, b.v + at, stride, b.h + at, b.scratch});

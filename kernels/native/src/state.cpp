@@ -91,7 +91,7 @@ void State::plan_buffers(Planner& planner) {
   const auto width = static_cast<std::size_t>(padded(widest));
   const auto groups = static_cast<std::size_t>(std::max({widest, s.hidden, s.image_features}) / kGroup + 1);
   const auto longest = static_cast<std::size_t>(std::max({widest, padded(s.hidden), s.image_features}));
-  const std::size_t codes = count * planes * (longest + kGroup);
+  const std::size_t codes = count * 2 * (longest + kGroup);
   for (int head = 0; head < std::max({s.heads, s.slstm_heads, s.ffn_slices}); ++head) {
     HeadBuffers b = {};
     for (float** buffer : {&b.input, &b.gate, &b.convolved, &b.q, &b.k, &b.v, &b.h})
@@ -158,14 +158,14 @@ void State::for_each_lazy_cell(Work work) const {
   for (std::size_t block = 0; block < blocks.size(); ++block)
     for (int cell = 0; cell < batch_ * s.heads && blocks[block].lazy.C != nullptr; ++cell)
       work(LazyCell(blocks[block].lazy, static_cast<int>(block), cell, s.head_width, model_.kernels().memory_columns),
-           blocks[block], cell);
+           cell);
 }
 
 void State::reset(int row) {
   for (const StateTensor& tensor : tensors_)
     if (tensor.data != nullptr)
       std::fill_n(tensor.data + static_cast<std::size_t>(row) * tensor.size, tensor.size, tensor.initial);
-  for_each_lazy_cell([&](LazyCell lazy, const BlockState&, int cell) {
+  for_each_lazy_cell([&](LazyCell lazy, int cell) {
     if (cell / model_.sizes().heads == row) lazy.reset();
   });
 }
@@ -188,8 +188,8 @@ void State::save(float* values) const {
     values += count;
   }
   auto next = matrices.begin();
-  for_each_lazy_cell([&](const LazyCell& lazy, const BlockState& block, int cell) {
-    lazy.save(*next + static_cast<std::size_t>(cell) * matrix, block.m + cell);
+  for_each_lazy_cell([&](const LazyCell& lazy, int cell) {
+    lazy.save(*next + static_cast<std::size_t>(cell) * matrix);
     if (cell + 1 == batch_ * model_.sizes().heads) ++next;
   });
 }
@@ -221,8 +221,8 @@ void State::load(const float* values) {
     values += count;
   }
   auto next = matrices.begin();
-  for_each_lazy_cell([&](LazyCell lazy, const BlockState& block, int cell) {  // m is there already
-    lazy.load(*next + static_cast<std::size_t>(cell) * matrix, block.m[cell]);
+  for_each_lazy_cell([&](LazyCell lazy, int cell) {
+    lazy.load(*next + static_cast<std::size_t>(cell) * matrix);
     if (cell + 1 == batch_ * model_.sizes().heads) ++next;
   });
 }

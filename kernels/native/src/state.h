@@ -98,7 +98,7 @@ class State {
   static int padded(int rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 
  private:
-  // work(LazyCell, BlockState, cell) for every head of every row of every block, in this order
+  // work(LazyCell, cell) for every head of every row of every block, in this order
   template <class Work>
   void for_each_lazy_cell(Work work) const;
   void plan(Planner& planner);

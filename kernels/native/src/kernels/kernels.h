@@ -30,16 +30,16 @@ struct Matrix {
   const std::uint8_t* data;
 };
 
-// What a matrix is multiplied with: some tokens, in float32 and, where the format asks for it, in one or two planes
-// of int8 codes: x = scale * (128 * high + low), or x = scale * high.
+// What a matrix is multiplied with: some tokens, in float32 and, where the format asks for it, in codes: about 15 bits
+// where `planes` is 2, 8 bits where it is 1. How they lie is up to the instruction set (dense_planes.h, dense_wide.h).
 struct Tokens {
   int count;
   const float* x;      // [count][stride]
   std::size_t stride;
   int planes;
-  std::int8_t* codes;  // [count][planes][code_stride]
+  std::int8_t* codes;  // [count][2][code_stride]
   std::size_t code_stride;
-  float* scales;       // [count]
+  float* scales;       // [count]: x = scale * code
   std::int32_t* sums;  // [count][planes][groups]: -8 * sum of the group's codes (int4)
 };
 
@@ -116,15 +116,13 @@ struct LazyMemory {
   ChunkWeights chunk;
   bool fresh;  // what n holds is taken as 0
   int now;
-  int held;          // slots in use, at most 16
-  std::uint16_t* C;  // column tiles, as above
-  float* tile_scales;                         // [tiles]: C = scale * half; 0: the tile is 0
-  float phase_decay[kLazySteps][kTokens];     // decay of a tile of some phase as each token sees it
-  float flush_decay;                          // decay of the tiles that are rewritten, up to the step before
-  float flush_weights[kLazyTokens];           // weight of ring tokens at the step before
-  float ring_weights[kTokens][kLazyTokens];   // weight of ring tokens as each token sees them
-  float* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
-  float* ring_v;
+  int held;             // slots in use, at most 16
+  std::uint16_t* C;     // column tiles, as above
+  float* tile_scales;   // [tiles]: C = scale * half; 0: the tile is 0
+  float* phase_decay;   // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
+  float* ring_weights;  // [kLazyTokens]: of the ring's tokens, at the step before
+  float* ring_k;        // [kLazyTokens][width]; this step's tokens are written last
+  float* ring_v;        // [tiles][kLazyTokens][columns of the tile]
   float* n;
   const float* q;  // [3][stride] each; k scaled
   const float* k;

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kRing = lram::kLazySteps * lram::kTokens;
 
-// q_t . k_j for every token of the ring, weighted: scores[3][kRing]
+// q_t . k_j for every token of the ring, weighted: scores[3][kRing]. Those of slot `now` are in the matrices by then.
 LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
   for (int slot = 0; slot < lram::kLazySteps; ++slot) {
     const int j = slot * lram::kTokens;
@@ -18,10 +18,11 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
     F acc[lram::kTokens][lram::kTokens];
     for (auto& of_token : acc)
       for (F& a : of_token) a = set(0.0F);
-    bool used = false;
-    for (int t = 0; t < lram::kTokens; ++t)
-      for (int i = 0; i < lram::kTokens; ++i) used = used || m.ring_weights[t][j + i] != 0;
+    const float* weights = m.ring_weights + j;
+    const bool used = slot != m.now && (weights[0] != 0 || weights[1] != 0 || weights[2] != 0);
     for (int i = 0; used && i < m.width; i += kWidth) {
+      if (i % 16 == 0)
+        for (int n = 0; n < lram::kTokens; ++n) prefetch(k + (lram::kTokens + n) * m.width + i);
       F key[lram::kTokens];
       for (int n = 0; n < lram::kTokens; ++n) key[n] = load(k + n * m.width + i);
       for (int t = 0; t < lram::kTokens; ++t) {
@@ -31,76 +32,107 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
     }
     for (int t = 0; t < lram::kTokens; ++t)
       for (int n = 0; n < lram::kTokens; ++n)
-        scores[t * kRing + j + n] = used ? sum(acc[t][n]) * m.ring_weights[t][j + n] : 0.0F;
+        scores[t * kRing + j + n] = used ? sum(acc[t][n]) * weights[n] * m.chunk.decay[t] : 0.0F;
   }
 }
 
 // Rewrites a tile: decayed, plus all that the ring holds, in half precision with a power of two as scale.
 template <int V>
-LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* scale, int column, float* scratch) {
+LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* scale, const float* ring_values,
+                            float* scratch) {
   constexpr int columns = V * kWidth;
   constexpr int kRows = 4;
-  float* values = scratch;                                       // [kRing][columns], weighted
+  constexpr int kAtOnce = V < 2 ? V : 2;  // eight sums at once hide the latency of a multiplication
+  float* values = scratch;                                                 // [tokens][columns], weighted
   float* rewritten = scratch + static_cast<std::size_t>(kRing) * columns;  // [width][columns]
-  for (int j = 0; j < kRing; ++j)
-    for (int r = 0; r < V; ++r) {
-      const F v = m.flush_weights[j] == 0 ? set(0.0F) : load(m.ring_v + static_cast<std::size_t>(j) * m.width + column + r * kWidth);
-      store(values + j * columns + r * kWidth, v * set(m.flush_weights[j]));
-    }
-  const F decay = set(*scale * m.flush_decay);
+  const float* keys[kRing];
+  int tokens = 0;  // that have any weight
+  for (int j = 0; j < kRing; ++j) {
+    if (m.ring_weights[j] == 0) continue;
+    const F weight = set(m.ring_weights[j]);
+    for (int r = 0; r < V; ++r)
+      store(values + tokens * columns + r * kWidth, load(ring_values + j * columns + r * kWidth) * weight);
+    keys[tokens++] = m.ring_k + static_cast<std::size_t>(j) * m.width;
+  }
+  const F decay = set(*scale * m.phase_decay[m.now]);
   const bool empty = *scale == 0;
   F peak = set(0.0F);
-  for (int i = 0; i < m.width; i += kRows) {
-    for (int r = 0; r < V; ++r) {
-      F c[kRows];
+  for (int i = 0; i < m.width; i += kRows)
+    for (int r = 0; r < V; r += kAtOnce) {
+      F c[kRows][kAtOnce];
       for (int e = 0; e < kRows; ++e)
-        c[e] = empty ? set(0.0F) : decay * load_half(C + (i + e) * columns + r * kWidth);
-      for (int j = 0; j < kRing; ++j) {
-        if (m.flush_weights[j] == 0) continue;
-        const F v = load(values + j * columns + r * kWidth);
-        const float* k = m.ring_k + static_cast<std::size_t>(j) * m.width + i;
-        for (int e = 0; e < kRows; ++e) c[e] = fma(v, set(k[e]), c[e]);
+        for (int a = 0; a < kAtOnce; ++a)
+          c[e][a] = empty ? set(0.0F) : decay * load_half(C + (i + e) * columns + (r + a) * kWidth);
+      const float* value = values + r * kWidth;
+      for (int j = 0; j < tokens; ++j, value += columns) {
+        const float* k = keys[j] + i;
+        F v[kAtOnce];
+        for (int a = 0; a < kAtOnce; ++a) v[a] = load(value + a * kWidth);
+        for (int e = 0; e < kRows; ++e)
+          for (int a = 0; a < kAtOnce; ++a) c[e][a] = fma(v[a], set(k[e]), c[e][a]);
       }
-      for (int e = 0; e < kRows; ++e) {
-        peak = vmax(peak, vabs(c[e]));
-        store(rewritten + (i + e) * columns + r * kWidth, c[e]);
-      }
+      for (int e = 0; e < kRows; ++e)
+        for (int a = 0; a < kAtOnce; ++a) {
+          peak = vmax(peak, vabs(c[e][a]));
+          store(rewritten + (i + e) * columns + (r + a) * kWidth, c[e][a]);
+        }
     }
-  }
   *scale = lram::half_scale(largest(peak));
   if (*scale == 0) return;
   const F inverse = set(1.0F / *scale);
   for (int i = 0; i < m.width * columns; i += kWidth) store_half(C + i, load(rewritten + i) * inverse);
 }
 
-template <int V>
-LRAM_INLINE void lazy_tile(const lram::LazyMemory& m, const Scores& s, const float* scores, std::uint16_t* C, int tile,
-                           int column) {
+// Products of the queries with `Tiles` neighbouring tiles as they lie: [Tiles][3][V * kWidth]. On the way it prefetches
+// the tiles' part of the ring, which is read next. Not inlined: it needs every register.
+template <int V, int Tiles>
+__attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C, const float* ring_values,
+                                           float* products) {
   constexpr int columns = V * kWidth;
-  float* scale = m.tile_scales + tile;
-  const int phase = lram::lazy_phase(m.block, tile, m.tiles);
-  if (phase == m.now) flush_tile<V>(m, C, scale, column, m.scratch + 2 * lram::kTokens * kRing);
-  F acc[lram::kTokens][V];
-  for (auto& token : acc)
-    for (F& a : token) a = set(0.0F);
-  if (*scale != 0) {
-    for (int i = 0; i < m.width; ++i) {
-      const std::uint16_t* row = C + i * columns;
+  const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
+  F acc[Tiles][lram::kTokens][V];
+  for (auto& tile : acc)
+    for (auto& token : tile)
+      for (F& a : token) a = set(0.0F);
+  const float* q = m.q;
+  for (int i = 0; i < m.width; ++i, C += columns, ++q) {
+    if (i < Tiles * kRing * columns / 16) prefetch(ring_values + 16 * i);
+    for (int tile = 0; tile < Tiles; ++tile) {
+      const std::uint16_t* row = C + tile * tile_size;
       for (int byte = 0; byte < columns * 2; byte += 64) prefetch(reinterpret_cast<const char*>(row) + kAhead + byte);
       for (int r = 0; r < V; ++r) {
         const F c = load_half(row + r * kWidth);
-        for (int t = 0; t < lram::kTokens; ++t) acc[t][r] = fma(c, set(m.q[t * m.stride + i]), acc[t][r]);
+        for (int t = 0; t < lram::kTokens; ++t) acc[tile][t][r] = fma(c, set(q[t * m.stride]), acc[tile][t][r]);
       }
     }
-    for (int t = 0; t < lram::kTokens; ++t)
-      for (int r = 0; r < V; ++r) acc[t][r] = acc[t][r] * set(*scale * m.phase_decay[phase][t]);
   }
+  for (auto& tile : acc)
+    for (auto& token : tile)
+      for (const F& a : token) {
+        store(products, a);
+        products += kWidth;
+      }
+}
+
+// Hidden states of a tile's columns, from its products with the queries, the ring, and this step's own tokens.
+template <int V>
+LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const float* scores, const float* products,
+                             int tile, int column) {
+  constexpr int columns = V * kWidth;
+  const int phase = lram::lazy_phase(m.block, tile, m.tiles);
+  const float scale = m.tile_scales[tile];
+  const float decay = phase == m.now ? scale : scale * m.phase_decay[phase];
+  F acc[lram::kTokens][V];
+  for (int t = 0; t < lram::kTokens; ++t)
+    for (int r = 0; r < V; ++r)  // what lies in a tile of scale 0 may be anything
+      acc[t][r] = scale == 0 ? set(0.0F) : load(products + t * columns + r * kWidth) * set(decay * m.chunk.decay[t]);
+  const float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   const int age = (m.now - phase + lram::kLazySteps) % lram::kLazySteps;
   for (int a = age < m.held ? age : m.held; a > 0; --a) {
     const int j = (m.now - a + lram::kLazySteps) % lram::kLazySteps * lram::kTokens;
     for (int n = 0; n < lram::kTokens; ++n)
       for (int r = 0; r < V; ++r) {
-        const F v = load(m.ring_v + static_cast<std::size_t>(j + n) * m.width + column + r * kWidth);
+        const F v = load(ring_values + (j + n) * columns + r * kWidth);
         for (int t = 0; t < lram::kTokens; ++t) acc[t][r] = fma(v, set(scores[t * kRing + j + n]), acc[t][r]);
       }
   }
@@ -112,24 +144,57 @@ LRAM_INLINE void lazy_tile(const lram::LazyMemory& m, const Scores& s, const flo
     }
 }
 
+// This step's values into a tile of the ring.
+template <int V>
+LRAM_INLINE void keep_values(const lram::LazyMemory& m, int column) {
+  constexpr int columns = V * kWidth;
+  float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  for (int t = 0; t < lram::kTokens; ++t)
+    for (int i = 0; i < columns; i += kWidth)
+      store(ring_values + (m.now * lram::kTokens + t) * columns + i, load(m.v + t * m.stride + column + i));
+}
+
+// `Tiles` neighbouring tiles; C points to the first.
+template <int V, int Tiles>
+LRAM_INLINE void lazy_tiles(const lram::LazyMemory& m, const Scores& s, const float* scores, std::uint16_t* C, int tile,
+                            int column) {
+  constexpr int columns = V * kWidth;
+  const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
+  const float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  for (int i = 0; i < Tiles; ++i)
+    if (lram::lazy_phase(m.block, tile + i, m.tiles) == m.now)
+      flush_tile<V>(m, C + i * tile_size, m.tile_scales + tile + i, ring_values + i * columns * kRing,
+                    m.scratch + 2 * lram::kTokens * kRing);
+  float products[Tiles * lram::kTokens * columns];
+  query_tiles<V, Tiles>(m, C, ring_values, products);
+  for (int i = 0; i < Tiles; ++i) {
+    hidden_tile<V>(m, s, scores, products + i * lram::kTokens * columns, tile + i, column + i * columns);
+    keep_values<V>(m, column + i * columns);
+  }
+}
+
 void lazy_memory(const lram::LazyMemory& m) {
   constexpr int columns = kMemoryVectors * kWidth;
+  const auto width = static_cast<std::size_t>(m.width);
   const Scores s = score(m.chunk, m.width, m.q, m.k, m.stride, m.n, m.fresh);
   float* scores = m.scratch;
   ring_scores(m, scores);
-  std::uint16_t* C = m.C;
   int tile = 0;
   int column = 0;
-  for (; column + columns <= m.width; column += columns, ++tile, C += static_cast<std::size_t>(columns) * m.width)
-    lazy_tile<kMemoryVectors>(m, s, scores, C, tile, column);
-  for (; column < m.width; column += 16, ++tile, C += static_cast<std::size_t>(16) * m.width)
-    lazy_tile<16 / kWidth>(m, s, scores, C, tile, column);
+  for (; column + kTilesRead * columns <= m.width; column += kTilesRead * columns, tile += kTilesRead)
+    lazy_tiles<kMemoryVectors, kTilesRead>(m, s, scores, m.C + column * width, tile, column);
+  for (; column + columns <= m.width; column += columns, ++tile)
+    lazy_tiles<kMemoryVectors, 1>(m, s, scores, m.C + column * width, tile, column);
+  for (; column < m.width; column += 16, ++tile)
+    lazy_tiles<16 / kWidth, 1>(m, s, scores, m.C + column * width, tile, column);
+  m.phase_decay[m.now] = 1;
+  for (int phase = 0; phase < lram::kLazySteps; ++phase) m.phase_decay[phase] *= m.chunk.decay[2];
+  for (int j = 0; j < kRing; ++j) m.ring_weights[j] *= m.chunk.decay[2];
   for (int t = 0; t < lram::kTokens; ++t) {
-    const std::size_t to = static_cast<std::size_t>(m.now * lram::kTokens + t) * m.width;
-    for (int i = 0; i < m.width; i += kWidth) {
-      store(m.ring_k + to + i, load(m.k + t * m.stride + i));
-      store(m.ring_v + to + i, load(m.v + t * m.stride + i));
-    }
+    const int j = m.now * lram::kTokens + t;
+    m.ring_weights[j] = m.chunk.weight[2][t];
+    float* to = m.ring_k + static_cast<std::size_t>(j) * m.width;
+    for (int i = 0; i < m.width; i += kWidth) store(to + i, load(m.k + t * m.stride + i));
   }
 }
 

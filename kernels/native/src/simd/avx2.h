@@ -12,6 +12,7 @@ using F = __m256;
 using I = __m256i;
 constexpr int kWidth = 8;
 constexpr int kMemoryVectors = 2;
+constexpr int kTilesRead = 2;
 constexpr int kTilesAtOnce = 1;
 
 LRAM_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
@@ -73,17 +74,22 @@ constexpr bool kUnsignedActivations = true;
 LRAM_INLINE I dot_int8(I acc, I weights, I activations) { return _mm256_dpbusd_avx_epi32(acc, activations, weights); }
 LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return _mm256_dpbusd_avx_epi32(acc, nibbles, activations); }
 #else
-constexpr bool kUnsignedActivations = false;
-LRAM_INLINE I pairs_to_sums(I acc, I pairs) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#define LRAM_WIDE_CODES
+LRAM_INLINE I even_bytes(I v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
+LRAM_INLINE I odd_bytes(I v) { return _mm256_srai_epi16(v, 8); }
+template <int Number>
+LRAM_INLINE I nibbles(I v) {  // of each 16 bits
+  return _mm256_and_si256(_mm256_srli_epi16(v, 4 * Number), _mm256_set1_epi16(15));
 }
-LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
-  // codes stay within +-127, so a pair of products fits 16 bits
-  return pairs_to_sums(
-      acc, _mm256_maddubs_epi16(_mm256_abs_epi8(activations), _mm256_sign_epi8(weights, activations)));
+LRAM_INLINE I two_codes(const std::int8_t* p) { return four_codes(p); }
+LRAM_INLINE I dot_pairs(I acc, I weights, I activations) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(weights, activations));
 }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) {
-  return pairs_to_sums(acc, _mm256_maddubs_epi16(nibbles, activations));
+LRAM_INLINE void store_wide_codes(std::int8_t* p, F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
+  const I wide = _mm256_cvtps_epi32(v);
+  const __m128i codes = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  const __m128i ordered = _mm_shufflehi_epi16(_mm_shufflelo_epi16(codes, 0xd8), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), ordered);
 }
 #endif
 

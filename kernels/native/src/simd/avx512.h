@@ -12,6 +12,7 @@ using F = __m512;  // floats; GCC and Clang give it + - * /
 using I = __m512i;
 constexpr int kWidth = 16;
 constexpr int kMemoryVectors = 4;  // vectors per column tile of C that registers hold for three tokens
+constexpr int kTilesRead = 1;      // tiles of C read together where it is only read
 constexpr int kTilesAtOnce = 2;    // weight tiles of 32 outputs multiplied together in float32
 
 LRAM_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -64,18 +65,21 @@ constexpr bool kUnsignedActivations = true;  // dpbusd wants one side unsigned: 
 LRAM_INLINE I dot_int8(I acc, I weights, I activations) { return _mm512_dpbusd_epi32(acc, activations, weights); }
 LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return _mm512_dpbusd_epi32(acc, nibbles, activations); }
 #else
-constexpr bool kUnsignedActivations = false;
-LRAM_INLINE I pairs_to_sums(I acc, I pairs) {
-  return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#define LRAM_WIDE_CODES
+LRAM_INLINE I even_bytes(I v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); }
+LRAM_INLINE I odd_bytes(I v) { return _mm512_srai_epi16(v, 8); }
+template <int Number>
+LRAM_INLINE I nibbles(I v) {  // of each 16 bits
+  return _mm512_and_si512(_mm512_srli_epi16(v, 4 * Number), _mm512_set1_epi16(15));
 }
-LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
-  // codes stay within +-127, so a pair of products fits 16 bits
-  const __mmask64 negative = _mm512_movepi8_mask(activations);
-  const I signed_weights = _mm512_mask_sub_epi8(weights, negative, _mm512_setzero_si512(), weights);
-  return pairs_to_sums(acc, _mm512_maddubs_epi16(_mm512_abs_epi8(activations), signed_weights));
+LRAM_INLINE I two_codes(const std::int8_t* p) { return four_codes(p); }
+LRAM_INLINE I dot_pairs(I acc, I weights, I activations) {
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(weights, activations));
 }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) {
-  return pairs_to_sums(acc, _mm512_maddubs_epi16(nibbles, activations));
+LRAM_INLINE void store_wide_codes(std::int8_t* p, F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
+  const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v));
+  const __m256i ordered = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(codes, 0xd8), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ordered);
 }
 #endif
 

@@ -12,6 +12,7 @@ using F = float32x4_t;
 using I = int32x4_t;
 constexpr int kWidth = 4;
 constexpr int kMemoryVectors = 4;
+constexpr int kTilesRead = 1;
 constexpr int kTilesAtOnce = 1;
 
 LRAM_INLINE F load(const float* p) { return vld1q_f32(p); }

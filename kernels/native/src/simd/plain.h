@@ -12,6 +12,7 @@ typedef float F __attribute__((vector_size(16)));
 typedef std::int32_t I __attribute__((vector_size(16)));
 constexpr int kWidth = 4;
 constexpr int kMemoryVectors = 2;
+constexpr int kTilesRead = 1;
 constexpr int kTilesAtOnce = 1;
 
 LRAM_INLINE F load(const float* p) {

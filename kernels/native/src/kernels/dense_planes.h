@@ -1,0 +1,144 @@
+// Tiles of codes times a few tokens, for processors with a dot product of bytes: an activation is one int8 code, or
+// two: x = scale * (128 * high + low).
+#pragma once
+#include "dense_float32.h"
+#include "kernels.h"
+
+namespace {
+
+// Vectors of outputs that fit the registers at once beside T * P accumulators each.
+template <int Accumulators>
+constexpr int vectors_at_once() {
+  constexpr int registers = kWidth == 8 ? 16 : 32;  // AVX2 has half as many as the others
+  int v = kPerTile;
+  while (v > 1 && v * (Accumulators + 1) + 2 > registers) v /= 2;
+  return v;
+}
+
+// One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes]
+template <int T, int P>
+LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
+                            std::size_t y_stride) {
+  constexpr int V = vectors_at_once<T * P>();
+  const auto* scales = reinterpret_cast<const float*>(tile);
+  const auto* code_sums = reinterpret_cast<const std::int32_t*>(tile) + lram::kTileRows;
+  const std::uint8_t* codes = tile + 8 * lram::kTileRows;
+  const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
+  for (int part = 0; part < kPerTile; part += V) {
+    I acc[T * P][V];
+    for (int v = 0; v < V; ++v) {
+      I start = zero_sums();
+      if (kUnsignedActivations) start = load_sums(code_sums + (part + v) * kWidth);
+      for (auto& a : acc) a[v] = start;
+    }
+    const std::uint8_t* w = codes + part * kWidth * 4;
+    for (int k = 0; k < quads; ++k, w += 4 * lram::kTileRows) {
+      I wv[V];
+      prefetch(w + kAhead);
+      if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
+      for (int v = 0; v < V; ++v) wv[v] = load_codes(w + v * kWidth * 4);
+      for (int p = 0; p < T * P; ++p) {
+        const I a = four_codes(planes + p * x.code_stride + 4 * k);
+        for (int v = 0; v < V; ++v) acc[p][v] = dot_int8(acc[p][v], wv[v], a);
+      }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v) {
+        F total = to_float(acc[t * P][v]);
+        if (P == 2) total = fma(total, set(128.0F), to_float(acc[t * P + P - 1][v]));
+        const int o = (part + v) * kWidth;
+        store(y + t * y_stride + o, total * set(x.scales[token + t]) * load(scales + o));
+      }
+  }
+}
+
+// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code + 8
+template <int T, int P>
+LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::Tokens& x, int token, float* y,
+                            std::size_t y_stride) {
+  constexpr int V = vectors_at_once<T * P + T>() > 1 ? vectors_at_once<T * P + T>() : 1;
+  constexpr std::size_t kGroupBytes = 4 * lram::kTileRows + lram::kTileRows * lram::kGroup / 2;
+  const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
+  const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * P * groups;
+  for (int part = 0; part < kPerTile; part += V) {
+    F total[T][V];
+    for (auto& t : total)
+      for (F& a : t) a = set(0.0F);
+    for (int g = 0; g < groups; ++g) {
+      const std::uint8_t* group = tile + g * kGroupBytes;
+      const auto* scales = reinterpret_cast<const float*>(group);
+      const std::uint8_t* w = group + 4 * lram::kTileRows + part * kWidth * 4;
+      I acc[T * P][V];
+      for (int p = 0; p < T * P; ++p)
+        for (int v = 0; v < V; ++v) acc[p][v] = set_sums(sums[p * groups + g]);
+      for (int k = 0; k < lram::kGroup; k += 8, w += 4 * lram::kTileRows) {
+        I low[V];
+        I high[V];
+        prefetch(w + kAhead);
+        if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
+        for (int v = 0; v < V; ++v) {
+          const I both = load_codes(w + v * kWidth * 4);
+          low[v] = low_nibbles(both);
+          high[v] = high_nibbles(both);
+        }
+        for (int p = 0; p < T * P; ++p) {
+          const std::int8_t* a = planes + p * x.code_stride + g * lram::kGroup + k;
+          const I first = four_codes(a);
+          const I second = four_codes(a + 4);
+          for (int v = 0; v < V; ++v) acc[p][v] = dot_int4(acc[p][v], low[v], first);
+          for (int v = 0; v < V; ++v) acc[p][v] = dot_int4(acc[p][v], high[v], second);
+        }
+      }
+      for (int v = 0; v < V; ++v) {
+        const F scale = load(scales + (part + v) * kWidth);
+        for (int t = 0; t < T; ++t) {
+          F sum_of_group = to_float(acc[t * P][v]);
+          if (P == 2) sum_of_group = fma(sum_of_group, set(128.0F), to_float(acc[t * P + P - 1][v]));
+          total[t][v] = fma(sum_of_group, scale, total[t][v]);
+        }
+      }
+    }
+    for (int t = 0; t < T; ++t)
+      for (int v = 0; v < V; ++v)
+        store(y + t * y_stride + (part + v) * kWidth, total[t][v] * set(x.scales[token + t]));
+  }
+}
+
+template <int T, int P>
+LRAM_INLINE void dense_planes(const lram::Matrix& matrix, const std::uint8_t* tile, const lram::Tokens& x, int token,
+                              float* y, std::size_t y_stride) {
+  if (matrix.format == lram::Format::int8)
+    dense_int8<T, P>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
+  else
+    dense_int4<T, P>(tile, (matrix.cols + lram::kGroup - 1) / lram::kGroup, x, token, y, y_stride);
+}
+
+template <int T>
+LRAM_INLINE void dense_codes(const lram::Matrix& matrix, const std::uint8_t* tile, const lram::Tokens& x, int token,
+                             float* y, std::size_t y_stride) {
+  if (x.planes == 2)
+    dense_planes<T, 2>(matrix, tile, x, token, y, y_stride);
+  else
+    dense_planes<T, 1>(matrix, tile, x, token, y, y_stride);
+}
+
+LRAM_INLINE int sum_planes(const lram::Tokens& x) { return x.planes; }
+
+// Stores a vector of codes of token `t` from input `i` on, and adds it to the sums of the planes.
+LRAM_INLINE void encode(const lram::Tokens& x, lram::Format format, int t, int i, F value, F* sums) {
+  const auto flip = static_cast<std::int8_t>(kUnsignedActivations && format == lram::Format::int8 ? -128 : 0);
+  std::int8_t* codes = x.codes + static_cast<std::size_t>(t * x.planes) * x.code_stride + i;
+  if (x.planes == 2) {
+    const F high = round_even(value * set(1.0F / 128));
+    const F low = value - high * set(128.0F);
+    store_codes(codes, high, flip);
+    store_codes(codes + x.code_stride, low, flip);
+    sums[0] = sums[0] + high;
+    sums[1] = sums[1] + low;
+  } else {
+    store_codes(codes, value, flip);
+    sums[0] = sums[0] + value;
+  }
+}
+
+}  // namespace

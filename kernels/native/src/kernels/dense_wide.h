@@ -1,0 +1,132 @@
+// Tiles of codes times a few tokens, for processors without a dot product of bytes: an activation is one int16 code,
+// and weights are widened to int16 where they are used. That is one multiplication where two planes of int8 take two,
+// and a sum of a block of inputs is exact in 32 bits.
+#pragma once
+#include "dense_float32.h"
+#include "kernels.h"
+
+namespace {
+
+constexpr int kVectors = 2;       // vectors of outputs at once: more do not fit the registers beside three tokens
+constexpr int kBlockInputs = 128;  // a block of a tile stays in the first cache until all its outputs are done
+
+// Codes of a token, in fours, ordered as `store_wide_codes` does.
+LRAM_INLINE const std::int8_t* wide_codes(const lram::Tokens& x, int token) {
+  return x.codes + static_cast<std::size_t>(token) * 2 * x.code_stride;
+}
+
+// Each iteration of the loops below reads so many bytes of weights, and prefetches as many: in the order of the file,
+// which is not that of the loops.
+constexpr int kBytesAtOnce = kVectors * kWidth * 4;
+LRAM_INLINE void prefetch_ahead(const std::uint8_t* block, int iteration) {
+  const auto* line = reinterpret_cast<const char*>(block) + kAhead + iteration * kBytesAtOnce;
+  for (int byte = 0; byte < kBytesAtOnce; byte += 64) prefetch(line + byte);
+}
+
+// One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes]
+template <int T>
+LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
+                            std::size_t y_stride) {
+  const auto* scales = reinterpret_cast<const float*>(tile);
+  const std::uint8_t* codes = tile + 8 * lram::kTileRows;
+  F total[T][kPerTile];
+  for (auto& of_token : total)
+    for (F& a : of_token) a = set(0.0F);
+  for (int first = 0; first < quads; first += kBlockInputs / 4) {
+    const int count = quads - first < kBlockInputs / 4 ? quads - first : kBlockInputs / 4;
+    const std::uint8_t* block = codes + static_cast<std::size_t>(first) * 4 * lram::kTileRows;
+    for (int part = 0; part < kPerTile; part += kVectors) {
+      I acc[T][kVectors];
+      for (auto& of_token : acc)
+        for (I& a : of_token) a = zero_sums();
+      const std::uint8_t* w = block + part * kWidth * 4;
+      for (int k = 0; k < count; ++k, w += 4 * lram::kTileRows) {
+        prefetch_ahead(block, part / kVectors * count + k);
+        I even[kVectors];
+        I odd[kVectors];
+        for (int v = 0; v < kVectors; ++v) {
+          const I four = load_codes(w + v * kWidth * 4);
+          even[v] = even_bytes(four);
+          odd[v] = odd_bytes(four);
+        }
+        for (int t = 0; t < T; ++t) {
+          const std::int8_t* a = wide_codes(x, token + t) + 8 * (first + k);
+          const I of_even = two_codes(a);
+          const I of_odd = two_codes(a + 4);
+          for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], even[v], of_even);
+          for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], odd[v], of_odd);
+        }
+      }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < kVectors; ++v) total[t][part + v] = total[t][part + v] + to_float(acc[t][v]);
+    }
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < kPerTile; ++v) {
+      const F scale = set(x.scales[token + t]) * load(scales + v * kWidth);
+      store(y + t * y_stride + v * kWidth, total[t][v] * scale);
+    }
+}
+
+// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code + 8
+template <int T>
+LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::Tokens& x, int token, float* y,
+                            std::size_t y_stride) {
+  constexpr int kRows = lram::kGroup / 8;
+  constexpr std::size_t kGroupBytes = 4 * lram::kTileRows + lram::kTileRows * lram::kGroup / 2;
+  const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * groups;
+  F total[T][kPerTile];
+  for (auto& of_token : total)
+    for (F& a : of_token) a = set(0.0F);
+  for (int g = 0; g < groups; ++g) {
+    const std::uint8_t* group = tile + g * kGroupBytes;
+    const auto* scales = reinterpret_cast<const float*>(group);
+    for (int part = 0; part < kPerTile; part += kVectors) {
+      I acc[T][kVectors];
+      for (int t = 0; t < T; ++t)
+        for (I& a : acc[t]) a = set_sums(sums[t * groups + g]);
+      const std::uint8_t* w = group + 4 * lram::kTileRows + part * kWidth * 4;
+      for (int k = 0; k < kRows; ++k, w += 4 * lram::kTileRows) {
+        prefetch_ahead(group, part / kVectors * kRows + k);
+        I both[kVectors];
+        for (int v = 0; v < kVectors; ++v) both[v] = load_codes(w + v * kWidth * 4);
+        const auto multiply = [&](auto nibble, int at) {  // inputs 0 and 2, 4 and 6, 1 and 3, 5 and 7
+          I weights[kVectors];
+          for (int v = 0; v < kVectors; ++v) weights[v] = nibbles<decltype(nibble)::value>(both[v]);
+          for (int t = 0; t < T; ++t) {
+            const I a = two_codes(wide_codes(x, token + t) + 2 * (g * lram::kGroup + 8 * k + at));
+            for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], weights[v], a);
+          }
+        };
+        multiply(std::integral_constant<int, 0>{}, 0);
+        multiply(std::integral_constant<int, 1>{}, 4);
+        multiply(std::integral_constant<int, 2>{}, 2);
+        multiply(std::integral_constant<int, 3>{}, 6);
+      }
+      for (int t = 0; t < T; ++t)
+        for (int v = 0; v < kVectors; ++v)
+          total[t][part + v] = fma(to_float(acc[t][v]), load(scales + (part + v) * kWidth), total[t][part + v]);
+    }
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < kPerTile; ++v) store(y + t * y_stride + v * kWidth, total[t][v] * set(x.scales[token + t]));
+}
+
+template <int T>
+LRAM_INLINE void dense_codes(const lram::Matrix& matrix, const std::uint8_t* tile, const lram::Tokens& x, int token,
+                             float* y, std::size_t y_stride) {
+  if (matrix.format == lram::Format::int8)
+    dense_int8<T>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
+  else
+    dense_int4<T>(tile, (matrix.cols + lram::kGroup - 1) / lram::kGroup, x, token, y, y_stride);
+}
+
+LRAM_INLINE int sum_planes(const lram::Tokens&) { return 1; }
+
+// Stores a vector of codes of token `t` from input `i` on, and adds it to their sums.
+LRAM_INLINE void encode(const lram::Tokens& x, lram::Format, int t, int i, F value, F* sums) {
+  store_wide_codes(x.codes + static_cast<std::size_t>(t) * 2 * x.code_stride + 2 * i, value);
+  sums[0] = sums[0] + value;
+}
+
+}  // namespace
