@@ -101,6 +101,9 @@ def header(policy: LoweredPolicy) -> Header:
         slstm_epsilon=slstm.out_norm.eps if slstm else 0.0,
         embed_epsilon=graph.embed_norm.eps,
         slstm_at=config.slstm_at,
+        target_return=task.target_return,
+        reward_scale=task.reward_scale,
+        feedback=int(task.reward_feedback == "observed"),
     )
 
 

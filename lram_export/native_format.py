@@ -101,13 +101,18 @@ class Header:
     slstm_epsilon: float
     embed_epsilon: float
     slstm_at: tuple[int, ...]
+    target_return: float
+    reward_scale: float
+    feedback: int
 
     def pack(self, tensors: int) -> bytes:
         """Everything after the checksum."""
-        values = [getattr(self, f.name) for f in fields(self) if f.name != "slstm_at"]
+        last = ("slstm_at", "target_return", "reward_scale", "feedback")
+        values = [getattr(self, f.name) for f in fields(self) if f.name not in last]
         integers = [v for v in values if isinstance(v, int)]
         masks = [sum(1 << (b % 64) for b in self.slstm_at if b // 64 == word) for word in range(4)]
         packed = struct.pack(f"<I{len(integers)}I4fI4Q", tensors, *integers, *values[len(integers) :], 0, *masks)
+        packed += struct.pack("<2fI", self.target_return, self.reward_scale, self.feedback)
         return packed.ljust(HEADER_BYTES - CHECKSUM_START, b"\0")
 
 

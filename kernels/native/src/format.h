@@ -56,7 +56,10 @@ struct FileHeader {
   float embed_epsilon;
   std::uint32_t padding;
   std::uint64_t slstm_blocks[4];  // bit b: block b is an sLSTM block
-  std::uint8_t reserved[72];      // 0
+  float target_return;            // of the task, in the environment's units
+  float reward_scale;             // 0: not known
+  std::uint32_t feedback;         // lram_feedback
+  std::uint8_t reserved[60];      // 0
 };
 static_assert(sizeof(FileHeader) == 256, "the header is part of the format");
 
