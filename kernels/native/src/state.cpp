@@ -33,7 +33,8 @@ State::State(Model& model, int batch)
       for (float* data : {b.conv, b.C, b.n, b.m}) (tensor++)->data = data;
   }
   for (const StateTensor& t : tensors_) size_ += t.size * static_cast<std::size_t>(batch_);
-  for (int row = 0; row < batch_; ++row) reset(row);
+  for (const StateTensor& t : tensors_)  // fresh memory is 0, which also is an empty lazy cell
+    if (t.data != nullptr && t.initial != 0) std::fill_n(t.data, t.size * static_cast<std::size_t>(batch_), t.initial);
 }
 
 State::State(const State& other) : State(other.model_, other.batch_) {
