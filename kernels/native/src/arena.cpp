@@ -1,7 +1,6 @@
 #include "arena.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -12,15 +11,12 @@
 namespace lram {
 
 Arena::Arena(std::size_t bytes, bool lock) : bytes_(bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Populated here, so that no step meets a page fault. Not with huge pages: they make no step faster, and to come by
+  // them took between a quarter of the time and three times as long, depending on what the machine did before.
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (memory == MAP_FAILED)
     throw Error(LRAM_ERROR_MEMORY, "state: " + std::to_string(bytes) + " bytes cannot be had: " + std::strerror(errno));
   memory_ = static_cast<std::uint8_t*>(memory);
-  // Huge pages, where there are any, make steps no faster, but this: every page is touched here, so that no step
-  // meets a page fault.
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  for (std::size_t at = 0; at < bytes; at += page) static_cast<volatile std::uint8_t*>(memory_)[at] = 0;
   if (lock && mlock(memory_, bytes) != 0) {
     const int failed = errno;
     munmap(memory_, bytes_);
