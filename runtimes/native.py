@@ -27,8 +27,8 @@ MODEL_FILE = "model.lrn"
 class NativeRuntime:
     """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
 
-    def __init__(self, model: _native.Model, spec: StepSpec) -> None:
-        self.spec = spec
+    def __init__(self, model: _native.Model, spec: StepSpec, state_format: str) -> None:
+        self.spec, self.state_format = spec, state_format
         self._inputs = StepInputs(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: _native.State | None = _native.State(model, spec.batch_size)
@@ -110,7 +110,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     if model.state_tensors() != expected:
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     try:
-        return NativeRuntime(model, artifact.spec)
+        return NativeRuntime(model, artifact.spec, chosen.state_format)
     except ValueError as error:
         raise BundleError(f"{path}: not what the manifest describes: {error}") from None
     except MemoryError as error:
