@@ -95,7 +95,7 @@ class TestArtifact:
             pytest.skip("no file of that size here")
         assert "file_bytes: expected" in refused(artifact, RuntimeError)
         patch(artifact, FILE_BYTES_AT, struct.pack("<Q", size))
-        assert f"{size} bytes, this machine has {memory} bytes of memory" in refused(artifact, MemoryError)
+        assert f"{size} bytes do not fit the memory of this machine" in refused(artifact, MemoryError)
 
     @pytest.mark.parametrize(
         ("call", "message"),

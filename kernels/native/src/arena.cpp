@@ -11,8 +11,7 @@
 namespace lram {
 
 Arena::Arena(std::size_t bytes, bool lock) : bytes_(bytes) {
-  // Populated here, so that no step meets a page fault. Not with huge pages: they make no step faster, and to come by
-  // them took between a quarter of the time and three times as long, depending on what the machine did before.
+  // populated here, so that no step meets a page fault
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (memory == MAP_FAILED)
     throw Error(LRAM_ERROR_MEMORY, "state: " + std::to_string(bytes) + " bytes cannot be had: " + std::strerror(errno));

@@ -1,4 +1,4 @@
-// One block of memory for everything a state needs: all 0, and populated at once.
+// One block of memory for everything a state needs, populated at once.
 #pragma once
 #include <cstddef>
 #include <cstdint>

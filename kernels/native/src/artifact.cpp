@@ -87,8 +87,8 @@ Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path
   check_start(start);
   const std::uint64_t memory = physical_memory();
   if (memory != 0 && size_ > memory)
-    throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes, this machine has " + number(memory) +
-                                       " bytes of memory; export it at a lower precision");
+    throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes do not fit the memory of this machine, " +
+                                       number(memory) + " bytes");
   // populated here, so that no step meets a page fault
   void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.descriptor, 0);
   if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path + ": cannot be mapped: " + std::strerror(errno));
