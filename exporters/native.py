@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,9 @@ def header(policy: LoweredPolicy) -> Header:
         slstm_epsilon=slstm.out_norm.eps if slstm else 0.0,
         embed_epsilon=graph.embed_norm.eps,
         slstm_at=config.slstm_at,
+        target_return=task.target_return,
+        reward_scale=task.reward_scale,
+        feedback=int(task.reward_feedback == "observed"),
     )
 
 
@@ -119,6 +123,7 @@ class _Packer:
         self._graph: StepGraph = policy.graph
         self._config = policy.checkpoint.config
         self._codes = {} if policy.quantization is None else dict(policy.quantization.matrices)
+        self._one_plane = policy.quantization is not None and policy.quantization.quantized_activations
         self._image = policy.task.observation == "image"
 
     def tensors(self) -> Iterator[Tensor]:
@@ -229,7 +234,8 @@ class _Packer:
         if not isinstance(first, QuantizedMatrix):
             return tiled_float32(id, block, [p for p in parts if not isinstance(p, QuantizedMatrix)])
         pack = tiled_int8 if first.format == "int8" else tiled_int4
-        return pack(id, block, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
+        packed = pack(id, block, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
+        return dataclasses.replace(packed, two_planes=self._one_plane and first.activation is None)
 
 
 def _array(tensor: Any) -> NDArray[np.float32]:
@@ -245,7 +251,7 @@ def _rows(matrix: Matrix | QuantizedMatrix, start: int, count: int) -> Any:
         return np.concatenate([found, np.zeros((count - len(found), *array.shape[1:]), array.dtype)])
 
     if isinstance(matrix, QuantizedMatrix):
-        return QuantizedMatrix(matrix.name, matrix.format, part(matrix.codes), part(matrix.scales))
+        return dataclasses.replace(matrix, codes=part(matrix.codes), scales=part(matrix.scales))
     return part(matrix)
 
 
@@ -264,7 +270,7 @@ def _columns(matrix: Matrix | QuantizedMatrix, columns: NDArray[np.int64], width
         first = int(columns[0]) // GROUP if len(columns) else 0
         scales = scales[:, first : first + groups]
         scales = np.pad(scales, ((0, 0), (0, groups - scales.shape[1])))
-    return QuantizedMatrix(matrix.name, matrix.format, part(matrix.codes, columns, padding), scales)
+    return dataclasses.replace(matrix, codes=part(matrix.codes, columns, padding), scales=scales)
 
 
 def _convolution(number: int, conv: Any) -> Iterator[Tensor]:

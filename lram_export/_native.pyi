@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+__version__: str
+
 def instruction_sets() -> list[str]: ...
 def chosen_instruction_set() -> str: ...
 

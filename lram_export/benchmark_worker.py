@@ -109,8 +109,9 @@ class _StepWorker:
         self._first_step_seconds = self._timed_act()
         self._parity = None
         if comparable:
-            meter = ParityMeter() if job.name == BASELINE else parity_meter(bundle, job.name)
-            replay(self._policy.runtime, load_bundle_reference(bundle), meter)
+            runtime = self._policy.runtime
+            meter = ParityMeter() if job.name == BASELINE else parity_meter(bundle, job.name, runtime)
+            replay(runtime, load_bundle_reference(bundle), meter)
             self._parity = meter.result()
             if not self._parity.passed:
                 raise LramError(f"{job.name}: wrong outputs, not timed: {'; '.join(self._parity.failures())}")

@@ -71,7 +71,8 @@ class Bundle:
         )
 
     def load_artifact(self, target: str) -> LoadedArtifact:
-        """Check the hashes of a target's files and describe them to its runtime; raises BundleError."""
+        """Check the hashes of the files a target reads and describe them to its runtime; raises BundleError."""
+        from lram_export.runtimes import RUNTIMES
         from lram_export.runtimes.protocol import LoadedArtifact
 
         entry = self.artifact(target)
@@ -82,9 +83,10 @@ class Bundle:
             if path not in listed and not path.is_dir():
                 raise BundleError(f"{path}: not listed in the manifest, so its content cannot be checked; remove it")
         manifest = self.manifest
-        quantized = None if manifest.quantization is None else QuantizedFile(self.path, manifest.quantization.matrices)
-        if manifest.quantization is not None:
+        quantized = None
+        if manifest.quantization is not None and (target not in RUNTIMES or RUNTIMES[target].reads_quantized):
             self.check_files([manifest.quantization.file])
+            quantized = QuantizedFile(self.path, manifest.quantization.matrices)
         return LoadedArtifact(
             directory, manifest.spec, manifest.model, manifest.task, entry.digest, entry.activations, quantized
         )

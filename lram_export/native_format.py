@@ -61,6 +61,10 @@ class Id(IntEnum):
     FFN_DOWN = 46
 
 
+TWO_PLANES = 0x100
+"""Added to a layout: see :class:`Tensor`."""
+
+
 class Layout(IntEnum):
     """How a tensor lies in the file."""
 
@@ -101,19 +105,27 @@ class Header:
     slstm_epsilon: float
     embed_epsilon: float
     slstm_at: tuple[int, ...]
+    target_return: float
+    reward_scale: float
+    feedback: int
 
     def pack(self, tensors: int) -> bytes:
         """Everything after the checksum."""
-        values = [getattr(self, f.name) for f in fields(self) if f.name != "slstm_at"]
+        last = ("slstm_at", "target_return", "reward_scale", "feedback")
+        values = [getattr(self, f.name) for f in fields(self) if f.name not in last]
         integers = [v for v in values if isinstance(v, int)]
         masks = [sum(1 << (b % 64) for b in self.slstm_at if b // 64 == word) for word in range(4)]
         packed = struct.pack(f"<I{len(integers)}I4fI4Q", tensors, *integers, *values[len(integers) :], 0, *masks)
+        packed += struct.pack("<2fI", self.target_return, self.reward_scale, self.feedback)
         return packed.ljust(HEADER_BYTES - CHECKSUM_START, b"\0")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: ``parts`` matrices (rows, cols), as bytes in the order in which they are written."""
+    """One tensor: ``parts`` matrices (rows, cols), as bytes in the order in which they are written.
+
+    ``two_planes``: its input is kept in two planes of codes although the header says one.
+    """
 
     id: Id
     block: int
@@ -122,6 +134,7 @@ class Tensor:
     rows: int
     cols: int
     data: NDArray[Any]
+    two_planes: bool = False
 
     @property
     def bytes(self) -> int:
@@ -174,7 +187,8 @@ def write_artifact(path: Path, header: Header, tensors: Sequence[Tensor]) -> Non
     start = _aligned(HEADER_BYTES + ENTRY_BYTES * len(tensors))
     entries, offset = b"", start
     for t in tensors:
-        entries += struct.pack("<4I4Q", t.id, t.block, t.layout, t.parts, t.rows, t.cols, offset, t.bytes)
+        layout = t.layout | (TWO_PLANES if t.two_planes else 0)
+        entries += struct.pack("<4I4Q", t.id, t.block, layout, t.parts, t.rows, t.cols, offset, t.bytes)
         offset = _aligned(offset + t.bytes)
     with path.open("wb") as file:
         file.write(bytes(CHECKSUM_START))

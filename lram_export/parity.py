@@ -41,18 +41,19 @@ TOLERANCES = {
     "quantized": Tolerance(logit=2e-3, state=2e-3, relative=True),
     "rounded": Tolerance(logit=3e-2, state=3e-2, relative=True),
 }
-"""Float32 weights against the float32 reference; quantized weights against the dequantized oracle; and any
-target that rounds activations, by 8-bit codes or 16-bit arithmetic. See :func:`tolerance`."""
+"""Float32 weights against the float32 reference; quantized weights against the dequantized oracle, and any target
+that keeps its state in 16 bits; and any that rounds activations, by 8-bit codes or 16-bit arithmetic. See
+:func:`tolerance`."""
 
 FLOAT32 = "float32"
 """Activations that are kept in float32. Anything else (`int8`, `bf16`, `fp16`) says to what they are rounded."""
 
 
-def tolerance(precision: str, activations: str) -> Tolerance:
-    """What holds for a target of some precision that keeps its activations in some format."""
+def tolerance(precision: str, activations: str, state_format: str = FLOAT32) -> Tolerance:
+    """What holds for a target of some precision that keeps its activations and its state in some formats."""
     if activations != FLOAT32:
         return TOLERANCES["rounded"]
-    return TOLERANCES["fp32" if precision == "fp32" else "quantized"]
+    return TOLERANCES["fp32" if precision == "fp32" and state_format == FLOAT32 else "quantized"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class ParityResult:
     ``state_error`` is None where no reference state was at hand. ``largest_tie`` is the largest difference
     between the reference's logits of its own choice and the target's choice, over all actions that differ;
     where the tolerance is relative, in units of the norm of the step's logits. ``relative_error`` is the
-    largest relative error (2-norm) of the logits of one step and row, ``activations`` the format the target
-    keeps them in.
+    largest relative error (2-norm) of the logits of one step and row, ``activations`` and
+    ``state_format`` the formats the target keeps them and its state in.
     """
 
     steps: int
@@ -90,11 +91,12 @@ class ParityResult:
     passed: bool
     relative_error: float | None = None
     activations: str = FLOAT32
+    state_format: str = FLOAT32
 
     @property
     def tolerance(self) -> Tolerance:
         """The bounds that hold for this result."""
-        return tolerance(self.precision, self.activations)
+        return tolerance(self.precision, self.activations, self.state_format)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""
@@ -108,7 +110,8 @@ class ParityResult:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field."""
         if not isinstance(data, dict):
             raise ValueError(f"{where}: expected an object, got {data!r}")
-        data = {"relative_error": None, "activations": FLOAT32, **data}  # schema version 1 has neither
+        # schema version 1 has none of them
+        data = {"relative_error": None, "activations": FLOAT32, "state_format": FLOAT32, **data}
         names = {f.name for f in dataclasses.fields(ParityResult)}
         if set(data) != names:
             raise ValueError(f"{where}.{sorted(set(data) ^ names)[0]}: missing or unknown field")
@@ -158,14 +161,15 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "passed": (bool,),
     "relative_error": (float, int, type(None)),
     "activations": (str,),
+    "state_format": (str,),
 }
 
 
 class ParityMeter:
     """Compares step by step and sums up."""
 
-    def __init__(self, precision: str = "fp32", activations: str = FLOAT32) -> None:
-        self._precision, self._activations = precision, activations
+    def __init__(self, precision: str = "fp32", activations: str = FLOAT32, state_format: str = FLOAT32) -> None:
+        self._precision, self._activations, self._state_format = precision, activations, state_format
         self._relative = 0.0
         self._steps = 0
         self._sum, self._count = 0.0, 0
@@ -208,7 +212,7 @@ class ParityMeter:
         margin = reference[rows].max(axis=1) - reference[rows, chosen[rows]]
         # A different action from the same choice of logit is no tie but a wrong decoding.
         margin = np.where(chosen[rows] == reference[rows].argmax(axis=1), np.inf, margin)
-        if tolerance(self._precision, self._activations).relative:
+        if tolerance(self._precision, self._activations, self._state_format).relative:
             norms = np.linalg.norm(expected_logits.reshape(len(expected), -1), axis=1)
             margin /= norms[rows // (expected.size // len(expected))]
         self._tie = max(self._tie, float(margin.max()))
@@ -247,6 +251,7 @@ class ParityMeter:
             passed=False,
             relative_error=self._relative,
             activations=self._activations,
+            state_format=self._state_format,
         )
         return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
 

@@ -17,13 +17,15 @@ class TargetModule:
     """One target's module on one side (exporters or runtimes).
 
     ``packages`` are import names the module needs; ``extra`` is the extra of lram-export that brings them;
-    ``precisions`` (exporters only) are those it can compile.
+    ``precisions`` (exporters only) are those it can compile. ``reads_quantized`` (runtimes only): whether it reads
+    the bundle's quantized matrices, or has all weights in files of its own.
     """
 
     module: str
     packages: tuple[str, ...]
     extra: str
     precisions: tuple[str, ...] = ("fp32",)
+    reads_quantized: bool = True
 
     def missing(self) -> str | None:
         """The first package that is not installed, or None."""

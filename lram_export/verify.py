@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
-from lram_export.parity import ParityMeter, ParityResult
+from lram_export.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.precision import PRECISIONS
 from lram_export.progress import SILENT, Advance, Progress
 from lram_export.quantized import QuantizedFile
@@ -38,17 +38,17 @@ def verify_targets(
     for target in targets:
         runtime = load_runtime(target, bundle.load_artifact(target), threads)
         with progress.stage(f"verifying {target}", len(reference.inputs)) as advance:
-            meter = parity_meter(bundle, target)
+            meter = parity_meter(bundle, target, runtime)
             replay(runtime, reference, meter, advance)
         runtime.close()
         results[target] = meter.result()
     return results
 
 
-def parity_meter(bundle: Bundle, target: str) -> ParityMeter:
-    """An empty comparison with the tolerance that holds for a target of the bundle."""
+def parity_meter(bundle: Bundle, target: str, runtime: Runtime) -> ParityMeter:
+    """An empty comparison with the tolerance that holds for a target of the bundle on this runtime."""
     entry = bundle.artifact(target)
-    return ParityMeter(entry.precision, entry.activations)
+    return ParityMeter(entry.precision, entry.activations, getattr(runtime, "state_format", FLOAT32))
 
 
 def replay(runtime: Runtime, reference: Reference, meter: ParityMeter, advance: Advance = lambda amount: None) -> None:
@@ -94,7 +94,7 @@ def verify_against_checkpoint(
         checkpoint = dequantized_checkpoint(checkpoint, matrices)
     oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
     runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
-    meters = {t: parity_meter(bundle, t) for t in targets}
+    meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
     stage = progress.stage("verifying against the checkpoint", len(inputs))
     with stage as advance, oracle_threads(checkpoint.config):
         for number, arguments in enumerate(inputs, start=1):

@@ -16,8 +16,8 @@ __all__ = ["RUNTIMES", "LoadedArtifact", "Runtime", "StepOutput", "load_runtime"
 RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
-    "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino"),
-    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native"),
+    "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino", reads_quantized=False),
+    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native", reads_quantized=False),
 }
 
 

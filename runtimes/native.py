@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export import _native
-from lram_export.errors import BundleError, UsageError
+from lram_export.errors import BundleError, LramError, UsageError
+from lram_export.native_options import NativeOptions
 from lram_export.runtimes.protocol import (
     LoadedArtifact,
     Runtime,
@@ -22,15 +22,13 @@ from lram_export.runtimes.protocol import (
 from lram_export.specification import StepSpec
 
 MODEL_FILE = "model.lrn"
-STATE_FORMAT = "LRAM_STATE"
-"""Environment variable: how the engine keeps the state, `float32` (default) or `lazy-fp16`."""
 
 
 class NativeRuntime:
     """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
 
-    def __init__(self, model: _native.Model, spec: StepSpec) -> None:
-        self.spec = spec
+    def __init__(self, model: _native.Model, spec: StepSpec, state_format: str) -> None:
+        self.spec, self.state_format = spec, state_format
         self._inputs = StepInputs(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: _native.State | None = _native.State(model, spec.batch_size)
@@ -63,7 +61,7 @@ class NativeRuntime:
         self._held.save(values)
         found, start = {}, 0
         for tensor in self.spec.states:
-            found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape).copy()
+            found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape)
             start += tensor.size
         return found
 
@@ -83,15 +81,37 @@ class NativeRuntime:
 
 
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
-    """Map the artifact; raises BundleError when it is damaged or does not belong to the manifest."""
+    """Map the artifact, with what the environment says about the machine.
+
+    Raises:
+        UsageError: an environment variable that makes no sense here.
+        BundleError: the artifact is damaged or does not belong to the manifest.
+        LramError: not enough memory, or not allowed to lock it.
+    """
     path = artifact.directory / MODEL_FILE
+    chosen = NativeOptions.from_environment()
     try:
-        model = _native.Model(str(path), threads=threads, state_format=os.environ.get(STATE_FORMAT, "float32"))
+        model = _native.Model(
+            str(path),
+            threads=threads,
+            cpus=chosen.cpus,
+            spin_microseconds=chosen.spin_microseconds,
+            lock_memory=chosen.lock_memory,
+            state_format=chosen.state_format,
+            verify=False,  # against a weaker checksum than the manifest's, which has just been checked
+        )
     except ValueError as error:
-        raise UsageError(f"{STATE_FORMAT}: {error}") from None
+        raise UsageError(str(error)) from None
+    except MemoryError as error:
+        raise LramError(str(error)) from None
     except RuntimeError as error:
         raise BundleError(str(error)) from None
     expected = [(t.name, t.shape[1:]) for t in artifact.spec.states]
     if model.state_tensors() != expected:
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
-    return NativeRuntime(model, artifact.spec)
+    try:
+        return NativeRuntime(model, artifact.spec, chosen.state_format)
+    except ValueError as error:
+        raise BundleError(f"{path}: not what the manifest describes: {error}") from None
+    except MemoryError as error:
+        raise LramError(str(error)) from None

@@ -47,7 +47,11 @@ class StepOutput(NamedTuple):
 
 
 class Runtime(Protocol):
-    """Runs steps and keeps the recurrent state where the target keeps it. Not thread-safe: one loop, one runtime."""
+    """Runs steps and keeps the recurrent state where the target keeps it. Not thread-safe: one loop, one runtime.
+
+    A runtime that does not keep the state in float32 says so in an attribute ``state_format``, a string; it decides
+    the tolerance.
+    """
 
     spec: StepSpec
 

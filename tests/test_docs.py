@@ -5,7 +5,8 @@ Fences mean:
 * ``sh``: run by bash, which stops at the first command that fails;
 * ``python``: run; all blocks of a page share one namespace;
 * ``python file=NAME``: written to NAME, for later blocks to import or run;
-* ``console``: not run, because it installs something: only pip and make;
+* ``console``: not run, because it installs something: only pip, make and cmake (``test_native_install.py`` runs those);
+* ``c`` and ``cmake``: code for the installed library; ``test_native_install.py`` compiles the C;
 * ``text`` and ``json``: something to look at; JSON must parse.
 
 A page's folder holds links to `tests` and `examples`, and a bundle ``reach.lram`` unless the page exports it.
@@ -36,8 +37,8 @@ from lram_export.runtimes import RUNTIMES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-LANGUAGES = {"sh", "python", "console", "text", "json"}
-NOT_RUN = ("pip ", "make ")
+LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake"}
+NOT_RUN = ("pip ", "make ", "cmake ")
 """What the lines of a console block start with."""
 PREPARED = "reach.lram"
 PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
@@ -162,7 +163,7 @@ def test_blocks_that_do_not_run_hold_no_command_of_ours(page: Path) -> None:
         assert block.language in LANGUAGES, f"{where}: unknown fence '{block.language}'"
         if block.language == "console":
             wrong = [line for line in block.code.splitlines() if line.strip() and not line.startswith(NOT_RUN)]
-            assert not wrong, f"{where}: not pip or make, so it belongs in a block that runs: {wrong[0]}"
+            assert not wrong, f"{where}: not pip, make or cmake, so it belongs in a block that runs: {wrong[0]}"
         elif block.language == "json":
             json.loads(block.code)
         elif block.language == "text":
@@ -176,7 +177,7 @@ def test_commands_and_options_that_are_mentioned_exist(page: Path) -> None:
         if span.startswith("lram-export "):
             word = span.split()[1]
             assert word in COMMANDS or word.startswith("-"), f"{page}: {span}"
-        if not span.startswith(("pip ", "make ", "ruff ", "python")):
+        if not span.startswith(("pip ", "make ", "cmake ", "ruff ", "python")):
             unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) - known
             assert not unknown, f"{page}: {span}: no command has {unknown}"
 

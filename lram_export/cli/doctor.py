@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from typing import Any
 
 import click
 
 from lram_export import __version__
 from lram_export.cli import options
 from lram_export.cli.console import human_bytes, print_facts, print_json, print_table
+from lram_export.errors import UsageError
 from lram_export.machine import available_cpus, cpu_features, cpu_model, physical_cores, total_memory
 
 
@@ -38,13 +41,15 @@ def doctor(as_json: bool) -> None:
         "cpu_features": list(cpu_features()),
         "memory": total_memory(),
     }
+    kernels = _native_kernels() if targets["native"]["runs"] else None
     if as_json:
-        print_json({"machine": machine, "targets": targets})
+        print_json({"machine": machine, "targets": targets, "native_kernels": kernels})
         return
     shown = {
         **machine,
         "cpu_features": ", ".join(cpu_features()) or "none known",
         "memory": human_bytes(total_memory()),
+        "native_kernels": "none: the target native is not installed" if kernels is None else _described(kernels),
     }
     print_facts("this machine", [(name.replace("_", " "), str(value)) for name, value in shown.items()])
     rows = [
@@ -58,3 +63,22 @@ def doctor(as_json: bool) -> None:
         for name, facts in targets.items()
     ]
     print_table("targets", ["target", "runs", "exports", "versions", "to install"], rows)
+
+
+def _native_kernels() -> dict[str, Any]:
+    """The kernels that the native engine uses here, and all that this processor runs, best first."""
+    from lram_export import _native
+
+    try:
+        return {"used": _native.chosen_instruction_set(), "supported": _native.instruction_sets()}
+    except ValueError as error:  # LRAM_ISA names none
+        raise UsageError(str(error)) from None
+
+
+def _described(kernels: dict[str, Any]) -> str:
+    used, supported = kernels["used"], kernels["supported"]
+    if supported == ["plain"]:
+        return "plain: slow, this processor has no vector instructions that the native engine uses"
+    chosen = " as LRAM_ISA says" if os.environ.get("LRAM_ISA") else ""
+    slow = ", slow" if used == "plain" else ""
+    return f"{used}{chosen}{slow} (this processor runs: {', '.join(supported)})"

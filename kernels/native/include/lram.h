@@ -7,18 +7,36 @@
  *     lram_state *state;
  *     if (lram_open("arm.lram/native/model.lrn", NULL, &model) != LRAM_OK) die(lram_last_error());
  *     if (lram_state_create(model, 1, &state) != LRAM_OK) die(lram_last_error());
- *     lram_step(state, &inputs, &outputs);
+ *     while (running)
+ *       if (lram_step(state, &inputs, &outputs) != LRAM_OK) hold_still(lram_last_error());
+ *     lram_state_free(state);
+ *     lram_close(model);
  *
- * Ownership: what `lram_open`, `lram_state_create` and `lram_state_clone` give out belongs to the caller, who returns
- * it to `lram_close` and `lram_state_free`. Every other pointer is only borrowed for the length of the call.
+ * What holds for every function:
  *
- * Errors: every function that can fail returns a status; LRAM_OK is 0. After a failure nothing has changed, and
- * `lram_last_error` tells in one line what was wrong, what was expected and what came.
+ * Ownership. What lram_open, lram_state_create and lram_state_clone give out belongs to the caller, who gives it back
+ * to lram_close or lram_state_free, once. Every other pointer is borrowed for the length of the call; nothing is kept.
+ * Strings that are returned belong to the library.
  *
- * Threads: functions of different models never interfere. Functions of one model may be called from any thread; two
- * steps of one model at the same time do not wait for each other, the second is refused with LRAM_ERROR_BUSY. Two
- * calls on the same state at the same time are an error of the caller, except that one state may be cloned or saved
- * from several threads while nobody changes it.
+ * NULL. A pointer may be NULL only where its function says so. Elsewhere NULL is LRAM_ERROR_ARGUMENT, never a crash.
+ * Pointers that are neither NULL nor valid, and arrays shorter than asked for, cannot be told from good ones.
+ *
+ * Errors. Whatever can fail returns a status; LRAM_OK is 0. After a failure nothing has changed: no state, no output
+ * array but the handle of the function that creates one, which is then NULL. lram_last_error tells in one line what
+ * was wrong, what was expected and what came.
+ *
+ * Threads. Calls on different models never interfere. A model may be used from any thread. Different states of one
+ * model may be used at the same time, except that one model runs one step at a time: a second one is refused with
+ * LRAM_ERROR_BUSY and does not wait. The same state must not be used by two calls at the same time, unless both only
+ * read it (lram_state_save, lram_state_clone). What differs is said at the function.
+ *
+ * Processes. A model does not survive fork(): its threads are not in the child. Open it after forking. The artifact
+ * is mapped, not copied: do not write into it while it is open (replace it with rename(2), as lram-export does); a
+ * file that shrinks under a running model ends the process with SIGBUS. No function may be called from a signal
+ * handler.
+ *
+ * Versions. Structs may grow and functions may change from one minor version (0.1, 0.2) to the next, and the shared
+ * library's name changes with them. Within one nothing does.
  */
 #ifndef LRAM_H
 #define LRAM_H
@@ -36,7 +54,7 @@ extern "C" {
 #define LRAM_API
 #endif
 
-#define LRAM_VERSION "0.1.0"
+#define LRAM_VERSION "0.1.0" /* of this header */
 
 typedef struct lram_model lram_model;
 typedef struct lram_state lram_state;
@@ -44,7 +62,7 @@ typedef struct lram_state lram_state;
 typedef enum lram_status {
   LRAM_OK = 0,
   LRAM_ERROR_ARGUMENT = 1, /* a pointer, a count or an option that no call may have */
-  LRAM_ERROR_FILE = 2,     /* the artifact cannot be opened or mapped */
+  LRAM_ERROR_FILE = 2,     /* the artifact cannot be opened or read */
   LRAM_ERROR_ARTIFACT = 3, /* the artifact is damaged or not one */
   LRAM_ERROR_VERSION = 4,  /* the artifact is newer than this library */
   LRAM_ERROR_MEMORY = 5,   /* memory that cannot be had, or not be locked */
@@ -53,7 +71,11 @@ typedef enum lram_status {
   LRAM_ERROR_BUSY = 8      /* another thread is inside a step of this model */
 } lram_status;
 
-/* What went wrong in the last call that failed on this thread; "" if none did. Valid until the next failure here. */
+/* The version of the library that runs, which may be newer than LRAM_VERSION. Never NULL. */
+LRAM_API const char *lram_version(void);
+
+/* What went wrong in the last call that failed on this thread; "" if none did. Never NULL. The library owns it; it is
+ * valid until the next failure on this thread. */
 LRAM_API const char *lram_last_error(void);
 
 /* ---- model ------------------------------------------------------------------------------------------------- */
@@ -65,29 +87,42 @@ typedef enum lram_state_format {
 } lram_state_format;
 
 typedef struct lram_options {
-  int threads;            /* threads that compute, the caller's included; more than heads are not used */
-  const int *cpus;        /* NULL: not pinned; else `cpu_count` CPUs for the threads after the caller's */
-  int cpu_count;
-  int spin_microseconds;  /* how long a thread waits for work before it sleeps; 0: it sleeps at once */
-  int lock_memory;        /* 1: mlock weights and states, so that nothing is ever paged out */
+  int threads;            /* threads that compute, 1 to 1024, the caller's included; more than heads are not used */
+  const int *cpus;        /* where the threads after the caller's are pinned, in turn; NULL: they are not. The caller
+                             pins its own */
+  int cpu_count;          /* how many `cpus` there are, at least 1; not looked at where `cpus` is NULL */
+  int spin_microseconds;  /* how long a thread waits for work before it sleeps, 0 (it sleeps at once) to 1000000 */
+  int lock_memory;        /* not 0: mlock weights and states, so that nothing of them is ever paged out */
   lram_state_format state_format;
-  int verify;             /* 1: check the artifact's checksum, which reads it once */
+  int verify;             /* not 0: compare the artifact with its checksum, which reads all of it */
 } lram_options;
 
-/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified. NULL is ignored. */
+/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified. Call it first,
+ * then change what you want to: so a field that a later version adds has its default, too. NULL is ignored. */
 LRAM_API void lram_options_init(lram_options *options);
 
-/* Maps an artifact, checks it, and starts the threads. `options` NULL: the defaults. On failure *model is NULL. */
+/* Maps an artifact, checks it, and starts the threads. Everything is read into memory here, so that no step waits for
+ * a disk. The environment variable LRAM_ISA names the kernels to use; unset or empty, they are the best that this
+ * processor has (see lram_description.isa).
+ *
+ * path     the file. Copied.
+ * options  borrowed, `cpus` included. NULL: the defaults.
+ * model    receives the model, which the caller gives back to lram_close; NULL after a failure.
+ *
+ * Fails with ARGUMENT (options, LRAM_ISA), FILE, ARTIFACT, VERSION, and MEMORY: larger than this machine's memory, no
+ * address space, or `lock_memory` beyond the limit (ulimit -l). */
 LRAM_API lram_status lram_open(const char *path, const lram_options *options, lram_model **model);
 
-/* Ends the threads and unmaps. All states of the model must be freed before. NULL is ignored. */
+/* Ends the threads and unmaps. All states of the model must have been freed, and no other call on it may be under way.
+ * NULL is ignored. */
 LRAM_API void lram_close(lram_model *model);
 
 typedef enum lram_observation { LRAM_VECTOR = 0, LRAM_IMAGE = 1 } lram_observation;
 typedef enum lram_action { LRAM_CONTINUOUS = 0, LRAM_DISCRETE = 1 } lram_action;
+typedef enum lram_feedback { LRAM_REWARD_NONE = 0, LRAM_REWARD_OBSERVED = 1 } lram_feedback;
 
 typedef struct lram_description {
-  const char *isa;            /* the kernels in use, e.g. "avx512vnni"; static */
+  const char *isa;            /* the kernels in use, e.g. "avx2"; "plain" if this processor has nothing better. Static */
   int threads;                /* threads in use */
   int batch;                  /* batch the artifact was exported for; states may have another */
   lram_observation observation;
@@ -98,58 +133,94 @@ typedef struct lram_description {
   size_t state_size;          /* floats per row of a saved state */
   size_t state_tensors;
   size_t weight_bytes;        /* bytes of weights the artifact holds */
+  lram_feedback feedback;     /* whether lram_inputs.reward is 0 or the reward of the previous step */
+  float target_return;        /* return to aim at, in the environment's units */
+  float reward_scale;         /* divisor of returns and rewards; 0: the artifact does not say */
 } lram_description;
 
-/* Any thread. */
+/* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any
+ * time, also during a step. Fails with ARGUMENT only. */
 LRAM_API lram_status lram_describe(const lram_model *model, lram_description *description);
 
-/* One tensor of a saved state: `name` as in the bundle's manifest, `extents` without the batch dimension. */
+/* One tensor of a saved state. */
 typedef struct lram_tensor {
-  char name[32];
-  int rank;
-  size_t extents[3];
-  float initial; /* value of every element at the start of an episode */
+  char name[32];     /* as in the bundle's manifest, e.g. "state.0.C" */
+  int rank;          /* how many extents there are */
+  size_t extents[3]; /* without the batch dimension, which comes first; 0 beyond the rank */
+  float initial;     /* value of every element at the start of an episode */
 } lram_tensor;
 
-/* Any thread. `index` counts from 0 to state_tensors - 1, in the order in which states are saved. */
+/* Describes tensor `index`, which counts from 0 to state_tensors - 1 in the order in which states are saved. Any
+ * thread, at any time, also during a step. Fails with ARGUMENT only. */
 LRAM_API lram_status lram_state_tensor(const lram_model *model, size_t index, lram_tensor *tensor);
 
 /* ---- state ------------------------------------------------------------------------------------------------- */
 
-/* A state of `batch` rows at the start of their episodes, with everything a step needs: no step allocates. */
+/* A state of `batch` rows (1 to 4096) at the start of their episodes, with all memory that its steps need.
+ *
+ * model  must outlive the state.
+ * state  receives the state, which the caller gives back to lram_state_free; NULL after a failure.
+ *
+ * Any thread, also during a step of the model. Fails with ARGUMENT, and MEMORY: none left, or beyond the limit for
+ * locked memory. */
 LRAM_API lram_status lram_state_create(lram_model *model, int batch, lram_state **state);
 
-/* A copy with the same model. */
+/* A copy of a state, of the same model; from then on the two know nothing of each other. `copy` receives it, the
+ * caller gives it back to lram_state_free; NULL after a failure. `state` must not be changed meanwhile. Fails with
+ * ARGUMENT and MEMORY. */
 LRAM_API lram_status lram_state_clone(const lram_state *state, lram_state **copy);
 
-/* NULL is ignored. */
+/* Frees a state, before its model is closed. No call on it may be under way. NULL is ignored. */
 LRAM_API void lram_state_free(lram_state *state);
 
-/* Puts rows back to the start of an episode, whatever they held. `rows` NULL: all of them. */
+/* Puts rows back to the start of an episode, whatever they held, NaN included.
+ *
+ * rows   `count` numbers from 0 to batch - 1, borrowed. NULL: all rows, whatever `count` is.
+ *
+ * A row also starts an episode, at no cost, by is_first = 1 in a step. Fails with ARGUMENT only. */
 LRAM_API lram_status lram_state_reset(lram_state *state, const int *rows, size_t count);
 
-/* Writes the state as float32: tensor after tensor, each with all rows. `count` is batch * state_size. */
+/* Writes the state as float32: tensor after tensor, each with all rows.
+ *
+ * values  room for `count` floats, the caller's.
+ * count   batch * state_size; anything else is LRAM_ERROR_STATE.
+ *
+ * Saved states of one bundle fit every target. Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_save(const lram_state *state, float *values, size_t count);
 
-/* Continues from a saved state, of any target. Refused if a value is not finite. */
+/* Continues from a saved state, of this or any other target.
+ *
+ * values  `count` finite floats, borrowed.
+ * count   batch * state_size; anything else is LRAM_ERROR_STATE.
+ *
+ * All of it is checked before any of it is taken. Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_load(lram_state *state, const float *values, size_t count);
 
 /* ---- step -------------------------------------------------------------------------------------------------- */
 
-/* All arrays have one entry per row. Rewards and returns are divided by the task's reward scale. */
+/* What goes in; all arrays are the caller's, are only read, and have one entry per row.
+ *
+ * The library keeps no return-to-go. An episode starts with target_return / reward_scale; after every step whose reward
+ * is known, return_to_go -= reward / reward_scale, and a robot without a reward leaves it as it is. */
 typedef struct lram_inputs {
   const void *observation;   /* float or uint8_t (batch, observation_size) */
-  const float *return_to_go; /* (batch) */
-  const float *reward;       /* (batch), of the previous step */
-  const float *is_first;     /* (batch), 1 where the row starts an episode, else 0 */
+  const float *return_to_go; /* (batch), divided by reward_scale */
+  const float *reward;       /* (batch); feedback OBSERVED: reward of the previous step / reward_scale; NONE: 0 */
+  const float *is_first;     /* (batch), 1 where the row starts an episode (its reward is not looked at), else 0 */
 } lram_inputs;
 
+/* What comes out; all arrays are the caller's, are written at the end of a step that succeeds, and must not overlap
+ * with inputs. */
 typedef struct lram_outputs {
   void *action;  /* float or int64_t (batch, action_size) */
-  float *logits; /* (batch, logits_size), or NULL: not wanted */
+  float *logits; /* (batch, logits_size), what the action was chosen from; NULL: not wanted */
 } lram_outputs;
 
-/* One environment step of every row. Neither allocates nor locks; a thread that slept is woken. */
+/* One environment step of every row. Returns when it is done. Allocates nothing; the only lock is the one under which
+ * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads.
+ *
+ * Fails with ARGUMENT, INPUT (not finite, or is_first neither 0 nor 1: the text names the field) and BUSY. A control
+ * loop that gets an error holds its last action; the state is as it was. */
 LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, const lram_outputs *outputs);
 
 #ifdef __cplusplus

@@ -18,11 +18,21 @@ namespace nb = nanobind;
 
 namespace {
 
-// Inputs and states that do not fit are the caller's error, everything else is the artifact's or the machine's.
+// ValueError is the caller's error, MemoryError the machine's, RuntimeError the artifact's.
 void check(lram_status status) {
-  if (status == LRAM_OK) return;
-  if (status == LRAM_ERROR_INPUT || status == LRAM_ERROR_STATE) throw nb::value_error(lram_last_error());
-  throw std::runtime_error(lram_last_error());
+  switch (status) {
+    case LRAM_OK:
+      return;
+    case LRAM_ERROR_ARGUMENT:
+    case LRAM_ERROR_INPUT:
+    case LRAM_ERROR_STATE:
+      throw nb::value_error(lram_last_error());
+    case LRAM_ERROR_MEMORY:
+      PyErr_SetString(PyExc_MemoryError, lram_last_error());
+      throw nb::python_error();
+    default:
+      throw std::runtime_error(lram_last_error());
+  }
 }
 
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
@@ -130,6 +140,14 @@ nb::object memory(nb::handle_t<State> self) {
   return nb::cast(nb::ndarray<nb::numpy, float>(state.inner().memory(), 1, shape, self));
 }
 
+std::string chosen_instruction_set() {
+  try {
+    return lram::choose_kernels().name;
+  } catch (const std::runtime_error& error) {
+    throw nb::value_error(error.what());
+  }
+}
+
 nb::list instruction_sets() {
   int count = 0;
   const lram::Candidate* candidates = lram::candidates(&count);
@@ -144,8 +162,8 @@ nb::list instruction_sets() {
 NB_MODULE(_native, m) {
   m.doc() = "The native engine; see runtimes/native.py.";
   m.def("instruction_sets", instruction_sets, "Kernels this processor runs, best first.");
-  m.def("chosen_instruction_set", [] { return std::string(lram::choose_kernels().name); },
-        "Kernels that models use; raises RuntimeError if LRAM_ISA names none.");
+  m.def("chosen_instruction_set", chosen_instruction_set, "Kernels that models use; raises ValueError if LRAM_ISA names none.");
+  m.attr("__version__") = lram_version();
   nb::class_<Model>(m, "Model")
       .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(), nb::arg("path"),
            nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),

@@ -61,6 +61,8 @@ std::size_t state_size(const std::vector<lram::StateTensor>& tensors) {
 
 extern "C" {
 
+const char* lram_version(void) { return LRAM_VERSION; }
+
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {
@@ -97,7 +99,10 @@ lram_status lram_describe(const lram_model* model, lram_description* description
                     static_cast<std::size_t>(model->sizes().logits),
                     state_size(tensors),
                     tensors.size(),
-                    model->artifact().weight_bytes()};
+                    model->artifact().weight_bytes(),
+                    static_cast<lram_feedback>(h.feedback),
+                    h.target_return,
+                    h.reward_scale};
   });
 }
 

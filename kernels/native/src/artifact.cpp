@@ -21,21 +21,46 @@ struct Checksum {
   std::uint64_t weighted = 0;
 };
 
+// Without a multiplication per word, in lanes that compilers turn into vectors: at the speed of memory.
 Checksum checksum(const std::uint8_t* bytes, std::size_t size) {
+  constexpr std::size_t lanes = 8;
+  std::uint64_t sums[lanes] = {};
+  std::uint64_t running[lanes] = {};  // sum of the sums: a lane's first word counts once for every round
+  const std::size_t rounds = size / (8 * lanes);
+  for (std::size_t round = 0; round < rounds; ++round) {
+    std::uint64_t words[lanes];
+    std::memcpy(words, bytes + round * sizeof words, sizeof words);
+    for (std::size_t i = 0; i < lanes; ++i) {
+      sums[i] += words[i];
+      running[i] += sums[i];
+    }
+  }
   Checksum found;
-  std::uint64_t position = 1;
-  for (std::size_t at = 0; at + 8 <= size; at += 8, ++position) {
+  for (std::size_t i = 0; i < lanes; ++i) {
+    found.sum += sums[i];
+    // word r of lane i is number r * lanes + i + 1, and counts rounds - r times in `running`
+    found.weighted += (rounds * lanes + i + 1) * sums[i] - lanes * running[i];
+  }
+  for (std::size_t at = rounds * 8 * lanes; at + 8 <= size; at += 8) {
     std::uint64_t word = 0;
     std::memcpy(&word, bytes + at, sizeof word);
     found.sum += word;
-    found.weighted += position * word;
+    found.weighted += (at / 8 + 1) * word;
   }
   return found;
 }
 
+// 0 where the system does not tell.
+std::uint64_t physical_memory() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
+}
+
 // Closes the descriptor on every way out of the constructor.
 struct File {
-  explicit File(const std::string& path) : descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  // not blocking: a pipe is refused, not waited for
+  explicit File(const std::string& path) : descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
   ~File() {
     if (descriptor >= 0) close(descriptor);
   }
@@ -54,6 +79,16 @@ Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path
   if (!S_ISREG(about.st_mode)) throw Error(LRAM_ERROR_FILE, path + ": expected a file");
   size_ = static_cast<std::size_t>(about.st_size);
   if (size_ < sizeof(FileHeader)) refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
+  // before anything is mapped: what is no artifact may be as large as it likes
+  FileHeader start;
+  const ssize_t got = pread(file.descriptor, &start, sizeof start, 0);
+  if (got != static_cast<ssize_t>(sizeof start))
+    throw Error(LRAM_ERROR_FILE, path + ": cannot be read: " + (got < 0 ? std::strerror(errno) : "it became shorter"));
+  check_start(start);
+  const std::uint64_t memory = physical_memory();
+  if (memory != 0 && size_ > memory)
+    throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes do not fit the memory of this machine, " +
+                                       number(memory) + " bytes");
   // populated here, so that no step meets a page fault
   void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.descriptor, 0);
   if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path + ": cannot be mapped: " + std::strerror(errno));
@@ -82,9 +117,7 @@ Artifact::~Artifact() {
 
 void Artifact::refuse(const std::string& problem) const { throw Error(LRAM_ERROR_ARTIFACT, path_ + ": " + problem); }
 
-void Artifact::check(bool verify) {
-  header_ = reinterpret_cast<const FileHeader*>(bytes_);
-  const FileHeader& h = *header_;
+void Artifact::check_start(const FileHeader& h) const {
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) refuse("magic: not an artifact of the target `native`");
   if (h.version > kFormatVersion)
     throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
@@ -96,6 +129,12 @@ void Artifact::check(bool verify) {
   const std::uint64_t room = (size_ - sizeof(FileHeader)) / sizeof(TensorEntry);
   if (h.tensor_count > room) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
   if (size_ % 8 != 0) refuse("file_bytes: expected a multiple of 8, got " + number(size_));
+}
+
+void Artifact::check(bool verify) {
+  header_ = reinterpret_cast<const FileHeader*>(bytes_);
+  const FileHeader& h = *header_;
+  check_start(h);
   if (verify) {
     const Checksum found = checksum(bytes_ + kChecksumStart, size_ - kChecksumStart);
     if (found.sum != h.checksum[0] || found.weighted != h.checksum[1])
@@ -107,12 +146,13 @@ void Artifact::check(bool verify) {
   for (std::uint32_t i = 0; i < h.tensor_count; ++i) {
     const TensorEntry& e = entries_[i];
     const std::string name = "tensor " + number(i);
-    if (e.layout > static_cast<std::uint32_t>(Layout::tiled_int4)) refuse(name + ": layout: unknown: " + number(e.layout));
+    if ((e.layout & ~kTwoPlanes) > static_cast<std::uint32_t>(Layout::tiled_int4))
+      refuse(name + ": layout: unknown: " + number(e.layout));
     constexpr std::uint64_t most = 1U << 24;
     if (e.parts < 1 || e.parts > 1024 || e.rows < 1 || e.rows > most || e.cols < 1 || e.cols > most)
       refuse(name + ": shape: expected positive extents, got " + number(e.parts) + " x " + number(e.rows) + " x " +
              number(e.cols));
-    const std::uint64_t expected = tensor_bytes(static_cast<Layout>(e.layout), e.parts, e.rows, e.cols);
+    const std::uint64_t expected = tensor_bytes(layout_of(e), e.parts, e.rows, e.cols);
     if (e.bytes != expected) refuse(name + ": bytes: expected " + number(expected) + ", got " + number(e.bytes));
     if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size_ || e.bytes > size_ - e.offset)
       refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
@@ -162,6 +202,9 @@ void Artifact::check_sizes() const {
   within("action_channels", h.action_channels, 1, 1U << 14);
   within("planes", h.planes, 1, 2);
   within("state_format", h.state_format, 0, 0);
+  within("feedback", h.feedback, 0, 1);
+  if (!std::isfinite(h.target_return)) refuse("target_return: expected a finite number");
+  if (!std::isfinite(h.reward_scale) || h.reward_scale < 0) refuse("reward_scale: expected a positive number");
   for (const float epsilon : {h.norm_epsilon, h.head_epsilon, h.slstm_epsilon, h.embed_epsilon})
     if (!std::isfinite(epsilon) || epsilon < 0) refuse("epsilon: expected a small positive number");
 }
@@ -175,7 +218,7 @@ const TensorEntry& Artifact::entry(TensorId id, int block) const {
 
 const float* Artifact::plain(TensorId id, int block, std::uint64_t count) const {
   const TensorEntry& e = entry(id, block);
-  if (static_cast<Layout>(e.layout) != Layout::plain_float32 || e.parts * e.rows * e.cols != count)
+  if (layout_of(e) != Layout::plain_float32 || e.parts * e.rows * e.cols != count)
     refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + number(count) +
            " plain floats, got " + number(e.parts * e.rows * e.cols) + " in layout " + number(e.layout));
   return reinterpret_cast<const float*>(bytes_ + e.offset);
@@ -183,7 +226,7 @@ const float* Artifact::plain(TensorId id, int block, std::uint64_t count) const 
 
 std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int rows, int cols) const {
   const TensorEntry& e = entry(id, block);
-  const auto layout = static_cast<Layout>(e.layout);
+  const Layout layout = layout_of(e);
   if (layout == Layout::plain_float32 || e.parts != static_cast<std::uint32_t>(parts) ||
       e.rows != static_cast<std::uint64_t>(rows) || e.cols != static_cast<std::uint64_t>(cols))
     refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + std::to_string(parts) +
@@ -194,9 +237,10 @@ std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int ro
                                                        : Format::float32;
   const std::uint64_t per_tile = tile_bytes(layout, e.cols);
   const int tiles = (rows + kTileRows - 1) / kTileRows;
+  const int planes = (e.layout & kTwoPlanes) != 0 ? 2 : static_cast<int>(header_->planes);
   std::vector<Matrix> found;
   for (int part = 0; part < parts; ++part)
-    found.push_back({format, rows, cols, tiles, per_tile, bytes_ + e.offset + part * tiles * per_tile});
+    found.push_back({format, rows, cols, tiles, per_tile, bytes_ + e.offset + part * tiles * per_tile, planes});
   return found;
 }
 

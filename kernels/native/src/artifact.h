@@ -27,6 +27,7 @@ class Artifact {
   std::vector<Matrix> matrices(TensorId id, int block, int parts, int rows, int cols) const;
 
  private:
+  void check_start(const FileHeader& header) const;
   void check(bool verify);
   void check_sizes() const;
   const TensorEntry& entry(TensorId id, int block) const;

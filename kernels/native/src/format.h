@@ -56,7 +56,10 @@ struct FileHeader {
   float embed_epsilon;
   std::uint32_t padding;
   std::uint64_t slstm_blocks[4];  // bit b: block b is an sLSTM block
-  std::uint8_t reserved[72];      // 0
+  float target_return;            // of the task, in the environment's units
+  float reward_scale;             // 0: not known
+  std::uint32_t feedback;         // lram_feedback
+  std::uint8_t reserved[60];      // 0
 };
 static_assert(sizeof(FileHeader) == 256, "the header is part of the format");
 
@@ -93,6 +96,10 @@ enum class TensorId : std::uint32_t {
   ffn_down = 46,
 };
 
+// Added to a layout where the header says one plane, but this tensor's input is to be kept in two: rounded to one, it
+// would take the policy beyond the tolerance.
+constexpr std::uint32_t kTwoPlanes = 0x100;
+
 enum class Layout : std::uint32_t { plain_float32 = 0, tiled_float32 = 1, tiled_int8 = 2, tiled_int4 = 3 };
 
 struct TensorEntry {
@@ -106,6 +113,8 @@ struct TensorEntry {
   std::uint64_t bytes;
 };
 static_assert(sizeof(TensorEntry) == 48, "the directory is part of the format");
+
+constexpr Layout layout_of(const TensorEntry& entry) { return static_cast<Layout>(entry.layout & ~kTwoPlanes); }
 
 // Bytes of one tile of 32 rows.
 constexpr std::uint64_t tile_bytes(Layout layout, std::uint64_t cols) {

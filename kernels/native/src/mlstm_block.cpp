@@ -126,7 +126,7 @@ void after_gates(StepContext& context, int block, int head) {
                                  static_cast<std::size_t>(padded), b.h + at});
   }
   const Matrix& down = w.down[static_cast<std::size_t>(head)];
-  const Tokens tokens = of_head(context, b, b.h, stride, context.state.tokens(), s.head_width, down.format);
+  const Tokens tokens = of_head(context, b, b.h, stride, context.state.tokens(), s.head_width, down);
   multiply(context, down, tokens, b.part, context.state.padded_hidden());
 }
 
@@ -135,7 +135,7 @@ void after_gates(StepContext& context, int block, int head) {
 void mlstm_block(StepContext& context, int block, int thread) {
   const MlstmWeights& w = context.model.blocks[static_cast<std::size_t>(block)].mlstm;
   const Range heads = share(context.sizes.heads, thread, context.threads());
-  const Tokens tokens = normalized(context, thread, w.norm, w.up[0].format);
+  const Tokens tokens = normalized(context, thread, w.norm, w.up[0].format, w.up[0].planes);
   for (int head = heads.begin; head < heads.end; ++head) before_gates(context, block, head, tokens);
   context.barrier(thread);
   for (int head = heads.begin; head < heads.end; ++head) after_gates(context, block, head);

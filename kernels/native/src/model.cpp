@@ -37,7 +37,6 @@ Sizes sizes_of(const FileHeader& h) {
   }
   s.actions = h.action == LRAM_DISCRETE ? 1 : static_cast<int>(h.action_dim);
   s.logits = s.actions * static_cast<int>(h.action_tokens);
-  s.planes = static_cast<int>(h.planes);
   return s;
 }
 
@@ -45,6 +44,9 @@ Sizes sizes_of(const FileHeader& h) {
 int usable_threads(const lram_options& options, const Sizes& sizes) {
   if (options.threads < 1 || options.threads > 1024)
     throw Error(LRAM_ERROR_ARGUMENT, "threads: expected 1 to 1024, got " + std::to_string(options.threads));
+  if (options.spin_microseconds < 0 || options.spin_microseconds > 1000000)
+    throw Error(LRAM_ERROR_ARGUMENT,
+                "spin_microseconds: expected 0 to 1000000, got " + std::to_string(options.spin_microseconds));
   if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF)
     throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 or 1, got " + std::to_string(options.state_format));
   return std::min(options.threads, sizes.heads);

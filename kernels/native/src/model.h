@@ -70,7 +70,6 @@ struct Sizes {
   int image_features;  // after the IMPALA CNN
   int actions;         // entries of an action
   int logits;          // per row
-  int planes;
 };
 
 constexpr int kImageBlocks = 3;

@@ -27,9 +27,9 @@ void cell_head(StepContext& context, int block, int head, const float* normed) {
                               held.conv + row * (s.conv_kernel - 1) * s.hidden + start, hidden,
                               b.convolved + row * kTokens * width, stride, context.first(row)});
   // i, f of all tokens, then z, o
-  Tokens tokens = of_head(context, b, b.convolved, stride, state.tokens(), width, w.from_conv[at_head].format);
+  Tokens tokens = of_head(context, b, b.convolved, stride, state.tokens(), width, w.from_conv[at_head]);
   multiply(context, w.from_conv[at_head], tokens, b.input, 2 * width);
-  tokens = of_head(context, b, normed + start, hidden, state.tokens(), width, w.from_input[at_head].format);
+  tokens = of_head(context, b, normed + start, hidden, state.tokens(), width, w.from_input[at_head]);
   multiply(context, w.from_input[at_head], tokens, b.gate, 2 * width);
 
   for (int row = 0; row < state.batch(); ++row) {
@@ -40,7 +40,7 @@ void cell_head(StepContext& context, int block, int head, const float* normed) {
   }
   for (int t = 0; t < kTokens; ++t) {
     const Matrix& recurrent = w.recurrent[at_head];
-    tokens = of_head(context, b, held.y + start, hidden, state.batch(), width, recurrent.format);
+    tokens = of_head(context, b, held.y + start, hidden, state.batch(), width, recurrent);
     multiply(context, recurrent, tokens, b.q, 4 * width);
     for (int row = 0; row < state.batch(); ++row) {
       const int at = row * s.hidden + start;
@@ -65,7 +65,7 @@ void feed_forward_slice(StepContext& context, int block, int slice, const Tokens
   context.kernels.gated(context.model.ffn_activation(), b.input, b.gate, context.state.tokens() * padded, b.h);
   const Matrix& down = w.ffn_down[static_cast<std::size_t>(slice)];
   const Tokens gated = of_head(context, b, b.h, static_cast<std::size_t>(padded), context.state.tokens(), s.ffn_slice,
-                               down.format);
+                               down);
   multiply(context, down, gated, b.part, context.state.padded_hidden());
 }
 
@@ -75,12 +75,12 @@ void slstm_block(StepContext& context, int block, int thread) {
   const Sizes& s = context.sizes;
   const SlstmWeights& w = context.model.blocks[static_cast<std::size_t>(block)].slstm;
   const ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
-  const Tokens normed = normalized(context, thread, w.norm, Format::float32);
+  const Tokens normed = normalized(context, thread, w.norm, Format::float32, 2);
   const Range heads = share(s.slstm_heads, thread, context.threads());
   for (int head = heads.begin; head < heads.end; ++head) cell_head(context, block, head, normed.x);
   context.barrier(thread);
   context.kernels.accumulate(own.x, context.state.shared.mixed, 0, 1, context.state.tokens() * s.hidden);
-  const Tokens tokens = normalized(context, thread, w.ffn_norm, w.ffn_up[0].format);
+  const Tokens tokens = normalized(context, thread, w.ffn_norm, w.ffn_up[0].format, w.ffn_up[0].planes);
   const Range slices = share(s.ffn_slices, thread, context.threads());
   for (int slice = slices.begin; slice < slices.end; ++slice) feed_forward_slice(context, block, slice, tokens);
   context.barrier(thread);

@@ -33,7 +33,8 @@ State::State(Model& model, int batch)
       for (float* data : {b.conv, b.C, b.n, b.m}) (tensor++)->data = data;
   }
   for (const StateTensor& t : tensors_) size_ += t.size * static_cast<std::size_t>(batch_);
-  for (int row = 0; row < batch_; ++row) reset(row);
+  for (const StateTensor& t : tensors_)  // fresh memory is 0, which also is an empty lazy cell
+    if (t.data != nullptr && t.initial != 0) std::fill_n(t.data, t.size * static_cast<std::size_t>(batch_), t.initial);
 }
 
 State::State(const State& other) : State(other.model_, other.batch_) {
@@ -85,7 +86,7 @@ void State::plan_buffers(Planner& planner) {
   const auto rows = static_cast<std::size_t>(batch_);
   const std::size_t count = rows * kTokens;
   const auto hidden = static_cast<std::size_t>(padded(s.hidden));
-  const auto planes = static_cast<std::size_t>(s.planes);
+  constexpr std::size_t planes = 2;
   // heads of mLSTM and sLSTM blocks and slices of the feed-forward use the same buffers
   const int widest = std::max({s.head_width, 4 * s.slstm_width, s.ffn_slice});
   const auto width = static_cast<std::size_t>(padded(widest));

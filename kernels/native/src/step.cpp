@@ -28,7 +28,7 @@ void encode_observation(StepContext& context, int thread) {
     x = state.shared.features;
   }
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
-  const Tokens tokens = {state.batch(), x, size, context.sizes.planes, own.codes, size + kGroup, own.code_scales, own.code_sums};
+  const Tokens tokens = {state.batch(), x, size, matrix.planes, own.codes, size + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, matrix.format, matrix.cols);
   const Range tiles = share(matrix.tiles, thread, context.threads());
   context.kernels.dense(matrix, tiles.begin, tiles.end, tokens, state.shared.observed,
@@ -70,7 +70,7 @@ void decode(StepContext& context, int thread) {
                                model.header().norm_epsilon, hidden, own.normed + row * hidden);
   const Matrix& head = model.head;
   const auto stride = static_cast<std::size_t>(hidden);
-  const Tokens tokens = {state.batch(), own.normed, stride, context.sizes.planes,
+  const Tokens tokens = {state.batch(), own.normed, stride, head.planes,
                          own.codes,     stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, head.format, hidden);
   const Range tiles = share(head.tiles, thread, context.threads());
@@ -161,24 +161,24 @@ void add_parts(StepContext& context, int thread, int count) {
                                count, hidden);
 }
 
-Tokens normalized(StepContext& context, int thread, const float* weight, Format format) {
+Tokens normalized(StepContext& context, int thread, const float* weight, Format format, int planes) {
   const int hidden = context.sizes.hidden;
   ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
   for (int token = 0; token < context.state.tokens(); ++token)
     context.kernels.layer_norm(own.x + token * hidden, weight, nullptr, context.model.header().norm_epsilon, hidden,
                                own.normed + token * hidden);
   const auto stride = static_cast<std::size_t>(hidden);
-  const Tokens tokens = {context.state.tokens(), own.normed,      stride,          context.sizes.planes,
+  const Tokens tokens = {context.state.tokens(), own.normed,      stride,          planes,
                          own.codes,              stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, format, hidden);
   return tokens;
 }
 
 Tokens of_head(StepContext& context, HeadBuffers& buffers, const float* x, std::size_t stride, int count, int width,
-               Format format) {
-  const Tokens tokens = {count,         x, stride, context.sizes.planes, buffers.codes, static_cast<std::size_t>(width) + kGroup,
+               const Matrix& matrix) {
+  const Tokens tokens = {count,         x, stride, matrix.planes, buffers.codes, static_cast<std::size_t>(width) + kGroup,
                          buffers.code_scales, buffers.code_sums};
-  context.kernels.quantize(tokens, format, width);
+  context.kernels.quantize(tokens, matrix.format, width);
   return tokens;
 }
 

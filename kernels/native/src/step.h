@@ -46,11 +46,11 @@ void slstm_block(StepContext& context, int block, int thread);
 void add_parts(StepContext& context, int thread, int count);
 
 // Normalizes this thread's residual stream and quantizes it for matrices of this format.
-Tokens normalized(StepContext& context, int thread, const float* weight, Format format);
+Tokens normalized(StepContext& context, int thread, const float* weight, Format format, int planes);
 
 // This head's `h` (tokens, width) for a matrix of this format.
 Tokens of_head(StepContext& context, HeadBuffers& buffers, const float* x, std::size_t stride, int count, int width,
-               Format format);
+               const Matrix& matrix);
 
 inline void multiply(StepContext& context, const Matrix& matrix, const Tokens& tokens, float* y, int y_stride) {
   context.kernels.dense(matrix, 0, matrix.tiles, tokens, y, static_cast<std::size_t>(y_stride));

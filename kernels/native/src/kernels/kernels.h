@@ -28,6 +28,7 @@ struct Matrix {
   int tiles;
   std::size_t tile_bytes;
   const std::uint8_t* data;
+  int planes;  // of the codes it is multiplied with
 };
 
 // What a matrix is multiplied with: some tokens, in float32 and, where the format asks for it, in codes: about 15 bits

@@ -1,0 +1,245 @@
+// A control loop around a bundle: one step per tick, and an account of every deadline.
+//
+//     control_loop reach.lram/native/model.lrn [--rate 200] [--seconds 10] [--threads 1] [--realtime] [--fault N]
+//
+// A tick's deadline is the next tick. After an overrun the loop goes on at the next tick that is still to come: missed
+// ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held. Ctrl-C ends it, and so
+// do the seconds; either way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see docs/native.md).
+// --fault makes every N-th observation NaN, to see the loop hold.
+#include <lram.h>
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+volatile std::sig_atomic_t stopping = 0;
+
+extern "C" void stop(int) { stopping = 1; }
+
+struct Options {
+  std::string model;
+  double rate = 200;
+  double seconds = 10;
+  int threads = 1;
+  int fault = 0;
+  bool realtime = false;
+};
+
+// Stands for your robot: joints that follow what they are told. Here is where sensors and motors go.
+class Robot {
+ public:
+  Robot(std::size_t observed, int fault) : joints_(observed, 0.0F), fault_(fault) {}
+
+  void read(std::vector<float>& observation) {
+    observation = joints_;
+    if (fault_ > 0 && ++reads_ % fault_ == 0) observation[0] = std::nanf("");
+  }
+
+  void command(const std::vector<float>& action) {
+    for (std::size_t i = 0; i < std::min(action.size(), joints_.size()); ++i) joints_[i] += 0.01F * action[i];
+  }
+
+ private:
+  std::vector<float> joints_;
+  int fault_;
+  int reads_ = 0;
+};
+
+void check(lram_status status) {
+  if (status != LRAM_OK) throw std::runtime_error(lram_last_error());
+}
+
+// One robot's model and state, with the return-to-go that the library leaves to its caller.
+class Policy {
+ public:
+  Policy(const std::string& path, const lram_options& options) {
+    lram_model* model = nullptr;
+    check(lram_open(path.c_str(), &options, &model));
+    model_.reset(model);
+    check(lram_describe(model, &about_));
+    if (about_.observation != LRAM_VECTOR || about_.action != LRAM_CONTINUOUS || about_.reward_scale <= 0)
+      throw std::runtime_error(path + ": expected a bundle with vector observations and continuous actions");
+    lram_state* state = nullptr;
+    check(lram_state_create(model, 1, &state));  // one row, whatever batch was exported
+    state_.reset(state);
+    action_.resize(about_.action_size);
+    start_episode();
+  }
+
+  const lram_description& about() const { return about_; }
+
+  void start_episode() {
+    is_first_ = 1;
+    reward_ = 0;
+    return_to_go_ = about_.target_return / about_.reward_scale;
+  }
+
+  // After a step, where its reward is known. Without, the return-to-go stays where it is.
+  void reward(float value) {
+    return_to_go_ -= value / about_.reward_scale;
+    if (about_.feedback == LRAM_REWARD_OBSERVED) reward_ = value / about_.reward_scale;
+  }
+
+  // False where the step failed: then nothing has changed, neither the state nor the action.
+  bool act(const std::vector<float>& observation) {
+    const lram_inputs inputs = {observation.data(), &return_to_go_, &reward_, &is_first_};
+    const lram_outputs outputs = {action_.data(), nullptr};
+    if (lram_step(state_.get(), &inputs, &outputs) != LRAM_OK) return false;
+    is_first_ = 0;
+    return true;
+  }
+
+  const std::vector<float>& action() const { return action_; }
+
+ private:
+  struct Close {
+    void operator()(lram_model* model) const { lram_close(model); }
+    void operator()(lram_state* state) const { lram_state_free(state); }
+  };
+
+  std::unique_ptr<lram_model, Close> model_;
+  std::unique_ptr<lram_state, Close> state_;  // after the model, so that it is freed before
+  lram_description about_ = {};
+  std::vector<float> action_;
+  float return_to_go_ = 0;
+  float reward_ = 0;
+  float is_first_ = 1;
+};
+
+// Counts durations in steps of 5 microseconds, up to 100 milliseconds, without allocating.
+class Histogram {
+ public:
+  void add(Clock::duration duration) {
+    const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    const auto bucket = static_cast<std::size_t>(std::max<std::int64_t>(micros, 0) / kWidth);
+    ++counts_[std::min(bucket, counts_.size() - 1)];
+    ++total_;
+    max_ = std::max(max_, duration);
+  }
+
+  void print(const char* what) const {
+    std::printf("%-24s p50 %.3f ms, p99 %.3f ms, max %.3f ms\n", what, quantile(0.50), quantile(0.99),
+                std::chrono::duration<double, std::milli>(max_).count());
+  }
+
+ private:
+  // The upper edge of the bucket.
+  double quantile(double share) const {
+    std::uint64_t wanted = static_cast<std::uint64_t>(std::ceil(share * static_cast<double>(total_)));
+    std::size_t bucket = 0;
+    while (bucket + 1 < counts_.size() && wanted > counts_[bucket]) wanted -= counts_[bucket++];
+    return static_cast<double>((bucket + 1) * kWidth) / 1000;
+  }
+
+  static constexpr std::size_t kWidth = 5;
+  std::array<std::uint64_t, 20000> counts_ = {};
+  std::uint64_t total_ = 0;
+  Clock::duration max_{0};
+};
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    const auto number = [&] {
+      char* end = nullptr;
+      const double value = i + 1 < argc ? std::strtod(argv[++i], &end) : 0;
+      if (end == nullptr || *end != '\0' || !(value > 0 && value < 1e9))
+        throw std::runtime_error(name + ": expected a positive number");
+      return value;
+    };
+    if (name == "--rate") options.rate = number();
+    else if (name == "--seconds") options.seconds = number();
+    else if (name == "--threads") options.threads = static_cast<int>(number());
+    else if (name == "--fault") options.fault = static_cast<int>(number());
+    else if (name == "--realtime") options.realtime = true;
+    else if (name.rfind("--", 0) == 0 || !options.model.empty()) throw std::runtime_error(name + ": unknown argument");
+    else options.model = name;
+  }
+  if (options.model.empty()) throw std::runtime_error("MODEL: expected the path of a native/model.lrn");
+  return options;
+}
+
+// Before the model is opened: its threads inherit priority and processors from this one.
+void ask_for_real_time() {
+  sched_param priority = {};
+  priority.sched_priority = 80;
+  if (sched_setscheduler(0, SCHED_FIFO, &priority) != 0) std::perror("SCHED_FIFO, going on without");
+  if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) std::perror("mlockall, going on without");
+}
+
+int run(const Options& options) {
+  if (options.realtime) ask_for_real_time();
+  lram_options engine;
+  lram_options_init(&engine);
+  engine.threads = options.threads;
+  Policy policy(options.model, engine);
+  Robot robot(policy.about().observation_size, options.fault);
+  std::vector<float> observation(policy.about().observation_size);
+  std::printf("%s kernels, %d threads, %g Hz\n", policy.about().isa, policy.about().threads, options.rate);
+
+  Histogram awake;
+  Histogram done;
+  std::int64_t steps = 0;
+  std::int64_t missed = 0;   // actions that came after the next tick
+  std::int64_t skipped = 0;  // ticks without an action
+  std::int64_t held = 0;
+  std::string problem;
+  const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / options.rate));
+  auto tick = Clock::now() + period;
+  const auto end = tick + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds));
+  while (stopping == 0 && tick < end) {
+    std::this_thread::sleep_until(tick);
+    awake.add(Clock::now() - tick);
+    robot.read(observation);
+    if (!policy.act(observation)) {
+      if (held++ == 0) problem = lram_last_error();
+    }
+    robot.command(policy.action());  // after a failure the last one
+    const auto took = Clock::now() - tick;
+    done.add(took);
+    ++steps;
+    const std::int64_t late = took / period;
+    missed += late > 0 ? 1 : 0;
+    skipped += late;
+    tick += period * (late + 1);
+  }
+
+  std::printf("%lld steps, %lld deadlines missed, %lld ticks skipped, %lld actions held\n", static_cast<long long>(steps),
+              static_cast<long long>(missed), static_cast<long long>(skipped), static_cast<long long>(held));
+  awake.print("from tick to awake");
+  done.print("from tick to action");
+  if (held > 0) std::printf("first held: %s\n", problem.c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGINT, stop);
+  std::signal(SIGTERM, stop);
+  try {
+    return run(parse(argc, argv));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

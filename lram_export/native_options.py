@@ -1,0 +1,67 @@
+"""How the target `native` uses the machine: environment variables, since the machine is no business of the control
+loop's code. They are the fields of `lram_options` in `lram.h`. Free of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lram_export.errors import UsageError
+
+STATE_FORMATS = ("float32", "lazy-fp16")
+STATE_FORMAT = "LRAM_NATIVE_STATE_FORMAT"
+CPUS = "LRAM_NATIVE_CPUS"
+SPIN_MICROSECONDS = "LRAM_NATIVE_SPIN_MICROSECONDS"
+LOCK_MEMORY = "LRAM_NATIVE_LOCK_MEMORY"
+VARIABLES = (STATE_FORMAT, CPUS, SPIN_MICROSECONDS, LOCK_MEMORY)
+
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """What `lram_open` is told.
+
+    Attributes:
+        state_format: how the large state matrices are kept: one of :data:`STATE_FORMATS`.
+        cpus: where the threads after the caller's are pinned, in turn; empty: they are not.
+        spin_microseconds: how long a thread waits for work before it sleeps.
+        lock_memory: keep weights and states in memory.
+    """
+
+    state_format: str = "float32"
+    cpus: tuple[int, ...] = ()
+    spin_microseconds: int = 200
+    lock_memory: bool = False
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] | None = None) -> NativeOptions:
+        """Read the variables (empty is as good as unset); raises UsageError naming the one that is wrong."""
+        given = os.environ if environment is None else environment
+        for name in given:
+            if name.startswith("LRAM_NATIVE_") and name not in VARIABLES:
+                raise UsageError(f"{name}: unknown; the target `native` knows: {', '.join(VARIABLES)}")
+        default = NativeOptions()
+        state_format = given.get(STATE_FORMAT) or default.state_format
+        if state_format not in STATE_FORMATS:
+            raise UsageError(f"{STATE_FORMAT}: expected {' or '.join(STATE_FORMATS)}, got '{state_format}'")
+        spin = given.get(SPIN_MICROSECONDS) or str(default.spin_microseconds)
+        if not re.fullmatch(r"[0-9]{1,7}", spin) or int(spin) > 1_000_000:
+            raise UsageError(f"{SPIN_MICROSECONDS}: expected a number from 0 to 1000000, got '{spin}'")
+        lock = given.get(LOCK_MEMORY) or "0"
+        if lock not in ("0", "1"):
+            raise UsageError(f"{LOCK_MEMORY}: expected 0 or 1, got '{lock}'")
+        return NativeOptions(state_format, _cpus(given.get(CPUS) or ""), int(spin), lock == "1")
+
+
+def _cpus(text: str) -> tuple[int, ...]:
+    """Numbers and ranges, as in `taskset --cpu-list`: `2,4-6`."""
+    cpus: list[int] = []
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        first, last = (0, -1) if match is None else (int(match[1]), int(match[2] or match[1]))
+        if last < first:
+            raise UsageError(f"{CPUS}: expected numbers of CPUs such as 2,3 or 2-3, got '{text}'")
+        cpus += range(first, last + 1)
+    return tuple(cpus)

@@ -1,0 +1,229 @@
+"""What can be wrong below the target `native`: an error that names it, never a crash, never a changed state."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lram_export import load_policy
+from lram_export.bundle import Bundle
+from lram_export.errors import BundleError
+from lram_export.hashing import file_sha256
+from lram_export.machine import total_memory
+from lram_export.manifest import MANIFEST_FILE
+from lram_export.native_format import FORMAT_VERSION
+
+from .conftest import ExportFunction, fail, load_golden
+
+_native = pytest.importorskip("lram_export._native", reason="the native engine was not compiled")
+
+VERSION_AT, FILE_BYTES_AT = 8, 16
+
+
+@pytest.fixture
+def bundle(exported: ExportFunction) -> Path:
+    return exported("state_ms", targets=("native",))
+
+
+@pytest.fixture
+def artifact(bundle: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    path = tmp_path / "model.lrn"
+    path.write_bytes((bundle / "native" / "model.lrn").read_bytes())
+    return path
+
+
+def refused(path: Path, kind: type[Exception]) -> str:
+    """Why the engine does not open a file; one line that begins with its name."""
+    with pytest.raises(kind) as caught:
+        _native.Model(str(path), threads=1)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+    return text
+
+
+def patch(path: Path, at: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(content)
+
+
+class TestArtifact:
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda p: p.write_bytes(p.read_bytes()[:-4096]), "file_bytes: expected"),
+            (lambda p: p.write_bytes(p.read_bytes()[:100]), "expected at least 256 bytes, got 100"),
+            (lambda p: p.write_bytes(b""), "expected at least 256 bytes, got 0"),
+            (lambda p: p.write_bytes(bytes(4096)), "magic: not an artifact of the target `native`"),
+            (lambda p: p.write_bytes(b"\x7fELF" * 1024), "magic: not an artifact of the target `native`"),
+            (lambda p: patch(p, p.stat().st_size // 2, b"\xa5\x5a\xa5\x5a"), "checksum: the file was altered"),
+            (lambda p: patch(p, 60, b"\x03"), "checksum: the file was altered"),
+            (lambda p: patch(p, VERSION_AT, b"\x00"), "version: expected 1 or more, got 0"),
+            (
+                lambda p: patch(p, VERSION_AT, struct.pack("<I", FORMAT_VERSION + 1)),
+                f"version: this artifact has {FORMAT_VERSION + 1}, this library reads up to {FORMAT_VERSION}; update",
+            ),
+        ],
+        ids=["cut off", "cut short", "empty", "zeros", "another file", "altered", "altered header", "version 0", "newer"],
+    )
+    def test_damage_is_named(self, damage: Callable[[Path], None], message: str, artifact: Path) -> None:
+        damage(artifact)
+        assert message in refused(artifact, RuntimeError)
+
+    def test_what_is_no_file_is_named(self, tmp_path: Path) -> None:
+        assert "expected a file" in refused(tmp_path, RuntimeError)
+        assert "No such file or directory" in refused(tmp_path / "nowhere.lrn", RuntimeError)
+        os.mkfifo(tmp_path / "pipe.lrn")  # must not be waited for
+        assert "expected a file" in refused(tmp_path / "pipe.lrn", RuntimeError)
+
+    def test_one_larger_than_memory_is_refused_before_it_is_read(self, artifact: Path) -> None:
+        memory = total_memory()
+        assert memory is not None
+        size = memory + 4096
+        try:
+            os.truncate(artifact, size)  # a hole: takes no disk
+        except OSError:
+            pytest.skip("no file of that size here")
+        assert "file_bytes: expected" in refused(artifact, RuntimeError)
+        patch(artifact, FILE_BYTES_AT, struct.pack("<Q", size))
+        assert f"{size} bytes do not fit the memory of this machine" in refused(artifact, MemoryError)
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            ("limit(); _native.Model(path, threads=1)", "cannot be mapped: Cannot allocate memory"),
+            ("model = _native.Model(path, threads=1); limit(); _native.State(model, 4096)", "bytes cannot be had"),
+        ],
+        ids=["artifact", "state"],
+    )
+    def test_an_address_space_that_is_too_small_is_an_error(self, call: str, message: str, artifact: Path) -> None:
+        program = f"""
+import resource
+from lram_export import _native
+path = {str(artifact)!r}
+def limit():
+    used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100_000, resource.RLIM_INFINITY))
+try:
+    {call}
+except MemoryError as error:
+    print(error)
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and message in done.stdout, done.stderr
+
+    def test_a_newer_one_in_a_bundle_is_one_line(self, exported: ExportFunction, tmp_path: Path) -> None:
+        bundle = tmp_path / "newer.lram"
+        subprocess.run(["cp", "-r", exported("state_ms", targets=("native",)), bundle], check=True)
+        model = bundle / "native" / "model.lrn"
+        patch(model, VERSION_AT, struct.pack("<I", FORMAT_VERSION + 1))
+        assert "content differs from the manifest's SHA-256" in fail("verify", bundle)[1]
+        manifest = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
+        (entry,) = manifest["artifacts"][0]["files"]
+        entry["sha256"] = file_sha256(model)
+        (bundle / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+        code, line = fail("verify", bundle)
+        assert code == 1 and f"model.lrn: version: this artifact has {FORMAT_VERSION + 1}" in line
+
+    def test_a_load_checks_what_it_reads_and_verify_checks_all(self, exported: ExportFunction, tmp_path: Path) -> None:
+        options = [*load_golden("state_m").task_options, "--precision", "int8"]
+        bundle = tmp_path / "spoiled.lram"
+        subprocess.run(["cp", "-r", exported("state_m", targets=("native",), options=options), bundle], check=True)
+        patch(bundle / "quantized.safetensors", 5000, b"\xa5\x5a")
+        load_policy(bundle, "native", threads=1).close()
+        assert "quantized.safetensors: content differs" in fail("verify", bundle)[1]
+        patch(bundle / "native" / "model.lrn", 5000, b"\xa5\x5a")
+        with pytest.raises(BundleError, match=r"model\.lrn: content differs"):
+            load_policy(bundle, "native", threads=1)
+
+    def test_one_that_is_not_the_manifests_is_one_line(self, exported: ExportFunction, tmp_path: Path) -> None:
+        bundle, other = tmp_path / "mixed.lram", exported("state_m", targets=("native",))
+        subprocess.run(["cp", "-r", exported("state_ms", targets=("native",)), bundle], check=True)
+        model = bundle / "native" / "model.lrn"
+        model.write_bytes((other / "native" / "model.lrn").read_bytes())
+        manifest = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
+        (entry,) = manifest["artifacts"][0]["files"]
+        entry["sha256"], entry["size"] = file_sha256(model), model.stat().st_size
+        (bundle / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+        code, line = fail("verify", bundle)
+        assert code == 1 and "its state is not the one the manifest describes" in line
+
+
+class TestState:
+    """Through the binding, without the checks of the runtime before it."""
+
+    @pytest.fixture
+    def running(self, bundle: Path) -> tuple[_native.State, list[np.ndarray]]:
+        """A state after some steps, and the arrays it reads and writes."""
+        spec = Bundle.open(bundle).manifest.spec
+        arrays = [np.zeros(t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
+        state = _native.State(_native.Model(str(bundle / "native" / "model.lrn"), threads=1), spec.batch_size)
+        state.bind(*arrays)
+        arrays[0][:] = np.random.default_rng(0).standard_normal(arrays[0].shape)
+        for _ in range(5):
+            state.step()
+        return state, arrays
+
+    @staticmethod
+    def saved(state: _native.State) -> np.ndarray:
+        values = np.empty(state.size, np.float32)
+        state.save(values)
+        return values
+
+    @pytest.mark.parametrize(
+        ("index", "value", "message"),
+        [
+            (0, np.nan, "observation: expected finite values, got nan at element 0"),
+            (0, np.inf, "observation: expected finite values, got inf at element 0"),
+            (1, np.nan, "return_to_go: expected finite values, got nan at element 0"),
+            (2, -np.inf, "reward: expected finite values, got -inf at element 0"),
+            (3, 0.5, "is_first: expected 0 or 1, got 0.5"),
+            (3, np.nan, "is_first: expected 0 or 1, got nan"),
+        ],
+    )
+    def test_a_bad_input_changes_neither_state_nor_outputs(
+        self, running: tuple[_native.State, list[np.ndarray]], index: int, value: float, message: str
+    ) -> None:
+        state, arrays = running
+        before, outputs = self.saved(state), [a.copy() for a in arrays[4:]]
+        arrays[index].reshape(-1)[0] = value
+        with pytest.raises(ValueError, match=message):
+            state.step()
+        np.testing.assert_array_equal(self.saved(state), before)
+        for found, expected in zip(arrays[4:], outputs, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+    def test_a_saved_state_that_does_not_fit_changes_nothing(
+        self, running: tuple[_native.State, list[np.ndarray]]
+    ) -> None:
+        state, _ = running
+        before = self.saved(state)
+        with pytest.raises(ValueError, match=rf"count: this state has {state.size} values, got {state.size - 1}"):
+            state.load(before[:-1].copy())
+        spoiled = 2 * before
+        spoiled[-1] = np.nan
+        with pytest.raises(ValueError, match=r"state\.\d\.m: expected finite values, got nan at element"):
+            state.load(spoiled)
+        np.testing.assert_array_equal(self.saved(state), before)
+
+    def test_arrays_of_another_batch_are_refused(
+        self, bundle: Path, running: tuple[_native.State, list[np.ndarray]]
+    ) -> None:
+        state = _native.State(_native.Model(str(bundle / "native" / "model.lrn"), threads=1), 2)
+        with pytest.raises(ValueError, match=r"observation: expected 1632 bytes, got 816"):
+            state.bind(*running[1])
+
+    @pytest.mark.parametrize("batch", [0, -1, 5000])
+    def test_a_batch_that_cannot_be_is_named(self, batch: int, bundle: Path) -> None:
+        model = _native.Model(str(bundle / "native" / "model.lrn"), threads=1)
+        with pytest.raises(ValueError, match=f"batch: expected 1 to 4096, got {batch}"):
+            _native.State(model, batch)
