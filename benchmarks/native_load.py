@@ -123,7 +123,7 @@ def main() -> None:
     manifest = Bundle.open(arguments.bundle).manifest
     model, state = (arguments.bundle / MODEL).stat().st_size, manifest.spec.state_bytes
     print(f"{cpu_model()}, {_native.chosen_instruction_set()} kernels, {arguments.threads} threads")
-    print(f"{arguments.repeat} processes each; milliseconds: median wall clock (lowest), median of the processor")
+    print(f"{arguments.repeat} processes each; milliseconds: median of the wall clock (lowest), of the processor")
     for kind, runs in found.items():
         print(kind)
         names = list(runs[0]["wall"])

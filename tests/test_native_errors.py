@@ -73,7 +73,17 @@ class TestArtifact:
                 f"version: this artifact has {FORMAT_VERSION + 1}, this library reads up to {FORMAT_VERSION}; update",
             ),
         ],
-        ids=["cut off", "cut short", "empty", "zeros", "another file", "altered", "altered header", "version 0", "newer"],
+        ids=[
+            "cut off",
+            "cut short",
+            "empty",
+            "zeros",
+            "another file",
+            "altered",
+            "altered header",
+            "version 0",
+            "newer",
+        ],
     )
     def test_damage_is_named(self, damage: Callable[[Path], None], message: str, artifact: Path) -> None:
         damage(artifact)

@@ -107,10 +107,10 @@ class TestVariables:
     def test_threads_are_pinned_where_the_variable_says(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu = max(os.sched_getaffinity(0))
         monkeypatch.setenv(CPUS, str(cpu))
-        before = set(os.listdir("/proc/self/task"))
+        before = set(Path("/proc/self/task").iterdir())
         with load_policy(bundle, "native", threads=2):
-            started = set(os.listdir("/proc/self/task")) - before
-            assert {frozenset(os.sched_getaffinity(int(task))) for task in started} == {frozenset({cpu})}
+            started = set(Path("/proc/self/task").iterdir()) - before
+            assert {frozenset(os.sched_getaffinity(int(task.name))) for task in started} == {frozenset({cpu})}
 
     def test_memory_is_locked(self, bundle: Path) -> None:
         program = (
