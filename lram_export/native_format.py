@@ -201,7 +201,7 @@ def write_artifact(path: Path, header: Header, tensors: Sequence[Tensor]) -> Non
 
 
 class _Checksummed:
-    """Writes to a file from CHECKSUM_START on, and sums up: words w_i and i * w_i, modulo 2^64."""
+    """Writes to a file from CHECKSUM_START on, and sums up: 32-bit words w_i and i * w_i, modulo 2^64."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -215,10 +215,10 @@ class _Checksummed:
     def write(self, data: NDArray[np.uint8], until: int) -> None:
         """Write ``data`` and zeros up to the file position ``until``, a multiple of 8 away."""
         size = until - self.position
-        for at in range(0, size, 8 * CHUNK_WORDS):
-            chunk = data[at : at + 8 * CHUNK_WORDS]
-            missing = min(size - at, 8 * CHUNK_WORDS) - chunk.size
-            words = np.concatenate([chunk, np.zeros(missing, np.uint8)]).view("<u8")
+        for at in range(0, size, 4 * CHUNK_WORDS):
+            chunk = data[at : at + 4 * CHUNK_WORDS]
+            missing = min(size - at, 4 * CHUNK_WORDS) - chunk.size
+            words = np.concatenate([chunk, np.zeros(missing, np.uint8)]).view("<u4")
             total = int(words.sum(dtype=np.uint64))
             weights = np.arange(1, words.size + 1, dtype=np.uint64)
             self._sum += total

@@ -56,6 +56,11 @@ def patch(path: Path, at: int, content: bytes) -> None:
         file.write(content)
 
 
+def flip(path: Path, at: int) -> None:
+    """The highest bit of a byte."""
+    patch(path, at, bytes([path.read_bytes()[at] ^ 0x80]))
+
+
 class TestArtifact:
     @pytest.mark.parametrize(
         ("damage", "message"),
@@ -67,6 +72,7 @@ class TestArtifact:
             (lambda p: p.write_bytes(b"\x7fELF" * 1024), "magic: not an artifact of the target `native`"),
             (lambda p: patch(p, p.stat().st_size // 2, b"\xa5\x5a\xa5\x5a"), "checksum: the file was altered"),
             (lambda p: patch(p, 60, b"\x03"), "checksum: the file was altered"),
+            (lambda p: (flip(p, 5003), flip(p, 5019)), "checksum: the file was altered"),
             (lambda p: patch(p, VERSION_AT, b"\x00"), "version: expected 1 or more, got 0"),
             (
                 lambda p: patch(p, VERSION_AT, struct.pack("<I", FORMAT_VERSION + 1)),
@@ -81,11 +87,12 @@ class TestArtifact:
             "another file",
             "altered",
             "altered header",
+            "two highest bits",
             "version 0",
             "newer",
         ],
     )
-    def test_damage_is_named(self, damage: Callable[[Path], None], message: str, artifact: Path) -> None:
+    def test_damage_is_named(self, damage: Callable[[Path], object], message: str, artifact: Path) -> None:
         damage(artifact)
         assert message in refused(artifact, RuntimeError)
 

@@ -61,6 +61,7 @@ def verify(
     random steps, or those of a --recording, run on the reference model and on the targets, side by side.
     """
     from lram_export import verify as library
+    from lram_export.runtimes import RUNTIMES
 
     given = recording is not None or steps is not None or seed is not None
     if checkpoint is None and (given or reading.given):
@@ -73,6 +74,8 @@ def verify(
     skipped = [t for t in opened.targets if t not in chosen and not targets]
     # those that run are checked when they are loaded
     opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
+    if opened.manifest.quantization is not None and not any(RUNTIMES[t].reads_quantized for t in chosen):
+        opened.check_files([opened.manifest.quantization.file])
     cores = threads or physical_cores()
     drift: dict[str, list[float]] = {}
     if checkpoint is None:

@@ -26,7 +26,9 @@ struct FileHeader {
   std::uint32_t version;
   std::uint32_t header_bytes;
   std::uint64_t file_bytes;
-  std::uint64_t checksum[2];  // of the 64-bit words w_1, w_2, ...: sum of w_i, sum of i * w_i
+  // of the 32-bit words w_1, w_2, ...: sum of w_i, sum of i * w_i, modulo 2^64: no change of one word or of two bits
+  // leaves both as they were
+  std::uint64_t checksum[2];
   std::uint32_t tensor_count;
   std::uint32_t batch;
   std::uint32_t hidden;

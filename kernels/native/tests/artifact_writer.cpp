@@ -206,8 +206,8 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
 void seal(std::vector<std::uint8_t>& artifact) {
   std::uint64_t sums[2] = {};
   std::uint64_t position = 1;
-  for (std::size_t at = lram::kChecksumStart; at + 8 <= artifact.size(); at += 8, ++position) {
-    std::uint64_t word = 0;
+  for (std::size_t at = lram::kChecksumStart; at + 4 <= artifact.size(); at += 4, ++position) {
+    std::uint32_t word = 0;
     std::memcpy(&word, artifact.data() + at, sizeof word);
     sums[0] += word;
     sums[1] += position * word;
