@@ -27,19 +27,24 @@ void dense(const lram::Matrix& matrix, int first_tile, int last_tile, const lram
   while (tile < last_tile) {
     const std::uint8_t* data = matrix.data + tile * matrix.tile_bytes;
     float* out = y + static_cast<std::size_t>(tile) * lram::kTileRows;
-    const bool several = matrix.format == lram::Format::float32 && tile + kTilesAtOnce <= last_tile;
-    by_threes(x.count, [&](auto tokens, int token) {
-      constexpr int T = decltype(tokens)::value;
-      const float* in = x.x + token * x.stride;
-      float* to = out + token * y_stride;
-      if (matrix.format != lram::Format::float32)
-        dense_codes<T>(matrix, data, x, token, to, y_stride);
-      else if (several)
-        dense_float32<T, kTilesAtOnce>(data, matrix.tile_bytes, matrix.cols, in, x.stride, to, y_stride);
-      else
-        dense_float32<T, 1>(data, matrix.tile_bytes, matrix.cols, in, x.stride, to, y_stride);
-    });
-    tile += several ? kTilesAtOnce : 1;
+    if (matrix.format == lram::Format::float32) {
+      const bool several = tile + kTilesAtOnce <= last_tile;
+      by_threes(x.count, [&](auto tokens, int token) {
+        constexpr int T = decltype(tokens)::value;
+        const float* in = x.x + token * x.stride;
+        float* to = out + token * y_stride;
+        if (several)
+          dense_float32<T, kTilesAtOnce>(data, matrix.tile_bytes, matrix.cols, in, x.stride, to, y_stride);
+        else
+          dense_float32<T, 1>(data, matrix.tile_bytes, matrix.cols, in, x.stride, to, y_stride);
+      });
+      tile += several ? kTilesAtOnce : 1;
+    } else {
+      by_threes(x.count, [&](auto tokens, int token) {
+        dense_codes<decltype(tokens)::value>(matrix, data, x, token, out + token * y_stride, y_stride);
+      });
+      ++tile;
+    }
   }
 }
 
