@@ -1,6 +1,7 @@
 // Artifacts that are cut off, altered or from the future: an error, never a crash.
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstring>
 
 #include "arena.h"
@@ -75,9 +76,10 @@ TEST(other_files_are_refused) {
 }
 
 TEST(an_artifact_larger_than_memory_is_refused_before_it_is_read) {
-  std::vector<std::uint8_t> header = make_artifact({});
-  const TemporaryFile file(header);
   const std::uint64_t size = std::uint64_t{1} << 43;  // a hole: it takes no room on the disk
+  std::vector<std::uint8_t> bytes = make_artifact({});
+  std::memcpy(bytes.data() + offsetof(lram::FileHeader, file_bytes), &size, sizeof size);
+  const TemporaryFile file(bytes);
   CHECK(truncate(file.path().c_str(), static_cast<off_t>(size)) == 0);
   lram_model* model = nullptr;
   CHECK(lram_open(file.path().c_str(), nullptr, &model) == LRAM_ERROR_MEMORY && model == nullptr);
