@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-environment test-precisions test-large metaworld lint typecheck format clean
+.PHONY: help install FORCE demo test test-native test-sanitizers test-arm fuzz test-environment test-precisions \
+	test-large metaworld lint lint-native typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +24,61 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 
 test: $(STAMP)   ## all tests that belong to every change
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not environment and not large and not precisions'
+
+# The native engine by itself. Its tests need a C++ compiler; cmake, ctest and the recorded steps come from the environment.
+NATIVE := kernels/native
+NATIVE_JOBS ?= 2
+REPLAY := build/native-replay
+CMAKE := $(BIN)/cmake
+CTEST := $(BIN)/ctest --output-on-failure --no-tests=error --parallel $(NATIVE_JOBS)
+FUZZ_SECONDS ?= 600
+
+$(REPLAY)/.written: $(STAMP) tests/native_replay.py exporters/native.py $(wildcard lram_export/*.py)
+	$(BIN)/python -m tests.native_replay $(REPLAY)
+	touch $@
+
+# $(call build-native,folder,options)
+define build-native
+	mkdir -p build
+	$(CMAKE) -S $(NATIVE) -B build/$(1) -DLRAM_SHARED=OFF $(2) > build/$(1).log || (cat build/$(1).log; false)
+	$(CMAKE) --build build/$(1) --parallel $(NATIVE_JOBS)
+endef
+NATIVE_TESTS := -DLRAM_TESTS=ON -DLRAM_REPLAY=$(abspath $(REPLAY))
+
+test-native: $(REPLAY)/.written ## the native engine's own tests, and recorded steps on every instruction set
+	$(call build-native,native,$(NATIVE_TESTS))
+	$(CTEST) --test-dir build/native
+
+COMMA := ,
+# The thread sanitizer of GCC 12 knows no kernel that places memory at random over more than 28 bits.
+MEMORY_SANITIZERS := address,undefined,float-cast-overflow
+
+test-sanitizers: $(REPLAY)/.written ## the same tests with the address, undefined behaviour and thread sanitizers
+	$(call build-native,native-address,$(NATIVE_TESTS) -DLRAM_SANITIZE=$(MEMORY_SANITIZERS))
+	$(CTEST) --test-dir build/native-address
+	$(call build-native,native-thread,$(NATIVE_TESTS) -DLRAM_SANITIZE=thread)
+	setarch -R $(CTEST) --test-dir build/native-thread
+
+ARM_PACKAGES = $(if $(shell command -v aarch64-linux-gnu-g++),,g++-aarch64-linux-gnu) \
+	$(if $(shell command -v qemu-aarch64-static),,qemu-user-static)
+
+test-arm: $(REPLAY)/.written ## the same tests on emulated ARM processors, with and without dot product
+	@test -z "$(strip $(ARM_PACKAGES))" || (echo "test-arm: missing: apt-get install $(strip $(ARM_PACKAGES))"; false)
+	$(call build-native,native-arm,$(NATIVE_TESTS) \
+		-DCMAKE_TOOLCHAIN_FILE=$(abspath $(NATIVE)/cmake/aarch64-linux-gnu.cmake))
+	LRAM_EMULATED=1 QEMU_CPU=max LRAM_EXPECT_ISA=neondot $(CTEST) --test-dir build/native-arm
+	LRAM_EMULATED=1 QEMU_CPU=cortex-a72 LRAM_EXPECT_ISA=neon $(CTEST) --test-dir build/native-arm
+
+# Inputs that were found to matter stay in build/fuzz for the next run; a finding is a file of its own there.
+fuzz: $(STAMP)   ## fuzzers of the artifact reader and of saved states, FUZZ_SECONDS each (600); needs clang++
+	@command -v clang++ > /dev/null || (echo "fuzz: missing: apt-get install clang"; false)
+	$(call build-native,native-fuzz,-DLRAM_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++ \
+		-DLRAM_SANITIZE=fuzzer-no-link$(COMMA)$(MEMORY_SANITIZERS))
+	build/native-fuzz/fuzz/write_seeds build/fuzz
+	build/native-fuzz/fuzz/fuzz_artifact -max_total_time=$(FUZZ_SECONDS) -max_len=262144 -timeout=60 \
+		-print_final_stats=1 -artifact_prefix=build/fuzz/artifact- build/fuzz/artifact
+	build/native-fuzz/fuzz/fuzz_state -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=60 \
+		-print_final_stats=1 -artifact_prefix=build/fuzz/state- build/fuzz/state
 
 test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a package index)
 	$(BIN)/python -m pytest -m environment
@@ -57,6 +113,16 @@ lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(MAKE) typecheck
 
+CPP = $(shell find kernels examples -name '*.h' -o -name '*.c' -o -name '*.cpp')
+# one instruction set stands for all: the others are the same templates
+TIDY = $(filter-out %/binding.cpp $(filter-out %/isa_plain.cpp,$(filter %/isa_%.cpp,$(CPP))),$(filter $(NATIVE)/%.cpp,$(CPP)))
+
+lint-native: $(STAMP) ## clang-format and clang-tidy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	mkdir -p build
+	$(CMAKE) -S $(NATIVE) -B build/lint-native -DLRAM_TESTS=ON > build/lint-native.log || (cat build/lint-native.log; false)
+	printf '%s\n' $(TIDY) | xargs -P $(NATIVE_JOBS) -n 1 $(BIN)/clang-tidy -p build/lint-native --quiet
+
 # mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
 typecheck: $(STAMP) ## mypy on the package as installed
 	rm -rf build/typecheck
@@ -66,6 +132,7 @@ typecheck: $(STAMP) ## mypy on the package as installed
 format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
 
 clean:           ## remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

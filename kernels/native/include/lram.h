@@ -105,7 +105,8 @@ LRAM_API void lram_options_init(lram_options *options);
  * a disk. The environment variable LRAM_ISA names the kernels to use; unset or empty, they are the best that this
  * processor has (see lram_description.isa).
  *
- * path     the file. Copied.
+ * path     the file, which must stay as it is until the model is closed: to replace it, rename another one to its
+ *          name. The path is copied.
  * options  borrowed, `cpus` included. NULL: the defaults.
  * model    receives the model, which the caller gives back to lram_close; NULL after a failure.
  *

@@ -3,7 +3,22 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define LRAM_GUARDS 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LRAM_GUARDS 1
+#endif
+#endif
+
 namespace lram {
+
+// Bytes a process may use here: of the machine, or of its container if that has less.
+struct MachineMemory {
+  std::uint64_t total;
+  std::uint64_t available;
+};
+MachineMemory machine_memory();
 
 class Arena {
  public:
@@ -26,17 +41,23 @@ class Planner {
  public:
   explicit Planner(std::uint8_t* memory) : memory_(memory) {}
 
+  // Throws Error if there are more than an int can count: kernels index with one.
   template <class T>
   T* take(std::size_t count) {
-    const std::size_t at = used_;
-    used_ = (used_ + count * sizeof(T) + 127) / 128 * 128;
-    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + at);
+    return reinterpret_cast<T*>(take_bytes(count, sizeof(T)));
   }
   std::size_t used() const { return used_; }
 
+  // From here on AddressSanitizer, where it is on, finds an access between two parts.
+  void guard();
+
  private:
+  std::uint8_t* take_bytes(std::size_t count, std::size_t size);
+  void close_gap(std::size_t from);
+
   std::uint8_t* memory_;
   std::size_t used_ = 0;
+  bool guarded_ = false;
 };
 
 }  // namespace lram

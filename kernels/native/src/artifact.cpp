@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "arena.h"
 #include "error.h"
 
 namespace lram {
@@ -50,13 +51,6 @@ Checksum checksum(const std::uint8_t* bytes, std::size_t size) {
   return found;
 }
 
-// 0 where the system does not tell.
-std::uint64_t physical_memory() {
-  const long pages = sysconf(_SC_PHYS_PAGES);
-  const long page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
-}
-
 // Closes the descriptor on every way out of the constructor.
 struct File {
   // not blocking: a pipe is refused, not waited for
@@ -85,8 +79,8 @@ Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path
   if (got != static_cast<ssize_t>(sizeof start))
     throw Error(LRAM_ERROR_FILE, path + ": cannot be read: " + (got < 0 ? std::strerror(errno) : "it became shorter"));
   check_start(start);
-  const std::uint64_t memory = physical_memory();
-  if (memory != 0 && size_ > memory)
+  const std::uint64_t memory = machine_memory().total;
+  if (size_ > memory)
     throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes do not fit the memory of this machine, " +
                                        number(memory) + " bytes");
   // populated here, so that no step meets a page fault
@@ -172,7 +166,7 @@ void Artifact::check_sizes() const {
   within("hidden", h.hidden, 16, 1U << 15, 16);
   within("blocks", h.blocks, 1, 256);
   within("heads", h.heads, 1, 64);
-  within("inner", h.inner, 16 * h.heads, 1U << 16, 16 * h.heads);
+  within("inner", h.inner, 16 * h.heads, 1U << 15, 16 * h.heads);
   within("conv_kernel", h.conv_kernel, 2, 16);
   bool any_slstm = false;
   for (std::uint32_t b = 0; b < 256; ++b) {

@@ -20,6 +20,7 @@ struct Map {
 
 // Zeros around the rows of a share; the first and the last share also get the rows above and below.
 void clear_border(const Map& map, Range rows) {
+  if (rows.begin == rows.end) return;  // more threads than rows: somebody else has the first and the last one
   const int channels = map.channels;
   for (int row = rows.begin; row < rows.end; ++row) {
     std::fill_n(map.pixel(row, -1), channels, 0.0F);

@@ -53,6 +53,7 @@ void State::plan(Planner& planner) {
   threads.clear();
   plan_state(planner);
   state_bytes_ = planner.used();
+  planner.guard();
   plan_buffers(planner);
 }
 
@@ -90,8 +91,10 @@ void State::plan_buffers(Planner& planner) {
   // heads of mLSTM and sLSTM blocks and slices of the feed-forward use the same buffers
   const int widest = std::max({s.head_width, 4 * s.slstm_width, s.ffn_slice});
   const auto width = static_cast<std::size_t>(padded(widest));
-  const auto groups = static_cast<std::size_t>(std::max({widest, s.hidden, s.image_features}) / kGroup + 1);
-  const auto longest = static_cast<std::size_t>(std::max({widest, padded(s.hidden), s.image_features}));
+  const Matrix& encoder = model_.embed_observation;
+  const int observed = encoder.format == Format::float32 ? 0 : encoder.cols;  // else nobody asks for its codes
+  const auto groups = static_cast<std::size_t>(std::max({widest, s.hidden, observed}) / kGroup + 1);
+  const auto longest = static_cast<std::size_t>(std::max({widest, padded(s.hidden), observed}));
   const std::size_t codes = count * 2 * (longest + kGroup);
   for (int head = 0; head < std::max({s.heads, s.slstm_heads, s.ffn_slices}); ++head) {
     HeadBuffers b = {};

@@ -147,6 +147,7 @@ void check_inputs(const State& state, const lram_inputs& inputs, const lram_outp
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
   Model& model = state.model();
   StepContext context = {state, model, model.kernels(), model.sizes(), inputs, outputs};
+  const FloatingPointMode mode;
   model.pool().run(work, &context);
   choose(context);
 }
@@ -154,7 +155,8 @@ void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outpu
 void add_parts(StepContext& context, int thread, int count) {
   const State& state = context.state;
   const int hidden = context.sizes.hidden;
-  const auto part_stride = static_cast<std::size_t>(state.heads[1].part - state.heads[0].part);
+  const bool several = state.heads.size() > 1;
+  const auto part_stride = several ? static_cast<std::size_t>(state.heads[1].part - state.heads[0].part) : 0;
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
   for (int token = 0; token < state.tokens(); ++token)
     context.kernels.accumulate(x + token * hidden, state.heads[0].part + token * state.padded_hidden(), part_stride,

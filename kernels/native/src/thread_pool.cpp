@@ -24,12 +24,20 @@ void pause_briefly() {
 #endif
 }
 
-constexpr int kSpinsBeforeYield = 20000;  // around 0.2 ms: after that another thread needs this processor more
+// At a barrier: around 0.2 ms, after that another thread needs this processor more; with more threads than processors
+// one that is waited for always does.
+int spins_before_yield(int threads) {
+  const unsigned processors = std::thread::hardware_concurrency();
+  return processors != 0 && static_cast<unsigned>(threads) > processors ? 100 : 20000;
+}
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_microseconds)
-    : threads_(threads), spin_microseconds_(spin_microseconds), arrivals_(static_cast<std::size_t>(threads)) {
+    : threads_(threads),
+      spin_microseconds_(spin_microseconds),
+      spins_before_yield_(spins_before_yield(threads)),
+      arrivals_(static_cast<std::size_t>(threads)) {
   try {
     for (int thread = 1; thread < threads; ++thread) {
       workers_.emplace_back([this, thread] { serve(thread); });
@@ -69,7 +77,6 @@ void ThreadPool::run(void (*work)(void*, int), void* context) {
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
-  const FlushDenormals flush;
   work(context, 0);
   barrier(0);
 }
@@ -82,7 +89,7 @@ void ThreadPool::barrier(int thread) {
   for (Arrival& other : arrivals_) {
     int spins = 0;
     while (static_cast<std::int32_t>(other.count.load(std::memory_order_acquire) - arrived) < 0) {
-      if (++spins < kSpinsBeforeYield)
+      if (++spins < spins_before_yield_)
         pause_briefly();
       else
         std::this_thread::yield();
@@ -103,7 +110,7 @@ bool ThreadPool::wait_for_job(std::uint32_t last) const {
 }
 
 void ThreadPool::serve(int thread) {
-  const FlushDenormals flush;
+  const FloatingPointMode mode;
   std::uint32_t last = 0;
   while (true) {
     if (!wait_for_job(last)) {
@@ -120,17 +127,17 @@ void ThreadPool::serve(int thread) {
 }
 
 #if defined(__x86_64__)
-FlushDenormals::FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(static_cast<unsigned>(before_) | 0x8040U); }
-FlushDenormals::~FlushDenormals() { _mm_setcsr(static_cast<unsigned>(before_)); }
+FloatingPointMode::FloatingPointMode() : before_(_mm_getcsr()) { _mm_setcsr(0x9fc0U); }
+FloatingPointMode::~FloatingPointMode() { _mm_setcsr(static_cast<unsigned>(before_)); }
 #elif defined(__aarch64__)
-FlushDenormals::FlushDenormals() {
+FloatingPointMode::FloatingPointMode() {
   asm volatile("mrs %0, fpcr" : "=r"(before_));
-  asm volatile("msr fpcr, %0" ::"r"(before_ | (std::uint64_t{1} << 24)));
+  asm volatile("msr fpcr, %0" ::"r"(std::uint64_t{1} << 24));
 }
-FlushDenormals::~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+FloatingPointMode::~FloatingPointMode() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
 #else
-FlushDenormals::FlushDenormals() : before_(0) {}
-FlushDenormals::~FlushDenormals() = default;
+FloatingPointMode::FloatingPointMode() : before_(0) {}
+FloatingPointMode::~FloatingPointMode() = default;
 #endif
 
 }  // namespace lram

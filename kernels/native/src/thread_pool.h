@@ -20,7 +20,7 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Runs work(context, thread) on every thread; returns when all are done.
+  // Runs work(context, thread) on every thread; returns when all are done. The caller sets its own FloatingPointMode.
   void run(void (*work)(void* context, int thread), void* context);
 
   // Only inside `run`: returns when every thread has called it as often as this one.
@@ -37,6 +37,7 @@ class ThreadPool {
 
   int threads_;
   int spin_microseconds_;
+  int spins_before_yield_;  // at a barrier
   void (*work_)(void*, int) = nullptr;
   void* context_ = nullptr;
   std::vector<Arrival> arrivals_;
@@ -48,13 +49,14 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-// Flushes denormals to zero for its lifetime: they cost a hundred times as much and carry nothing.
-class FlushDenormals {
+// This thread's floating-point mode for its lifetime, whatever the caller has set: rounds to nearest, traps nothing, and
+// flushes denormals to zero, which cost a hundred times as much and carry nothing.
+class FloatingPointMode {
  public:
-  FlushDenormals();
-  ~FlushDenormals();
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
+  FloatingPointMode();
+  ~FloatingPointMode();
+  FloatingPointMode(const FloatingPointMode&) = delete;
+  FloatingPointMode& operator=(const FloatingPointMode&) = delete;
 
  private:
   std::uint64_t before_;

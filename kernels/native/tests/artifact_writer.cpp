@@ -112,6 +112,7 @@ class Writer {
 };
 
 constexpr int kObservation = 20;
+constexpr int kLargeObservation = 1024;
 constexpr int kImage = 12;
 constexpr int kSlice = 64;
 constexpr int kSlices = 2;
@@ -165,7 +166,8 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
     }
     w.tiled(TensorId::embed_observation, 0, 1, s.hidden, 32 * 2 * 2);
   } else {
-    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, kObservation, false);
+    const int size = s.large_observation ? kLargeObservation : kObservation;
+    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, size, s.large_observation);
   }
   add_blocks(w, s);
   w.plain(TensorId::post_norm, 0, s.hidden, 0.1F, 1);
@@ -189,7 +191,7 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   h.ffn_slices = kSlices;
   h.ffn_slice = kSlice;
   h.observation = s.images ? LRAM_IMAGE : LRAM_VECTOR;
-  h.observation_dim = kObservation;
+  h.observation_dim = number(s.large_observation ? kLargeObservation : kObservation);
   h.image_channels = 3;
   h.image_height = h.image_width = kImage;
   h.action = s.discrete ? LRAM_DISCRETE : LRAM_CONTINUOUS;

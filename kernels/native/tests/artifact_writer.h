@@ -18,6 +18,7 @@ struct Shape {
   int planes = 2;
   bool images = false;
   bool discrete = false;
+  bool large_observation = false;  // its encoder counts among the large matrices
   unsigned seed = 1;
 };
 

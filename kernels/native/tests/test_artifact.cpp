@@ -1,6 +1,11 @@
 // Artifacts that are cut off, altered or from the future: an error, never a crash.
+#include <unistd.h>
+
+#include <cstddef>
 #include <cstring>
 
+#include "arena.h"
+#include "error.h"
 #include "testing.h"
 
 using namespace lram_testing;
@@ -13,6 +18,7 @@ lram_status try_open(const std::vector<std::uint8_t>& content) {
   lram_model* model = nullptr;
   const lram_status status = lram_open(file.path().c_str(), nullptr, &model);
   CHECK((status == LRAM_OK) == (model != nullptr));
+  if (status == LRAM_OK) Driver({model, [](lram_model*) {}}, 1).step(0);  // what is accepted also runs
   lram_close(model);
   return status;
 }
@@ -67,6 +73,44 @@ TEST(other_files_are_refused) {
   CHECK(told("/nowhere/model.lrn: cannot be opened"));
   CHECK(lram_open("/tmp", nullptr, &model) == LRAM_ERROR_FILE);
   CHECK(lram_open(nullptr, nullptr, &model) == LRAM_ERROR_ARGUMENT);
+}
+
+TEST(an_artifact_larger_than_memory_is_refused_before_it_is_read) {
+  const std::uint64_t size = std::uint64_t{1} << 43;  // a hole: it takes no room on the disk
+  std::vector<std::uint8_t> bytes = make_artifact({});
+  std::memcpy(bytes.data() + offsetof(lram::FileHeader, file_bytes), &size, sizeof size);
+  const TemporaryFile file(bytes);
+  CHECK(truncate(file.path().c_str(), static_cast<off_t>(size)) == 0);
+  lram_model* model = nullptr;
+  CHECK(lram_open(file.path().c_str(), nullptr, &model) == LRAM_ERROR_MEMORY && model == nullptr);
+  CHECK(told("8796093022208 bytes do not fit the memory of this machine"));
+}
+
+TEST(a_state_larger_than_memory_is_refused) {
+  const TemporaryFile file(make_artifact({}));
+  const ModelPointer model = open_model(file, "");
+  lram_state* state = nullptr;
+  for (const int batch : {-1, 0, 4097}) {
+    CHECK(lram_state_create(model.get(), batch, &state) == LRAM_ERROR_ARGUMENT && state == nullptr);
+    CHECK(told("batch: expected 1 to 4096"));
+  }
+  Shape wide;
+  wide.heads = wide.blocks = 1;
+  wide.hidden = 16;
+  wide.inner = 2048;
+  wide.slstm_at = {};
+  wide.layout = lram::Layout::tiled_int4;
+  const TemporaryFile wide_file(make_artifact(wide));
+  const ModelPointer wide_model = open_model(wide_file, "");
+  CHECK(lram_state_create(wide_model.get(), 4096, &state) == LRAM_ERROR_MEMORY && state == nullptr);
+  CHECK(told("state: a buffer of 17179869184 elements, expected at most 2147483647; use a smaller batch"));
+  try {
+    const lram::Arena arena(std::size_t{1} << 45, false);
+    CHECK(false);
+  } catch (const lram::Error& error) {
+    CHECK(error.status() == LRAM_ERROR_MEMORY);
+    CHECK(std::string(error.what()).find("bytes do not fit the memory that is free") != std::string::npos);
+  }
 }
 
 TEST(options_that_make_no_sense_are_refused) {

@@ -26,6 +26,15 @@ std::vector<Shape> shapes() {
       }
       all.push_back(s);
     }
+  Shape smallest;  // one head, one slice, one of everything
+  smallest.hidden = smallest.inner = 16;
+  smallest.blocks = smallest.heads = 1;
+  smallest.slstm_at = {};
+  all.push_back(smallest);
+  Shape observant;
+  observant.layout = Layout::tiled_int8;
+  observant.large_observation = true;
+  all.push_back(observant);
   Shape image;
   image.images = image.discrete = true;
   all.push_back(image);

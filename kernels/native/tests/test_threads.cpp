@@ -7,10 +7,12 @@
 using namespace lram_testing;
 
 TEST(results_do_not_depend_on_the_number_of_threads) {
-  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8})
+  for (const lram::Layout layout :
+       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
     for (const bool images : {false, true})
       for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF}) {
         Shape shape;
+        if (layout == lram::Layout::tiled_int4) shape.inner = 256;  // heads of whole groups
         shape.layout = layout;
         shape.images = images;
         const TemporaryFile file(make_artifact(shape));
@@ -18,7 +20,7 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
         Driver expected(single, 2);
         std::vector<std::vector<float>> logits;
         for (unsigned step = 0; step < 20; ++step) logits.push_back(expected.step(step));
-        for (const int threads : {2, 3, 4, 9}) {
+        for (const int threads : {1, 2, 3, 4, 9}) {  // and 1: nor on the run
           const ModelPointer model = open_model(file, "", threads, format);
           Driver actual(model, 2);
           CHECK(actual.about.threads == std::min(threads, 4));

@@ -13,6 +13,7 @@
 #include "artifact_writer.h"
 #include "kernels/kernels.h"
 #include "lram.h"
+#include "state.h"
 
 namespace lram_testing {
 
@@ -46,6 +47,36 @@ struct Registered {
     }                                                                                \
   } while (false)
 
+// Leaves a test that this build or this machine cannot run.
+#define SKIP(reason)                            \
+  do {                                          \
+    std::printf("  not checked: %s\n", reason); \
+    return;                                     \
+  } while (false)
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LRAM_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LRAM_SANITIZED 1
+#endif
+#endif
+#ifdef LRAM_SANITIZED
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+// Under an emulator, system calls and page faults are the emulator's, too (see `make test-arm`).
+inline bool emulated() { return std::getenv("LRAM_EMULATED") != nullptr; }
+
+// The recurrent memory of a state as it lies, to the byte.
+inline std::vector<std::uint8_t> bytes_of(const lram_state* state) {
+  const auto& inner = reinterpret_cast<const lram::State&>(*state);
+  const auto* begin = reinterpret_cast<const std::uint8_t*>(inner.memory());
+  return {begin, begin + inner.memory_floats() * sizeof(float)};
+}
+
 inline int run_all() {
   for (const auto& test : tests()) {
     const int before = failures;
@@ -58,7 +89,7 @@ inline int run_all() {
 using ModelPointer = std::unique_ptr<lram_model, decltype(&lram_close)>;
 using StatePointer = std::unique_ptr<lram_state, decltype(&lram_state_free)>;
 
-inline ModelPointer open_model(const TemporaryFile& file, const char* isa, int threads = 1,
+inline ModelPointer open_model(const std::string& path, const char* isa, int threads = 1,
                                lram_state_format format = LRAM_STATE_FLOAT32) {
   setenv("LRAM_ISA", isa, 1);
   lram_options options;
@@ -66,8 +97,13 @@ inline ModelPointer open_model(const TemporaryFile& file, const char* isa, int t
   options.threads = threads;
   options.state_format = format;
   lram_model* model = nullptr;
-  CHECK_OK(lram_open(file.path().c_str(), &options, &model));
+  CHECK_OK(lram_open(path.c_str(), &options, &model));
   return {model, lram_close};
+}
+
+inline ModelPointer open_model(const TemporaryFile& file, const char* isa, int threads = 1,
+                               lram_state_format format = LRAM_STATE_FLOAT32) {
+  return open_model(file.path(), isa, threads, format);
 }
 
 inline StatePointer create_state(const ModelPointer& model, int batch) {

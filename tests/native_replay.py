@@ -1,0 +1,59 @@
+"""The golden checkpoints' recorded steps, for `kernels/native/tests/test_replay.cpp` (its comment is the format).
+
+python -m tests.native_replay FOLDER writes FOLDER/NAME-PRECISION.lrn and .steps, the same steps and bounds that
+`lram-export verify` goes by: so that what has no Python, an emulated processor or a sanitizer, can be held to them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lram_export.bundle import Bundle
+from lram_export.parity import tolerance
+from lram_export.verify import load_bundle_reference
+
+from .conftest import GOLDEN_NAMES, load_golden, succeed
+
+TARGET = "native"
+PRECISIONS = ("fp32", "int8", "int4")
+"""Those with kernels of their own, but for `w8a8`: 8-bit activations of so small a model are further off than allowed."""
+
+
+def write(folder: Path) -> None:
+    """Write all recordings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in GOLDEN_NAMES:
+            for precision in PRECISIONS:
+                bundle = Path(temporary) / f"{name}-{precision}.lram"
+                golden = load_golden(name)
+                succeed(
+                    "export",
+                    *(golden.checkpoint, "-o", bundle, "--target", TARGET, "--precision", precision, "--batch", "2"),
+                    *golden.task_options,
+                )
+                model = next((bundle / TARGET).glob("*.lrn"))
+                shutil.copyfile(model, folder / f"{bundle.stem}.lrn")
+                (folder / f"{bundle.stem}.steps").write_bytes(b"".join(recording(Bundle.open(bundle))))
+
+
+def recording(bundle: Bundle) -> Iterator[bytes]:
+    """Everything in the file, in its order."""
+    entry, reference = bundle.artifact(TARGET), load_bundle_reference(bundle)
+    bounds = tolerance(entry.precision, entry.activations)
+    yield struct.pack("<iiff", len(reference.inputs), bounds.relative, bounds.logit, bounds.state)
+    for arguments, action, logits in zip(reference.inputs, reference.action, reference.action_logits, strict=True):
+        yield from (np.ascontiguousarray(array).tobytes() for array in (*arguments, action, logits))
+    for sample in reference.state_samples.values():
+        yield sample.tobytes()
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
