@@ -23,7 +23,7 @@ from .conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGET = "native"
 PRECISIONS = ("fp32", "int8", "int4")
-"""Those with kernels of their own, but for `w8a8`: 8-bit activations of so small a model are further off than allowed."""
+"""Those with kernels of their own, but for `w8a8`, which takes so small a model further off than allowed."""
 
 
 def write(folder: Path) -> None:
