@@ -4,10 +4,10 @@
 //
 // A tick's deadline is the next tick. After an overrun the loop goes on at the next tick that is still to come: missed
 // ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held. Ctrl-C ends it, and so
-// do the seconds; either way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see docs/native.md).
+// do the seconds; either way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see
+// docs/native.md).
 // --fault makes every N-th observation NaN, to see the loop hold.
 #include <lram.h>
-
 #include <sched.h>
 #include <sys/mman.h>
 
@@ -166,13 +166,20 @@ Options parse(int argc, char** argv) {
         throw std::runtime_error(name + ": expected a positive number");
       return value;
     };
-    if (name == "--rate") options.rate = number();
-    else if (name == "--seconds") options.seconds = number();
-    else if (name == "--threads") options.threads = static_cast<int>(number());
-    else if (name == "--fault") options.fault = static_cast<int>(number());
-    else if (name == "--realtime") options.realtime = true;
-    else if (name.rfind("--", 0) == 0 || !options.model.empty()) throw std::runtime_error(name + ": unknown argument");
-    else options.model = name;
+    if (name == "--rate")
+      options.rate = number();
+    else if (name == "--seconds")
+      options.seconds = number();
+    else if (name == "--threads")
+      options.threads = static_cast<int>(number());
+    else if (name == "--fault")
+      options.fault = static_cast<int>(number());
+    else if (name == "--realtime")
+      options.realtime = true;
+    else if (name.rfind("--", 0) == 0 || !options.model.empty())
+      throw std::runtime_error(name + ": unknown argument");
+    else
+      options.model = name;
   }
   if (options.model.empty()) throw std::runtime_error("MODEL: expected the path of a native/model.lrn");
   return options;
@@ -223,8 +230,9 @@ int run(const Options& options) {
     tick += period * (late + 1);
   }
 
-  std::printf("%lld steps, %lld deadlines missed, %lld ticks skipped, %lld actions held\n", static_cast<long long>(steps),
-              static_cast<long long>(missed), static_cast<long long>(skipped), static_cast<long long>(held));
+  std::printf("%lld steps, %lld deadlines missed, %lld ticks skipped, %lld actions held\n",
+              static_cast<long long>(steps), static_cast<long long>(missed), static_cast<long long>(skipped),
+              static_cast<long long>(held));
   awake.print("from tick to awake");
   done.print("from tick to action");
   if (held > 0) std::printf("first held: %s\n", problem.c_str());

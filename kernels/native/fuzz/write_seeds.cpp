@@ -34,8 +34,7 @@ void write_artifacts(const std::string& folder) {
   const auto add = [&](const Shape& shape) {
     write(folder + "/" + std::to_string(number++), lram_testing::make_artifact(shape));
   };
-  for (const lram::Layout layout :
-       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
     for (const int planes : {1, 2}) {
       Shape shape = smallest(layout);
       shape.planes = planes;

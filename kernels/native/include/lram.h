@@ -87,14 +87,14 @@ typedef enum lram_state_format {
 } lram_state_format;
 
 typedef struct lram_options {
-  int threads;            /* threads that compute, 1 to 1024, the caller's included; more than heads are not used */
-  const int *cpus;        /* where the threads after the caller's are pinned, in turn; NULL: they are not. The caller
-                             pins its own */
-  int cpu_count;          /* how many `cpus` there are, at least 1; not looked at where `cpus` is NULL */
-  int spin_microseconds;  /* how long a thread waits for work before it sleeps, 0 (it sleeps at once) to 1000000 */
-  int lock_memory;        /* not 0: mlock weights and states, so that nothing of them is ever paged out */
+  int threads;           /* threads that compute, 1 to 1024, the caller's included; more than heads are not used */
+  const int *cpus;       /* where the threads after the caller's are pinned, in turn; NULL: they are not. The caller
+                            pins its own */
+  int cpu_count;         /* how many `cpus` there are, at least 1; not looked at where `cpus` is NULL */
+  int spin_microseconds; /* how long a thread waits for work before it sleeps, 0 (it sleeps at once) to 1000000 */
+  int lock_memory;       /* not 0: mlock weights and states, so that nothing of them is ever paged out */
   lram_state_format state_format;
-  int verify;             /* not 0: compare the artifact with its checksum, which reads all of it */
+  int verify; /* not 0: compare the artifact with its checksum, which reads all of it */
 } lram_options;
 
 /* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified. Call it first,
@@ -123,20 +123,20 @@ typedef enum lram_action { LRAM_CONTINUOUS = 0, LRAM_DISCRETE = 1 } lram_action;
 typedef enum lram_feedback { LRAM_REWARD_NONE = 0, LRAM_REWARD_OBSERVED = 1 } lram_feedback;
 
 typedef struct lram_description {
-  const char *isa;            /* the kernels in use, e.g. "avx2"; "plain" if this processor has nothing better. Static */
-  int threads;                /* threads in use */
-  int batch;                  /* batch the artifact was exported for; states may have another */
+  const char *isa; /* the kernels in use, e.g. "avx2"; "plain" if this processor has nothing better. Static */
+  int threads;     /* threads in use */
+  int batch;       /* batch the artifact was exported for; states may have another */
   lram_observation observation;
-  size_t observation_size;    /* elements per row: float for vectors, uint8_t (channels, height, width) for images */
+  size_t observation_size; /* elements per row: float for vectors, uint8_t (channels, height, width) for images */
   lram_action action;
-  size_t action_size;         /* elements per row: float for continuous, int64_t for discrete actions */
-  size_t logits_size;         /* floats per row */
-  size_t state_size;          /* floats per row of a saved state */
+  size_t action_size; /* elements per row: float for continuous, int64_t for discrete actions */
+  size_t logits_size; /* floats per row */
+  size_t state_size;  /* floats per row of a saved state */
   size_t state_tensors;
-  size_t weight_bytes;        /* bytes of weights the artifact holds */
-  lram_feedback feedback;     /* whether lram_inputs.reward is 0 or the reward of the previous step */
-  float target_return;        /* return to aim at, in the environment's units */
-  float reward_scale;         /* divisor of returns and rewards; 0: the artifact does not say */
+  size_t weight_bytes;    /* bytes of weights the artifact holds */
+  lram_feedback feedback; /* whether lram_inputs.reward is 0 or the reward of the previous step */
+  float target_return;    /* return to aim at, in the environment's units */
+  float reward_scale;     /* divisor of returns and rewards; 0: the artifact does not say */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any

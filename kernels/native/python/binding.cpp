@@ -98,8 +98,9 @@ struct State {
 
   static void expect(const char* name, std::size_t got, std::size_t expected) {
     if (got != expected)
-      throw nb::value_error((std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " +
-                             std::to_string(got)).c_str());
+      throw nb::value_error(
+          (std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(got))
+              .c_str());
   }
 
   // Arrays that stay where they are; steps read and write them.
@@ -108,7 +109,8 @@ struct State {
     lram_description about;
     check(lram_describe(model.get(), &about));
     const auto rows = static_cast<std::size_t>(inner().batch());
-    expect("observation", observation.nbytes(), rows * about.observation_size * (about.observation == LRAM_IMAGE ? 1 : 4));
+    expect("observation", observation.nbytes(),
+           rows * about.observation_size * (about.observation == LRAM_IMAGE ? 1 : 4));
     expect("return_to_go", return_to_go.nbytes(), 4 * rows);
     expect("reward", reward.nbytes(), 4 * rows);
     expect("is_first", is_first.nbytes(), 4 * rows);
@@ -116,7 +118,8 @@ struct State {
     expect("action_logits", logits.nbytes(), 4 * rows * about.logits_size);
     inputs = {observation.data(), return_to_go.data(), reward.data(), is_first.data()};
     outputs = {action.data(), logits.data()};
-    bound = {nb::find(observation), nb::find(return_to_go), nb::find(reward), nb::find(is_first), nb::find(action), nb::find(logits)};
+    bound = {nb::find(observation), nb::find(return_to_go), nb::find(reward),
+             nb::find(is_first),    nb::find(action),       nb::find(logits)};
   }
 
   void step() {
@@ -162,13 +165,14 @@ nb::list instruction_sets() {
 NB_MODULE(_native, m) {
   m.doc() = "The native engine; see runtimes/native.py.";
   m.def("instruction_sets", instruction_sets, "Kernels this processor runs, best first.");
-  m.def("chosen_instruction_set", chosen_instruction_set, "Kernels that models use; raises ValueError if LRAM_ISA names none.");
+  m.def("chosen_instruction_set", chosen_instruction_set,
+        "Kernels that models use; raises ValueError if LRAM_ISA names none.");
   m.attr("__version__") = lram_version();
   nb::class_<Model>(m, "Model")
-      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(), nb::arg("path"),
-           nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
-           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false,
-           nb::arg("state_format") = "float32", nb::arg("verify") = true)
+      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(),
+           nb::arg("path"), nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
+           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false, nb::arg("state_format") = "float32",
+           nb::arg("verify") = true)
       .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
       .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })

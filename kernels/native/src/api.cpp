@@ -175,7 +175,8 @@ lram_status lram_state_load(lram_state* state, const float* values, size_t count
 
 lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_outputs* outputs) {
   return guarded([&] {
-    expect(state != nullptr && inputs != nullptr && outputs != nullptr, "state, inputs, outputs: expected all, got NULL");
+    expect(state != nullptr && inputs != nullptr && outputs != nullptr,
+           "state, inputs, outputs: expected all, got NULL");
     lram::check_inputs(*state, *inputs, *outputs);
     if (!state->model().begin_step())
       throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");

@@ -41,7 +41,8 @@ MachineMemory machine_memory() {
   const long pages = sysconf(_SC_PHYS_PAGES);
   const long page = sysconf(_SC_PAGESIZE);
   const bool known = pages > 0 && page > 0;
-  const std::uint64_t physical = known ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : UINT64_MAX;
+  const std::uint64_t physical =
+      known ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : UINT64_MAX;
   const std::uint64_t total = std::min(physical, limit);
   const std::uint64_t free = read_number("/proc/meminfo", "MemAvailable: %llu kB", total / 1024) * 1024;
   return {total, std::min(free, total)};

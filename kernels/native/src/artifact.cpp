@@ -72,7 +72,8 @@ Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path
     throw Error(LRAM_ERROR_FILE, path + ": cannot be opened: " + std::strerror(errno));
   if (!S_ISREG(about.st_mode)) throw Error(LRAM_ERROR_FILE, path + ": expected a file");
   size_ = static_cast<std::size_t>(about.st_size);
-  if (size_ < sizeof(FileHeader)) refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
+  if (size_ < sizeof(FileHeader))
+    refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
   // before anything is mapped: what is no artifact may be as large as it likes
   FileHeader start;
   const ssize_t got = pread(file.descriptor, &start, sizeof start, 0);
@@ -101,7 +102,8 @@ Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path
 
 Artifact::Artifact(const std::uint8_t* bytes, std::size_t size, bool verify)
     : path_("memory"), bytes_(bytes), size_(size) {
-  if (size_ < sizeof(FileHeader)) refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
+  if (size_ < sizeof(FileHeader))
+    refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
   check(verify);
 }
 
@@ -115,7 +117,8 @@ void Artifact::check_start(const FileHeader& h) const {
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) refuse("magic: not an artifact of the target `native`");
   if (h.version > kFormatVersion)
     throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
-                                        ", this library reads up to " + number(kFormatVersion) + "; update lram-export");
+                                        ", this library reads up to " + number(kFormatVersion) +
+                                        "; update lram-export");
   if (h.version < 1) refuse("version: expected 1 or more, got 0");
   if (h.header_bytes != sizeof(FileHeader))
     refuse("header_bytes: expected " + number(sizeof(FileHeader)) + ", got " + number(h.header_bytes));

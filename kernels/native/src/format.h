@@ -8,7 +8,8 @@
 // A tiled tensor has `parts` matrices (rows, cols) one after the other, each in tiles of 32 rows:
 //   float32   [cols][32 floats]
 //   int8      [32 scales][32 times -128 * sum of the row's codes, int32][ceil(cols / 4)][32][4 codes]
-//   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i + 4
+//   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i +
+//   4
 // Rows beyond the last are 0, as are inputs beyond the last.
 #pragma once
 #include <cstddef>
@@ -131,7 +132,8 @@ constexpr std::uint64_t tile_bytes(Layout layout, std::uint64_t cols) {
 }
 
 constexpr std::uint64_t tensor_bytes(Layout layout, std::uint64_t parts, std::uint64_t rows, std::uint64_t cols) {
-  return layout == Layout::plain_float32 ? 4 * parts * rows * cols : parts * ((rows + 31) / 32) * tile_bytes(layout, cols);
+  return layout == Layout::plain_float32 ? 4 * parts * rows * cols
+                                         : parts * ((rows + 31) / 32) * tile_bytes(layout, cols);
 }
 
 }  // namespace lram

@@ -38,7 +38,9 @@ void read_image(const std::uint8_t* image, const Map& map, Range rows) {
     for (int column = 0; column < map.width; ++column)
       for (int channel = 0; channel < map.channels; ++channel)
         map.pixel(row, column)[channel] =
-            static_cast<float>(image[static_cast<std::size_t>(channel) * area + static_cast<std::size_t>(row * map.width + column)]) / 255.0F;
+            static_cast<float>(
+                image[static_cast<std::size_t>(channel) * area + static_cast<std::size_t>(row * map.width + column)]) /
+            255.0F;
 }
 
 // 3x3 maximum with stride 2 and padding 1.
@@ -106,7 +108,8 @@ class Encoder {
     const Range own = rows(to);
     clear_border(to, own);
     context_.kernels.image_convolution(
-        {to.width, w.channels_in, w.channels, relu, w.weight, w.bias, from.data, residual, to.data}, own.begin, own.end);
+        {to.width, w.channels_in, w.channels, relu, w.weight, w.bias, from.data, residual, to.data}, own.begin,
+        own.end);
     context_.barrier(thread_);
   }
 

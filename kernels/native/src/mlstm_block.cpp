@@ -80,9 +80,8 @@ void before_gates(StepContext& context, int block, int head, const Tokens& token
                               static_cast<std::size_t>(s.inner), b.convolved + at, stride, context.first(row)});
     context.kernels.query_key_value({s.head_width, w.query_key_value + 12 * start, b.convolved + at, input,
                                      static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
-    context.kernels.gate_sums({s.head_width, 2 * s.heads, w.gate_weight + 4 * s.heads * start, b.convolved + at,
-                               stride, input, static_cast<std::size_t>(padded),
-                               b.sums + row * 2 * s.heads * kTokens});
+    context.kernels.gate_sums({s.head_width, 2 * s.heads, w.gate_weight + 4 * s.heads * start, b.convolved + at, stride,
+                               input, static_cast<std::size_t>(padded), b.sums + row * 2 * s.heads * kTokens});
   }
 }
 
@@ -121,8 +120,8 @@ void after_gates(StepContext& context, int block, int head) {
       context.kernels.memory({s.head_width, chunk, first, state.C + static_cast<std::size_t>(cell) * matrix, n,
                               b.q + at, b.k + at, b.v + at, stride, b.h + at, b.scratch});
     }
-    context.kernels.head_output({s.head_width, context.model.header().head_epsilon, w.head_norm + start,
-                                 w.skip + start, b.convolved + at, stride, b.gate + row * kTokens * padded,
+    context.kernels.head_output({s.head_width, context.model.header().head_epsilon, w.head_norm + start, w.skip + start,
+                                 b.convolved + at, stride, b.gate + row * kTokens * padded,
                                  static_cast<std::size_t>(padded), b.h + at});
   }
   const Matrix& down = w.down[static_cast<std::size_t>(head)];

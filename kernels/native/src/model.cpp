@@ -101,8 +101,8 @@ void Model::resolve() {
   const int observed = images() ? sizes_.image_features : static_cast<int>(header().observation_dim);
   embed_observation = artifact_.matrices(TensorId::embed_observation, 0, 1, sizes_.hidden, observed)[0];
   if (embed_observation.format != Format::float32 && observed % 16 != 0)
-    throw Error(LRAM_ERROR_ARTIFACT, "embed_observation: expected float32 weights for " + std::to_string(observed) +
-                                         " inputs");
+    throw Error(LRAM_ERROR_ARTIFACT,
+                "embed_observation: expected float32 weights for " + std::to_string(observed) + " inputs");
   embed_observation_bias = artifact_.plain(TensorId::embed_observation_bias, 0, hidden);
   embed_norm_weight = artifact_.plain(TensorId::embed_norm_weight, 0, hidden);
   embed_norm_bias = artifact_.plain(TensorId::embed_norm_bias, 0, hidden);

@@ -64,8 +64,8 @@ void feed_forward_slice(StepContext& context, int block, int slice, const Tokens
   multiply(context, w.ffn_up[static_cast<std::size_t>(2 * slice + 1)], tokens, b.gate, padded);
   context.kernels.gated(context.model.ffn_activation(), b.input, b.gate, context.state.tokens() * padded, b.h);
   const Matrix& down = w.ffn_down[static_cast<std::size_t>(slice)];
-  const Tokens gated = of_head(context, b, b.h, static_cast<std::size_t>(padded), context.state.tokens(), s.ffn_slice,
-                               down);
+  const Tokens gated =
+      of_head(context, b, b.h, static_cast<std::size_t>(padded), context.state.tokens(), s.ffn_slice, down);
   multiply(context, down, gated, b.part, context.state.padded_hidden());
 }
 

@@ -35,8 +35,8 @@ struct HeadBuffers {
   float* code_scales;
   std::int32_t* code_sums;
   float* scratch;
-  float* sums;       // [batch][gates][3]: this head's part of all gates
-  float* part;       // [tokens][padded hidden]: this head's part of the block's output
+  float* sums;  // [batch][gates][3]: this head's part of all gates
+  float* part;  // [tokens][padded hidden]: this head's part of the block's output
 };
 
 // Buffers of one thread.
@@ -50,11 +50,11 @@ struct ThreadBuffers {
 
 // Buffers of the whole step.
 struct SharedBuffers {
-  float* observed;      // [batch][padded hidden]
-  float* mixed;         // [tokens][hidden]: output of the sLSTM heads
-  float* logits;        // [batch][padded logits]
-  float* images[4];     // bordered feature maps
-  float* features;      // [batch][image features]
+  float* observed;   // [batch][padded hidden]
+  float* mixed;      // [tokens][hidden]: output of the sLSTM heads
+  float* logits;     // [batch][padded logits]
+  float* images[4];  // bordered feature maps
+  float* features;   // [batch][image features]
 };
 
 struct StateTensor {
@@ -62,8 +62,8 @@ struct StateTensor {
   std::vector<std::size_t> extents;
   float initial;
   std::size_t size;  // per row
-  float* data;    // NULL for lazy matrices
-  bool matrices;  // in column tiles
+  float* data;       // NULL for lazy matrices
+  bool matrices;     // in column tiles
 };
 
 // The tensors of a model's state in the order in which they are saved; `data` is NULL.

@@ -28,7 +28,8 @@ void encode_observation(StepContext& context, int thread) {
     x = state.shared.features;
   }
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
-  const Tokens tokens = {state.batch(), x, size, matrix.planes, own.codes, size + kGroup, own.code_scales, own.code_sums};
+  const Tokens tokens = {state.batch(), x, size, matrix.planes, own.codes, size + kGroup, own.code_scales,
+                         own.code_sums};
   context.kernels.quantize(tokens, matrix.format, matrix.cols);
   const Range tiles = share(matrix.tiles, thread, context.threads());
   context.kernels.dense(matrix, tiles.begin, tiles.end, tokens, state.shared.observed,
@@ -45,7 +46,8 @@ void embed(StepContext& context, int thread) {
   for (int row = 0; row < state.batch(); ++row) {
     const float reward = context.inputs.reward[row];
     const float return_to_go = context.inputs.return_to_go[row];
-    const float* observed = state.shared.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
+    const float* observed =
+        state.shared.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
     float* x = own.x + static_cast<std::size_t>(row) * kTokens * static_cast<std::size_t>(hidden);
     for (int i = 0; i < hidden; ++i) {
       x[i] = model.embed_reward_weight[i] * reward + model.embed_reward_bias[i];
@@ -70,7 +72,7 @@ void decode(StepContext& context, int thread) {
                                model.header().norm_epsilon, hidden, own.normed + row * hidden);
   const Matrix& head = model.head;
   const auto stride = static_cast<std::size_t>(hidden);
-  const Tokens tokens = {state.batch(), own.normed, stride, head.planes,
+  const Tokens tokens = {state.batch(), own.normed,      stride,          head.planes,
                          own.codes,     stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, head.format, hidden);
   const Range tiles = share(head.tiles, thread, context.threads());
@@ -170,16 +172,22 @@ Tokens normalized(StepContext& context, int thread, const float* weight, Format 
     context.kernels.layer_norm(own.x + token * hidden, weight, nullptr, context.model.header().norm_epsilon, hidden,
                                own.normed + token * hidden);
   const auto stride = static_cast<std::size_t>(hidden);
-  const Tokens tokens = {context.state.tokens(), own.normed,      stride,          planes,
-                         own.codes,              stride + kGroup, own.code_scales, own.code_sums};
+  const Tokens tokens = {context.state.tokens(), own.normed,      stride,       planes, own.codes,
+                         stride + kGroup,        own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, format, hidden);
   return tokens;
 }
 
 Tokens of_head(StepContext& context, HeadBuffers& buffers, const float* x, std::size_t stride, int count, int width,
                const Matrix& matrix) {
-  const Tokens tokens = {count,         x, stride, matrix.planes, buffers.codes, static_cast<std::size_t>(width) + kGroup,
-                         buffers.code_scales, buffers.code_sums};
+  const Tokens tokens = {count,
+                         x,
+                         stride,
+                         matrix.planes,
+                         buffers.codes,
+                         static_cast<std::size_t>(width) + kGroup,
+                         buffers.code_scales,
+                         buffers.code_sums};
   context.kernels.quantize(tokens, matrix.format, width);
   return tokens;
 }

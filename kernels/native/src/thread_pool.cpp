@@ -48,8 +48,8 @@ ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_micro
       if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &chosen);
       const int failed = pthread_setaffinity_np(workers_.back().native_handle(), sizeof chosen, &chosen);
       if (failed != 0)
-        throw Error(LRAM_ERROR_ARGUMENT, "cpus: no thread can be pinned to CPU " + std::to_string(cpu) + ": " +
-                                             std::strerror(failed));
+        throw Error(LRAM_ERROR_ARGUMENT,
+                    "cpus: no thread can be pinned to CPU " + std::to_string(cpu) + ": " + std::strerror(failed));
     }
   } catch (...) {
     stop();

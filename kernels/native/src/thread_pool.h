@@ -49,8 +49,8 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
-// This thread's floating-point mode for its lifetime, whatever the caller has set: rounds to nearest, traps nothing, and
-// flushes denormals to zero, which cost a hundred times as much and carry nothing.
+// This thread's floating-point mode for its lifetime, whatever the caller has set: rounds to nearest, traps nothing,
+// and flushes denormals to zero, which cost a hundred times as much and carry nothing.
 class FloatingPointMode {
  public:
   FloatingPointMode();

@@ -33,7 +33,8 @@ std::atomic<long> allocations{0};
 // Everything steps need, prepared, so that between two steps nothing happens.
 class Loop {
  public:
-  Loop(const ModelPointer& model, int batch) : rows_(static_cast<std::size_t>(batch)), state(create_state(model, batch)) {
+  Loop(const ModelPointer& model, int batch)
+      : rows_(static_cast<std::size_t>(batch)), state(create_state(model, batch)) {
     CHECK_OK(lram_describe(model.get(), &about));
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
@@ -49,7 +50,8 @@ class Loop {
   }
 
   lram_status step() {
-    const void* observed = about.observation == LRAM_IMAGE ? static_cast<const void*>(image.data()) : observation.data();
+    const void* observed =
+        about.observation == LRAM_IMAGE ? static_cast<const void*>(image.data()) : observation.data();
     const lram_inputs inputs = {observed, return_to_go.data(), reward.data(), is_first.data()};
     const lram_outputs outputs = {action.data(), logits.data()};
     return lram_step(state.get(), &inputs, &outputs);
@@ -84,8 +86,7 @@ class Loop {
 // One model of every kind of weights, of observations and of states.
 template <class Check>
 void for_each_kind(int threads, Check check) {
-  for (const lram::Layout layout :
-       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
     for (const bool images : {false, true})
       for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF}) {
         if (images && layout != lram::Layout::tiled_int8) continue;  // one kind of images will do

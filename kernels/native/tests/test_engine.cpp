@@ -57,13 +57,15 @@ TEST(every_instruction_set_computes_what_plain_code_does) {
         CHECK(actual.about.isa == isa);
         double worst = 0;
         for (unsigned step = 0; step < 40; ++step) {
-          const std::vector<int> first = step == 0 ? std::vector<int>{0, 1} : step == 20 ? std::vector<int>{1} : std::vector<int>{};
+          const std::vector<int> first = step == 0    ? std::vector<int>{0, 1}
+                                         : step == 20 ? std::vector<int>{1}
+                                                      : std::vector<int>{};
           worst = std::max(worst, relative_error(expected.step(step, first), actual.step(step, first)));
         }
         const double state = relative_error(expected.save(), actual.save());
         // where activations are rounded, a last bit decides now and then which code is next
         const double bound = shape.layout == Layout::tiled_float32 && format == LRAM_STATE_FLOAT32 ? 2e-5
-                             : shape.planes == 1 && shape.layout != Layout::tiled_float32        ? 3e-2
+                             : shape.planes == 1 && shape.layout != Layout::tiled_float32          ? 3e-2
                                                                                                    : 2e-3;
         CHECK(worst < bound);
         CHECK(state < bound);
@@ -79,7 +81,8 @@ TEST(rows_of_a_batch_are_what_they_are_alone) {
       constexpr int kBatch = 4;
       Driver together(model, kBatch);
       std::vector<std::vector<float>> all;
-      for (unsigned step = 0; step < 6; ++step) all.push_back(together.step(step, step == 3 ? std::vector<int>{2} : std::vector<int>{}));
+      for (unsigned step = 0; step < 6; ++step)
+        all.push_back(together.step(step, step == 3 ? std::vector<int>{2} : std::vector<int>{}));
       for (int row = 0; row < kBatch; ++row) {
         Driver alone(model, 1);
         for (unsigned step = 0; step < 6; ++step) {
@@ -177,7 +180,8 @@ TEST(bad_input_is_named_and_changes_nothing) {
   refused({observation.data(), &zero, &zero, &half}, LRAM_ERROR_INPUT, "is_first: expected 0 or 1");
   refused({nullptr, &zero, &zero, &zero}, LRAM_ERROR_ARGUMENT, "observation: expected an array");
   observation[3] = INFINITY;
-  refused({observation.data(), &zero, &zero, &zero}, LRAM_ERROR_INPUT, "observation: expected finite values, got inf at element 3");
+  refused({observation.data(), &zero, &zero, &zero}, LRAM_ERROR_INPUT,
+          "observation: expected finite values, got inf at element 3");
   std::vector<float> wrong(before.size() - 1);
   CHECK(lram_state_load(driver.state.get(), wrong.data(), wrong.size()) == LRAM_ERROR_STATE);
   wrong = before;

@@ -76,7 +76,8 @@ class Replay {
     for (int step = 0; step < steps_; ++step) this->step();
     compare_state();
     recording_.expect_end();
-    const bool passed = steps_ > 0 && logit_error_ <= logit_bound_ && state_error_ <= state_bound_ && tie_ <= 2 * logit_bound_;
+    const bool passed =
+        steps_ > 0 && logit_error_ <= logit_bound_ && state_error_ <= state_bound_ && tie_ <= 2 * logit_bound_;
     std::printf("%s %s on %s, %d threads: %d steps, logit error %.2e of %.0e, state error %.2e of %.0e, tie %.2e\n",
                 passed ? "ok    " : "FAILED", name.c_str(), about_.isa, about_.threads, steps_, logit_error_,
                 logit_bound_, state_error_, state_bound_, tie_);
@@ -106,7 +107,8 @@ class Replay {
       const float* reference = expected.data() + row * about_.logits_size;
       const float* actual = logits.data() + row * about_.logits_size;
       const double unit = relative_ ? norm_of(reference, about_.logits_size) : 1;
-      logit_error_ = larger(logit_error_, (relative_ ? distance(reference, actual) : largest(reference, actual)) / unit);
+      logit_error_ =
+          larger(logit_error_, (relative_ ? distance(reference, actual) : largest(reference, actual)) / unit);
       for (std::size_t i = 0; i < about_.action_size; ++i) {
         const std::size_t at = (row * about_.action_size + i) * size;
         if (std::memcmp(action.data() + at, expected_action.data() + at, size) == 0) continue;

@@ -26,25 +26,25 @@ struct Registered {
   Registered(const char* name, std::function<void()> run) { tests().emplace_back(name, std::move(run)); }
 };
 
-#define TEST(name)                                                     \
-  static void name();                                                  \
+#define TEST(name)                                                      \
+  static void name();                                                   \
   static const lram_testing::Registered registered_##name(#name, name); \
   static void name()
 
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) {                                                        \
-      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);              \
-      ++lram_testing::failures;                                                \
-    }                                                                          \
+#define CHECK(condition)                                          \
+  do {                                                            \
+    if (!(condition)) {                                           \
+      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      ++lram_testing::failures;                                   \
+    }                                                             \
   } while (false)
 
-#define CHECK_OK(call)                                                               \
-  do {                                                                               \
-    if ((call) != LRAM_OK) {                                                         \
+#define CHECK_OK(call)                                                              \
+  do {                                                                              \
+    if ((call) != LRAM_OK) {                                                        \
       std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, lram_last_error()); \
-      std::exit(1);                                                                  \
-    }                                                                                \
+      std::exit(1);                                                                 \
+    }                                                                               \
   } while (false)
 
 // Leaves a test that this build or this machine cannot run.
@@ -138,7 +138,8 @@ class Driver {
     for (const int row : first) scalars[2][static_cast<std::size_t>(row)] = 1;
     std::vector<float> logits(static_cast<std::size_t>(batch_) * about.logits_size);
     std::vector<std::int64_t> action(static_cast<std::size_t>(batch_) * about.action_size);
-    const void* observed = about.observation == LRAM_IMAGE ? static_cast<const void*>(image.data()) : observation.data();
+    const void* observed =
+        about.observation == LRAM_IMAGE ? static_cast<const void*>(image.data()) : observation.data();
     const lram_inputs inputs = {observed, scalars[0].data(), scalars[1].data(), scalars[2].data()};
     const lram_outputs outputs = {action.data(), logits.data()};
     CHECK_OK(lram_step(state.get(), &inputs, &outputs));

@@ -31,8 +31,7 @@ LRAM_INLINE void dense_float32(const std::uint8_t* data, std::size_t tile_bytes,
   }
   for (int t = 0; t < T; ++t)
     for (int tile = 0; tile < Tiles; ++tile)
-      for (int v = 0; v < kPerTile; ++v)
-        store(y + t * y_stride + tile * lram::kTileRows + v * kWidth, acc[t][tile][v]);
+      for (int v = 0; v < kPerTile; ++v) store(y + t * y_stride + tile * lram::kTileRows + v * kWidth, acc[t][tile][v]);
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
   }
 }
 
-// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code + 8
+// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code +
+// 8
 template <int T, int P>
 LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::Tokens& x, int token, float* y,
                             std::size_t y_stride) {
@@ -99,8 +100,7 @@ LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::To
       }
     }
     for (int t = 0; t < T; ++t)
-      for (int v = 0; v < V; ++v)
-        store(y + t * y_stride + (part + v) * kWidth, total[t][v] * set(x.scales[token + t]));
+      for (int v = 0; v < V; ++v) store(y + t * y_stride + (part + v) * kWidth, total[t][v] * set(x.scales[token + t]));
   }
 }
 

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int kVectors = 2;       // vectors of outputs at once: more do not fit the registers beside three tokens
+constexpr int kVectors = 2;        // vectors of outputs at once: more do not fit the registers beside three tokens
 constexpr int kBlockInputs = 128;  // a block of a tile stays in the first cache until all its outputs are done
 
 // Codes of a token, in fours, ordered as `store_wide_codes` does.
@@ -68,7 +68,8 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
     }
 }
 
-// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code + 8
+// One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code +
+// 8
 template <int T>
 LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::Tokens& x, int token, float* y,
                             std::size_t y_stride) {

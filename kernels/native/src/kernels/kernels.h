@@ -9,9 +9,9 @@
 
 namespace lram {
 
-constexpr int kTokens = 3;         // reward, observation, return-to-go
-constexpr int kTileRows = 32;      // outputs per weight tile
-constexpr int kGroup = 64;         // inputs that share an int4 scale
+constexpr int kTokens = 3;     // reward, observation, return-to-go
+constexpr int kTileRows = 32;  // outputs per weight tile
+constexpr int kGroup = 64;     // inputs that share an int4 scale
 
 constexpr int kLazySteps = 16;  // steps between two rewrites of a tile of a half precision state
 constexpr int kLazyTokens = kLazySteps * kTokens;
@@ -35,7 +35,7 @@ struct Matrix {
 // where `planes` is 2, 8 bits where it is 1. How they lie is up to the instruction set (dense_planes.h, dense_wide.h).
 struct Tokens {
   int count;
-  const float* x;      // [count][stride]
+  const float* x;  // [count][stride]
   std::size_t stride;
   int planes;
   std::int8_t* codes;  // [count][2][code_stride]
@@ -97,9 +97,9 @@ struct ChunkWeights {
 struct Memory {
   int width;
   ChunkWeights chunk;
-  bool fresh;  // whatever C and n hold is taken as 0
-  float* C;    // column tiles [width / tile][width][tile]
-  float* n;    // [width]
+  bool fresh;      // whatever C and n hold is taken as 0
+  float* C;        // column tiles [width / tile][width][tile]
+  float* n;        // [width]
   const float* q;  // [3][stride] each; k scaled
   const float* k;
   const float* v;
@@ -134,7 +134,9 @@ struct LazyMemory {
 };
 
 // Tiles are rewritten in turn: the step whose slot is a tile's phase.
-static inline int lazy_phase(int block, int tile, int tiles) { return (block + tile * kLazySteps / tiles) % kLazySteps; }
+static inline int lazy_phase(int block, int tile, int tiles) {
+  return (block + tile * kLazySteps / tiles) % kLazySteps;
+}
 
 static inline std::size_t lazy_scratch(int width, int columns) {
   return static_cast<std::size_t>(2 * kTokens * kLazyTokens) +
@@ -184,8 +186,8 @@ struct ImageConvolution {
   int width;
   int channels_in;
   int channels;
-  bool relu;                // apply ReLU to the result
-  const float* weight;      // [3][3][channels_in][channels]
+  bool relu;            // apply ReLU to the result
+  const float* weight;  // [3][3][channels_in][channels]
   const float* bias;
   const float* x;
   const float* residual;  // added to the result, same layout as y; NULL: nothing
@@ -203,7 +205,8 @@ struct Kernels {
   void (*rectify)(const float* x, int n, float* y);
 
   void (*quantize)(const Tokens& tokens, Format format, int cols);
-  void (*dense)(const Matrix& matrix, int first_tile, int last_tile, const Tokens& tokens, float* y, std::size_t y_stride);
+  void (*dense)(const Matrix& matrix, int first_tile, int last_tile, const Tokens& tokens, float* y,
+                std::size_t y_stride);
 
   void (*convolve)(const Convolution&);
   void (*query_key_value)(const QueryKeyValue&);

@@ -43,7 +43,7 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* 
   constexpr int columns = V * kWidth;
   constexpr int kRows = 4;
   constexpr int kAtOnce = V < 2 ? V : 2;  // eight sums at once hide the latency of a multiplication
-  float* values = scratch;                                                 // [tokens][columns], weighted
+  float* values = scratch;                // [tokens][columns], weighted
   float* rewritten = scratch + static_cast<std::size_t>(kRing) * columns;  // [width][columns]
   const float* keys[kRing];
   int tokens = 0;  // that have any weight

@@ -54,8 +54,8 @@ void gated(lram::Activation activation, const float* gate, const float* up, int 
   const auto relu = [](F x) { return vmax(x, set(0.0F)); };
   switch (activation) {
     case Activation::gelu:
-      return gate_with(
-          [](F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }, gate, up, n, y);
+      return gate_with([](F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }, gate, up,
+                       n, y);
     case Activation::relu:
       return gate_with(relu, gate, up, n, y);
     case Activation::relu_squared:

@@ -10,9 +10,21 @@
 #include "pointwise.h"
 #include "slstm.h"
 
-#define LRAM_KERNELS(name)                                                                                        \
-  {                                                                                                               \
-    name, kMemoryVectors* kWidth, layer_norm, head_norm, accumulate, gated, rectify,        \
-        quantize, dense, convolve, query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell,      \
-        image_convolution                                                                                         \
-  }
+#define LRAM_KERNELS(name)  \
+  {name,                    \
+   kMemoryVectors * kWidth, \
+   layer_norm,              \
+   head_norm,               \
+   accumulate,              \
+   gated,                   \
+   rectify,                 \
+   quantize,                \
+   dense,                   \
+   convolve,                \
+   query_key_value,         \
+   gate_sums,               \
+   memory,                  \
+   lazy_memory,             \
+   head_output,             \
+   slstm_cell,              \
+   image_convolution}

@@ -85,7 +85,8 @@ LRAM_INLINE I two_codes(const std::int8_t* p) { return four_codes(p); }
 LRAM_INLINE I dot_pairs(I acc, I weights, I activations) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(weights, activations));
 }
-LRAM_INLINE void store_wide_codes(std::int8_t* p, F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
+LRAM_INLINE void store_wide_codes(std::int8_t* p,
+                                  F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
   const I wide = _mm256_cvtps_epi32(v);
   const __m128i codes = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   const __m128i ordered = _mm_shufflehi_epi16(_mm_shufflelo_epi16(codes, 0xd8), 0xd8);

@@ -76,7 +76,8 @@ LRAM_INLINE I two_codes(const std::int8_t* p) { return four_codes(p); }
 LRAM_INLINE I dot_pairs(I acc, I weights, I activations) {
   return _mm512_add_epi32(acc, _mm512_madd_epi16(weights, activations));
 }
-LRAM_INLINE void store_wide_codes(std::int8_t* p, F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
+LRAM_INLINE void store_wide_codes(std::int8_t* p,
+                                  F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd
   const __m256i codes = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v));
   const __m256i ordered = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(codes, 0xd8), 0xd8);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ordered);

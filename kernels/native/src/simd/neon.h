@@ -47,9 +47,7 @@ LRAM_INLINE I set_sums(std::int32_t x) { return vdupq_n_s32(x); }
 LRAM_INLINE I load_sums(const std::int32_t* p) { return vld1q_s32(p); }
 LRAM_INLINE I load_codes(const void* p) { return vreinterpretq_s32_s8(vld1q_s8(static_cast<const std::int8_t*>(p))); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return vdupq_n_s32(*reinterpret_cast<const Unaligned32*>(p)); }
-LRAM_INLINE I low_nibbles(I v) {
-  return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(15)));
-}
+LRAM_INLINE I low_nibbles(I v) { return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(15))); }
 LRAM_INLINE I high_nibbles(I v) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(v), 4)); }
 LRAM_INLINE F to_float(I v) { return vcvtq_f32_s32(v); }
 LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
