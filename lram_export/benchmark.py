@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -92,6 +92,19 @@ class BenchReport:
     results: tuple[BenchResult, ...]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """What is timed beside others: a target of a bundle, or the baseline on the model of a bundle."""
+
+    name: str
+    bundle: Bundle
+    target: str
+
+
+Failed = Callable[[Contender, LramError], None]
+"""Told of a contender that failed; may raise."""
+
+
 def bench(bundle: Bundle, options: BenchOptions, progress: Progress = SILENT) -> BenchReport:
     """Time targets of a bundle side by side.
 
@@ -99,49 +112,94 @@ def bench(bundle: Bundle, options: BenchOptions, progress: Progress = SILENT) ->
         UsageError: a target is not in the bundle or not installed; the baseline lacks packages.
         LramError: a target failed, gave wrong outputs or did not advance its state.
     """
-    jobs = {t: StepJob(t, str(bundle.path), options.threads, options.rate) for t in options.targets}
-    if options.baseline:
-        path, source = str(bundle.path), options.baseline_source
-        jobs[BASELINE] = StepJob(BASELINE, path, options.threads, options.rate, source)
+    names = [*options.targets, *([BASELINE] if options.baseline else [])]
+    return bench_together([Contender(name, bundle, name) for name in names], options, progress)
+
+
+def bench_together(
+    contenders: Sequence[Contender], options: BenchOptions, progress: Progress = SILENT, failed: Failed | None = None
+) -> BenchReport:
+    """Time targets of several bundles side by side, so that ratios between bundles mean something, too.
+
+    ``options.targets`` and ``options.baseline`` are not looked at. With ``failed``, a contender that fails is
+    told to it and left out, and the others go on; the results are in the order of those that did not fail.
+
+    Raises:
+        UsageError, LramError: as :func:`bench`, without ``failed``; with it, only if the bandwidth probe fails.
+    """
+    runs = [_Run(contender, options, failed) for contender in contenders]
+    bandwidths: list[float] = []
     with ExitStack() as stack:
         probe = stack.enter_context(_worker(BandwidthJob(options.threads)))
-        workers = {}
-        for name, job in jobs.items():
-            with progress.stage(f"loading {name}"):
-                workers[name] = stack.enter_context(_worker(job))
-        times: dict[str, list[NDArray[np.float64]]] = {name: [] for name in jobs}
-        missed = dict.fromkeys(jobs, 0)
-        bandwidths: list[float] = []
+        for run in runs:
+            with progress.stage(f"loading {run.contender.name}"), run.attempt():
+                run.load(stack)
         per_window = _split(options.steps, WINDOWS)
-        with progress.stage("measuring", len(per_window) * len(jobs)) as advance:
+        with progress.stage("measuring", len(per_window) * len(runs)) as advance:
             for steps in per_window:
                 bandwidths.append(probe.ask("measure"))
-                for name, worker in workers.items():
-                    limit = BASELINE_WINDOW_SECONDS if name == BASELINE else None
-                    window = worker.ask("window", steps, limit)
-                    times[name].append(window.seconds)
-                    missed[name] += window.missed
+                for run in runs:
+                    with run.attempt():
+                        run.window(steps)
                     advance(1)
-        reports = {name: worker.ask("finish") for name, worker in workers.items()}
-    results = tuple(
-        _result(bundle, options, name, times[name], missed[name], reports[name], bandwidths) for name in jobs
-    )
+        for run in runs:
+            with run.attempt():
+                run.finish()
+    results = tuple(_result(run, options, bandwidths) for run in runs if run.report is not None)
     low, middle, high = (float(q) for q in np.percentile(bandwidths, [10, 50, 90]))
     return BenchReport(middle, (low, high), results)
 
 
-def _result(
-    bundle: Bundle,
-    options: BenchOptions,
-    name: str,
-    windows: list[NDArray[np.float64]],
-    missed: int,
-    report: WorkerReport,
-    bandwidths: list[float],
-) -> BenchResult:
-    seconds = np.concatenate(windows)
+class _Run:
+    """A contender's process, and what it measured. Once something failed, nothing more is attempted."""
+
+    def __init__(self, contender: Contender, options: BenchOptions, failed: Failed | None) -> None:
+        self.contender = contender
+        self.windows: list[NDArray[np.float64]] = []
+        self.missed = 0
+        self.report: WorkerReport | None = None
+        self._options, self._failed = options, failed
+        self._worker: _Worker | None = None
+        self._broken = False
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """The block may fail, if somebody wants to know of it."""
+        try:
+            yield
+        except LramError as error:
+            if self._failed is None:
+                raise
+            self._broken = True
+            self._failed(self.contender, error)
+
+    def load(self, stack: ExitStack) -> None:
+        """Start the process, which ends with the stack, and wait until it can step."""
+        bundle, target, options = self.contender.bundle, self.contender.target, self._options
+        source = options.baseline_source if target == BASELINE else None
+        job = StepJob(target, str(bundle.path), options.threads, options.rate, source)
+        self._worker = stack.enter_context(_worker(job))
+
+    def window(self, steps: int) -> None:
+        """Time some steps."""
+        if self._worker is not None and not self._broken:
+            limit = BASELINE_WINDOW_SECONDS if self.contender.target == BASELINE else None
+            window = self._worker.ask("window", steps, limit)
+            self.windows.append(window.seconds)
+            self.missed += window.missed
+
+    def finish(self) -> None:
+        """Ask for what the process knows besides times."""
+        if self._worker is not None and not self._broken:
+            self.report = self._worker.ask("finish")
+
+
+def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchResult:
+    name, bundle, report = run.contender.target, run.contender.bundle, run.report
+    assert report is not None
+    seconds = np.concatenate(run.windows)
     p50, p90, p99, p999 = (float(q) for q in np.percentile(seconds, [50, 90, 99, 99.9]))
-    medians = [float(np.median(w)) for w in windows]
+    medians = [float(np.median(w)) for w in run.windows]
     manifest = bundle.manifest
     entry = None if name == BASELINE else bundle.artifact(name)
     weight_bytes = manifest.artifacts[0].weight_bytes if entry is None else entry.weight_bytes
@@ -162,7 +220,7 @@ def _result(
         p999_ms=1e3 * p999,
         max_ms=1e3 * float(seconds.max()),
         jitter=p999 / p50,
-        missed=None if options.rate is None else missed,
+        missed=None if options.rate is None else run.missed,
         load_ms=1e3 * report.load_seconds,
         first_step_ms=1e3 * report.first_step_seconds,
         peak_memory=report.peak_memory,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,16 @@ class BundleWriter:
         """Record an artifact whose files lie in the target's folder."""
         entries = tuple(self.entry(file) for file in files)
         self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes, activations))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets that were added and not discarded."""
+        return tuple(a.target for a in self._artifacts)
+
+    def discard(self, target: str) -> None:
+        """Leave a target out, with whatever its folder holds."""
+        self._artifacts = [a for a in self._artifacts if a.target != target]
+        shutil.rmtree(self.directory / target, ignore_errors=True)
 
     def add_parity(self, target: str, parity: ParityResult) -> None:
         """Record what verifying an artifact found."""

@@ -50,3 +50,9 @@ class TargetNotInstalledError(UsageError):
             f"target '{target}' needs the package '{package}', which is not installed. "
             f"Install it with: pip install 'lram-export[{extra}]'"
         )
+
+
+def describe(error: BaseException) -> str:
+    """One line about any error: our own messages as they are, foreign ones with their kind."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, LramError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

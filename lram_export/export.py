@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lram_export.bundle import Bundle, BundleWriter, write_bundle
 from lram_export.calibration import Calibration, load_calibration
 from lram_export.checkpoint import Checkpoint
 from lram_export.cost import QuantizationCost, quantization_cost
-from lram_export.errors import ParityError, UsageError
+from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.machine import physical_cores
@@ -46,12 +47,21 @@ class ExportOptions:
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
 
 
+@dataclass(frozen=True)
+class TargetFailure:
+    """Why a target is not in a bundle; ``impossible`` if it cannot run this model at all."""
+
+    reason: str
+    impossible: bool = False
+
+
 def export_bundle(
     checkpoint: Checkpoint,
     task: TaskSpec,
     path: Path,
     options: ExportOptions | None = None,
     progress: Progress = SILENT,
+    failures: dict[str, TargetFailure] | None = None,
 ) -> Bundle:
     """Write a verified bundle, whole or not at all.
 
@@ -62,10 +72,12 @@ def export_bundle(
         path: the bundle's folder.
         options: targets, batch size, recorded steps.
         progress: told about every stage.
+        failures: if given, a target that fails is entered here and left out of the bundle, and the others go on.
 
     Raises:
         UsageError: the output exists, a target is unknown or not installed, or task and model do not fit.
         ParityError: a target does not do what the reference does; nothing is written.
+        LramError: with ``failures``, no target is left; nothing is written.
     """
     options = options or ExportOptions()
     check_targets(options)
@@ -89,8 +101,9 @@ def export_bundle(
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
         for target in options.targets:
-            with progress.stage(f"exporting for {target}"):
+            with progress.stage(f"exporting for {target}"), _attempt(writer, target, failures, refuses=True):
                 _export(writer, target, policy)
+        _check_any(writer)
         about = {
             "config": checkpoint.config,
             "parameters": checkpoint.parameters,
@@ -103,7 +116,11 @@ def export_bundle(
         writer.finish(**about)  # type: ignore[arg-type]
         del policy, checkpoint
         gc.collect()  # the model's memory, before runtimes take theirs
-        _verify(writer, options, progress)
+        bundle = Bundle.open(writer.directory)
+        for target in bundle.targets:
+            with _attempt(writer, target, failures):
+                _verify(writer, bundle, target, progress)
+        _check_any(writer)
         writer.finish(**about)  # type: ignore[arg-type]
     return Bundle.open(path)
 
@@ -181,10 +198,30 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy) -> None:
     )
 
 
-def _verify(writer: BundleWriter, options: ExportOptions, progress: Progress) -> None:
-    bundle = Bundle.open(writer.directory)
-    results = verify_targets(bundle, options.targets, threads=physical_cores(), progress=progress)
-    for target, result in results.items():
-        if not result.passed:
-            raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
-        writer.add_parity(target, result)
+def _verify(writer: BundleWriter, bundle: Bundle, target: str, progress: Progress) -> None:
+    result = verify_targets(bundle, [target], threads=physical_cores(), progress=progress)[target]
+    if not result.passed:
+        raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
+    writer.add_parity(target, result)
+
+
+@contextmanager
+def _attempt(
+    writer: BundleWriter, target: str, failures: dict[str, TargetFailure] | None, *, refuses: bool = False
+) -> Iterator[None]:
+    """Whatever goes wrong in the block costs the bundle this target only, if ``failures`` are wanted.
+
+    With ``refuses`` a UsageError is the exporter's word that the target cannot run this model.
+    """
+    try:
+        yield
+    except Exception as error:  # toolkits are foreign code: whatever they raise is this target's failure
+        if failures is None:
+            raise
+        failures[target] = TargetFailure(describe(error), refuses and isinstance(error, UsageError))
+        writer.discard(target)
+
+
+def _check_any(writer: BundleWriter) -> None:
+    if not writer.targets:
+        raise LramError("no target could be exported")

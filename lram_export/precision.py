@@ -57,6 +57,12 @@ AUTO, MIXED = "auto", "mixed"
 """What a user asks for to have a format chosen for every matrix; and what the bundle's precision is then called."""
 
 
+def calibrated(precision: str) -> bool:
+    """Whether recordings can make a precision of :data:`PRECISIONS` better: its codes are integers."""
+    weights = PRECISIONS[precision].weights
+    return weights in FORMATS and FORMATS[weights].largest > 0
+
+
 @dataclass(frozen=True)
 class MatrixKind:
     """A kind of large matrix: its name in the step graph, its weight in the checkpoint, what it is."""

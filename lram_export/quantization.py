@@ -18,7 +18,7 @@ from lram_export.dequantization import with_quantization
 from lram_export.errors import UsageError
 from lram_export.lowering import LoweredPolicy
 from lram_export.mixed import DEFAULT_DISAGREEMENT, choose_formats
-from lram_export.precision import AUTO, FORMATS, MIXED, PRECISIONS, select_matrices
+from lram_export.precision import AUTO, MIXED, PRECISIONS, calibrated, select_matrices
 from lram_export.progress import SILENT, Progress
 from lram_export.quantized import Quantization
 from lram_export.rollouts import batch_episodes, outputs
@@ -59,13 +59,8 @@ def check_options(options: QuantizationOptions) -> None:
         raise UsageError(f"--max-disagreement: only with --precision {AUTO}")
     if not options.calibration and (precision == AUTO or options.static_activations):
         raise UsageError(f"--precision {precision}: needs --calibration; make a recording with lram-export record")
-    if options.calibration and precision != AUTO and not _integers(precision):
+    if options.calibration and precision != AUTO and not calibrated(precision):
         raise UsageError(f"--calibration: there is nothing to calibrate at {precision}")
-
-
-def _integers(precision: str) -> bool:
-    weights = PRECISIONS[precision].weights
-    return weights in FORMATS and FORMATS[weights].largest > 0
 
 
 def quantize(

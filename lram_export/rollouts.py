@@ -1,9 +1,10 @@
-"""Runs recorded episodes through step graphs, many at a time, each with its own recurrent state."""
+"""Runs recorded episodes through step graphs and runtimes, several at a time, each with its own recurrent state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lram_export.progress import Advance
 from lram_export.reference import StepSequence
+from lram_export.runtimes.protocol import Runtime
 from lram_export.specification import state_specs
 from lram_export.step import StepGraph
 
@@ -28,7 +30,10 @@ class EpisodeBatch:
 
 @dataclass(frozen=True)
 class RolloutOutputs:
-    """Actions and action logits of all steps of all episodes, (steps, ...), in the order of the batches."""
+    """Actions and action logits of all steps, (steps, ...): episode by episode, the shorter ones first.
+
+    However many episodes ran side by side, the order is the same.
+    """
 
     action: NDArray[np.generic]
     action_logits: NDArray[np.float32]
@@ -79,10 +84,51 @@ def roll_out(
 
 def outputs(graph: StepGraph, batches: Iterable[EpisodeBatch]) -> RolloutOutputs:
     """What a graph does in all real steps of some batches."""
-    actions, logits = [], []
-    for batch in batches:
-        for active, action, action_logits in roll_out(graph, batch):
-            rows = torch.from_numpy(active)
-            actions.append(action[rows].numpy())
-            logits.append(action_logits[rows].numpy())
+    return _joined(
+        _episode_by_episode(batch, ((action.numpy(), logits.numpy()) for _, action, logits in roll_out(graph, batch)))
+        for batch in batches
+    )
+
+
+def runtime_outputs(
+    runtime: Runtime, episodes: Sequence[StepSequence], advance: Advance = lambda amount: None
+) -> RolloutOutputs:
+    """What a runtime does in all steps of some episodes, as many at a time as it has rows."""
+    rows = runtime.spec.batch_size
+    batches = [_filled(batch, rows) for batch in batch_episodes(episodes, rows)]
+    return _joined(_episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches)
+
+
+def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    runtime.reset()
+    for arguments, active in zip(batch.steps, batch.active, strict=True):
+        output = runtime.step(*(np.ascontiguousarray(a) for a in arguments))
+        advance(int(active.sum()))
+        yield output.action.copy(), output.action_logits.copy()
+
+
+def _filled(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
+    """The batch with as many rows as a runtime wants: the last one again, as padding."""
+    missing = rows - batch.active.shape[1]
+    if not missing:
+        return batch
+    columns = {
+        f.name: np.concatenate([array, np.repeat(array[:, -1:], missing, axis=1)], axis=1)
+        for f in fields(StepSequence)
+        for array in (getattr(batch.steps, f.name),)
+    }
+    nothing = np.zeros((len(batch.active), missing), np.bool_)
+    return EpisodeBatch(StepSequence(**columns), np.concatenate([batch.active, nothing], axis=1))
+
+
+def _episode_by_episode(
+    batch: EpisodeBatch, steps: Iterable[tuple[NDArray[Any], NDArray[Any]]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    action, logits = (np.stack(column, axis=1) for column in zip(*steps, strict=True))
+    active = batch.active.T
+    return action[active], logits[active]
+
+
+def _joined(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> RolloutOutputs:
+    actions, logits = zip(*parts, strict=True)
     return RolloutOutputs(np.concatenate(actions), np.concatenate(logits))

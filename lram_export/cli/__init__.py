@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "run",
     "record": "record",
     "evaluate": "evaluate",
+    "sweep": "sweep",
     "doctor": "doctor",
 }
 """Command -> module of this package that defines it."""

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,12 +55,25 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(_plain(document), indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
-    """A table on standard output, one row per thing; on a terminal too narrow for that, one column per thing."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    *,
+    many: bool = False,
+) -> None:
+    """A table on standard output, one row per thing; on a terminal too narrow for that, one column per thing.
+
+    With ``many`` things, for which columns would be too narrow as well, only the lines around the cells go.
+    """
     console = _console()
     table = _table(title, columns, rows)
     unbounded = console.options.update(width=10_000)
-    if Measurement.get(console, unbounded, table).maximum > console.width:
+    too_wide = Measurement.get(console, unbounded, table).maximum > console.width
+    if too_wide and many:
+        table = _table(title, columns, rows, lines=False)
+    elif too_wide:
         turned = list(zip(*rows, strict=True))
         names, *facts = [(column, *values) for column, values in zip(columns, turned, strict=True)]
         table = _table(title, names, facts)
@@ -82,8 +96,10 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, lines: bool = True) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
+    if not lines:
+        table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
@@ -109,6 +125,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

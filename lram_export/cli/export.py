@@ -14,28 +14,14 @@ from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
 from lram_export.precision import AUTO, PRECISIONS
-from lram_export.tasks import RewardFeedback, resolve_task
 
 
 @click.command()
 @options.checkpoint
 @options.output
 @options.targets
-@click.option("--task", metavar="DOMAIN/TASK", help="Task of the table, e.g. metaworld/reach-v2.")
-@click.option("--observation-dim", type=click.IntRange(1), help="Length of the state observation.")
-@click.option("--image", is_flag=True, help="Observations are images.")
-@click.option("--action-dim", type=click.IntRange(1), help="Number of continuous action values.")
-@click.option("--discrete", is_flag=True, help="Actions are discrete.")
-@click.option("--target-return", type=float, help="Return to aim at, in the environment's units.")
-@click.option("--reward-scale", type=float, help="Divisor of return-to-go and rewards.")
-@click.option(
-    "--reward-feedback",
-    type=click.Choice(["none", "observed"]),
-    default="none",
-    show_default=True,
-    help="Whether the reward token carries the reward of the previous step.",
-)
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Rows per step.")
+@options.task_options
+@options.batch
 @click.option(
     "--precision",
     default="fp32",
@@ -43,31 +29,15 @@ from lram_export.tasks import RewardFeedback, resolve_task
     type=click.Choice([*PRECISIONS, AUTO]),
     help="Format of the large matrices; auto: the smallest mixture within --max-disagreement.",
 )
-@click.option(
-    "--calibration",
-    multiple=True,
-    type=options.PATH,
-    help="Recording of lram-export record to calibrate int8, int4, w8a8 or auto on; may be repeated.",
-)
+@options.calibration
 @click.option(
     "--max-disagreement",
     type=SHARE,
     metavar="PERCENT",
     help="auto: share of action values that may differ by more than one bin; default 0.5%.",
 )
-@click.option(
-    "--keep-fp32",
-    multiple=True,
-    metavar="PATTERN",
-    help="Matrices to leave in float32, e.g. head or 'blocks.0.*'; may be repeated.",
-)
-@click.option(
-    "--reference-steps",
-    default=64,
-    show_default=True,
-    type=click.IntRange(4),
-    help="Steps recorded in the bundle.",
-)
+@options.keep_fp32
+@options.reference_steps
 @options.checkpoint_options
 @options.force
 @options.as_json
@@ -76,14 +46,7 @@ def export(
     checkpoint: Path,
     output: Path,
     targets: tuple[str, ...],
-    task: str | None,
-    observation_dim: int | None,
-    image: bool,
-    action_dim: int | None,
-    discrete: bool,
-    target_return: float | None,
-    reward_scale: float | None,
-    reward_feedback: RewardFeedback,
+    asked: options.TaskOptions,
     batch: int,
     precision: str,
     calibration: tuple[Path, ...],
@@ -99,16 +62,7 @@ def export(
 
     The task comes from the table (--task), from options, or from both: options win.
     """
-    resolved = resolve_task(
-        task,
-        observation_dim=observation_dim,
-        image=image,
-        action_dim=action_dim,
-        discrete=discrete,
-        target_return=target_return,
-        reward_scale=reward_scale,
-        reward_feedback=reward_feedback,
-    )
+    task = asked.resolve()
     if output.suffix != BUNDLE_SUFFIX:
         raise UsageError(f"--output: a bundle's name ends with {BUNDLE_SUFFIX}, got '{output.name}'")
     check_output(output, force=force, marker=MANIFEST_FILE)
@@ -121,7 +75,7 @@ def export(
     check_targets(chosen)
     bundle = export_bundle(
         reading.load(checkpoint, progress),
-        resolved,
+        task,
         output,
         chosen,
         progress,

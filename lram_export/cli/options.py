@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint, CheckpointSource, Hints
+    from lram_export.tasks import RewardFeedback, TaskSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -28,6 +30,26 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no mes
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 checkpoint = click.argument("checkpoint", type=PATH)
 bundle = click.argument("bundle", type=PATH)
+batch = click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Rows per step.")
+keep_fp32 = click.option(
+    "--keep-fp32",
+    multiple=True,
+    metavar="PATTERN",
+    help="Matrices to leave in float32, e.g. head or 'blocks.0.*'; may be repeated.",
+)
+calibration = click.option(
+    "--calibration",
+    multiple=True,
+    type=PATH,
+    help="Recording of lram-export record to calibrate integer formats on; may be repeated.",
+)
+reference_steps = click.option(
+    "--reference-steps",
+    default=64,
+    show_default=True,
+    type=click.IntRange(4),
+    help="Steps recorded in the bundle.",
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,60 @@ def checkpoint_options(command: Command) -> Command:
         click.option("--image-shape", metavar="C,H,W", help="Zip without config: shape of the images."),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What the policy is asked to do: a task of the table, options, or both."""
+
+    task: str | None
+    observation_dim: int | None
+    image: bool
+    action_dim: int | None
+    discrete: bool
+    target_return: float | None
+    reward_scale: float | None
+    reward_feedback: RewardFeedback
+
+    def resolve(self) -> TaskSpec:
+        """The complete task; raises UsageError naming the option that is missing or wrong."""
+        from lram_export.tasks import resolve_task
+
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "task"}
+        return resolve_task(self.task, **given)
+
+
+def task_options(command: Command) -> Command:
+    """Add the options of :class:`TaskOptions`, handed to the command as ``asked``."""
+    names = [f.name for f in dataclasses.fields(TaskOptions)]
+
+    @functools.wraps(command)
+    def wrapper(*arguments: Any, **others: Any) -> Any:
+        asked = TaskOptions(**{name: others.pop(name) for name in names})
+        return command(*arguments, asked=asked, **others)
+
+    add = (
+        click.option("--task", metavar="DOMAIN/TASK", help="Task of the table, e.g. metaworld/reach-v2."),
+        click.option("--observation-dim", type=click.IntRange(1), help="Length of the state observation."),
+        click.option("--image", is_flag=True, help="Observations are images."),
+        click.option("--action-dim", type=click.IntRange(1), help="Number of continuous action values."),
+        click.option("--discrete", is_flag=True, help="Actions are discrete."),
+        click.option("--target-return", type=float, help="Return to aim at, in the environment's units."),
+        click.option("--reward-scale", type=float, help="Divisor of return-to-go and rewards."),
+        click.option(
+            "--reward-feedback",
+            type=click.Choice(["none", "observed"]),
+            default="none",
+            show_default=True,
+            help="Whether the reward token carries the reward of the previous step.",
+        ),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """``a,b`` -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_integers(text: str, option: str) -> tuple[int, ...]:

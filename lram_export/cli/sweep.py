@@ -1,0 +1,219 @@
+"""`sweep`: one checkpoint, every target and precision, one table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json, print_table
+from lram_export.machine import cpu_model
+
+if TYPE_CHECKING:
+    from lram_export.intervals import Estimate
+    from lram_export.sweep import SweepReport
+    from lram_export.sweep_grid import CellResult
+
+COLUMNS = (
+    "precision\nand target",
+    "size",
+    "p50\nms",
+    "p99\nms",
+    "x\nfloor",
+    "logit\nerror",
+    "differ",
+    "> 1\nbin",
+)
+NOTES = (
+    "x floor: p50 as a multiple of reading weights and state from memory once; all cells were timed in turns",
+    "logit error: against the PyTorch model of the same precision, what verify measures",
+    "differ, > 1 bin: action values other than the float32 reference's, and by more than one bin",
+)
+
+
+@click.command()
+@options.checkpoint
+@click.option(
+    "-o", "--output", default="sweep", show_default=True, type=options.PATH, help="The folder to make or to go on in."
+)
+@click.option("--targets", metavar="T1,T2,...", help="Targets; default: all that are installed, without pytorch.")
+@click.option(
+    "--precisions", default="fp32,int8,int4", show_default=True, metavar="P1,P2,...", help="One bundle is made of each."
+)
+@options.task_options
+@options.batch
+@options.keep_fp32
+@options.calibration
+@click.option(
+    "--recording",
+    "recordings",
+    type=options.PATH,
+    multiple=True,
+    metavar="FILE",
+    help="Recording to compare actions over; may be repeated; default: what calibration held out, or random steps.",
+)
+@options.reference_steps
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(10), help="Timed steps per cell.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Of every runtime; default: physical cores, with --env as evaluate."
+)
+@click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play there; may be repeated.")
+@click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and cell.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first episode.")
+@options.checkpoint_options
+@click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
+@options.as_json
+@options.quiet
+def sweep(
+    checkpoint: Path,
+    output: Path,
+    targets: str | None,
+    precisions: str,
+    asked: options.TaskOptions,
+    batch: int,
+    keep_fp32: tuple[str, ...],
+    calibration: tuple[Path, ...],
+    recordings: tuple[Path, ...],
+    reference_steps: int,
+    steps: int,
+    threads: int | None,
+    environments: tuple[str, ...],
+    episodes: int,
+    seed: int,
+    reading: options.CheckpointOptions,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Export, verify, time and (with --env) play a checkpoint with every target at every precision.
+
+    What an earlier sweep in the same folder has done is kept as long as checkpoint, options and versions are the
+    same. A cell that fails is reported and the rest goes on; the exit code is then 1.
+    """
+    from lram_export import sweep as library
+    from lram_export.sweep_grid import SweepOptions, installed_targets
+
+    chosen = SweepOptions(
+        targets=installed_targets() if targets is None else options.parse_names(targets),
+        precisions=options.parse_names(precisions),
+        keep_fp32=keep_fp32,
+        calibration=calibration,
+        recordings=recordings,
+        batch_size=batch,
+        reference_steps=reference_steps,
+        bench_steps=steps,
+        threads=threads,
+        environments=tuple(dict.fromkeys(environments)),
+        episodes=episodes,
+        seed=seed,
+    )
+    task = asked.resolve()
+    progress = ConsoleProgress(quiet)
+    report = library.sweep(reading.source(checkpoint), task, output, chosen, force=force, progress=progress)
+    for assumption in report.assumptions:
+        message(f"assumed: {assumption}", quiet)
+    if report.kept:
+        message(f"{output}: {report.kept} results of an earlier sweep kept, {report.done} made now", quiet)
+    if as_json:
+        print_json({"output": str(output), "cpu": cpu_model(), "options": chosen, **to_json(report)})
+    else:
+        print_report(f"{checkpoint}: {task.name}", report, chosen.environments)
+    if report.failed:
+        text = f"{len(report.failed)} of {len(report.cells)} cells failed; the same command tries them again"
+        click.echo(f"error: {text}", err=True)
+        sys.exit(1)
+
+
+def print_report(title: str, report: SweepReport, environments: tuple[str, ...]) -> None:
+    """The grid as a table, and a second one if there are several environments."""
+    columns = [*COLUMNS, *(["success"] if environments else [])]
+    rows = [[*_row(cell), *([_percent(cell.success())] if environments else [])] for cell in report.cells]
+    print_table(title, columns, rows, notes(report, environments), many=True)
+    if len(environments) > 1:
+        rows = [[str(c.cell), *(_outcome(c, name) for name in environments)] for c in report.cells]
+        names = [name.replace("/", "\n", 1) for name in environments]
+        print_table("success by environment", ["precision\nand target", *names], rows, many=True)
+
+
+def _row(result: CellResult) -> list[str]:
+    speed, cost, parity = result.speed, result.disagreement, result.parity
+    known = parity is not None
+    return [
+        str(result.cell),
+        human_bytes(result.size) if known else result.status,
+        *([f"{speed['p50_ms']:.3g}", f"{speed['p99_ms']:.3g}", f"{speed['floor_ratio']:.2f}"] if speed else ["-"] * 3),
+        f"{parity.max_logit_error:.0e}" if parity is not None else "-",
+        "-" if cost is None else _share(cost.actions_different, cost.actions),
+        "-" if cost is None else _share(cost.beyond_one_bin, cost.actions),
+    ]
+
+
+def notes(report: SweepReport, environments: tuple[str, ...]) -> list[str]:
+    """What the table's numbers mean, and why some are missing."""
+    lines = list(NOTES)
+    bandwidths = {c.speed["bandwidth"] for c in report.cells if c.speed}
+    lines += [f"read bandwidth while timing: {b / 1e9:.1f} GB/s" for b in sorted(bandwidths)]
+    if environments:
+        lines.append("success: of all episodes, with its 95% interval; the same seeds for every cell")
+    reasons: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.impossible:
+            reasons.setdefault(cell.impossible, []).append(str(cell.cell))
+    lines += [f"not possible: {', '.join(cells)}: {reason}" for reason, cells in reasons.items()]
+    return lines + [f"failed: {c.cell}: {step}: {text}" for c in report.cells for step, text in c.failures.items()]
+
+
+def to_json(report: SweepReport) -> dict[str, Any]:
+    """The report as plain values."""
+    return {
+        "kept": report.kept,
+        "done": report.done,
+        "failed": len(report.failed),
+        "cells": [
+            {
+                "precision": c.cell.precision,
+                "target": c.cell.target,
+                "status": c.status,
+                "impossible": c.impossible,
+                "failures": c.failures,
+                "size": c.size,
+                "parity": c.parity,
+                "disagreement": c.disagreement,
+                "speed": c.speed,
+                "environments": {
+                    name: {
+                        "success": _interval(c.success(name)),
+                        "return": _interval(c.mean_return(name)),
+                        "episodes": episodes,
+                    }
+                    for name, episodes in c.episodes.items()
+                },
+            }
+            for c in report.cells
+        ],
+    }
+
+
+def _interval(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else estimate._asdict()
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate.value:.0f}% ({100 * estimate.low:.0f}-{100 * estimate.high:.0f})"
+
+
+def _outcome(result: CellResult, environment: str) -> str:
+    """Success where the environment tells, else the mean return."""
+    success, gained = result.success(environment), result.mean_return(environment)
+    if success is not None:
+        return f"{100 * success.value:.0f}%"
+    return "-" if gained is None else f"{gained.value:.4g}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.3g}%"
