@@ -93,7 +93,7 @@ METAWORLD := build/metaworld
 METAWORLD_TASKS_1 := reach push hammer door-open drawer-open
 METAWORLD_TASKS_2 := drawer-close button-press-topdown window-open window-close faucet-open
 
-metaworld: $(STAMP) ## train the example policy anew: episodes, training, evaluation, model card (under an hour)
+metaworld: $(STAMP) ## train the example policy anew: episodes, training, evaluation, model card (about an hour)
 	$(BIN)/python examples/metaworld/collect.py $(METAWORLD)/episodes
 	$(BIN)/python examples/metaworld/train.py $(METAWORLD)/episodes -o $(METAWORLD)/run
 	$(BIN)/lram-export export $(METAWORLD)/run/model.zip -o $(METAWORLD)/metaworld.lram --force \
