@@ -3,7 +3,7 @@
 Fresh processes take turns: one uses the engine as a C program does (open, create a state, step), one is
 `load_policy` and an action. Prints the median of each part in milliseconds, of the wall clock and of the processor
 (equal on an idle machine), and the memory a process grew by from before the load to its peak, next to what it has
-to hold: the artifact and the state. With `--program`, the path of `examples/c` built, also the peak of a process
+to hold: the artifact and the state. With `--program`, the path of the built `examples/c`, also the peak of a process
 without Python. The page cache is warm after the first repetition, which does not count.
 """
 

@@ -18,8 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lram_export import intervals
 from lram_export.blockwise import calibrated_matrix, quantize_blockwise
 from lram_export.calibration import Calibration, InputStatistics, input_statistics
@@ -184,14 +182,13 @@ class _Judge:
         rates = [self._cost(_of(self._expected, rows), _of(actual, rows)).disagreement for rows in self._episodes()]
         return cost, intervals.mean(rates)
 
-    def _episodes(self) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-        """Places of each episode's steps among the outputs: step after step, the active rows of each."""
-        offset = 0
+    def _episodes(self) -> Iterator[slice]:
+        """Places of each episode's steps among the outputs."""
+        start = 0
         for batch in self._together:
-            places = offset + np.cumsum(batch.active.ravel()).reshape(batch.active.shape) - 1
-            for row in range(batch.active.shape[1]):
-                yield places[batch.active[:, row], row]
-            offset += int(batch.active.sum())
+            for steps in batch.active.sum(axis=0).tolist():
+                yield slice(start, start + steps)
+                start += steps
 
     def _cost(self, expected: RolloutOutputs, actual: RolloutOutputs) -> QuantizationCost:
         return quantization_cost(
@@ -202,8 +199,8 @@ class _Judge:
         )
 
 
-def _of(result: RolloutOutputs, rows: np.ndarray[Any, np.dtype[np.int64]]) -> RolloutOutputs:
-    return RolloutOutputs(result.action[rows], result.action_logits[rows])
+def _of(result: RolloutOutputs, steps: slice) -> RolloutOutputs:
+    return RolloutOutputs(result.action[steps], result.action_logits[steps])
 
 
 def _groups(

@@ -102,7 +102,8 @@ def runtime_outputs(
 def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     runtime.reset()
     for arguments, active in zip(batch.steps, batch.active, strict=True):
-        output = runtime.step(*(np.ascontiguousarray(a) for a in arguments))
+        observation, *others = (np.ascontiguousarray(a) for a in arguments)
+        output = runtime.step(observation, *others)
         advance(int(active.sum()))
         yield output.action.copy(), output.action_logits.copy()
 

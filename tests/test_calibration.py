@@ -163,7 +163,7 @@ class TestStages:
     def test_stage_by_stage_gives_what_the_whole_graph_gives(
         self, policy: LoweredPolicy, calibration: Calibration
     ) -> None:
-        batches = batch_episodes(calibration.at_most(800).episodes)
+        batches = batch_episodes(calibration.at_most(800).episodes, 1)  # outputs come episode by episode
         names = matrix_names(policy)
         streams: list[Any] = [None] * len(batches)
         seen: dict[str, torch.Tensor] = {}
