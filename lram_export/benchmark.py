@@ -244,17 +244,23 @@ class _Worker:
 
     def ask(self, *message: object) -> Any:
         """Send a request and wait for its answer; raises LramError with what went wrong there."""
-        self._connection.send(message)
+        try:
+            self._connection.send(message)
+        except BrokenPipeError:
+            raise self._died() from None
         return self.answer()
 
     def answer(self) -> Any:
         try:
             ok, answer = self._connection.recv()
-        except EOFError:
-            raise LramError(f"{self._name}: the process died (out of memory?)") from None
+        except (EOFError, ConnectionResetError):
+            raise self._died() from None
         if not ok:
             raise answer
         return answer
+
+    def _died(self) -> LramError:
+        return LramError(f"{self._name}: the process died (out of memory?)")
 
 
 @contextmanager

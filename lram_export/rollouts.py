@@ -102,8 +102,13 @@ def runtime_outputs(
 def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     runtime.reset()
     for arguments, active in zip(batch.steps, batch.active, strict=True):
-        observation, *others = (np.ascontiguousarray(a) for a in arguments)
-        output = runtime.step(observation, *others)
+        observation, return_to_go, reward, is_first = arguments
+        output = runtime.step(
+            np.ascontiguousarray(observation),
+            np.ascontiguousarray(return_to_go),
+            np.ascontiguousarray(reward),
+            np.ascontiguousarray(is_first),
+        )
         advance(int(active.sum()))
         yield output.action.copy(), output.action_logits.copy()
 

@@ -10,9 +10,10 @@ from lram_export.checkpoint import Checkpoint, CheckpointSource
 from lram_export.hashing import file_sha256
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.precision import calibrated, select_matrices
-from lram_export.quantization import QuantizationOptions, matrix_names
+from lram_export.quantization import QuantizationOptions
 from lram_export.reference import StepSequence, random_steps
 from lram_export.rollouts import split_episodes
+from lram_export.rounding import matrix_names
 from lram_export.specification import StepSpec
 from lram_export.sweep_grid import SweepOptions
 from lram_export.tasks import TaskSpec
@@ -35,7 +36,6 @@ class SweepPlan:
     task: TaskSpec
     options: SweepOptions
     identity: dict[str, Any]
-    spec: StepSpec
     parameters: int
     episodes: tuple[StepSequence, ...]
     compared_over: list[str]
@@ -60,7 +60,6 @@ def prepare(source: CheckpointSource, task: TaskSpec, options: SweepOptions) -> 
         task=task,
         options=options,
         identity=identity(checkpoint, task, options.batch_size),
-        spec=policy.spec,
         parameters=checkpoint.parameters,
         episodes=episodes,
         compared_over=compared_over,
@@ -84,7 +83,7 @@ def _compared_over(options: SweepOptions, policy: LoweredPolicy) -> tuple[tuple[
 def identity(checkpoint: Checkpoint, task: TaskSpec, batch_size: int) -> dict[str, Any]:
     """What everything in a sweep's folder comes from."""
     return {
-        "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        "checkpoint": checkpoint.sha256,
         "model": checkpoint.config.to_json(),
         "task": task.to_json(),
         "batch_size": batch_size,

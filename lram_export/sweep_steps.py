@@ -108,11 +108,14 @@ class SweepSteps:
         options = self._options
         threads = options.threads or suitable_threads(self._plan.parameters)
         for name in options.environments:
-            episodes = {"episodes": options.episodes, "seed": options.seed, "threads": threads}
-            made_with = {c: self._made_with(c, **episodes) for c in self._exported()}
+            made_with = {
+                c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
+                for c in self._exported()
+            }
             for cell in self._missing(PLAY + name, made_with):
                 with self._attempt(cell, PLAY + name, made_with[cell]) as keep:
-                    keep(self._episodes(cell, EvaluationOptions((name,), (cell.target,), **episodes)))
+                    asked = EvaluationOptions((name,), (cell.target,), options.episodes, options.seed, threads=threads)
+                    keep(self._episodes(cell, asked))
 
     def result(self, cell: Cell) -> CellResult:
         """What the steps gave for a cell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def sweep(
         sys.exit(1)
 
 
-def print_report(title: str, report: SweepReport, environments: tuple[str, ...]) -> None:
+def print_report(title: str, report: SweepReport, environments: Sequence[str]) -> None:
     """The grid as a table, and a second one if there are several environments."""
     columns = [*COLUMNS, *(["success"] if environments else [])]
     rows = [[*_row(cell), *([_percent(cell.success())] if environments else [])] for cell in report.cells]
@@ -151,7 +152,7 @@ def _row(result: CellResult) -> list[str]:
     ]
 
 
-def notes(report: SweepReport, environments: tuple[str, ...]) -> list[str]:
+def notes(report: SweepReport, environments: Sequence[str]) -> list[str]:
     """What the table's numbers mean, and why some are missing."""
     lines = list(NOTES)
     bandwidths = {c.speed["bandwidth"] for c in report.cells if c.speed}
