@@ -96,4 +96,4 @@ def calibrated_matrix(
 
 def _replace(graph: StepGraph, name: str, values: NDArray[np.float32]) -> None:
     layer: Any = graph.get_submodule(name)
-    layer.weight = torch.nn.Parameter(torch.from_numpy(values), requires_grad=False)
+    layer.weight = torch.nn.Parameter(torch.tensor(values), requires_grad=False)

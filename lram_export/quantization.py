@@ -18,6 +18,7 @@ from lram_export.dequantization import with_quantization
 from lram_export.errors import UsageError
 from lram_export.lowering import LoweredPolicy
 from lram_export.mixed import DEFAULT_DISAGREEMENT, choose_formats
+from lram_export.model import oracle_threads
 from lram_export.precision import AUTO, MIXED, PRECISIONS, calibrated, select_matrices
 from lram_export.progress import SILENT, Progress
 from lram_export.quantized import Quantization
@@ -94,22 +95,30 @@ def quantize(
                 advance(1)
         return with_quantization(policy, Quantization(options.precision, NEAREST, matrices))
     recorded = calibration or load_calibration(options.calibration, policy.spec)
+    with oracle_threads(policy.checkpoint.config):  # the last bits of products depend on their number
+        return with_quantization(policy, _calibrated(policy, names, options, recorded, progress))
+
+
+def _calibrated(
+    policy: LoweredPolicy, names: Sequence[str], options: QuantizationOptions, recorded: Calibration, progress: Progress
+) -> Quantization:
     fitted, held_out = recorded.split()
     check_enough(fitted, policy.graph, names)
     if options.precision == AUTO:
         bound = DEFAULT_DISAGREEMENT if options.max_disagreement is None else options.max_disagreement
         choice = choose_formats(policy, names, fitted, held_out, bound, progress)
-        return with_quantization(policy, Quantization(MIXED, GPTQ, choice.matrices, recorded.sha256, choice.to_json()))
+        return Quantization(MIXED, GPTQ, choice.matrices, recorded.sha256, choice.to_json())
     formats = dict.fromkeys(names, PRECISIONS[options.precision].weights)
     with progress.stage(f"calibrating {options.precision}", len(names)) as advance:
         matrices = quantize_blockwise(policy, formats, fitted, activations=options.static_activations, advance=advance)
-    return with_quantization(policy, Quantization(options.precision, GPTQ, matrices, recorded.sha256))
+    return Quantization(options.precision, GPTQ, matrices, recorded.sha256)
 
 
 def cost_on_episodes(policy: LoweredPolicy, quantized: LoweredPolicy, calibration: Calibration) -> QuantizationCost:
     """What quantization changed over the episodes that were held out from calibration."""
     batches = batch_episodes(calibration.split()[1].episodes)
-    expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)
+    with oracle_threads(policy.checkpoint.config):
+        expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)
     return quantization_cost(
         policy.checkpoint.config,
         policy.task,

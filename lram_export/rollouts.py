@@ -76,7 +76,7 @@ def roll_out(
     rows = batch.active.shape[1]
     state = [torch.full(t.shape, t.initial or 0.0) for t in state_specs(graph.config, rows)]
     for arguments, active in zip(batch.steps, batch.active, strict=True):
-        inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in arguments]
+        inputs = [torch.tensor(a) for a in arguments]  # copies: aligned, so that bits do not depend on where they lie
         action, logits, *state = graph(*inputs, *state)
         advance(int(active.sum()))
         yield active, action, logits

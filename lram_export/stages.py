@@ -117,4 +117,4 @@ def _decide(graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.tensor(array)  # a copy, aligned as torch does: products of unaligned memory can differ in the last bit

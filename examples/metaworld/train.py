@@ -53,7 +53,7 @@ CONFIG = ModelConfig(
 class Recipe:
     """Hyperparameters of a run."""
 
-    batches: int = 2000
+    batches: int = 1300
     batch_size: int = 32
     context: int = 50
     learning_rate: float = 1.5e-3
