@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -27,8 +28,22 @@ SMALL_BYTES = 256
 """Initializers up to this size are part of the graph's own file."""
 
 
+_translated: WeakKeyDictionary[torch.nn.Module, onnx_ir.Model] = WeakKeyDictionary()
+
+
 def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
-    """Export the step graph with ``torch.export`` and ONNX Script; weights stay shared with torch."""
+    """The step graph as ONNX, for the caller to change; weights stay shared with torch.
+
+    Several targets start from it and translating takes seconds, so a graph is translated once.
+    """
+    if policy.graph not in _translated:
+        _translated[policy.graph] = _translate(policy)
+    model = _translated[policy.graph].clone()
+    model.metadata_props.update(policy.metadata())
+    return model
+
+
+def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     arguments = tuple(
         torch.full(t.shape, t.initial or 0.0, dtype=getattr(torch, t.dtype))
         for t in (*policy.spec.inputs, *policy.spec.states)
@@ -37,7 +52,7 @@ def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program = torch.onnx.export(  # torch.export and ONNX Script
             policy.graph,
             arguments,
             dynamo=True,
@@ -50,7 +65,6 @@ def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
     assert program is not None
     model = program.model
     model.metadata_props.clear()
-    model.metadata_props.update(policy.metadata())
     model.producer_name = "lram-export"
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: they tell about the exporting machine, not the model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from hypothesis import settings
 
 from lram_export.cli import main
@@ -121,10 +123,17 @@ ExportFunction = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportFunction:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all test processes of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(shared_folder: Path) -> ExportFunction:
     """Export a golden checkpoint through the command line, once per session and set of options."""
-    folder = tmp_path_factory.mktemp("bundles")
-    made: dict[tuple[str, ...], Path] = {}
 
     def export(
         name: str,
@@ -136,11 +145,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportFunction:
         golden = load_golden(name)
         chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
         chosen += ["--batch", str(batch), *(part for t in targets for part in ("--target", t))]
-        key = (name, *chosen)
-        if key not in made:
-            path = folder / f"{name}_{len(made)}.lram"
-            succeed("export", golden.checkpoint, "-o", path, *chosen)
-            made[key] = path
-        return made[key]
+        digest = hashlib.sha256(json.dumps([name, *chosen]).encode()).hexdigest()[:8]
+        path = shared_folder / f"{name}_{digest}.lram"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                succeed("export", golden.checkpoint, "-o", path, *chosen)
+        return path
 
     return export
