@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from pathlib import Path
 
 import click
@@ -108,6 +109,17 @@ class TestTraining:
         assert resumed.losses == trained.losses
         for name, weight in resumed.model.state_dict().items():
             assert torch.equal(weight, trained.model.state_dict()[name]), name
+
+    def test_two_processes_compute_what_one_computes(
+        self, trained: Run, episodes: dict[str, Episodes], tmp_path: Path
+    ) -> None:
+        run = Run(episodes, tmp_path, RECIPE, TINY, processes=2)
+        steps = run.train()
+        for _ in range(8):
+            next(steps)
+        steps.close()
+        assert run.losses == trained.losses[:8]
+        assert not multiprocessing.active_children()
 
     def test_another_recipe_does_not_go_on_with_it(self, trained: Run, episodes: dict[str, Episodes]) -> None:
         other = Run(episodes, trained.folder, dataclasses.replace(RECIPE, seed=1), TINY)

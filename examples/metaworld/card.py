@@ -30,7 +30,7 @@ An xLSTM policy trained to imitate Meta-World's scripted experts, in the format 
 | output | 4 action values, 256 bins each |
 | data | {episodes} successful episodes of scripted experts, a third each with noise of 0, 0.1 and 0.3 on the action |
 | recipe | {batches} batches of {batch_size} windows of {context} steps, AdamW at {learning_rate:g}, seed {seed} |
-| training | {minutes:.0f} minutes, threads: {threads}; last loss {loss:.2f} |
+| training | {minutes:.0f} minutes, processes: {processes}; last loss {loss:.2f} |
 | licence | Apache-2.0 |
 
 ## Success
@@ -52,8 +52,8 @@ make metaworld
 ```
 
 collects the episodes, trains, evaluates, and writes checkpoint and card to `build/metaworld`. Interrupted, it goes on
-where it was. On another machine, or with another number of threads, sums are rounded in another order and the weights
-differ; success is then about the same, not equal.
+where it was. On another machine sums are rounded in another order and the weights differ; success is then about the
+same, not equal.
 """
 
 
@@ -84,7 +84,7 @@ def main(run: Path, output: Path) -> None:
         parameters=checkpoint.parameters,
         episodes=sum(played.values()),
         minutes=training["seconds"] / 60,
-        threads=training["threads"],
+        processes=training["processes"],
         loss=sum(training["losses"][-50:]) / len(training["losses"][-50:]),
         count=len(seeds),
         first_seed=min(seeds),

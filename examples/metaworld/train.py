@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from collect import Episodes
 from numpy.typing import NDArray
 from original import Training, save_original
+from parallel import Gradients
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,11 +51,15 @@ CONFIG = ModelConfig(
 )
 
 
+PARTS = 2
+"""Parts of a batch whose gradients are computed apart, by two processes or one after the other."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of a run."""
+    """Hyperparameters of a run; ``batch_size`` is a multiple of the number of parts."""
 
-    batches: int = 1300
+    batches: int = 1200
     batch_size: int = 32
     context: int = 50
     learning_rate: float = 1.5e-3
@@ -159,17 +165,41 @@ def fold_normalization(
     return {**weights, **folded}
 
 
+@dataclass(frozen=True)
+class PartLoss:
+    """The loss of one part of a batch of a run, the same in every process."""
+
+    sampler: Sampler
+    mean: Tensor
+    deviation: Tensor
+
+    def __call__(self, model: ReferenceModel, batch: int, part: int) -> Tensor:
+        """Mean loss of a part of a batch."""
+        recipe = self.sampler.recipe
+        # a generator per batch: a resumed run draws what an uninterrupted one would have drawn
+        windows = self.sampler.draw(np.random.default_rng([recipe.seed, batch]))
+        size = recipe.batch_size // PARTS
+        observations, *others = (getattr(windows, f.name)[part * size : (part + 1) * size] for f in fields(windows))
+        return loss_of(model, Windows((observations - self.mean) / self.deviation, *others))
+
+
 class Run:
     """A training run that can be interrupted: everything it needs to go on is in one file."""
 
     def __init__(
-        self, episodes: dict[str, Episodes], folder: Path, recipe: Recipe, config: ModelConfig = CONFIG
+        self,
+        episodes: dict[str, Episodes],
+        folder: Path,
+        recipe: Recipe,
+        config: ModelConfig = CONFIG,
+        processes: int = 1,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.processes = recipe, folder, processes
         self.sampler = Sampler(episodes, recipe)
         self.mean, self.deviation = self.sampler.statistics()
-        self.model = ReferenceModel(config, context_length=recipe.context * TOKENS_PER_STEP)
+        self.build = partial(ReferenceModel, config, context_length=recipe.context * TOKENS_PER_STEP)
+        self.model = self.build()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
@@ -203,7 +233,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "batch": self.batch,
             "seconds": self.seconds,
-            "threads": torch.get_num_threads(),
+            "processes": self.processes,
             "losses": self.losses,
         }
         with atomic_file(self.file, force=True) as temporary:
@@ -214,32 +244,29 @@ class Run:
 
     def train(self) -> Iterator[int]:
         """Train to the last batch, yielding each batch's number; saves every few minutes and however it ends."""
-        mean, deviation = torch.from_numpy(self.mean).float(), torch.from_numpy(self.deviation).float()
+        normalization = (torch.from_numpy(a).float() for a in (self.mean, self.deviation))
         began, saved = time.monotonic() - self.seconds, time.monotonic()
-        try:
-            while self.batch < self.recipe.batches:
-                # a generator per batch: a resumed run draws what an uninterrupted one would have drawn
-                windows = self.sampler.draw(np.random.default_rng([self.recipe.seed, self.batch]))
-                normalized = (windows.observations - mean) / deviation
-                self.losses.append(self._update(Windows(normalized, *list(vars(windows).values())[1:])))
-                self.batch += 1
-                self.seconds = time.monotonic() - began
-                yield self.batch
-                if time.monotonic() - saved > SAVE_EVERY:
-                    self.save()
-                    saved = time.monotonic()
-        finally:
-            self.save()
+        part_loss = PartLoss(self.sampler, *normalization)
+        with Gradients(self.model, self.build, part_loss, PARTS, self.processes) as gradients:
+            try:
+                while self.batch < self.recipe.batches:
+                    self.losses.append(self._update(gradients))
+                    self.batch += 1
+                    self.seconds = time.monotonic() - began
+                    yield self.batch
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        self.save()
+                        saved = time.monotonic()
+            finally:
+                self.save()
 
-    def _update(self, windows: Windows) -> float:
+    def _update(self, gradients: Gradients) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.batch)
-        loss = loss_of(self.model, windows)
-        self.optimizer.zero_grad()
-        loss.backward()
+        loss = gradients.compute(self.batch)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
-        return loss.item()
+        return loss
 
 
 def load_episodes(folder: Path) -> dict[str, Episodes]:
@@ -256,11 +283,11 @@ def load_episodes(folder: Path) -> dict[str, Episodes]:
 @click.option("--batches", default=Recipe.batches, show_default=True)
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True)
 @click.option("--seed", default=Recipe.seed, show_default=True)
-@click.option("--threads", default=2, show_default=True)
-def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, threads: int) -> None:
+@click.option("--processes", default=2, show_default=True, help="Processes that share a batch, one thread each.")
+def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, processes: int) -> None:
     """Train on the EPISODES that collect.py left, or go on with an interrupted run."""
-    torch.set_num_threads(threads)
-    run = Run(load_episodes(episodes), output, Recipe(batches, batch_size, seed=seed))
+    torch.set_num_threads(1)
+    run = Run(load_episodes(episodes), output, Recipe(batches, batch_size, seed=seed), processes=processes)
     run.resume()
     with ConsoleProgress(quiet=False).stage("training", batches) as advance:
         advance(run.batch)
