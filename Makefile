@@ -86,7 +86,7 @@ test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a
 test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,000 at fp32 (minutes)
 	$(BIN)/python -m pytest -m precisions
 
-test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 4 GB of disk)
+test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest -m large -s
 
 METAWORLD := build/metaworld

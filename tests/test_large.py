@@ -1,4 +1,4 @@
-"""The 206m preset on two cores: time and memory of the export. `make test-large` (minutes, 4 GB of disk).
+"""The 206m preset on two cores: time, memory and size of its exports. `make test-large` (minutes, 5 GB of disk).
 
 Times are printed, not asserted; memory is asserted, since it does not depend on who else uses the machine.
 """
@@ -38,3 +38,15 @@ def test_206m_exports_and_verifies(tmp_path: Path) -> None:
     seconds, peak = measured("verify", bundle)
     print(f"verify: {seconds:.0f} s, peak {peak / 1e9:.2f} GB")
     measured("bench", bundle, "--steps", "200", "--baseline")
+
+    quantized = tmp_path / "int8.lram"
+    options = ("--task", "metaworld/reach-v2", "--precision", "int8")
+    seconds, peak = measured("export", tmp_path / "206m", "-o", quantized, *options)
+    ratio = stored_bytes(quantized) / stored_bytes(bundle)
+    print(f"export at int8: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, {ratio:.3f} of the fp32 bundle")
+    assert peak < PEAK_BYTES and ratio <= 0.28
+
+
+def stored_bytes(bundle: Path) -> int:
+    """Bytes of all files of a bundle."""
+    return sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
