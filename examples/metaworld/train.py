@@ -59,7 +59,7 @@ PARTS = 2
 class Recipe:
     """Hyperparameters of a run; ``batch_size`` is a multiple of the number of parts."""
 
-    batches: int = 1200
+    batches: int = 2000
     batch_size: int = 32
     context: int = 50
     learning_rate: float = 1.5e-3
