@@ -213,7 +213,7 @@ class TestResults:
             ("doctor",),
             ("new", "--preset", "16m", "-o", tmp_path / "new"),
             ("convert", STATE_M, "-o", tmp_path / "own"),
-            ("export", STATE_M, "-o", tmp_path / "own.lram", *REACH),
+            ("export", STATE_M, "-o", tmp_path / "own.lram", *REACH, "--target", "pytorch"),
         ):
             assert isinstance(json.loads(succeed(*arguments, "--json").stdout), dict), arguments
 
@@ -229,7 +229,8 @@ class TestResults:
 
     def test_a_converted_checkpoint_exports_to_the_same_policy(self, tmp_path: Path, bundle: Path) -> None:
         succeed("convert", STATE_M, "-o", tmp_path / "own")
-        succeed("export", tmp_path / "own", "-o", tmp_path / "own.lram", *load_golden("state_m").task_options)
+        options = (*load_golden("state_m").task_options, "--target", "onnxruntime")
+        succeed("export", tmp_path / "own", "-o", tmp_path / "own.lram", *options)
         assert (tmp_path / "own.lram" / "onnxruntime" / "model.onnx.data").read_bytes() == (
             bundle / "onnxruntime" / "model.onnx.data"
         ).read_bytes()
@@ -237,14 +238,17 @@ class TestResults:
 
     def test_a_new_checkpoint_exports(self, tmp_path: Path) -> None:
         succeed("new", "--preset", "16m", "--slstm-at", "1,3", "--image", "-o", tmp_path / "new")
+        short = ("--target", "onnxruntime", "--reference-steps", "10", "--force")
         for options in (REACH, ("--task", "atari/breakout")):
-            succeed("export", tmp_path / "new", "-o", tmp_path / "new.lram", *options, "--force")
+            succeed("export", tmp_path / "new", "-o", tmp_path / "new.lram", *options, *short)
         document = json.loads(succeed("inspect", tmp_path / "new.lram", "--json").stdout)
         assert document["model"]["slstm_at"] == [1, 3]
         assert document["task"]["observation"] == "image" and document["task"]["reward_scale"] == 20
 
     def test_the_task_table_fills_in_what_is_not_given(self, tmp_path: Path) -> None:
-        succeed("export", STATE_M, "-o", tmp_path / "reach.lram", *REACH, "--target-return", "100")
+        succeed(
+            "export", STATE_M, "-o", tmp_path / "reach.lram", *REACH, "--target-return", "100", "--target", "pytorch"
+        )
         task = json.loads((tmp_path / "reach.lram" / "manifest.json").read_text())["task"]
         assert (task["observation_dim"], task["action_dim"], task["reward_scale"]) == (39, 4, 200)
         assert task["target_return"] == 100
