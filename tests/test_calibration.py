@@ -303,18 +303,25 @@ class TestAuto:
     def test_it_keeps_to_its_bound_with_the_smallest_candidate_it_tried(
         self, policy: LoweredPolicy, short: Calibration
     ) -> None:
-        options = QuantizationOptions(
-            "auto", keep_fp32=(BEYOND_THE_FIRST_BLOCK,), calibration=[Path("x")], max_disagreement=0.015
-        )
-        quantized = quantize(policy, options, short)
+        def auto(bound: float) -> tuple[LoweredPolicy, dict[str, Any]]:
+            kept = ("head", "blocks.[!01]*")
+            options = QuantizationOptions("auto", keep_fp32=kept, calibration=[Path("x")], max_disagreement=bound)
+            quantized = quantize(policy, options, short)
+            assert quantized.quantization is not None and quantized.quantization.choice is not None
+            return quantized, dict(quantized.quantization.choice)
+
+        _, strict = auto(0.005)
+        mixtures = [t for t in strict["tried"] if len(set(t["formats"].values())) > 1]
+        bound = max(t["disagreement_high"] for t in mixtures)  # what a mixture of this recording reaches
+        quantized, choice = auto(bound)
         assert quantized.precision == "mixed" and quantized.quantization is not None
-        choice = quantized.quantization.choice
-        assert choice is not None and choice["max_disagreement"] == 0.015
+        assert choice["max_disagreement"] == bound
         chosen = choice["chosen"]
-        assert 0 < chosen["disagreement"] <= chosen["disagreement_high"] <= 0.015
+        assert 0 < chosen["disagreement"] <= chosen["disagreement_high"] <= bound
         smaller = [t for t in choice["tried"] if t["bytes"] < chosen["bytes"]]
-        assert smaller and all(t["disagreement_high"] > 0.015 for t in smaller)
-        assert any(len(set(t["formats"].values())) > 1 for t in choice["tried"])
+        assert smaller and all(t["disagreement_high"] > bound for t in smaller)
+        assert len({group["format"] for group in choice["groups"]}) > 1
+        assert chosen["bytes"] < strict["chosen"]["bytes"]
         assert {m.name: m.format for m in quantized.quantization.matrices.values()} == {
             name: group["format"] for group in choice["groups"] for name in group["matrices"]
         }
@@ -322,8 +329,7 @@ class TestAuto:
         assert cost_on_episodes(policy, quantized, short).disagreement == pytest.approx(
             chosen["disagreement"], rel=0.05
         )
-        again = quantize(policy, options, short).quantization
-        assert again is not None and json.dumps(again.choice) == json.dumps(choice)
+        assert json.dumps(auto(bound)[1]) == json.dumps(choice)
 
     def test_the_command_prints_the_table_and_the_bundle_keeps_it(self, short_recording: Path, tmp_path: Path) -> None:
         path = tmp_path / "policy.lram"

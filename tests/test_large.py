@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.large
-PEAK_BYTES = 4e9
+PEAK_BYTES, INT8_PEAK_BYTES = 3.5e9, 4e9
 
 
 def measured(*arguments: str | Path) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def test_206m_exports_and_verifies(tmp_path: Path) -> None:
     seconds, peak = measured("export", tmp_path / "206m", "-o", quantized, *options)
     ratio = stored_bytes(quantized) / stored_bytes(bundle)
     print(f"export at int8: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, {ratio:.3f} of the fp32 bundle")
-    assert peak < PEAK_BYTES and ratio <= 0.28
+    assert peak < INT8_PEAK_BYTES and ratio <= 0.28
 
 
 def stored_bytes(bundle: Path) -> int:

@@ -286,6 +286,8 @@ def load_episodes(folder: Path) -> dict[str, Episodes]:
 @click.option("--processes", default=2, show_default=True, help="Processes that share a batch, one thread each.")
 def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, processes: int) -> None:
     """Train on the EPISODES that collect.py left, or go on with an interrupted run."""
+    if batch_size % PARTS:
+        raise click.UsageError(f"--batch-size: expected a multiple of {PARTS}, got {batch_size}")
     torch.set_num_threads(1)
     run = Run(load_episodes(episodes), output, Recipe(batches, batch_size, seed=seed), processes=processes)
     run.resume()
