@@ -2,9 +2,10 @@
 
 A module has one function::
 
-    def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact: ...
+    def export(policy: LoweredPolicy, directory: Path, progress: Progress) -> ExportedArtifact: ...
 
-It writes its files into ``directory`` (empty, inside the bundle) and returns what the manifest records.
+It writes its files into ``directory`` (empty, inside the bundle), tells ``progress`` about work that takes long, and
+returns what the manifest records.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from lram_export.errors import UsageError
 from lram_export.parity import FLOAT32
 from lram_export.precision import MIXED, PRECISIONS
+from lram_export.progress import SILENT, Progress
 from lram_export.registry import TargetModule, load_target
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ EXPORTERS = {
     "native": TargetModule(
         "lram_export.exporters.native", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
     ),
+    "tensorrt": TargetModule(
+        "lram_export.exporters.tensorrt",
+        ("torch", "onnx", "onnxscript"),
+        "export",
+        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
+    ),
 }
 
 
@@ -63,7 +71,7 @@ def check_precision(target: str, precision: str) -> None:
         raise UsageError(f"--precision: target '{target}' cannot run {precision}. What can: {table}")
 
 
-def export_target(target: str, policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+def export_target(target: str, policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write one target's artifact; raises UsageError or TargetNotInstalledError before anything is written."""
-    artifact: ExportedArtifact = load_target(EXPORTERS, target).export(policy, directory)
+    artifact: ExportedArtifact = load_target(EXPORTERS, target).export(policy, directory, progress)
     return artifact

@@ -28,6 +28,7 @@ from lram_export.native_format import (
     write_artifact,
 )
 from lram_export.precision import GROUP
+from lram_export.progress import SILENT, Progress
 from lram_export.quantized import QuantizedMatrix
 from lram_export.step import MLSTMBlock, SLSTMBlock, StepGraph
 
@@ -35,7 +36,7 @@ Matrix = NDArray[np.float32]
 MODEL_FILE = "model.lrn"
 
 
-def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.lrn``; raises UsageError for sizes that the kernels do not know."""
     check_sizes(policy)
     tensors = list(_Packer(policy).tensors())

@@ -14,9 +14,10 @@ from lram_export.onnx_forms import form_of
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
 from lram_export.onnx_quantization import MICROSOFT, quantize_onnx
 from lram_export.parity import FLOAT32
+from lram_export.progress import SILENT, Progress
 
 
-def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.onnx`` and ``model.onnx.data``."""
     import onnx
     import onnxscript

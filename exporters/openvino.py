@@ -22,6 +22,7 @@ from lram_export.errors import LramError
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
+from lram_export.progress import SILENT, Progress
 from lram_export.quantized import QuantizedMatrix
 from lram_export.specification import StepSpec, TensorSpec, next_name
 
@@ -29,7 +30,7 @@ MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
 
 
-def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.xml`` and ``model.bin``."""
     import onnx
     import onnxscript

@@ -13,9 +13,10 @@ from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.precision import checkpoint_key
+from lram_export.progress import SILENT, Progress
 
 
-def export(policy: LoweredPolicy, directory: Path) -> ExportedArtifact:
+def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``config.json`` and ``model.safetensors``: the reference prunes nothing."""
     checkpoint = policy.checkpoint
     if policy.quantization is not None:

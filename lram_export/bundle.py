@@ -155,9 +155,12 @@ class BundleWriter:
         self._artifacts = [a for a in self._artifacts if a.target != target]
         shutil.rmtree(self.directory / target, ignore_errors=True)
 
-    def add_parity(self, target: str, parity: ParityResult) -> None:
-        """Record what verifying an artifact found."""
-        self._artifacts = [dataclasses.replace(a, parity=parity) if a.target == target else a for a in self._artifacts]
+    def add_parity(self, target: str, parity: ParityResult, verified_by: str) -> None:
+        """Record what verifying an artifact found, on the runtime of which target."""
+        self._artifacts = [
+            dataclasses.replace(a, parity=parity, verified_by=verified_by) if a.target == target else a
+            for a in self._artifacts
+        ]
 
     def finish(
         self,
@@ -171,7 +174,7 @@ class BundleWriter:
         quantization: QuantizationEntry | None = None,
     ) -> Manifest:
         """Write the manifest; may be called again after :meth:`add_parity`."""
-        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
         manifest = Manifest(
             name=self.name,
             model=config,

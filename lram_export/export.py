@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from lram_export.bundle import Bundle, BundleWriter, write_bundle
 from lram_export.calibration import Calibration, load_calibration
 from lram_export.checkpoint import Checkpoint
 from lram_export.cost import QuantizationCost, quantization_cost
+from lram_export.devices import Platform
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
@@ -30,9 +32,9 @@ from lram_export.reference import (
     save_reference,
 )
 from lram_export.registry import load_target
-from lram_export.runtimes import RUNTIMES
+from lram_export.runtimes import check_verifiable, load_verifier
 from lram_export.tasks import TaskSpec
-from lram_export.verify import verify_targets
+from lram_export.verify import verify_artifact
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ExportOptions:
     seed: int = 0
     force: bool = False
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    platform: Platform = field(default_factory=Platform)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def export_bundle(
             keeps no reference.
         task: what the policy is asked to do.
         path: the bundle's folder.
-        options: targets, batch size, recorded steps.
+        options: targets, batch size, recorded steps, quantization, what to compile for.
         progress: told about every stage.
         failures: if given, a target that fails is entered here and left out of the bundle, and the others go on.
 
@@ -100,9 +103,10 @@ def export_bundle(
             quantization = _save_quantized(writer, policy, cost, "reference" if calibration is None else "episodes")
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
+        policy = dataclasses.replace(policy, platform=options.platform)
         for target in options.targets:
             with progress.stage(f"exporting for {target}"), _attempt(writer, target, failures, refuses=True):
-                _export(writer, target, policy)
+                _export(writer, target, policy, progress)
         _check_any(writer)
         about = {
             "config": checkpoint.config,
@@ -131,9 +135,11 @@ def check_targets(options: ExportOptions) -> None:
         raise UsageError("--target: expected one or more different targets")
     for target in options.targets:  # exported and verified here: both sides must be installed
         load_target(EXPORTERS, target)
-        load_target(RUNTIMES, target)
+        check_verifiable(target)
         check_precision(target, options.quantization.result)
     check_options(options.quantization)
+    if options.platform != Platform() and "tensorrt" not in options.targets:
+        raise UsageError("--device, --compute-capability: only with --target tensorrt")
 
 
 def _load_calibration(policy: LoweredPolicy, options: ExportOptions) -> Calibration | None:
@@ -185,8 +191,8 @@ def _save_quantized(
     )
 
 
-def _export(writer: BundleWriter, target: str, policy: LoweredPolicy) -> None:
-    artifact = export_target(target, policy, writer.target_directory(target))
+def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: Progress) -> None:
+    artifact = export_target(target, policy, writer.target_directory(target), progress)
     writer.add_artifact(
         target,
         artifact.files,
@@ -199,10 +205,10 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy) -> None:
 
 
 def _verify(writer: BundleWriter, bundle: Bundle, target: str, progress: Progress) -> None:
-    result = verify_targets(bundle, [target], threads=physical_cores(), progress=progress)[target]
+    result, runner = verify_artifact(bundle, target, load_verifier, threads=physical_cores(), progress=progress)
     if not result.passed:
         raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
-    writer.add_parity(target, result)
+    writer.add_parity(target, result, verified_by=runner)
 
 
 @contextmanager

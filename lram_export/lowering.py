@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lram_export import __version__
 from lram_export.checkpoint import Checkpoint
+from lram_export.devices import Platform
 from lram_export.errors import UsageError
 from lram_export.model import ReferenceModel
 from lram_export.quantized import Quantization
@@ -20,7 +21,8 @@ class LoweredPolicy:
     """A policy ready for exporters: the step graph, the reference model it shares weights with, the task.
 
     ``quantization`` has the codes of the quantized matrices. Checkpoint, model and graph then hold their
-    dequantized values: they are the oracle that the targets are compared with.
+    dequantized values: they are the oracle that the targets are compared with. ``platform`` is what to compile for,
+    where a target has a choice.
     """
 
     name: str
@@ -29,6 +31,7 @@ class LoweredPolicy:
     graph: StepGraph
     task: TaskSpec
     quantization: Quantization | None = None
+    platform: Platform = field(default_factory=Platform)
 
     @property
     def spec(self) -> StepSpec:

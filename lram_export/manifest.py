@@ -38,6 +38,8 @@ class ArtifactEntry:
     """One target at one precision, its files in the folder named after the target.
 
     ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to.
+    ``verified_by`` is the target on whose runtime ``parity`` was found; it is another one where the hardware for
+    this one was missing at export.
     """
 
     target: str
@@ -48,6 +50,7 @@ class ArtifactEntry:
     weight_bytes: int
     activations: str = FLOAT32
     parity: ParityResult | None = None
+    verified_by: str | None = None
 
     @property
     def size(self) -> int:
@@ -248,6 +251,7 @@ def _artifact(entry: Any, where: str) -> ArtifactEntry:
         weight_bytes=_field(entry, "weight_bytes", int, prefix),
         activations=_field({"activations": FLOAT32, **entry}, "activations", str, prefix),
         parity=None if parity is None else ParityResult.from_json(parity, f"{prefix}parity"),
+        verified_by=None if parity is None else _field({"verified_by": target, **entry}, "verified_by", str, prefix),
     )
 
 

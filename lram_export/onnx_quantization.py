@@ -37,6 +37,10 @@ Form = Callable[[Tape, ir.Value, StoredMatrix], ir.Value]
 """Emits the nodes of the product of an input (..., in) with a stored matrix; returns (..., out)."""
 
 
+Product = Callable[[Tape, ir.Value, QuantizedMatrix], ir.Value]
+"""Emits the nodes of the product of an input (..., in) with a matrix; returns (..., out)."""
+
+
 @dataclass(frozen=True)
 class Projection:
     """A product with a quantized matrix in the graph: its node, input, bias and the matrix."""
@@ -50,27 +54,32 @@ class Projection:
 def quantize_onnx(
     model: ir.Model, matrices: Mapping[str, QuantizedMatrix], bundle: Path, form: Callable[[QuantizedMatrix], Form]
 ) -> None:
-    """Replace every product with a quantized matrix by its form, in place.
+    """Replace every product with a quantized matrix by its form, in place; see :func:`rewrite_projections`."""
+    stored = stored_matrices(bundle, matrices)
+    rewrite_projections(model, matrices, lambda tape, x, matrix: form(matrix)(tape, x, stored[matrix.name]))
+
+
+def rewrite_projections(model: ir.Model, matrices: Mapping[str, QuantizedMatrix], product: Product) -> None:
+    """Replace every product with a quantized matrix by the nodes that ``product`` emits, in place.
 
     Raises:
         LramError: a matrix is not in the graph (our bug; the export would compute with other weights).
     """
-    stored = stored_matrices(bundle, matrices)
     found = list(find_projections(model.graph, matrices))
     missing = set(matrices) - {p.matrix.name for p in found}
     if missing:
         raise LramError(f"{sorted(missing)[0]}: no product with this matrix in the ONNX graph")
     for projection in found:
         tape = Tape()
-        product = form(projection.matrix)(tape, projection.input, stored[projection.matrix.name])
+        result = product(tape, projection.input, projection.matrix)
         if projection.bias is not None:
-            product = tape.op("Add", [product, projection.bias])
+            result = tape.op("Add", [result, projection.bias])
         for value in tape.initializers:
             model.graph.register_initializer(value)
         if any(node.domain == MICROSOFT for node in tape.nodes):
             model.graph.opset_imports[MICROSOFT] = 1
         replace_nodes_and_values(
-            model.graph, projection.node, [projection.node], tape.nodes, projection.node.outputs, [product]
+            model.graph, projection.node, [projection.node], tape.nodes, projection.node.outputs, [result]
         )
     remove_unused(model)
 

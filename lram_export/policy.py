@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.machine import physical_cores
-from lram_export.runtimes import RUNTIMES, Runtime, load_runtime
+from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.protocol import State, check_rows, first_not_finite
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
@@ -218,8 +218,8 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
 
 
 def default_target(bundle: Bundle) -> str:
-    """The bundle's first target whose runtime is installed; its first, if none is."""
+    """The bundle's first target that runs here; its first, if none does."""
     for target in bundle.targets:
-        if target in RUNTIMES and RUNTIMES[target].missing() is None:
+        if unavailable(target) is None:
             return target
     return bundle.targets[0]

@@ -16,9 +16,9 @@ from lram_export.errors import TargetNotInstalledError, UsageError
 class TargetModule:
     """One target's module on one side (exporters or runtimes).
 
-    ``packages`` are import names the module needs; ``extra`` is the extra of lram-export that brings them;
-    ``precisions`` (exporters only) are those it can compile. ``reads_quantized`` (runtimes only): whether it reads
-    the bundle's quantized matrices, or has all weights in files of its own.
+    ``packages`` are import names the module needs, ``a|b`` where one of several will do; ``extra`` is the extra of
+    lram-export that brings them; ``precisions`` (exporters only) are those it can compile. ``reads_quantized``
+    (runtimes only): whether it reads the bundle's quantized matrices, or has all weights in files of its own.
     """
 
     module: str
@@ -29,17 +29,27 @@ class TargetModule:
 
     def missing(self) -> str | None:
         """The first package that is not installed, or None."""
-        return next((p for p in self.packages if find_spec(p) is None), None)
+        for package in self.packages:
+            if not any(map(_installed, package.split("|"))):
+                return package.replace("|", " or ")
+        return None
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that are installed."""
         found = {}
-        for package in self.packages:
+        for package in "|".join(self.packages).split("|"):
             try:
                 found[package] = version(package)
             except PackageNotFoundError:
                 continue
         return found
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def load_target(registry: Mapping[str, TargetModule], target: str) -> ModuleType:

@@ -18,7 +18,7 @@ from lram_export.parity import ParityResult
 from lram_export.precision import PRECISIONS, calibrated
 from lram_export.reference import DEFAULT_STEPS as REFERENCE_STEPS
 from lram_export.registry import load_target
-from lram_export.runtimes import RUNTIMES
+from lram_export.runtimes import RUNTIMES, unavailable
 
 DEFAULT_PRECISIONS = ("fp32", "int8", "int4")
 NEEDS_CALIBRATION = "needs --calibration"
@@ -116,7 +116,7 @@ def installed_targets() -> tuple[str, ...]:
     return tuple(
         name
         for name, exporter in EXPORTERS.items()
-        if name != "pytorch" and name in RUNTIMES and exporter.missing() is None and RUNTIMES[name].missing() is None
+        if name != "pytorch" and exporter.missing() is None and unavailable(name) is None
     )
 
 

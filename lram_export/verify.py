@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from lram_export.quantized import QuantizedFile
 from lram_export.recording import load_steps
 from lram_export.reference import Reference, StepSequence, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
-from lram_export.runtimes import RUNTIMES, Runtime, load_runtime
+from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, load_runtime, unavailable
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
@@ -33,16 +33,47 @@ def verify_targets(
         BundleError: a damaged bundle.
         UsageError: a target the bundle does not have, or that is not installed.
     """
+
+    def load(target: str, artifact: LoadedArtifact, threads: int) -> tuple[Runtime, str]:
+        return load_runtime(target, artifact, threads), target
+
+    return {t: verify_artifact(bundle, t, load, threads=threads, progress=progress)[0] for t in targets}
+
+
+def verify_artifact(
+    bundle: Bundle,
+    target: str,
+    load: Callable[[str, LoadedArtifact, int], tuple[Runtime, str]],
+    *,
+    threads: int,
+    progress: Progress = SILENT,
+) -> tuple[ParityResult, str]:
+    """Replay the bundle's recorded steps on a target's artifact.
+
+    Args:
+        bundle: the bundle.
+        target: one of its targets.
+        load: takes target, artifact and threads; gives the runtime that runs the artifact, and its name.
+        threads: for the runtime.
+        progress: told about every step.
+
+    Returns:
+        What the comparison found, and the name of the runtime.
+
+    Raises:
+        BundleError: a damaged bundle.
+        UsageError: a target the bundle does not have, or that cannot run here.
+    """
     reference = load_bundle_reference(bundle)
-    results = {}
-    for target in targets:
-        runtime = load_runtime(target, bundle.load_artifact(target), threads)
-        with progress.stage(f"verifying {target}", len(reference.inputs)) as advance:
+    runtime, name = load(target, bundle.load_artifact(target), threads)
+    on = "" if name == target else f" on {name}"
+    try:
+        with progress.stage(f"verifying {target}{on}", len(reference.inputs)) as advance:
             meter = parity_meter(bundle, target, runtime)
             replay(runtime, reference, meter, advance)
+    finally:
         runtime.close()
-        results[target] = meter.result()
-    return results
+    return meter.result(), name
 
 
 def parity_meter(bundle: Bundle, target: str, runtime: Runtime) -> ParityMeter:
@@ -152,7 +183,8 @@ def installed_targets(bundle: Bundle, requested: Sequence[str]) -> list[str]:
             load_target(RUNTIMES, target)
             bundle.artifact(target)
         return list(requested)
-    usable = [t for t in bundle.targets if t in RUNTIMES and RUNTIMES[t].missing() is None]
+    usable = [t for t in bundle.targets if unavailable(t) is None]
     if not usable:
-        load_target(RUNTIMES, bundle.targets[0])  # says what is missing
+        load_target(RUNTIMES, bundle.targets[0])  # says which package is missing
+        raise UsageError(f"target '{bundle.targets[0]}': {unavailable(bundle.targets[0])}")
     return usable

@@ -4,24 +4,82 @@ Nothing here imports torch, an exporter or a compiler, except the `pytorch` runt
 A module has one function::
 
     def load(artifact: LoadedArtifact, threads: int) -> Runtime: ...
+
+and, if it needs more than its packages (a driver, a GPU), a second one, which says in a line what is missing::
+
+    def unavailable(artifact: LoadedArtifact | None = None) -> str | None: ...
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from lram_export.registry import TargetModule, load_target
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, StepOutput
 
-__all__ = ["RUNTIMES", "LoadedArtifact", "Runtime", "StepOutput", "load_runtime"]
+__all__ = [
+    "RUNTIMES",
+    "STAND_INS",
+    "LoadedArtifact",
+    "Runtime",
+    "StepOutput",
+    "check_verifiable",
+    "load_runtime",
+    "load_verifier",
+    "unavailable",
+]
 
 RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
     "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino", reads_quantized=False),
     "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native", reads_quantized=False),
+    "tensorrt": TargetModule(
+        "lram_export.runtimes.tensorrt",
+        ("tensorrt|tensorrt_rtx", "cuda.bindings"),
+        "tensorrt-rtx",
+        reads_quantized=False,
+    ),
 }
+
+STAND_INS = {
+    "tensorrt": ("onnxruntime", TargetModule("lram_export.tensorrt.stand_in", ("onnxruntime", "onnx"), "onnxruntime")),
+}
+"""Target -> what verifies its artifact at export where the hardware for it is missing, and the module that does."""
 
 
 def load_runtime(target: str, artifact: LoadedArtifact, threads: int) -> Runtime:
     """Load an artifact; raises UsageError for an unknown target, TargetNotInstalledError with the pip command."""
     runtime: Runtime = load_target(RUNTIMES, target).load(artifact, threads)
     return runtime
+
+
+def unavailable(target: str, artifact: LoadedArtifact | None = None) -> str | None:
+    """Why a target, or an artifact of it, cannot run here, in one line; None if it can. Never raises."""
+    entry = RUNTIMES.get(target)
+    if entry is None:
+        return f"this lram-export knows no target '{target}'"
+    missing = entry.missing()
+    if missing is not None:
+        return f"the package '{missing}' is not installed"
+    check = getattr(import_module(entry.module), "unavailable", None)
+    reason: str | None = check(artifact) if check is not None else None
+    return reason
+
+
+def load_verifier(target: str, artifact: LoadedArtifact, threads: int) -> tuple[Runtime, str]:
+    """What verifies an artifact here, and its name: the target's own runtime, else its stand-in."""
+    check_verifiable(target)
+    if target in STAND_INS and unavailable(target, artifact) is not None:
+        name, entry = STAND_INS[target]
+        stand_in: Runtime = import_module(entry.module).load(artifact, threads)
+        return stand_in, name
+    return load_runtime(target, artifact, threads), target
+
+
+def check_verifiable(target: str) -> None:
+    """Raise UsageError unless artifacts of a target can be verified here: by its own runtime or by its stand-in."""
+    if target in STAND_INS and unavailable(target) is not None:
+        load_target({target: STAND_INS[target][1]}, target)
+    else:
+        load_target(RUNTIMES, target)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +90,10 @@ class Runtime(Protocol):
 class StepInputs:
     """The four inputs of a step in buffers that stay where they are, so that a runtime can bind them once."""
 
-    def __init__(self, spec: StepSpec) -> None:
+    def __init__(self, spec: StepSpec, arrays: Sequence[NDArray[Any]] | None = None) -> None:
+        """Use the given arrays, of the specification's shapes and types, or make some."""
         self._specs = spec.inputs
-        self.arrays = tuple(np.zeros(t.shape, t.dtype) for t in spec.inputs)
+        self.arrays = tuple(np.zeros(t.shape, t.dtype) for t in spec.inputs) if arrays is None else tuple(arrays)
         self._signatures = tuple((a.shape, a.dtype) for a in self.arrays)
 
     def fill(self, *values: NDArray[np.generic]) -> None:

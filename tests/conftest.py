@@ -22,6 +22,8 @@ from lram_export.cli import main
 from lram_export.compile_cache import FOLDER_VARIABLE
 from lram_export.runtimes import RUNTIMES
 
+from . import simulated_gpu
+
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -113,6 +115,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test of the target `tensorrt` finds a simulated GPU, for which :func:`exported` has compiled the engine."""
+    parameters = getattr(request.node, "callspec", None)
+    if parameters is not None and "tensorrt" in map(str, parameters.params.values()):
+        simulated_gpu.install(monkeypatch)
+
+
 @pytest.fixture(scope="session", params=GOLDEN_NAMES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Each golden checkpoint in turn."""
@@ -145,11 +155,17 @@ def exported(shared_folder: Path) -> ExportFunction:
         golden = load_golden(name)
         chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
         chosen += ["--batch", str(batch), *(part for t in targets for part in ("--target", t))]
+        if "tensorrt" in targets:
+            chosen += ["--device", "agx-orin"]
         digest = hashlib.sha256(json.dumps([name, *chosen]).encode()).hexdigest()[:8]
         path = shared_folder / f"{name}_{digest}.lram"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 succeed("export", golden.checkpoint, "-o", path, *chosen)
+                if "tensorrt" in targets:
+                    with pytest.MonkeyPatch.context() as patch:
+                        simulated_gpu.install(patch)
+                        succeed("compile", path, "--target", "tensorrt")
         return path
 
     return export

@@ -329,7 +329,10 @@ def poison(runtime: Runtime, target: str) -> None:
         held = getattr(runtime, attribute, None)
         for state in held if isinstance(held, tuple) else [held] if held else []:
             for array in state.values():
-                array[...] = float("nan")
+                if isinstance(array, np.ndarray):
+                    array[...] = float("nan")
+                else:  # memory of a GPU
+                    array.upload(np.full(array.shape, np.nan, np.float32))
     for variable in getattr(runtime, "_variables", {}).values():
         variable.state.data[...] = float("nan")
     assert np.isnan(runtime.state()["state.0.C"]).all(), f"{target}: poison() does not know where it keeps its state"

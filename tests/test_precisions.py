@@ -16,6 +16,7 @@ from lram_export.exporters import EXPORTERS
 from lram_export.runtimes import RUNTIMES
 from lram_export.verify import checkpoint_steps, verify_against_checkpoint
 
+from . import simulated_gpu
 from .conftest import GOLDEN, load_golden, succeed
 
 pytestmark = pytest.mark.precisions
@@ -26,27 +27,39 @@ METAWORLD = ("--task", "metaworld/reach-v2")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
-def test_targets_stay_with_the_dequantized_oracle(precision: str, tmp_path: Path) -> None:
+def test_targets_stay_with_the_dequantized_oracle(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = (*load_golden("state_ms").task_options, "--precision", precision)
-    check(RANDOM, precision, options, tmp_path)
+    check(RANDOM, precision, options, tmp_path, monkeypatch)
 
 
-def test_targets_stay_with_it_at_8_bit_activations(tmp_path: Path) -> None:
+def test_targets_stay_with_it_at_8_bit_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Static ranges are for inputs that belong together: random weights have no matrix that bears them."""
     fp32, recording = tmp_path / "fp32.lram", tmp_path / "steps.npz"
     succeed("export", TRAINED, "-o", fp32, *METAWORLD, "--target", "onnxruntime")
     succeed("record", fp32, "--env", "metaworld/drawer-close-v3", "--episodes", "5", "-o", recording)
     options = (*METAWORLD, "--precision", "w8a8", "--calibration", str(recording))
-    check(TRAINED, "w8a8", options, tmp_path, recording)
+    check(TRAINED, "w8a8", options, tmp_path, monkeypatch, recording)
 
 
 def check(
-    checkpoint: Path, precision: str, options: Sequence[str], folder: Path, recording: Path | None = None
+    checkpoint: Path,
+    precision: str,
+    options: Sequence[str],
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    recording: Path | None = None,
 ) -> None:
     """Export for every target that runs a precision, and compare each with the oracle over many steps."""
     targets = [t for t in RUNTIMES if t != "pytorch" and precision in EXPORTERS[t].precisions]
     chosen = [argument for target in targets for argument in ("--target", target)]
+    if "tensorrt" in targets:
+        chosen += ["--device", "agx-orin"]
     succeed("export", checkpoint, "-o", folder / "policy.lram", *options, *chosen)
+    if "tensorrt" in targets:
+        simulated_gpu.install(patch)
+        succeed("compile", folder / "policy.lram")
     bundle = Bundle.open(folder / "policy.lram")
     inputs = checkpoint_steps(bundle, recording, STEPS, seed=1)
     meters = verify_against_checkpoint(bundle, load_checkpoint(checkpoint), targets, inputs=inputs, threads=1)

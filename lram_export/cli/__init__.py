@@ -19,15 +19,20 @@ COMMANDS = {
     "new": "checkpoint",
     "inspect": "inspect",
     "export": "export",
+    "compile": "compile",
     "verify": "verify",
     "bench": "bench",
     "run": "run",
     "record": "record",
     "evaluate": "evaluate",
     "sweep": "sweep",
+    "deploy": "deploy",
     "doctor": "doctor",
 }
 """Command -> module of this package that defines it."""
+
+FUNCTIONS = {"compile": "compile_bundle"}
+"""Command -> the function that defines it, where the command's own name would hide a builtin."""
 
 
 class LazyGroup(click.Group):
@@ -41,7 +46,7 @@ class LazyGroup(click.Group):
         """The command of that name."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"lram_export.cli.{COMMANDS[name]}"), name)
+        command: click.Command = getattr(import_module(f"lram_export.cli.{COMMANDS[name]}"), FUNCTIONS.get(name, name))
         return command
 
     def main(  # type: ignore[override]

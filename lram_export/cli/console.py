@@ -14,34 +14,54 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from lram_export.progress import Advance
 
 
 class ConsoleProgress:
-    """One line on standard error per stage under way; gone when it is done. Silent if ``quiet``."""
+    """One line on standard error per stage under way, also inside another; gone when done. Silent if ``quiet``."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
+        self._bar: RichProgress | None = None
 
     @contextmanager
     def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
         """See :class:`lram_export.progress.Progress`."""
-        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
-        columns += [MofNCompleteColumn()] if total else []
-        bar = RichProgress(
-            *columns,
+        outermost = self._bar is None
+        bar = self._bar or RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _CountColumn(),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
             disable=self.quiet or not sys.stderr.isatty(),
         )
-        with bar:
-            task = bar.add_task(description, total=total)
+        self._bar = bar
+        if outermost:
+            bar.start()
+        task = bar.add_task(description, total=total)
+        try:
             yield lambda amount: bar.advance(task, amount)
+        finally:
+            bar.remove_task(task)
+            if outermost:
+                bar.stop()
+                self._bar = None
+
+
+class _CountColumn(MofNCompleteColumn):
+    """How much of how much, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        """See the base class."""
+        return super().render(task) if task.total is not None else Text()
 
 
 def message(text: str, quiet: bool) -> None:

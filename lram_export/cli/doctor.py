@@ -20,11 +20,12 @@ from lram_export.machine import available_cpus, cpu_features, cpu_model, physica
 def doctor(as_json: bool) -> None:
     """Show which targets are installed, their versions, and what the processor offers."""
     from lram_export.exporters import EXPORTERS
-    from lram_export.runtimes import RUNTIMES
+    from lram_export.runtimes import RUNTIMES, unavailable
 
-    targets = {
+    targets: dict[str, dict[str, Any]] = {
         name: {
-            "runs": runtime.missing() is None,
+            "runs": unavailable(name) is None,
+            "why_not": unavailable(name),
             "exports": EXPORTERS[name].missing() is None,
             "versions": {**EXPORTERS[name].versions(), **runtime.versions()},
             "install": f"pip install 'lram-export[{runtime.extra}]'",
@@ -57,12 +58,12 @@ def doctor(as_json: bool) -> None:
             name,
             "yes" if facts["runs"] else "no",
             "yes" if facts["exports"] else "no",
-            ", ".join(f"{k} {v}" for k, v in facts["versions"].items()) or "-",  # type: ignore[attr-defined]
-            "" if facts["runs"] else str(facts["install"]),
+            ", ".join(f"{k} {v}" for k, v in facts["versions"].items()) or "-",
+            "" if facts["runs"] else str(facts["install"] if RUNTIMES[name].missing() else facts["why_not"]),
         ]
         for name, facts in targets.items()
     ]
-    print_table("targets", ["target", "runs", "exports", "versions", "to install"], rows)
+    print_table("targets", ["target", "runs", "exports", "versions", "what is missing"], rows)
 
 
 def _native_kernels() -> dict[str, Any]:

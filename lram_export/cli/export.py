@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,11 @@ from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
 from lram_export.precision import AUTO, PRECISIONS
+from lram_export.tensorrt.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from lram_export.devices import Platform
+    from lram_export.manifest import ArtifactEntry
 
 
 @click.command()
@@ -38,6 +44,7 @@ from lram_export.precision import AUTO, PRECISIONS
 )
 @options.keep_fp32
 @options.reference_steps
+@options.platform_options
 @options.checkpoint_options
 @options.force
 @options.as_json
@@ -53,6 +60,7 @@ def export(
     max_disagreement: float | None,
     keep_fp32: tuple[str, ...],
     reference_steps: int,
+    platform: Platform,
     reading: options.CheckpointOptions,
     force: bool,
     as_json: bool,
@@ -71,7 +79,9 @@ def export(
     from lram_export.quantization import QuantizationOptions
 
     quantization = QuantizationOptions(precision, keep_fp32, calibration, max_disagreement)
-    chosen = ExportOptions(targets or ("onnxruntime",), batch, reference_steps, force=force, quantization=quantization)
+    chosen = ExportOptions(
+        targets or ("onnxruntime",), batch, reference_steps, force=force, quantization=quantization, platform=platform
+    )
     check_targets(chosen)
     bundle = export_bundle(
         reading.load(checkpoint, progress),
@@ -88,13 +98,32 @@ def export(
         print_choice(quantized.auto)
     for entry in bundle.manifest.artifacts:
         assert entry.parity is not None
+        by = (
+            ""
+            if entry.verified_by == entry.target
+            else f" on {entry.verified_by} (not on {entry.target}'s own runtime)"
+        )
         message(
-            f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified over "
+            f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified{by} over "
             f"{entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "
             f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
             quiet,
         )
     if quantized is not None and quantized.cost is not None:
         message(f"{output}: {cost_line(quantized.cost)}", quiet)
+    if "tensorrt" in bundle.targets:
+        _say_what_tensorrt_needs(output, bundle.artifact("tensorrt"), platform, quiet)
     if precision == "int4" and not calibration:
         message("note: int4 without --calibration rounds to nearest; a recording makes it far more exact", quiet)
+
+
+def _say_what_tensorrt_needs(output: Path, entry: ArtifactEntry, platform: Platform, quiet: bool) -> None:
+    if not any(file.path.endswith(".plan") for file in entry.files):
+        message(
+            f"{output}: no engine in it; on {entry.platform}: lram-export compile {output} --target tensorrt", quiet
+        )
+    if platform.device is not None:
+        recipe = read_recipe(output / entry.target)
+        message(
+            f"{output}: {platform.device.title} will need about {human_bytes(recipe.memory_bytes)} to run it", quiet
+        )

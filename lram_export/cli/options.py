@@ -174,6 +174,28 @@ def task_options(command: Command) -> Command:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
 
 
+def platform_options(command: Command) -> Command:
+    """Add the options of :class:`~lram_export.devices.Platform`, handed to the command as ``platform``."""
+
+    @functools.wraps(command)
+    def wrapper(*arguments: Any, device: str | None, compute_capability: tuple[str, ...], **others: Any) -> Any:
+        from lram_export.devices import Platform, find_device
+
+        platform = Platform(None if device is None else find_device(device), compute_capability)
+        return command(*arguments, platform=platform, **others)
+
+    add = (
+        click.option("--device", metavar="NAME", help="tensorrt: board that will compile and run it, e.g. orin-nx."),
+        click.option(
+            "--compute-capability",
+            multiple=True,
+            metavar="X.Y",
+            help="tensorrt: GPUs to build an engine for here, e.g. 8.6; may be repeated.",
+        ),
+    )
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+
+
 def parse_names(text: str) -> tuple[str, ...]:
     """``a,b`` -> ("a", "b")."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,48 @@
+"""`compile`: what can only be compiled where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.errors import UsageError
+
+
+@click.command("compile")
+@options.bundle
+@click.option("--target", default="tensorrt", show_default=True, metavar="TARGET", help="Target to compile for.")
+@click.option("--force", is_flag=True, help="Compile again what was compiled before.")
+@options.as_json
+@options.quiet
+def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet: bool) -> None:
+    """Build a bundle's engine for the GPU of this machine, verify it, and keep it next to the bundle.
+
+    Afterwards `run`, `verify`, `bench` and load_policy(..., target="tensorrt") load it. An engine that is already
+    there is verified again. Only the target tensorrt is compiled this way.
+    """
+    from lram_export.bundle import Bundle
+    from lram_export.registry import load_target
+    from lram_export.runtimes import RUNTIMES
+
+    if target != "tensorrt":
+        load_target(RUNTIMES, target)  # an unknown one is told as such
+        raise UsageError(f"--target: '{target}' needs no compiling; its artifact runs as it is")
+    opened = Bundle.open(bundle)
+    opened.artifact(target)
+    load_target(RUNTIMES, target)
+    from lram_export.tensorrt.compile import compile_engine
+
+    compiled = compile_engine(opened, force=force, progress=ConsoleProgress(quiet))
+    if as_json:
+        print_json({"engine": compiled.path, "seconds": compiled.seconds, "parity": compiled.parity.to_json()})
+        return
+    how = "already built" if compiled.seconds is None else f"built in {compiled.seconds:.0f} s"
+    message(
+        f"{compiled.path}: {human_bytes(compiled.path.stat().st_size)}, {how}, verified over {compiled.parity.steps} "
+        f"steps: largest logit error {compiled.parity.max_logit_error:.2g}, {compiled.parity.actions_different} of "
+        f"{compiled.parity.actions} actions differ",
+        quiet,
+    )

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Installs this kit into a folder of its own, without torch: sh install.sh [FOLDER] (default: /opt/lram/@NAME@)
+# Needs Python 3.10 or newer with venv; for TensorRT, JetPack 6.1 or newer with its Python bindings (python3-libnvinfer).
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+folder=${1:-/opt/lram/@NAME@}
+target=@TARGET@
+
+fail() {
+    echo "install.sh: $1" >&2
+    exit 1
+}
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is $(python3 -V 2>&1), 3.10 or newer is needed"
+python3 -c 'import ensurepip, venv' 2> /dev/null || fail "no venv in this Python: apt-get install python3-venv"
+constraint=""
+if [ "$target" = tensorrt ]; then
+    # what a user may have installed must not hide JetPack's: ask the system's Python
+    version=$(python3 -c 'import tensorrt; print(tensorrt.__version__)' 2> /dev/null) ||
+        fail "no TensorRT in python3: apt-get install nvidia-jetpack (or python3-libnvinfer)"
+    case $version in
+    [0-9].*) fail "TensorRT $version is too old, 10.0 or newer is needed: update to JetPack 6.1 or newer" ;;
+    esac
+    # bindings that are newer than the driver's CUDA do not work with it
+    cuda=$(python3 -c '
+import ctypes
+version = ctypes.c_int()
+assert ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0
+print(version.value // 1000)' 2> /dev/null) || fail "no NVIDIA driver (libcuda.so.1) here"
+    constraint="cuda-bindings<$((cuda + 1))"
+fi
+
+mkdir -p "$folder"
+[ "$here" = "$folder" ] || cp -r "$here/." "$folder/"
+# --system-site-packages: JetPack's TensorRT is there and nowhere else
+python3 -m venv --system-site-packages "$folder/venv"
+[ -d "$folder/wheels" ] && set -- --no-index --find-links "$folder/wheels" || set --
+"$folder/venv/bin/python" -m pip install --quiet "$@" "$folder/@WHEEL@[@EXTRA@]" ${constraint:+"$constraint"}
+
+if [ "$target" = tensorrt ]; then
+    "$folder/venv/bin/lram-export" compile "$folder/@NAME@.lram" --target tensorrt
+fi
+"$folder/venv/bin/lram-export" verify "$folder/@NAME@.lram" --target "$target"
+
+sed "s|@FOLDER@|$folder|g" "$folder/lram-control.service.in" > "$folder/lram-control.service"
+echo "Installed in $folder. Rehearse: $folder/venv/bin/python $folder/control_loop.py $folder/@NAME@.lram --target $target"
+echo "As a service: fill in robot.py, then: cp $folder/lram-control.service /etc/systemd/system/ && systemctl enable --now lram-control"

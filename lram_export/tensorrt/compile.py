@@ -1,0 +1,89 @@
+"""Compiling on the machine that will run: build the engine, check it against the recorded steps, keep it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lram_export.bundle import Bundle
+from lram_export.errors import ParityError, UsageError
+from lram_export.parity import ParityResult
+from lram_export.progress import SILENT, Progress
+from lram_export.runtimes import tensorrt as runtime
+from lram_export.tensorrt import cuda
+from lram_export.tensorrt.builder import build_engine
+from lram_export.tensorrt.engines import EngineStore
+from lram_export.tensorrt.memory import BUILD_FACTOR
+from lram_export.tensorrt.recipe import read_recipe
+from lram_export.tensorrt.toolkit import find_toolkit
+from lram_export.verify import load_bundle_reference, parity_meter, replay
+
+TARGET = "tensorrt"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kept engine: its file, how long the build took (None: it was there already), what verifying it found."""
+
+    path: Path
+    seconds: float | None
+    parity: ParityResult
+
+
+def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = SILENT) -> Compiled:
+    """Build, verify and keep the engine for this GPU; one that is there is only verified, unless ``force``.
+
+    Raises:
+        UsageError: no artifact for tensorrt in the bundle, no TensorRT, no driver or GPU, too little memory.
+        ParityError: the engine does not do what the reference does; it is not kept.
+        LramError: the build failed; nothing is kept.
+    """
+    artifact = bundle.load_artifact(TARGET)
+    reference = load_bundle_reference(bundle)
+    toolkit = find_toolkit()
+    reason = cuda.unavailable()
+    if reason is not None:
+        raise UsageError(f"target '{TARGET}': {reason}; compile on the machine that will run the bundle")
+    gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
+    store, key = EngineStore.of(bundle.path), runtime.engine_key(toolkit, gpu, recipe, artifact.digest)
+    seconds = None
+    if force:
+        store.discard(key)
+    path = store.find(key)
+    if path is None:
+        _check_memory(bundle, gpu)
+        store.folder.mkdir(exist_ok=True)
+        started = time.monotonic()
+        plan = build_engine(
+            toolkit,
+            artifact.directory / "model.onnx",
+            recipe,
+            timing_cache=store.folder / recipe.timing_cache,
+            progress=progress,
+        )
+        seconds = time.monotonic() - started
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        path = store.keep(key, plan, {"gpu": gpu.name, "built": now.isoformat(), "seconds": round(seconds, 1)})
+    engine = runtime.load_engine(toolkit, gpu, path, artifact.spec)
+    try:
+        with progress.stage(f"verifying on {gpu.name}", len(reference.inputs)) as advance:
+            meter = parity_meter(bundle, TARGET, engine)
+            replay(engine, reference, meter, advance)
+    finally:
+        engine.close()
+    parity = meter.result()
+    if not parity.passed:
+        store.discard(key)
+        raise ParityError(f"{path}: not what the reference model does, removed: {'; '.join(parity.failures())}")
+    return Compiled(path, seconds, parity)
+
+
+def _check_memory(bundle: Bundle, gpu: cuda.Gpu) -> None:
+    needed = BUILD_FACTOR * bundle.artifact(TARGET).weight_bytes
+    if needed > gpu.free_memory:
+        raise UsageError(
+            f"{bundle.path}: building needs about {needed / 1e9:.1f} GB, {gpu.name} has {gpu.free_memory / 1e9:.1f} GB "
+            f"free; close other programs, or export a smaller --precision"
+        )

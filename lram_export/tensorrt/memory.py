@@ -1,0 +1,46 @@
+"""How much memory an engine needs, predicted from the model; none of it is measured on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lram_export.devices import DeviceProfile
+from lram_export.specification import StepSpec
+
+SYSTEM_BYTES = 1_500_000_000
+"""What the operating system of a Jetson and its services keep for themselves; an assumption."""
+
+LIBRARIES_BYTES = 500_000_000
+"""CUDA's context and TensorRT's libraries in a process; an assumption, larger for some versions."""
+
+BUILD_FACTOR = 4
+"""A build holds the weights several times over: 3.5 times seen for 206M at float32 (2.8 GB, TensorRT for RTX 1.7)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, on the GPU or, on a board, of the memory it shares."""
+
+    running: int
+    building: int
+
+    @staticmethod
+    def of(weight_bytes: int, spec: StepSpec) -> Memory:
+        """For an engine with that many bytes of weights: two copies of the state, inputs and outputs are small."""
+        state = 2 * 4 * sum(tensor.size for tensor in spec.states)
+        running = weight_bytes + state + LIBRARIES_BYTES
+        return Memory(running, max(running, BUILD_FACTOR * weight_bytes + LIBRARIES_BYTES))
+
+    def fits(self, device: DeviceProfile) -> bool:
+        """Whether a device can build and run it."""
+        return max(self.running, self.building) <= self.left_by(device)
+
+    @staticmethod
+    def left_by(device: DeviceProfile) -> int:
+        """Bytes that a device's system leaves."""
+        return device.memory - SYSTEM_BYTES
+
+
+def workspace_limit(device: DeviceProfile) -> int:
+    """Scratch memory a tactic may ask for: an eighth of the device's."""
+    return device.memory // 8

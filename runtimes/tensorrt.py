@@ -1,0 +1,236 @@
+"""Runtime of the target `tensorrt`: the state stays on the GPU, a step is one CUDA graph.
+
+Two sets of state buffers swap: even steps read set 0 and write set 1, odd steps the other way round. Copying the
+inputs to the GPU, the engine and copying the outputs back are captured once per direction, and replayed.
+Snapshots, loads and resets copy to and from the set that the next step reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import BundleError, LramError, UsageError
+from lram_export.runtimes.protocol import (
+    LoadedArtifact,
+    Runtime,
+    State,
+    StepInputs,
+    StepOutput,
+    check_rows,
+    check_state,
+)
+from lram_export.specification import StepSpec, next_name
+from lram_export.tensorrt import cuda
+from lram_export.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
+from lram_export.tensorrt.engines import EngineKey, EngineStore
+from lram_export.tensorrt.recipe import BuildRecipe, read_recipe
+from lram_export.tensorrt.toolkit import Toolkit, find_toolkit
+
+TYPES = {"FLOAT": "float32", "INT64": "int64", "UINT8": "uint8", "INT32": "int32", "BOOL": "bool"}
+
+
+class TensorrtRuntime:
+    """The step graph as an engine on the GPU."""
+
+    def __init__(self, engine: Any, spec: StepSpec) -> None:
+        """Allocate everything a step needs and capture its graphs; raises CudaError."""
+        self.spec = spec
+        self._held: list[DeviceArray | PinnedArray] = []
+        self._host_inputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.inputs]
+        self._inputs = StepInputs(spec, [pinned.array for pinned in self._host_inputs])
+        self._host_outputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.outputs]
+        self._outputs = StepOutput(*(pinned.array for pinned in self._host_outputs))
+        self._device_inputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.inputs]
+        self._device_outputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.outputs]
+        self._initial = {t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states}
+        self._states = tuple({t.name: self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.states} for _ in range(2))
+        self._current = 0
+        self._stream: Any = call(cuda.runtime().cudaStreamCreateWithFlags(cuda.runtime().cudaStreamNonBlocking))
+        self._engine: Any = engine
+        # one context per direction: its addresses are set once and stay what the graph has captured
+        self._contexts = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
+        self.reset()
+        self._graphs: list[Any] = [self._capture(context) for context in self._contexts]
+        self.reset()  # capturing has run the engine
+
+    def _hold(self, memory: Any) -> Any:
+        self._held.append(memory)
+        return memory
+
+    def _bind(self, source: dict[str, DeviceArray], destination: dict[str, DeviceArray]) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise LramError("tensorrt: not enough GPU memory for this engine; free some, or export a smaller precision")
+        for tensor, array in zip(
+            (*self.spec.inputs, *self.spec.outputs), (*self._device_inputs, *self._device_outputs), strict=True
+        ):
+            context.set_tensor_address(tensor.name, array.address)
+        for name in source:
+            context.set_tensor_address(name, source[name].address)
+            context.set_tensor_address(next_name(name), destination[name].address)
+        return context
+
+    def _enqueue(self, context: Any) -> None:
+        runtime = cuda.runtime()
+        down, up = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for host, device in zip(self._host_inputs, self._device_inputs, strict=True):
+            call(runtime.cudaMemcpyAsync(device.address, host.address, host.nbytes, down, self._stream))
+        if not context.execute_async_v3(int(self._stream)):
+            raise CudaError("tensorrt: the engine cannot be started")
+        for host, device in zip(self._host_outputs, self._device_outputs, strict=True):
+            call(runtime.cudaMemcpyAsync(host.address, device.address, host.nbytes, up, self._stream))
+
+    def _capture(self, context: Any) -> Any:
+        """An executable graph of one step."""
+        runtime = cuda.runtime()
+        self._enqueue(context)  # TensorRT does work in a first run that must not be part of the graph
+        call(runtime.cudaStreamSynchronize(self._stream))
+        call(
+            runtime.cudaStreamBeginCapture(self._stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
+        try:
+            self._enqueue(context)
+        except CudaError:
+            runtime.cudaStreamEndCapture(self._stream)  # leaves the stream usable; its own error would hide ours
+            raise
+        graph = call(runtime.cudaStreamEndCapture(self._stream))
+        executable = call(runtime.cudaGraphInstantiate(graph, 0))
+        call(runtime.cudaGraphDestroy(graph))
+        return executable
+
+    def step(
+        self,
+        observation: NDArray[np.generic],
+        return_to_go: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        is_first: NDArray[np.float32],
+    ) -> StepOutput:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._inputs.fill(observation, return_to_go, reward, is_first)
+        runtime = cuda.runtime()
+        call(runtime.cudaGraphLaunch(self._graphs[self._current], self._stream))
+        call(runtime.cudaStreamSynchronize(self._stream))
+        self._current = 1 - self._current
+        return self._outputs
+
+    def state(self) -> State:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        return {name: array.download() for name, array in self._states[self._current].items()}
+
+    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        check_state(self.spec, state)
+        for name, array in self._states[self._current].items():
+            array.upload(state[name])
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        chosen = check_rows(rows, self.spec.batch_size)
+        for name, array in self._states[self._current].items():
+            for row in chosen:
+                array.upload(self._initial[name][row], row)
+
+    def close(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        runtime = cuda.runtime()
+        for graph in self._graphs:
+            runtime.cudaGraphExecDestroy(graph)
+        self._graphs, self._contexts, self._engine = [], [], None
+        if self._stream is not None:
+            runtime.cudaStreamDestroy(self._stream)
+            self._stream = None
+        for memory in self._held:
+            memory.free()
+        self._held = []
+
+
+def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
+    """Why this target, or an artifact of it, cannot run here although its packages are installed, or None."""
+    try:
+        toolkit = find_toolkit()
+        reason = cuda.unavailable()
+        if reason is None and artifact is not None:
+            find_engine(toolkit, cuda.current_gpu(), read_recipe(artifact.directory), artifact)
+    except LramError as error:
+        return str(error)
+    return reason
+
+
+def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+    """Load the engine for this GPU: one in the bundle, else the one that `compile` left next to it.
+
+    Raises:
+        UsageError: no driver or GPU; no engine for this GPU and TensorRT.
+        BundleError: a damaged engine, or one that is not the step graph.
+        LramError: the GPU has not enough memory.
+    """
+    toolkit = find_toolkit()
+    reason = cuda.unavailable()
+    if reason is not None:
+        raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
+    gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
+    path = find_engine(toolkit, gpu, recipe, artifact)
+    return load_engine(toolkit, gpu, path, artifact.spec)
+
+
+def load_engine(toolkit: Toolkit, gpu: cuda.Gpu, path: Path, spec: StepSpec) -> Runtime:
+    """Run the engine in a checked file; raises as :func:`load`."""
+    plan = path.read_bytes()
+    if len(plan) > gpu.free_memory:
+        raise LramError(
+            f"{path}: {len(plan):,} bytes of engine do not fit the {gpu.free_memory:,} bytes free on {gpu.name}; "
+            f"free some, or export a smaller precision"
+        )
+    toolkit.logger.messages.clear()
+    runtime = toolkit.module.Runtime(toolkit.logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BundleError(f"{path}: {toolkit.label} does not accept it on {gpu.name}: {toolkit.logger.reason()}")
+    check_interface(engine, spec, path)
+    return TensorrtRuntime(engine, spec)
+
+
+def engine_key(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, digest: str) -> EngineKey:
+    """What an engine for this machine is called."""
+    return EngineKey(toolkit.name, toolkit.version, gpu.compute_capability, recipe.precision, digest)
+
+
+def find_engine(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, artifact: LoadedArtifact) -> Path:
+    """The engine for this GPU and TensorRT; raises UsageError saying which there are and what to run."""
+    for entry in recipe.engines:
+        if entry.runs_on(toolkit.name, toolkit.version, gpu.compute_capability):
+            return artifact.directory / entry.file
+    bundle = artifact.directory.parent
+    store = EngineStore.of(bundle)
+    path = store.find(engine_key(toolkit, gpu, recipe, artifact.digest))
+    if path is not None:
+        return path
+    there = [f"{e.toolkit}-{e.version} for {' '.join(e.compute_capabilities)}" for e in recipe.engines] + store.others()
+    raise UsageError(
+        f"{bundle}: no engine for {gpu.name} (compute capability {gpu.compute_capability}) and {toolkit.label}; "
+        f"there {'is: ' + ', '.join(there) if there else 'is none'}. "
+        f"Build it: lram-export compile {bundle} --target tensorrt"
+    )
+
+
+def check_interface(engine: Any, spec: StepSpec, path: Path) -> None:
+    """Compare an engine's tensors with the specification; raises BundleError naming what differs."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    expected = {t.name: t for t in (*spec.inputs, *spec.outputs, *spec.states)}
+    expected |= {next_name(t.name): t for t in spec.states}
+    if set(names) != set(expected):
+        odd = sorted(set(names) ^ set(expected))[0]
+        raise BundleError(f"{path}: tensor '{odd}' is {'not' if odd in names else 'only'} in the specification")
+    for name, tensor in expected.items():
+        shape = tuple(engine.get_tensor_shape(name))
+        dtype = TYPES.get(engine.get_tensor_dtype(name).name, engine.get_tensor_dtype(name).name)
+        if (shape, dtype) != (tensor.shape, tensor.dtype):
+            raise BundleError(
+                f"{path}: tensor '{name}' is {dtype} of shape {shape}, the specification says {tensor.dtype} "
+                f"of shape {tensor.shape}"
+            )
