@@ -38,7 +38,7 @@ def write_kit(
     Args:
         bundle: what to deploy; all its files are checked first.
         path: the archive, ``NAME.tar.gz``.
-        target: what the robot runs; default: the bundle's first.
+        target: what the robot runs; default: `tensorrt` if the bundle has it, else its first.
         force: replace an archive that exists.
         progress: told about every stage.
 
@@ -48,7 +48,7 @@ def write_kit(
     """
     if not path.name.endswith(KIT_SUFFIX):
         raise UsageError(f"--output: a kit's name ends with {KIT_SUFFIX}, got '{path.name}'")
-    chosen = target or bundle.targets[0]
+    chosen = target or ("tensorrt" if "tensorrt" in bundle.targets else bundle.targets[0])
     bundle.artifact(chosen)
     if chosen in ("native", "pytorch"):
         why = "is compiled for one processor: build the wheel on the robot" if chosen == "native" else "needs torch"

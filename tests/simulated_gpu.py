@@ -36,7 +36,7 @@ class SimulatedCuda:
     """The calls of ``cuda.bindings.runtime`` that are used, on host memory; work is recorded during a capture."""
 
     cudaError_t = Status  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)  # noqa: N815
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
 
@@ -88,6 +88,9 @@ class SimulatedCuda:
         return (Status.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Status]:  # noqa: N802
+        return (Status.cudaSuccess,)
+
+    def cudaDeviceSynchronize(self) -> tuple[Status]:  # noqa: N802
         return (Status.cudaSuccess,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Status]:  # noqa: N802

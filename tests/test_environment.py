@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from .conftest import GOLDEN, ExportFunction
+from .conftest import GOLDEN, ExportFunction, succeed
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.environment
@@ -115,3 +118,41 @@ def test_the_base_install_alone_says_how_to_install_a_target(
     program = [str(bin_folder / "lram-export"), "verify", str(bundle)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "pip install 'lram-export[onnxruntime]'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory, exported: ExportFunction) -> Path:
+    """What a robot unpacks."""
+    folder = tmp_path_factory.mktemp("kit")
+    succeed("deploy", exported("state_ms"), "-o", folder / "kit.tar.gz", "--target", "onnxruntime")
+    with tarfile.open(folder / "kit.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_a_kit_installs_verifies_and_rehearses(kit: Path, tmp_path: Path) -> None:
+    """On the oldest Python, which JetPack 6 has, where there is one."""
+    oldest = next(Path.home().glob(".pyenv/versions/3.10.*/bin"), None) or shutil.which("python3.10")
+    path = f"{oldest if oldest is None or Path(oldest).is_dir() else Path(oldest).parent}:{os.environ['PATH']}"
+    program = ["sh", str(kit / "install.sh"), str(tmp_path / "robot")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    python = tmp_path / "robot" / "venv" / "bin" / "python"
+    assert "torch" not in run(python, "-m", "pip", "list")
+    bundle = next((tmp_path / "robot").glob("*.lram"))
+    loop = tmp_path / "robot" / "control_loop.py"
+    assert "20 steps at 100 Hz" in run(python, loop, bundle, "--rate", "100", "--steps", "20")
+    assert str(tmp_path / "robot") in (tmp_path / "robot" / "lram-control.service").read_text()
+
+
+@pytest.mark.parametrize(("python", "cuda"), [("3.10", "13"), ("3.12", "14")])
+def test_all_a_jetson_needs_is_there_for_aarch64(kit: Path, python: str, cuda: str, tmp_path: Path) -> None:
+    """JetPack 6 has Python 3.10 and CUDA 12, JetPack 7 has Python 3.12 and CUDA 13."""
+    (wheel,) = kit.glob("*.whl")
+    platforms = [f"--platform=manylinux{version}_aarch64" for version in ("2014", "_2_17", "_2_28", "_2_34")]
+    resolved = run(
+        sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--only-binary=:all:",
+        f"--python-version={python}", *platforms, "--target", tmp_path,
+        f"lram-export[tensorrt] @ file://{wheel}", f"cuda-bindings<{cuda}",
+    )  # fmt: skip
+    assert "cuda-bindings" in resolved and "torch" not in resolved

@@ -72,3 +72,8 @@ def test_commands_of_a_workstation_say_what_is_missing() -> None:
         "error: this command needs the package 'torch', which is not installed. "
         "Install it with: pip install 'lram-export[export]'"
     )
+
+
+def test_compiling_and_running_on_a_jetson_needs_no_export_package() -> None:
+    code = "import lram_export.tensorrt.compile, lram_export.cli.compile, lram_export.cli.deploy, lram_export.deploy"
+    python(code, EXPORT_PACKAGES)

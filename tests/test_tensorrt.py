@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -402,3 +405,50 @@ class TestOptions:
         recipe.write_text(json.dumps({**json.loads(recipe.read_text()), **change}))
         with pytest.raises(BundleError, match=message):
             read_recipe(kit / "tensorrt")
+
+
+class TestGpuCheck:
+    """`benchmarks/gpu_check.py`, as far as no GPU is needed."""
+
+    @pytest.fixture
+    def check(self) -> ModuleType:
+        path = Path(__file__).parent.parent / "benchmarks" / "gpu_check.py"
+        spec = importlib.util.spec_from_file_location("gpu_check", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["gpu_check"] = module  # dataclasses look themselves up there
+        spec.loader.exec_module(module)
+        return module
+
+    def test_without_a_gpu_it_says_so_in_one_line(self, check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+        if cuda.unavailable() is None:
+            pytest.skip("this machine has a GPU")
+        assert check.main([]) == 2
+        assert capsys.readouterr().err.startswith("error: no NVIDIA")
+
+    def test_on_a_gpu_it_writes_every_case(
+        self, check: ModuleType, simulated: SimulatedTensorrt, tmp_path: Path
+    ) -> None:
+        model, output = str(load_golden("state_ms").checkpoint), tmp_path / "gpu.json"
+        options = ["--precision", "fp32", "--batch", "2", "--steps", "10"]
+        assert check.main(["--model", model, "--model", "nowhere.zip", *options, "-o", str(output)]) == 0
+        document = json.loads(output.read_text())
+        assert document["machine"]["compute_capability"] == "8.7" and document["machine"]["bandwidth"] > 0
+        case, broken = document["cases"]
+        assert case["tensorrt"]["parity"]["passed"] and case["tensorrt"]["p99_ms"] >= case["tensorrt"]["p50_ms"] > 0
+        assert case["tensorrt"]["floor_ratio"] == pytest.approx(case["tensorrt"]["p50_ms"] / case["floor_ms"])
+        assert "error" in case["onnxruntime_cuda"] and "error" in case["torch_eager"]  # neither has a GPU here
+        assert "nowhere.zip" in broken["error"]
+
+    def test_the_torch_step_it_times_is_the_step(self, check: ModuleType) -> None:
+        checkpoint = check.load_model(str(load_golden("state_ms").checkpoint))
+        step = check.torch_step(checkpoint, check.Case("", "fp32", 1), "cpu")
+        first, second = step().clone(), step()
+        assert first.shape == (1, 4) and not np.array_equal(first, second), "the state moves on"
+
+    def test_the_floor_counts_weights_once_and_the_state_twice(
+        self, check: ModuleType, exported: ExportFunction
+    ) -> None:
+        spec = Bundle.open(exported("state_ms", targets=("tensorrt",))).manifest.spec
+        state = 4 * sum(t.size for t in spec.states)
+        assert check.floor_ms(1_000_000, spec, 1e9) == pytest.approx((1_000_000 + 2 * state) / 1e6)

@@ -13,7 +13,7 @@ from lram_export.cli.console import ConsoleProgress, human_bytes, message, print
 @click.command()
 @options.bundle
 @options.output
-@click.option("--target", metavar="TARGET", help="Target the robot runs; default: the bundle's first.")
+@click.option("--target", metavar="TARGET", help="Target the robot runs; default: tensorrt, else the bundle's first.")
 @options.force
 @options.as_json
 @options.quiet
