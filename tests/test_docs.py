@@ -38,8 +38,8 @@ from lram_export.runtimes import RUNTIMES
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake"}
-NOT_RUN = ("pip ", "make ", "cmake ")
-"""What the lines of a console block start with."""
+NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "python benchmarks/gpu_check.py ")
+"""What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"
 PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
 PREPARE += " --target onnxruntime --target pytorch"
@@ -164,6 +164,9 @@ def test_blocks_that_do_not_run_hold_no_command_of_ours(page: Path) -> None:
         if block.language == "console":
             wrong = [line for line in block.code.splitlines() if line.strip() and not line.startswith(NOT_RUN)]
             assert not wrong, f"{where}: not pip, make or cmake, so it belongs in a block that runs: {wrong[0]}"
+            for command, options in re.findall(r"lram-export (\w+)(.*)", block.code):
+                known = options_of(command) if command in COMMANDS else set()
+                assert set(re.findall(r"--[a-z][a-z-]*", options)) <= known, f"{where}: {command}{options}"
         elif block.language == "json":
             json.loads(block.code)
         elif block.language == "text":

@@ -15,12 +15,17 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.large
-PEAK_BYTES, INT8_PEAK_BYTES = 3.5e9, 4e9
+PEAK_BYTES, INT8_PEAK_BYTES, TENSORRT_PEAK_BYTES = 3.5e9, 4e9, 4e9
 
 
 def measured(*arguments: str | Path) -> tuple[float, float]:
     """Run a command in a process of its own; returns seconds and peak memory in bytes."""
-    program = [sys.executable, "-c", "from lram_export.cli import main; main()", *map(str, arguments)]
+    return measured_python("from lram_export.cli import main; main()", *arguments)
+
+
+def measured_python(code: str, *arguments: str | Path) -> tuple[float, float]:
+    """The same for Python code."""
+    program = [sys.executable, "-c", code, *map(str, arguments)]
     start = time.monotonic()
     process = subprocess.Popen(program)
     _, status, usage = os.wait4(process.pid, 0)
@@ -45,6 +50,24 @@ def test_206m_exports_and_verifies(tmp_path: Path) -> None:
     ratio = stored_bytes(quantized) / stored_bytes(bundle)
     print(f"export at int8: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, {ratio:.3f} of the fp32 bundle")
     assert peak < INT8_PEAK_BYTES and ratio <= 0.28
+
+
+def test_206m_builds_for_tensorrt(tmp_path: Path) -> None:
+    """In a process of its own, as `compile` is: the engine for three compute capabilities."""
+    bundle = tmp_path / "206m.lram"
+    measured("new", "--preset", "206m", "-o", tmp_path / "206m")
+    options = ("--task", "metaworld/reach-v2", "--target", "tensorrt", "--device", "agx-orin")
+    measured("export", tmp_path / "206m", "-o", bundle, *options)
+    seconds, peak = measured_python(
+        "from pathlib import Path\n"
+        "from lram_export.tensorrt.builder import build_engine\n"
+        "from lram_export.tensorrt.recipe import read_recipe\n"
+        "from lram_export.tensorrt.toolkit import PORTABLE, find_toolkit\n"
+        f"folder = Path({str(bundle / 'tensorrt')!r})\n"
+        "build_engine(find_toolkit(), folder / 'model.onnx', read_recipe(folder), compute_capabilities=PORTABLE)"
+    )
+    print(f"TensorRT for RTX: {seconds:.0f} s, peak {peak / 1e9:.2f} GB")
+    assert peak < TENSORRT_PEAK_BYTES
 
 
 def stored_bytes(bundle: Path) -> int:
