@@ -10,6 +10,7 @@ lram-export[export,onnxruntime,tensorrt-rtx] (or TensorRT itself) and a CUDA bui
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import platform
@@ -26,7 +27,7 @@ import numpy as np
 from lram_export.bundle import Bundle
 from lram_export.checkpoint import Checkpoint, load_checkpoint
 from lram_export.devices import Platform
-from lram_export.errors import LramError, describe
+from lram_export.errors import LramError, UsageError, describe
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.lowering import lower
 from lram_export.presets import PRESETS, preset_config, random_checkpoint
@@ -35,6 +36,7 @@ from lram_export.runtimes import Runtime
 from lram_export.specification import StepSpec
 from lram_export.tasks import resolve_task
 from lram_export.tensorrt import cuda
+from lram_export.tensorrt.builder import check_capabilities
 from lram_export.tensorrt.cuda import DeviceArray, call
 from lram_export.tensorrt.toolkit import find_toolkit
 
@@ -149,9 +151,13 @@ def load_model(model: str) -> Checkpoint:
 
 
 def export_case(checkpoint: Checkpoint, case: Case, path: Path) -> Bundle:
-    """A bundle for this machine's GPU; TensorRT for RTX builds its engine right away, where it knows the GPU."""
-    capability = cuda.current_gpu().compute_capability
-    platform_ = Platform(compute_capabilities=(capability,)) if find_toolkit().builds_without_gpu else Platform()
+    """A bundle for this machine's GPU; TensorRT for RTX builds its engine right away, where it names the GPU."""
+    toolkit, capability = find_toolkit(), cuda.current_gpu().compute_capability
+    platform_ = Platform()
+    if toolkit.builds_without_gpu:
+        with contextlib.suppress(UsageError):  # not named: `compile` then asks for the GPU that is here
+            check_capabilities(toolkit, [capability])
+            platform_ = Platform(compute_capabilities=(capability,))
     options = ExportOptions(
         ("tensorrt",), case.batch, 16, quantization=QuantizationOptions(case.precision), platform=platform_
     )

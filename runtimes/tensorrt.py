@@ -38,9 +38,27 @@ class TensorrtRuntime:
     """The step graph as an engine on the GPU."""
 
     def __init__(self, engine: Any, spec: StepSpec) -> None:
-        """Allocate everything a step needs and capture its graphs; raises CudaError."""
+        """Allocate everything a step needs and capture its graphs; raises CudaError or LramError, and frees it."""
         self.spec = spec
+        self._engine: Any = engine
         self._held: list[DeviceArray | PinnedArray] = []
+        self._stream: Any = None
+        self._contexts: list[Any] = []
+        self._graphs: list[Any] = []
+        self._current = 0
+        try:
+            self._allocate()
+            # one context per direction: its addresses are set once and stay what the graph has captured
+            self._contexts = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
+            self.reset()
+            self._graphs = [self._capture(context) for context in self._contexts]
+            self.reset()  # capturing has run the engine
+        except LramError:
+            self.close()
+            raise
+
+    def _allocate(self) -> None:
+        spec = self.spec
         self._host_inputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.inputs]
         self._inputs = StepInputs(spec, [pinned.array for pinned in self._host_inputs])
         self._host_outputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.outputs]
@@ -49,14 +67,7 @@ class TensorrtRuntime:
         self._device_outputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.outputs]
         self._initial = {t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states}
         self._states = tuple({t.name: self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.states} for _ in range(2))
-        self._current = 0
-        self._stream: Any = call(cuda.runtime().cudaStreamCreateWithFlags(cuda.runtime().cudaStreamNonBlocking))
-        self._engine: Any = engine
-        # one context per direction: its addresses are set once and stay what the graph has captured
-        self._contexts = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
-        self.reset()
-        self._graphs: list[Any] = [self._capture(context) for context in self._contexts]
-        self.reset()  # capturing has run the engine
+        self._stream = call(cuda.runtime().cudaStreamCreateWithFlags(cuda.runtime().cudaStreamNonBlocking))
 
     def _hold(self, memory: Any) -> Any:
         self._held.append(memory)

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -91,6 +93,24 @@ class TestBuilding:
         with pytest.raises(LramError, match=r"refuses .*Unheard.*blocks\.0\.odd") as error:
             build_engine(find_toolkit(), tmp_path / "odd.onnx", BuildRecipe("fp32"))
         assert "\n" not in str(error.value)
+
+    def test_ctrl_c_ends_a_build(self, exported: ExportFunction) -> None:
+        from lram_export.tensorrt.builder import build_engine
+        from lram_export.tensorrt.recipe import BuildRecipe
+
+        class Interrupted:
+            @contextmanager
+            def stage(self, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+                def advance(amount: int) -> None:
+                    raise KeyboardInterrupt
+
+                yield advance
+
+        onnx_path = exported("state_ms", targets=("tensorrt",)) / "tensorrt" / "model.onnx"
+        with pytest.raises(KeyboardInterrupt):
+            build_engine(
+                find_toolkit(), onnx_path, BuildRecipe("fp32"), compute_capabilities=["8.6"], progress=Interrupted()
+            )
 
     @pytest.mark.parametrize(
         ("capability", "message"),
@@ -340,6 +360,42 @@ class TestOnTheDevice:
     def test_engines_lie_next_to_the_bundle_whatever_it_is_called(self, tmp_path: Path) -> None:
         assert EngineStore.of(tmp_path / "arm.lram").folder == tmp_path / "arm.engines"
         assert EngineStore.of(tmp_path / "arm").folder == tmp_path / "arm.engines"
+
+    def test_too_little_memory_for_the_state_frees_what_was_taken(
+        self, kit: Path, simulated: SimulatedTensorrt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        succeed("compile", kit)
+        monkeypatch.setattr(simulated.gpu, "memory", 100_000)
+        with pytest.raises(LramError, match="CUDA: cudaErrorMemoryAllocation"):
+            load_policy(kit, target="tensorrt")
+        assert not simulated.gpu.blocks
+
+
+class TestSimulation:
+    """Guards the guard: what is simulated exists."""
+
+    def test_every_simulated_cuda_call_is_one_of_cuda(self) -> None:
+        real = cuda.runtime()
+        for name in (n for n in dir(SimulatedCuda) if n.startswith("cuda")):
+            assert hasattr(real, name), name
+            members = getattr(getattr(SimulatedCuda, name), "__dict__", {})
+            for member in (m for m in members if m.startswith("cuda")):
+                assert hasattr(getattr(real, name), member), member
+        assert {m.name: int(m) for m in simulated_gpu.Status} == {
+            m.name: int(getattr(real.cudaError_t, m.name)) for m in simulated_gpu.Status
+        }
+
+    def test_every_simulated_member_of_tensorrt_is_one_of_it(self) -> None:
+        trt = find_toolkit().module
+        pairs = (
+            (SimulatedTensorrt, trt),
+            (simulated_gpu._Config, trt.IBuilderConfig),
+            (simulated_gpu._Engine, trt.ICudaEngine),
+            (simulated_gpu._Context, trt.IExecutionContext),
+        )
+        for simulated, real in pairs:
+            names = {n for n in vars(simulated) if not n.startswith("_")} - {"set_flags", "limits", "cache"}
+            assert not [n for n in names if not hasattr(real, n)], simulated
 
 
 class TestOptions:

@@ -15,7 +15,7 @@ from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from lram_export.manifest import QuantizationEntry
+    from lram_export.manifest import ArtifactEntry, QuantizationEntry
 
 
 @click.command()
@@ -140,10 +140,15 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
                 entry.precision,
                 human_bytes(entry.size),
                 entry.platform,
-                "not verified" if parity is None else f"{parity.max_logit_error:.2g}",
+                "not verified" if parity is None else f"{parity.max_logit_error:.2g}{_on(entry)}",
                 "" if parity is None else f"{parity.actions_different} of {parity.actions}",
                 ", ".join(f"{k} {v}" for k, v in entry.tools.items()),
             ]
         )
     columns = ["target", "precision", "size", "platform", "max logit error", "actions differ", "written with"]
     print_table("artifacts (all files match their hashes)", columns, rows)
+
+
+def _on(entry: ArtifactEntry) -> str:
+    """Where an artifact was verified, if not on its own runtime."""
+    return "" if entry.verified_by == entry.target else f" on {entry.verified_by}"

@@ -61,7 +61,7 @@ def verify(
     random steps, or those of a --recording, run on the reference model and on the targets, side by side.
     """
     from lram_export import verify as library
-    from lram_export.runtimes import RUNTIMES
+    from lram_export.runtimes import RUNTIMES, unavailable
 
     given = recording is not None or steps is not None or seed is not None
     if checkpoint is None and (given or reading.given):
@@ -98,8 +98,8 @@ def verify(
         drift = {target: meter.drift() for target, meter in meters.items()}
         if steps is not None and len(inputs) < steps:
             message(f"note: {recording} has {len(inputs)} steps", quiet)
-    if skipped:
-        message(f"not installed here, not verified: {', '.join(skipped)}", quiet)
+    for target in skipped:
+        message(f"not verified: {target}: {unavailable(target)}", quiet)
     passed = all(result.passed for result in results.values())
     if as_json:
         print_json(

@@ -109,6 +109,9 @@ def _configure(toolkit: Toolkit, config: Any, recipe: BuildRecipe, capabilities:
         config.clear_flag(trt.BuilderFlag.TF32)
     if recipe.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_bytes)
+    if not capabilities and toolkit.builds_without_gpu:  # its own default leaves some generations out
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
     if capabilities:
         check_capabilities(toolkit, capabilities)
         config.num_compute_capabilities = len(capabilities)
