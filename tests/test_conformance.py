@@ -329,7 +329,7 @@ def poison(runtime: Runtime, target: str) -> None:
         held = getattr(runtime, attribute, None)
         for state in held if isinstance(held, tuple) else [held] if held else []:
             for array in state.values():
-                if isinstance(array, np.ndarray):
+                if not hasattr(array, "upload"):
                     array[...] = float("nan")
                 else:  # memory of a GPU
                     array.upload(np.full(array.shape, np.nan, np.float32))

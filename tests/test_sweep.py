@@ -100,7 +100,7 @@ def inodes(folder: Path) -> dict[str, tuple[int, int]]:
 def poison(monkeypatch: pytest.MonkeyPatch, target: str, error: Exception) -> None:
     """The exporter of a target fails from now on."""
 
-    def refuse(policy: object, directory: Path) -> None:
+    def refuse(policy: object, directory: Path, progress: object) -> None:
         (directory / "half").write_text("written")
         raise error
 
@@ -320,7 +320,10 @@ class TestWrongUse:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--targets", "tpu"), "--targets: expected some of pytorch, onnxruntime, openvino, native, got 'tpu'"),
+            (
+                ("--targets", "tpu"),
+                "--targets: expected some of pytorch, onnxruntime, openvino, native, tensorrt, got 'tpu'",
+            ),
             (("--targets", ","), "--targets: expected one or more different names, got ''"),
             (("--targets", "native,native"), "--targets: expected one or more different names, got 'native,native'"),
             (("--precisions", "int3"), "--precisions: expected some of fp32, fp16, bf16, int8, int4, w8a8, got 'int3'"),
