@@ -236,6 +236,7 @@ std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int ro
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   const int planes = (e.layout & kTwoPlanes) != 0 ? 2 : static_cast<int>(header_->planes);
   std::vector<Matrix> found;
+  found.reserve(static_cast<std::size_t>(parts));
   for (int part = 0; part < parts; ++part)
     found.push_back({format, rows, cols, tiles, per_tile, bytes_ + e.offset + part * tiles * per_tile, planes});
   return found;

@@ -77,8 +77,7 @@ class Encoder {
     read_image(images + static_cast<std::size_t>(row) * context_.model.observation_size(), x, rows(x));
     context_.barrier(thread_);
     int number = 0;
-    for (int block = 0; block < kImageBlocks; ++block) {
-      const int channels = kImageChannels[block];
+    for (const int channels : kImageChannels) {
       const Map full = {x.height, x.width, channels, buffers[1]};
       convolve(number++, x, full, false, nullptr);
       x = {(x.height + 1) / 2, (x.width + 1) / 2, channels, buffers[0]};

@@ -74,6 +74,7 @@ class State {
   State(Model& model, int batch);
   State(const State& other);
   State& operator=(const State&) = delete;
+  ~State() = default;
 
   Model& model() const { return model_; }
   int batch() const { return batch_; }

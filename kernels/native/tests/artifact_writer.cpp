@@ -217,8 +217,10 @@ void seal(std::vector<std::uint8_t>& artifact) {
   std::memcpy(artifact.data() + 24, sums, sizeof sums);
 }
 
-Bytes::Bytes(std::vector<std::uint8_t> content) : memory_(content.size() + 64), size_(content.size()) {
-  begin_ = memory_.data() + (64 - reinterpret_cast<std::uintptr_t>(memory_.data()) % 64) % 64;
+Bytes::Bytes(std::vector<std::uint8_t> content)
+    : memory_(content.size() + 64),
+      begin_(memory_.data() + (64 - reinterpret_cast<std::uintptr_t>(memory_.data()) % 64) % 64),
+      size_(content.size()) {
   std::copy(content.begin(), content.end(), begin_);
 }
 

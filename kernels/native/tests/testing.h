@@ -120,7 +120,7 @@ class Driver {
   }
 
   // Logits of all rows; rows of `first` start an episode.
-  std::vector<float> step(unsigned seed, const std::vector<int>& first = {}, int only_row = -1) {
+  std::vector<float> step(unsigned seed, const std::vector<int>& first = {}, int only_row = -1) const {
     std::vector<float> observation;
     std::vector<std::uint8_t> image;
     std::vector<float> scalars[3];

@@ -5,7 +5,7 @@
 namespace {
 
 constexpr int kChannelVectors = 16 / kWidth;
-constexpr int kPixels = kWidth == 16 ? 8 : kWidth == 8 ? 4 : 4;
+constexpr int kPixels = kWidth == 16 ? 8 : 4;
 
 template <int P>
 LRAM_INLINE void convolve_pixels(const lram::ImageConvolution& c, int row, int column, int channel) {
