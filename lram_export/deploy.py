@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +17,7 @@ from lram_export.runtimes import RUNTIMES
 from lram_export.wheel import pack_wheel
 
 KIT_SUFFIX = ".tar.gz"
+TEMPLATES = ("README.txt", "control_loop.py", "install.sh", "lram-control.service.in", "robot.py")
 EXECUTABLE = ("install.sh",)
 
 
@@ -55,6 +57,7 @@ def write_kit(
         raise UsageError(
             f"--target: '{chosen}' {why}; a kit can have: {', '.join(_shippable(bundle)) or 'nothing of it'}"
         )
+    kit_name(bundle)
     with atomic_file(path, force=force) as temporary, TemporaryDirectory() as folder:
         with progress.stage("checking hashes"):
             bundle.check_files()
@@ -71,12 +74,21 @@ def predicted_memory(bundle: Bundle, target: str) -> int:
     return Memory.of(bundle.artifact(target).weight_bytes, bundle.manifest.spec).running
 
 
+def kit_name(bundle: Bundle) -> str:
+    """The bundle's name, which becomes that of a folder and goes into scripts; raises UsageError if it should not."""
+    name = bundle.path.resolve().name.removesuffix(BUNDLE_SUFFIX)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UsageError(f"{bundle.path}: a kit's name has letters, digits, '.', '_' and '-' only; rename the bundle")
+    return name
+
+
 def _shippable(bundle: Bundle) -> list[str]:
     return [t for t in bundle.targets if t not in ("native", "pytorch")]
 
 
 def _pack(bundle: Bundle, target: str, folder: Path, archive: Path) -> None:
-    name = bundle.path.name.removesuffix(BUNDLE_SUFFIX)
+    name = kit_name(bundle)
+    packed = f"{name}/{name}{BUNDLE_SUFFIX}"
     wheel = pack_wheel(folder)
     values = {
         "NAME": name,
@@ -87,7 +99,8 @@ def _pack(bundle: Bundle, target: str, folder: Path, archive: Path) -> None:
         "MEMORY": f"{predicted_memory(bundle, target) / 1e6:.0f} MB",
     }
     with tarfile.open(archive, "w:gz", compresslevel=1) as kit:  # weights do not compress
-        for template in sorted(files("lram_export").joinpath("data/kit").iterdir(), key=lambda t: t.name):
+        for file_name in TEMPLATES:
+            template = files("lram_export").joinpath(f"data/kit/{file_name}")
             text = template.read_text(encoding="utf-8")
             for key, value in values.items():
                 text = text.replace(f"@{key}@", value)
@@ -96,9 +109,9 @@ def _pack(bundle: Bundle, target: str, folder: Path, archive: Path) -> None:
             written.chmod(0o755 if template.name in EXECUTABLE else 0o644)
             kit.add(written, f"{name}/{template.name}", filter=_anonymous)
         kit.add(wheel, f"{name}/{wheel.name}", filter=_anonymous)
-        kit.add(bundle.path / "manifest.json", f"{name}/{bundle.path.name}/manifest.json", filter=_anonymous)
+        kit.add(bundle.path / "manifest.json", f"{packed}/manifest.json", filter=_anonymous)
         for entry in bundle.files():
-            kit.add(bundle.path / entry.path, f"{name}/{bundle.path.name}/{entry.path}", filter=_anonymous)
+            kit.add(bundle.path / entry.path, f"{packed}/{entry.path}", filter=_anonymous)
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -62,6 +62,17 @@ def total_memory() -> int | None:
         return None
 
 
+def available_memory() -> int | None:
+    """Memory in bytes that programs can still get, file caches included, or None where it cannot be told."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
 def peak_memory() -> int | None:
     """Largest resident memory of this process so far in bytes, or None where it cannot be told.
 

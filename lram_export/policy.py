@@ -135,6 +135,7 @@ class Policy:
     def close(self) -> None:
         """Free what the runtime holds; safe to call twice, but nothing else works afterwards."""
         self._closed = True
+        self._logits = self._logits.copy()  # they may lie in memory of the runtime
         self.runtime.close()
 
     def __enter__(self) -> Policy:

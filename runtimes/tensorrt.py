@@ -122,6 +122,8 @@ class TensorrtRuntime:
         is_first: NDArray[np.float32],
     ) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        if not self._graphs:
+            raise RuntimeError("the runtime is closed")
         self._inputs.fill(observation, return_to_go, reward, is_first)
         runtime = cuda.runtime()
         call(runtime.cudaGraphLaunch(self._graphs[self._current], self._stream))
@@ -186,12 +188,11 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
     gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
     path = find_engine(toolkit, gpu, recipe, artifact)
-    return load_engine(toolkit, gpu, path, artifact.spec)
+    return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact.spec)
 
 
-def load_engine(toolkit: Toolkit, gpu: cuda.Gpu, path: Path, spec: StepSpec) -> Runtime:
-    """Run the engine in a checked file; raises as :func:`load`."""
-    plan = path.read_bytes()
+def load_engine(toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, spec: StepSpec) -> Runtime:
+    """Run an engine, which messages call by its path; raises as :func:`load`."""
     if len(plan) > gpu.free_memory:
         raise LramError(
             f"{path}: {len(plan):,} bytes of engine do not fit the {gpu.free_memory:,} bytes free on {gpu.name}; "

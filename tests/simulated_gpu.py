@@ -123,7 +123,7 @@ class SimulatedCuda:
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Status, Any]:  # noqa: N802
         major, minor = self.capability
-        return Status.cudaSuccess, SimpleNamespace(name=b"Simulated Orin", major=major, minor=minor)
+        return Status.cudaSuccess, SimpleNamespace(name=b"Simulated Orin", major=major, minor=minor, integrated=0)
 
     def cudaMemGetInfo(self) -> tuple[Status, int, int]:  # noqa: N802
         return Status.cudaSuccess, self._free(), self.memory
@@ -178,11 +178,11 @@ class SimulatedTensorrt:
         return MAGIC + network.path.encode()
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
-        def deserialize(plan: bytes) -> Any:
-            if not plan.startswith(MAGIC):
+        def deserialize(plan: memoryview) -> Any:
+            if not bytes(plan).startswith(MAGIC):
                 logger.log(self.ILogger.ERROR, "not a plan of this version")
                 return None
-            return _Engine(Path(plan[len(MAGIC) :].decode()), self.gpu)
+            return _Engine(Path(bytes(plan[len(MAGIC) :]).decode()), self.gpu)
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
@@ -207,11 +207,9 @@ class _Config:
     def create_timing_cache(self, content: bytes) -> Any:
         return SimpleNamespace(serialize=lambda: content + b"timed")
 
-    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> None:
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         self.cache = cache
-
-    def get_timing_cache(self) -> Any:
-        return self.cache
+        return True
 
 
 class _Engine:

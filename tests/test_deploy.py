@@ -127,6 +127,24 @@ def test_what_cannot_be_deployed_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_that_does_not_belong_into_a_script_is_refused(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = tmp_path / "my $(arm).lram"
+    shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)
+    assert "letters, digits" in fail("deploy", bundle, "-o", tmp_path / "kit.tar.gz")[1]
+    assert not (tmp_path / "kit.tar.gz").exists()
+
+
+def test_the_bundle_in_a_kit_has_the_name_the_scripts_use(
+    exported: ExportFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "arm"
+    shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)
+    monkeypatch.chdir(bundle)
+    succeed("deploy", ".", "-o", tmp_path / "kit.tar.gz")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    assert kit.name == "arm" and (kit / "arm.lram" / "manifest.json").is_file()
+
+
 def test_a_damaged_bundle_is_not_deployed(exported: ExportFunction, tmp_path: Path) -> None:
     bundle = tmp_path / "arm.lram"
     shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)

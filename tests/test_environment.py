@@ -79,6 +79,7 @@ def test_a_robot_verifies_runs_and_benchmarks(robot: Path, exported: ExportFunct
     assert (tmp_path / "actions.npz").is_file()
     assert "x floor" in run(robot / "lram-export", "bench", bundle, "--steps", "50")
     assert "onnxruntime" in run(robot / "lram-export", "doctor")
+    run(robot / "lram-export", "deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "onnxruntime")
 
 
 def test_a_robot_with_openvino_alone_verifies_runs_and_benchmarks(
@@ -137,6 +138,10 @@ def test_a_kit_installs_verifies_and_rehearses(kit: Path, tmp_path: Path) -> Non
     program = ["sh", str(kit / "install.sh"), str(tmp_path / "robot")]
     done = subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "robot" / "robot.py").write_text("# filled in\n")
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr  # an update, which keeps what the user wrote
+    assert (tmp_path / "robot" / "robot.py").read_text() == "# filled in\n"
     python = tmp_path / "robot" / "venv" / "bin" / "python"
     assert "torch" not in run(python, "-m", "pip", "list")
     bundle = next((tmp_path / "robot").glob("*.lram"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx
@@ -102,7 +103,7 @@ class TestBuilding:
             @contextmanager
             def stage(self, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
                 def advance(amount: int) -> None:
-                    raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
 
                 yield advance
 
@@ -233,9 +234,9 @@ class TestOnTheDevice:
         assert build.flags == 1 << simulated.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         assert build.config.limits == {"WORKSPACE": 64_000_000_000 // 8}
         assert build.config.set_flags == set() and build.config.builder_optimization_level == 3
-        assert (kit.parent / "arm.engines" / "timing.cache").read_bytes() == b"timed"
+        assert (kit.parent / "arm.engines" / "tensorrt-10.3.0-sm87.timing.cache").read_bytes() == b"timed"
         succeed("compile", kit, "--force")
-        assert (kit.parent / "arm.engines" / "timing.cache").read_bytes() == b"timedtimed"
+        assert (kit.parent / "arm.engines" / "tensorrt-10.3.0-sm87.timing.cache").read_bytes() == b"timedtimed"
 
     def test_a_step_is_one_graph_launch_and_no_allocation(self, kit: Path, simulated: SimulatedTensorrt) -> None:
         succeed("compile", kit)
@@ -338,12 +339,53 @@ class TestOnTheDevice:
 
         monkeypatch.setattr(simulated, "_build", build_wrong)
         code, line = fail("compile", kit)
-        assert code == 1 and "not what the reference model does, removed" in line
+        assert code == 1 and "not what the reference model does: " in line
         assert list((kit.parent / "arm.engines").glob("*.plan")) == []
 
     def test_a_model_that_does_not_fit_the_gpu_is_told(self, kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         simulated_gpu.install(monkeypatch, SimulatedCuda(memory=1_000_000))
         assert "building needs about" in fail("compile", kit)[1]
+
+    def test_on_a_board_what_the_system_would_give_back_counts_as_free(
+        self, simulated: SimulatedTensorrt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpu = simulated.gpu
+        monkeypatch.setattr(gpu, "memory", 1000)
+        assert cuda.current_gpu().free_memory == 1000
+        board = SimpleNamespace(name=b"Board", major=8, minor=7, integrated=1)
+        monkeypatch.setattr(gpu, "cudaGetDeviceProperties", lambda device: (gpu.cudaError_t.cudaSuccess, board))
+        assert cuda.current_gpu().free_memory > 1000
+
+    def test_a_failed_build_with_force_keeps_the_engine_that_was_there(
+        self, kit: Path, simulated: SimulatedTensorrt
+    ) -> None:
+        succeed("compile", kit)
+        simulated.failure = "out of everything"
+        assert "out of everything" in fail("compile", kit, "--force")[1]
+        load_policy(kit, target="tensorrt").close()
+
+    def test_a_timing_cache_that_is_refused_is_begun_again(
+        self, kit: Path, simulated: SimulatedTensorrt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        succeed("compile", kit)
+        take = simulated_gpu._Config.set_timing_cache
+        monkeypatch.setattr(
+            simulated_gpu._Config,
+            "set_timing_cache",
+            lambda self, cache, ignore_mismatch: cache.serialize() == b"timed" and take(self, cache, ignore_mismatch),
+        )
+        succeed("compile", kit, "--force")
+        assert (kit.parent / "arm.engines" / "tensorrt-10.3.0-sm87.timing.cache").read_bytes() == b"timed"
+
+    def test_the_last_logits_can_be_read_after_closing(self, kit: Path, simulated: SimulatedTensorrt) -> None:
+        succeed("compile", kit)
+        with load_policy(kit, target="tensorrt") as policy:
+            policy.act(np.zeros(204, np.float32))
+            before = policy.action_logits
+            runtime = policy.runtime
+        np.testing.assert_array_equal(policy.action_logits, before)
+        with pytest.raises(RuntimeError, match="closed"):
+            runtime.step(np.zeros((1, 204), np.float32), *np.zeros((3, 1), np.float32))
 
     def test_an_old_tensorrt_is_refused(self, kit: Path, simulated: SimulatedTensorrt) -> None:
         simulated.__version__ = "8.6.2"

@@ -22,6 +22,7 @@ COMMANDS = {
     "compile": "compile",
     "verify": "verify",
     "bench": "bench",
+    "compare": "compare",
     "run": "run",
     "record": "record",
     "evaluate": "evaluate",

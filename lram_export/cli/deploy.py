@@ -34,6 +34,6 @@ def deploy(bundle: Path, output: Path, target: str | None, force: bool, as_json:
         return
     message(
         f"{kit.path}: {human_bytes(kit.size)}, target {kit.target}, bundle {human_bytes(kit.bundle_size)}, "
-        f"memory predicted {human_bytes(kit.memory)}; on the robot: tar xzf {kit.path.name}, then sh install.sh",
+        f"memory predicted {human_bytes(kit.memory)}; on the robot: tar xzf {kit.path.name}, then sudo sh install.sh",
         quiet,
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lram_export.atomic import atomic_file
 from lram_export.errors import LramError, UsageError
 from lram_export.progress import SILENT, Progress
 from lram_export.tensorrt.recipe import BuildRecipe
@@ -55,17 +59,16 @@ def build_engine(
     config = builder.create_builder_config()
     _configure(toolkit, config, recipe, compute_capabilities)
     cache = _start_timing_cache(toolkit, config, timing_cache)
-    with progress.stage(f"building with {toolkit.label}", PARTS) as advance:
-        monitor = _monitor(trt, advance)
-        config.progress_monitor = monitor
+    with progress.stage(f"building with {toolkit.label}", PARTS) as advance, _signals_noted() as noted:
+        config.progress_monitor = _monitor(trt, advance, noted)
         plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    for number in noted:  # what they would have done at once
+        signal.raise_signal(number)
     if plan is None:
         raise LramError(f"{onnx_path}: {toolkit.label} cannot build an engine: {logger.reason()}")
     if cache is not None and timing_cache is not None:
-        with contextlib.suppress(OSError):  # a shortcut: the next build measures again
-            timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        with contextlib.suppress(OSError), atomic_file(timing_cache, force=True) as temporary:
+            temporary.write_bytes(memoryview(cache.serialize()))  # a shortcut: without it the next build measures again
     return memoryview(plan)
 
 
@@ -120,25 +123,44 @@ def _configure(toolkit: Toolkit, config: Any, recipe: BuildRecipe, capabilities:
 
 
 def _start_timing_cache(toolkit: Toolkit, config: Any, path: Path | None) -> Any:
-    """Hand the builder what earlier builds timed; TensorRT for RTX times nothing."""
+    """Hand the builder what earlier builds timed, if it takes it; TensorRT for RTX times nothing."""
     if path is None or toolkit.builds_without_gpu or not hasattr(config, "create_timing_cache"):
         return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    for content in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            toolkit.logger.messages.clear()  # of a cache that was refused
+            return cache
+    return None
 
 
 PARTS = 100
 """Steps of the progress bar of a build: percent."""
 
 
-def _monitor(trt: Any, advance: Callable[[int], None]) -> Any:
-    """TensorRT's progress monitor, which also lets Ctrl-C end a build: the outermost phase tells the percentage."""
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Signals that shall end a build are noted: an exception in one of TensorRT's callbacks would be lost."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda received, frame: noted.append(received)) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _monitor(trt: Any, advance: Callable[[int], None], noted: Sequence[int]) -> Any:
+    """TensorRT's progress monitor, which ends the build when a signal was noted; the outermost phase tells the
+    percentage."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
             self._outer: str | None = None
             self._steps, self._shown = 1, 0
 
@@ -147,12 +169,9 @@ def _monitor(trt: Any, advance: Callable[[int], None]) -> Any:
                 self._outer, self._steps = phase_name, max(num_steps, 1)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                if phase_name == self._outer:
-                    self._show((step + 1) * PARTS // self._steps)
-            except KeyboardInterrupt:
-                self.interrupted = True
-            return not self.interrupted
+            if phase_name == self._outer:
+                self._show((step + 1) * PARTS // self._steps)
+            return not noted
 
         def phase_finish(self, phase_name: str) -> None:
             if phase_name == self._outer:

@@ -48,10 +48,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
         raise UsageError(f"target '{TARGET}': {reason}; compile on the machine that will run the bundle")
     gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
     store, key = EngineStore.of(bundle.path), runtime.engine_key(toolkit, gpu, recipe, artifact.digest)
-    seconds = None
-    if force:
-        store.discard(key)
-    path = store.find(key)
+    path, seconds = None if force else store.find(key), None
     if path is None:
         _check_memory(bundle, gpu)
         store.folder.mkdir(exist_ok=True)
@@ -60,13 +57,13 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
             toolkit,
             artifact.directory / "model.onnx",
             recipe,
-            timing_cache=store.folder / recipe.timing_cache,
+            timing_cache=store.folder / f"{key.machine}.{recipe.timing_cache}",
             progress=progress,
         )
         seconds = time.monotonic() - started
-        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-        path = store.keep(key, plan, {"gpu": gpu.name, "built": now.isoformat(), "seconds": round(seconds, 1)})
-    engine = runtime.load_engine(toolkit, gpu, path, artifact.spec)
+    else:
+        plan = memoryview(path.read_bytes())
+    engine = runtime.load_engine(toolkit, gpu, plan, store.path(key), artifact.spec)
     try:
         with progress.stage(f"verifying on {gpu.name}", len(reference.inputs)) as advance:
             meter = parity_meter(bundle, TARGET, engine)
@@ -76,7 +73,11 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
     parity = meter.result()
     if not parity.passed:
         store.discard(key)
-        raise ParityError(f"{path}: not what the reference model does, removed: {'; '.join(parity.failures())}")
+        raise ParityError(f"{store.path(key)}: not what the reference model does: {'; '.join(parity.failures())}")
+    if seconds is not None:  # only now: what lies there is verified
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        path = store.keep(key, plan, {"gpu": gpu.name, "built": now.isoformat(), "seconds": round(seconds, 1)})
+    assert path is not None
     return Compiled(path, seconds, parity)
 
 

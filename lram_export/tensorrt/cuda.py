@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import LramError
+from lram_export.machine import available_memory
 
 
 class CudaError(LramError):
@@ -54,6 +55,8 @@ def current_gpu() -> Gpu:
     device = call(cuda.cudaGetDevice())
     properties = call(cuda.cudaGetDeviceProperties(device))
     free, total = call(cuda.cudaMemGetInfo())
+    if properties.integrated:  # one memory for all: what the system would give back, CUDA does not count as free
+        free = max(free, available_memory() or 0)
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     driver = _version(call(cuda.cudaDriverGetVersion()))
     return Gpu(name, f"{properties.major}.{properties.minor}", total, free, driver)
@@ -81,6 +84,8 @@ class DeviceArray:
         contiguous = np.ascontiguousarray(array, self.dtype)
         kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         call(runtime().cudaMemcpy(self.address + offset, contiguous.ctypes.data, contiguous.nbytes, kind))
+        # from ordinary memory it may return before the copy has arrived, and a step's stream does not wait for it
+        call(runtime().cudaDeviceSynchronize())
 
     def download(self) -> NDArray[Any]:
         """A copy on the host."""

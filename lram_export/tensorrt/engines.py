@@ -32,10 +32,14 @@ class EngineKey:
     artifact: str
 
     @property
+    def machine(self) -> str:
+        """The part that is the machine's: ``tensorrt-10.3.0-sm87``."""
+        return f"{self.toolkit}-{self.version}-sm{self.compute_capability.replace('.', '')}"
+
+    @property
     def name(self) -> str:
         """File name without ending: ``tensorrt-10.3.0-sm87-fp16-1a2b3c4d``."""
-        number = self.compute_capability.replace(".", "")
-        return f"{self.toolkit}-{self.version}-sm{number}-{self.precision}-{self.artifact[:8]}"
+        return f"{self.machine}-{self.precision}-{self.artifact[:8]}"
 
 
 @dataclass(frozen=True)

@@ -88,13 +88,17 @@ def _recipe(document: dict[str, Any]) -> BuildRecipe:
         if name not in document or not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ValueError(f"{name}: expected {kinds[0].__name__}, got {value!r}")
     for name in ("timing_cache",):
-        if Path(document[name]).name != document[name]:
+        if not _is_file_name(document[name]):
             raise ValueError(f"{name}: expected a file name, got {document[name]!r}")
     engines = []
     for i, entry in enumerate(document["engines"]):
         file = entry.get("file") if isinstance(entry, dict) else None
-        if not isinstance(file, str) or Path(file).name != file:
+        if not _is_file_name(file):
             raise ValueError(f"engines[{i}].file: expected a file name, got {file!r}")
         capabilities = tuple(entry.get("compute_capabilities", ()))
         engines.append(EngineEntry(file, str(entry.get("toolkit")), str(entry.get("version")), capabilities))
     return BuildRecipe(**{**{name: document[name] for name in _KINDS}, "engines": tuple(engines)})
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).name == value and value not in ("", ".", "..")

@@ -56,6 +56,8 @@ def find_toolkit() -> Toolkit:
         module = import_module(name)
     except (ImportError, OSError, RuntimeError) as error:  # bindings without the library beside them
         raise UsageError(f"target 'tensorrt': package '{name}' does not load: {' '.join(str(error).split())}") from None
+    if not hasattr(module, "__version__"):
+        raise UsageError(f"target 'tensorrt': '{name}' here is some folder, not TensorRT; start from another folder")
     toolkit = Toolkit(module, name, str(module.__version__))
     if name == TENSORRT and _numbers(toolkit.version) < OLDEST:
         raise UsageError(

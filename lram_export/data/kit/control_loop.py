@@ -4,11 +4,13 @@ Without --robot it rehearses: the observations recorded in the bundle go in, act
 """
 
 import argparse
+import ctypes
 import importlib
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +41,19 @@ class Rehearsal:
         """No motors to stop."""
 
 
+def stop(robot: Any) -> None:
+    """Stop the motors; nothing may interrupt that."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    robot.close()
+
+
+def lock_memory() -> None:
+    """Keep this process out of the swap where that is allowed: MCL_CURRENT and MCL_FUTURE."""
+    if ctypes.CDLL(None).mlockall(1 | 2) != 0:
+        print("memory is not locked: not allowed here (see LimitMEMLOCK in lram-control.service)", file=sys.stderr)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
@@ -55,28 +70,32 @@ def main() -> int:
     seconds: list[float] = []
     try:
         with load_policy(arguments.bundle, target=arguments.target) as policy:
+            lock_memory()
             policy.reset()
             observation, reward = robot.reset(), None
             due = time.perf_counter()
-            while not steps or len(seconds) < steps:
-                started = time.perf_counter()
-                action = policy.act(observation, reward=reward)
-                reward = robot.act(action)
-                seconds.append(time.perf_counter() - started)
-                if len(seconds) > 100_000:  # an endless loop keeps the last minutes only
-                    del seconds[:50_000]
-                due += period
-                left = due - time.perf_counter()
-                if left > 0:
-                    time.sleep(left)
-                else:  # late: the next step starts now, not two at once
-                    missed += 1
-                    due = time.perf_counter()
-                observation = robot.observe()
+            try:
+                while not steps or len(seconds) < steps:
+                    started = time.perf_counter()
+                    action = policy.act(observation, reward=reward)
+                    reward = robot.act(action)
+                    seconds.append(time.perf_counter() - started)
+                    if len(seconds) > 100_000:  # an endless loop keeps the last minutes only
+                        del seconds[:50_000]
+                    due += period
+                    left = due - time.perf_counter()
+                    if left > 0:
+                        time.sleep(left)
+                    else:  # late: the next step starts now, not two at once
+                        missed += 1
+                        due = time.perf_counter()
+                    observation = robot.observe()
+            finally:
+                stop(robot)  # before anything else that may take time
     except KeyboardInterrupt:
         pass
     finally:
-        robot.close()
+        stop(robot)
         if seconds:
             milliseconds = 1000 * np.array(seconds)
             p50, p99 = np.percentile(milliseconds, (50, 99))

@@ -31,12 +31,24 @@ print(version.value // 1000)' 2> /dev/null) || fail "no NVIDIA driver (libcuda.s
     constraint="cuda-bindings<$((cuda + 1))"
 fi
 
-mkdir -p "$folder"
-[ "$here" = "$folder" ] || cp -r "$here/." "$folder/"
+mkdir -p "$folder" || fail "cannot create $folder: run it with sudo, or name another folder: sh install.sh FOLDER"
+folder=$(cd "$folder" && pwd) # systemd takes absolute paths only
+case $folder in
+*[!A-Za-z0-9._/-]*) fail "$folder: letters, digits, '.', '_', '-' and '/' only, for systemd" ;;
+"$here"/*) fail "$folder is inside the kit; choose another folder" ;;
+esac
+if [ "$here" != "$folder" ]; then
+    rm -rf "$folder/@NAME@.lram" "$folder"/lram_export-*.whl # what an earlier kit had and this one has not
+    [ -f "$folder/robot.py" ] && mv "$folder/robot.py" "$folder/robot.py.mine"
+    cp -r "$here/." "$folder/"
+    [ -f "$folder/robot.py.mine" ] && mv "$folder/robot.py.mine" "$folder/robot.py"
+fi
 # --system-site-packages: JetPack's TensorRT is there and nowhere else
 python3 -m venv --system-site-packages "$folder/venv"
 [ -d "$folder/wheels" ] && set -- --no-index --find-links "$folder/wheels" || set --
 "$folder/venv/bin/python" -m pip install --quiet "$@" "$folder/@WHEEL@[@EXTRA@]" ${constraint:+"$constraint"}
+# again, for the package alone: pip keeps what has the same version
+"$folder/venv/bin/python" -m pip install --quiet --force-reinstall --no-deps --no-index "$folder/@WHEEL@"
 
 if [ "$target" = tensorrt ]; then
     "$folder/venv/bin/lram-export" compile "$folder/@NAME@.lram" --target tensorrt

@@ -19,4 +19,4 @@ class Robot:
         raise NotImplementedError("robot.py: command your motors here")
 
     def close(self) -> None:
-        """Stop the motors. Called when the loop ends, whatever ended it."""
+        """Stop the motors. Called once or twice when the loop ends, unless the process is killed."""

@@ -1,0 +1,67 @@
+"""`compare`: two bundles side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+
+
+@click.command()
+@click.argument("first", type=options.PATH)
+@click.argument("second", type=options.PATH)
+@click.option("--target", metavar="TARGET", help="Target of both; default: each one's first that runs here.")
+@click.option("--second-target", metavar="TARGET", help="Target of the second; default: as --target.")
+@click.option("--recording", type=options.PATH, help="Steps of lram-export record; default: the first one's own.")
+@options.threads
+@options.as_json
+@options.quiet
+def compare(
+    first: Path,
+    second: Path,
+    target: str | None,
+    second_target: str | None,
+    recording: Path | None,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Step two bundles over the same inputs: sizes, speed, and how often and how far their actions differ."""
+    from lram_export.bundle import Bundle
+    from lram_export.compare import compare_bundles
+    from lram_export.machine import physical_cores
+
+    found = compare_bundles(
+        Bundle.open(first),
+        Bundle.open(second),
+        targets=(target, second_target or target),
+        recording=recording,
+        threads=threads or physical_cores(),
+        progress=ConsoleProgress(quiet),
+    )
+    if as_json:
+        print_json(found)
+        return
+    sides, difference = (found.first, found.second), found.difference
+    rows = [
+        ["target", *(side.target for side in sides)],
+        ["precision", *(f"{side.precision}, activations {side.activations}" for side in sides)],
+        ["checkpoint", *(side.checkpoint for side in sides)],
+        ["written", *(f"{side.written} by {side.generator}" for side in sides)],
+        ["size", *(human_bytes(side.size) for side in sides)],
+        ["weights a step reads", *(human_bytes(side.weight_bytes) for side in sides)],
+        ["p50 ms", *(f"{side.p50_ms:.3g}" for side in sides)],
+    ]
+    over = "the first one's recorded steps" if recording is None else str(recording)
+    where = "" if found.first_different_step is None else f", first at step {found.first_different_step}"
+    notes = [
+        f"over {difference.steps} steps ({over}): {difference.actions_different} of {difference.actions} action values "
+        f"differ{where}, {100 * difference.disagreement:.2g}% by more than one bin, by at most "
+        f"{found.largest_difference:.3g}",
+        f"action logits: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
+        "both took turns, so their times compare; lram-export bench has the tails and the floor",
+    ]
+    print_table(f"{first} and {second}", ["", str(first), str(second)], rows, notes)
