@@ -93,12 +93,12 @@ def _recipe(document: dict[str, Any]) -> BuildRecipe:
     engines = []
     for i, entry in enumerate(document["engines"]):
         file = entry.get("file") if isinstance(entry, dict) else None
-        if not _is_file_name(file):
+        if not isinstance(file, str) or not _is_file_name(file):
             raise ValueError(f"engines[{i}].file: expected a file name, got {file!r}")
         capabilities = tuple(entry.get("compute_capabilities", ()))
         engines.append(EngineEntry(file, str(entry.get("toolkit")), str(entry.get("version")), capabilities))
     return BuildRecipe(**{**{name: document[name] for name in _KINDS}, "engines": tuple(engines)})
 
 
-def _is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and Path(value).name == value and value not in ("", ".", "..")
+def _is_file_name(value: str) -> bool:
+    return Path(value).name == value and value not in ("", ".", "..")
