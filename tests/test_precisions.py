@@ -31,7 +31,15 @@ def test_targets_stay_with_the_dequantized_oracle(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*load_golden("state_ms").task_options, "--precision", precision)
-    check(RANDOM, precision, options, tmp_path, monkeypatch)
+    check(RANDOM, precision, options, tmp_path, monkeypatch, without=("tensorrt",) if precision == "bf16" else ())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_targets_stay_with_it_at_16_bit_products(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the trained policy: bf16 keeps 8 bits, and slowly forgetting random weights make 8% of that."""
+    check(TRAINED, precision, METAWORLD, tmp_path, monkeypatch)
 
 
 def test_targets_stay_with_it_at_8_bit_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +58,10 @@ def check(
     folder: Path,
     patch: pytest.MonkeyPatch,
     recording: Path | None = None,
+    without: Sequence[str] = (),
 ) -> None:
     """Export for every target that runs a precision, and compare each with the oracle over many steps."""
-    targets = [t for t in RUNTIMES if t != "pytorch" and precision in EXPORTERS[t].precisions]
+    targets = [t for t in RUNTIMES if t not in ("pytorch", *without) and precision in EXPORTERS[t].precisions]
     chosen = [argument for target in targets for argument in ("--target", target)]
     if "tensorrt" in targets:
         chosen += ["--device", "agx-orin"]
