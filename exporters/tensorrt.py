@@ -61,8 +61,8 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     )
 
 
-def _toolkit(capabilities: tuple[str, ...]) -> Toolkit | None:
-    """What builds here; only asking for compute capabilities makes it necessary."""
+def _toolkit(capabilities: tuple[str, ...]) -> Toolkit:
+    """What builds here; raises UsageError if nothing does, or not for these compute capabilities."""
     toolkit = find_toolkit()
     if capabilities:
         check_capabilities(toolkit, capabilities)

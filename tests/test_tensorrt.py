@@ -68,7 +68,7 @@ class TestBuilding:
         check_engine(tmp_path / "policy.lram", precision)
 
     def test_codes_stay_quantized_in_the_engine(self, tmp_path: Path) -> None:
-        """The head of 512 x 2192 weights dominates a policy of one block: the engine shrinks as its codes do."""
+        """Widened to float32 the engine would have 4 times the bytes of its int8 codes, 8 times those of int4."""
         succeed("new", "--preset", "16m", "-o", tmp_path / "16m")
         options = ("--observation-dim", "39", "--action-dim", "4", "--target-return", "1", "--reward-scale", "1")
         options += ("--target", "tensorrt", "--reference-steps", "4", "--compute-capability", "8.6")

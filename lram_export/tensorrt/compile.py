@@ -15,7 +15,7 @@ from lram_export.runtimes import tensorrt as runtime
 from lram_export.tensorrt import cuda
 from lram_export.tensorrt.builder import build_engine
 from lram_export.tensorrt.engines import EngineStore
-from lram_export.tensorrt.memory import BUILD_FACTOR
+from lram_export.tensorrt.memory import Memory
 from lram_export.tensorrt.recipe import read_recipe
 from lram_export.tensorrt.toolkit import find_toolkit
 from lram_export.verify import load_bundle_reference, parity_meter, replay
@@ -82,7 +82,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
 
 
 def _check_memory(bundle: Bundle, gpu: cuda.Gpu) -> None:
-    needed = BUILD_FACTOR * bundle.artifact(TARGET).weight_bytes
+    needed = Memory.of(bundle.artifact(TARGET).weight_bytes, bundle.manifest.spec).building
     if needed > gpu.free_memory:
         raise UsageError(
             f"{bundle.path}: building needs about {needed / 1e9:.1f} GB, {gpu.name} has {gpu.free_memory / 1e9:.1f} GB "
