@@ -61,6 +61,9 @@ EXPORTERS = {
         "export",
         ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
+    "tvm": TargetModule(
+        "lram_export.exporters.tvm", ("torch", "tvm"), "export,tvm", ("fp32", "fp16", "bf16", "int8", "int4", MIXED)
+    ),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,14 @@ from numpy.typing import NDArray
 from lram_export import __version__
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
+from lram_export.kernel_layout import (
+    array,
+    channels_last,
+    folded_gates,
+    image_convolutions,
+    image_weight,
+    query_key_value,
+)
 from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
     ACTIVATIONS,
@@ -132,10 +139,10 @@ class _Packer:
         yield from self._embedding()
         for number, block in enumerate(self._graph.blocks):
             yield from self._slstm(number, block) if isinstance(block, SLSTMBlock) else self._mlstm(number, block)
-        yield plain(Id.POST_NORM, 0, _array(self._graph.post_norm.weight))
+        yield plain(Id.POST_NORM, 0, array(self._graph.post_norm.weight))
         head = self._linear("head")
         yield self._tiled(Id.HEAD, 0, [head])
-        yield plain(Id.HEAD_BIAS, 0, _array(self._graph.head.bias))
+        yield plain(Id.HEAD_BIAS, 0, array(self._graph.head.bias))
 
     def _embedding(self) -> Iterator[Tensor]:
         graph = self._graph
@@ -143,55 +150,46 @@ class _Packer:
             (graph.embed_reward, Id.EMBED_REWARD_WEIGHT, Id.EMBED_REWARD_BIAS),
             (graph.embed_return, Id.EMBED_RETURN_WEIGHT, Id.EMBED_RETURN_BIAS),
         ):
-            yield plain(weight, 0, _array(layer.weight))
-            yield plain(bias, 0, _array(layer.bias))
+            yield plain(weight, 0, array(layer.weight))
+            yield plain(bias, 0, array(layer.bias))
         encoder: Any = graph.embed_observation
         if self._image:
             yield from self._image_encoder(encoder.cnn)
         else:
-            yield self._tiled(Id.EMBED_OBSERVATION, 0, [_array(encoder.weight)])
-            yield plain(Id.EMBED_OBSERVATION_BIAS, 0, _array(encoder.bias))
-        yield plain(Id.EMBED_NORM_WEIGHT, 0, _array(graph.embed_norm.weight))
-        yield plain(Id.EMBED_NORM_BIAS, 0, _array(graph.embed_norm.bias))
+            yield self._tiled(Id.EMBED_OBSERVATION, 0, [array(encoder.weight)])
+            yield plain(Id.EMBED_OBSERVATION_BIAS, 0, array(encoder.bias))
+        yield plain(Id.EMBED_NORM_WEIGHT, 0, array(graph.embed_norm.weight))
+        yield plain(Id.EMBED_NORM_BIAS, 0, array(graph.embed_norm.bias))
 
     def _image_encoder(self, cnn: Any) -> Iterator[Tensor]:
-        number = 0
-        for block in cnn.cnn:
-            residuals = (block.residual_0, block.residual_1)
-            for conv in (block.conv, *(c for r in residuals for c in (r.conv_0, r.conv_1))):
-                # (out, in, y, x) -> (y, x, in, out)
-                yield plain(Id.IMAGE_WEIGHT, number, _array(conv.weight).transpose(2, 3, 1, 0))
-                yield plain(Id.IMAGE_BIAS, number, _array(conv.bias))
-                number += 1
-        channels = cnn.cnn[-1].conv.out_channels
+        for number, conv in enumerate(image_convolutions(cnn)):
+            yield plain(Id.IMAGE_WEIGHT, number, image_weight(conv))
+            yield plain(Id.IMAGE_BIAS, number, array(conv.bias))
         linear = self._linear("embed_observation.cnn.linear.0")
-        columns = np.arange(linear.shape[1]).reshape(channels, -1).T.reshape(-1)  # channels last
         if isinstance(linear, QuantizedMatrix) and linear.format == "int4":
             linear = linear.dequantize()  # groups of 64 inputs do not survive the new order
-        yield self._tiled(Id.EMBED_OBSERVATION, 0, [_columns(linear, columns)])
-        yield plain(Id.EMBED_OBSERVATION_BIAS, 0, _array(cnn.linear[0].bias))
+        yield self._tiled(Id.EMBED_OBSERVATION, 0, [_columns(linear, channels_last(cnn, linear.shape[1]))])
+        yield plain(Id.EMBED_OBSERVATION_BIAS, 0, array(cnn.linear[0].bias))
 
     def _mlstm(self, number: int, block: Any) -> Iterator[Tensor]:
         config = self._config
         heads, width, inner = config.num_heads, config.head_dim, config.inner_size
-        yield plain(Id.NORM, number, _array(block.norm.weight))
+        yield plain(Id.NORM, number, array(block.norm.weight))
         up = self._linear(f"blocks.{number}.proj_up")
         starts = [part + head * width for head in range(heads) for part in (0, inner)]
         yield self._tiled(Id.UP, number, [_rows(up, start, width) for start in starts])
         yield from _convolution(number, block.conv)
-        q, k, v = (_fours(projection.weight) for projection in (block.q_proj, block.k_proj, block.v_proj))
-        scaled = k * np.float32(1 / math.sqrt(width))
-        yield plain(Id.QUERY_KEY_VALUE, number, np.stack([_by_input(w) for w in (q, scaled, v)], axis=1))
-        yield plain(Id.GATE_WEIGHT, number, _folded_gates(block, q, k, v, heads))
-        yield plain(Id.GATE_BIAS, number, _array(block.gates.bias))
-        yield plain(Id.HEAD_NORM, number, _array(block.out_norm.weight))
-        yield plain(Id.SKIP, number, _array(block.skip))
+        yield plain(Id.QUERY_KEY_VALUE, number, query_key_value(block))
+        yield plain(Id.GATE_WEIGHT, number, folded_gates(block, heads))
+        yield plain(Id.GATE_BIAS, number, array(block.gates.bias))
+        yield plain(Id.HEAD_NORM, number, array(block.out_norm.weight))
+        yield plain(Id.SKIP, number, array(block.skip))
         down = self._linear(f"blocks.{number}.proj_down")
         yield self._tiled(Id.DOWN, number, self._slices(down, width, heads))
 
     def _slstm(self, number: int, block: Any) -> Iterator[Tensor]:
         config = self._config
-        yield plain(Id.NORM, number, _array(block.norm.weight))
+        yield plain(Id.NORM, number, array(block.norm.weight))
         yield from _convolution(number, block.conv)
         for id, weight in (
             (Id.FROM_CONV, block.from_conv),
@@ -199,10 +197,10 @@ class _Packer:
             (Id.RECURRENT, block.recurrent),
         ):
             # (heads, in, out) -> per head (out, in)
-            yield self._tiled(id, number, list(_array(weight).transpose(0, 2, 1)))
-        yield plain(Id.GATE_BIASES, number, _array(block.bias))
-        yield plain(Id.HEAD_NORM, number, _array(block.out_norm.weight))
-        yield plain(Id.FFN_NORM, number, _array(block.ffn_norm.weight))
+            yield self._tiled(id, number, list(array(weight).transpose(0, 2, 1)))
+        yield plain(Id.GATE_BIASES, number, array(block.bias))
+        yield plain(Id.HEAD_NORM, number, array(block.out_norm.weight))
+        yield plain(Id.FFN_NORM, number, array(block.ffn_norm.weight))
         size, width = config.ffn_size, _ffn_slice(config.ffn_size)
         up = self._linear(f"blocks.{number}.ffn_up")
         parts = [_rows(up, start, size) for start in (0, size)]
@@ -217,7 +215,7 @@ class _Packer:
         if matrix is not None and matrix.format in ("int8", "int4"):
             return matrix
         layer: Any = self._graph.get_submodule(name)
-        return _array(layer.weight)
+        return array(layer.weight)
 
     def _slices(self, matrix: Matrix | QuantizedMatrix, width: int, count: int) -> list[Matrix | QuantizedMatrix]:
         """Columns in ``count`` slices; float32 where a slice does not hold whole groups of int4 codes."""
@@ -237,11 +235,6 @@ class _Packer:
         pack = tiled_int8 if first.format == "int8" else tiled_int4
         packed = pack(id, block, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
         return dataclasses.replace(packed, two_planes=self._one_plane and first.activation is None)
-
-
-def _array(tensor: Any) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = tensor.detach().numpy()
-    return values
 
 
 def _rows(matrix: Matrix | QuantizedMatrix, start: int, count: int) -> Any:
@@ -275,43 +268,5 @@ def _columns(matrix: Matrix | QuantizedMatrix, columns: NDArray[np.int64], width
 
 
 def _convolution(number: int, conv: Any) -> Iterator[Tensor]:
-    yield plain(Id.CONV_WEIGHT, number, np.stack([_array(tap) for tap in conv.taps]))
-    yield plain(Id.CONV_BIAS, number, _array(conv.bias))
-
-
-def _fours(packed: Any) -> NDArray[np.float32]:
-    """Blocks (n, 4, 4), indexed (block, in, out), out of the graph's packed diagonal blocks (count, size, size)."""
-    blocks = _array(packed)
-    count, size, _ = blocks.shape
-    if size < 4:  # blocks of 1 or 2 that the graph could not pack
-        group = 4 // size
-        fours = np.zeros((count // group, 4, 4), np.float32)
-        for i in range(group):
-            inside = slice(i * size, (i + 1) * size)
-            fours[:, inside, inside] = blocks[i::group]
-        return fours
-    split = blocks.reshape(count, size // 4, 4, size // 4, 4)
-    diagonal = np.arange(size // 4)
-    return split[:, diagonal, :, diagonal, :].transpose(1, 0, 2, 3).reshape(-1, 4, 4)
-
-
-def _by_input(fours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(channels / 16, input 0..3, 16 outputs)."""
-    return fours.reshape(-1, 4, 4, 4).transpose(0, 2, 1, 3).reshape(-1, 4, 16)
-
-
-def _folded_gates(
-    block: Any, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], heads: int
-) -> NDArray[np.float32]:
-    """Gates as functions of the convolved input and of the input: (heads, gates, 2, head width)."""
-    weight = _array(block.gates.weight).astype(np.float64)
-    gates = len(weight)
-    of_q, of_k, of_v = (part.reshape(gates, -1, 4) for part in np.split(weight, 3, axis=1))
-
-    def through(gate: NDArray[np.float64], projection: NDArray[np.float32]) -> NDArray[np.float64]:
-        folded: NDArray[np.float64] = np.einsum("gbo,bio->gbi", gate, projection.astype(np.float64))
-        return folded.reshape(gates, -1)
-
-    folded = np.stack([through(of_q, q) + through(of_k, k), through(of_v, v)], axis=1)  # (gates, 2, inner)
-    per_head = folded.reshape(gates, 2, heads, -1).transpose(2, 0, 1, 3)
-    return per_head.astype(np.float32)
+    yield plain(Id.CONV_WEIGHT, number, np.stack([array(tap) for tap in conv.taps]))
+    yield plain(Id.CONV_BIAS, number, array(conv.bias))

@@ -89,7 +89,14 @@ class Bundle:
             self.check_files([manifest.quantization.file])
             quantized = QuantizedFile(self.path, manifest.quantization.matrices)
         return LoadedArtifact(
-            directory, manifest.spec, manifest.model, manifest.task, entry.digest, entry.activations, quantized
+            directory,
+            manifest.spec,
+            manifest.model,
+            manifest.task,
+            entry.digest,
+            entry.activations,
+            quantized,
+            entry.platforms,
         )
 
     def check_files(

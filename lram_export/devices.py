@@ -53,11 +53,13 @@ class Platform:
     """What an exporter compiles for, beyond its target; empty: what it can do by itself.
 
     ``device`` is a board that the artifact is made for and on which it is compiled; ``compute_capabilities``
-    are those of GPUs to compile for here and now, e.g. ``8.6``.
+    are those of GPUs to compile for here and now, e.g. ``8.6``; ``processors`` are those of target `tvm`, by their
+    names in :data:`~lram_export.tvm.platforms.PLATFORMS`.
     """
 
     device: DeviceProfile | None = None
     compute_capabilities: tuple[str, ...] = ()
+    processors: tuple[str, ...] = ()
 
 
 def find_device(name: str) -> DeviceProfile:

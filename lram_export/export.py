@@ -34,6 +34,7 @@ from lram_export.reference import (
 from lram_export.registry import load_target
 from lram_export.runtimes import check_verifiable, load_verifier
 from lram_export.tasks import TaskSpec
+from lram_export.tvm.platforms import find_platform
 from lram_export.verify import verify_artifact
 
 
@@ -138,8 +139,17 @@ def check_targets(options: ExportOptions) -> None:
         check_verifiable(target)
         check_precision(target, options.quantization.result)
     check_options(options.quantization)
-    if options.platform != Platform() and "tensorrt" not in options.targets:
+    check_platform(options.platform, options.targets)
+
+
+def check_platform(platform: Platform, targets: Sequence[str]) -> None:
+    """Raise UsageError unless every wish about where to run belongs to one of the targets, and is known."""
+    if (platform.device or platform.compute_capabilities) and "tensorrt" not in targets:
         raise UsageError("--device, --compute-capability: only with --target tensorrt")
+    if platform.processors and "tvm" not in targets:
+        raise UsageError("--platform: only with --target tvm")
+    for name in platform.processors:
+        find_platform(name)
 
 
 def _load_calibration(policy: LoweredPolicy, options: ExportOptions) -> Calibration | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
 
 _CPU_FEATURES = (
-    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
-    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
+    "amx_tile", "amx_int8",
 )  # fmt: skip
+_ARM_FEATURES = {
+    "asimd": (16, 1), "asimdhp": (16, 10), "asimddp": (16, 20), "sve": (16, 22), "i8mm": (26, 13), "bf16": (26, 14),
+}  # fmt: skip
+"""Instruction sets of aarch64: entry of the auxiliary vector (AT_HWCAP, AT_HWCAP2) and bit, from Linux's hwcap.h."""
 
 
 SINGLE_THREAD_WEIGHTS = 100_000_000
@@ -50,7 +55,9 @@ def cpu_model() -> str:
 
 def cpu_features() -> tuple[str, ...]:
     """Instruction sets that matter for inference, of those this processor has."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    if platform.machine() == "aarch64":  # not /proc/cpuinfo: an emulated process sees its host's
+        return tuple(name for name, (entry, bit) in _ARM_FEATURES.items() if _auxiliary(entry) >> bit & 1)
+    flags = set((_cpuinfo("flags") or "").split())
     return tuple(f for f in _CPU_FEATURES if f in flags)
 
 
@@ -85,6 +92,16 @@ def peak_memory() -> int | None:
     except OSError:
         pass
     return None
+
+
+def _auxiliary(entry: int) -> int:
+    """A value that the kernel hands to every process; 0 where there is none."""
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
+        return 0
+    getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+    return int(getauxval(entry))
 
 
 def _cpuinfo(key: str) -> str | None:

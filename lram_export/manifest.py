@@ -53,6 +53,11 @@ class ArtifactEntry:
     verified_by: str | None = None
 
     @property
+    def platforms(self) -> tuple[str, ...]:
+        """What its files were compiled for, one by one."""
+        return tuple(self.platform.split(", "))
+
+    @property
     def size(self) -> int:
         """Size of all files in bytes."""
         return sum(f.size for f in self.files)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.precision import GROUP
+from lram_export.kernel_layout import input_major, int4_octets, int8_offsets, int8_quads, tiles
 
 MAGIC = b"LRAMNAT\n"
 FORMAT_VERSION = 1
@@ -20,7 +20,6 @@ HEADER_BYTES = 256
 ENTRY_BYTES = 48
 CHECKSUM_START = 40
 ALIGNMENT = 64
-TILE = 32
 CHUNK_WORDS = 1 << 20
 ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
 """Activations of the feed-forward, by their number in the header."""
@@ -151,19 +150,17 @@ def plain(id: Id, block: int, values: NDArray[np.float32]) -> Tensor:
 def tiled_float32(id: Id, block: int, parts: Sequence[NDArray[np.float32]]) -> Tensor:
     """Per tile of 32 rows: (cols, 32)."""
     rows, cols = parts[0].shape
-    tiles = [_tiles(part).transpose(0, 2, 1) for part in parts]
-    return Tensor(id, block, Layout.TILED_FLOAT32, len(parts), rows, cols, np.ascontiguousarray(np.concatenate(tiles)))
+    data = np.ascontiguousarray(np.concatenate([input_major(part) for part in parts]))
+    return Tensor(id, block, Layout.TILED_FLOAT32, len(parts), rows, cols, data)
 
 
 def tiled_int8(id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]) -> Tensor:
     """Per tile: 32 scales, 32 times -128 * sum of the row's codes, codes (cols / 4, 32, 4)."""
     rows, cols = parts[0][0].shape
-    packed = []
-    for codes, scales in parts:
-        tiles = _tiles(_pad_columns(codes, 4))
-        sums = -128 * tiles.sum(axis=2, dtype=np.int32)
-        quads = tiles.reshape(len(tiles), TILE, -1, 4).transpose(0, 2, 1, 3)
-        packed.append(_bytes(_tiles(scales[:, :1]).astype(np.float32), sums.astype(np.int32), quads))
+    packed = [
+        _bytes(tiles(scales[:, :1]).astype(np.float32), int8_offsets(codes), int8_quads(codes))
+        for codes, scales in parts
+    ]
     return Tensor(id, block, Layout.TILED_INT8, len(parts), rows, cols, np.concatenate(packed))
 
 
@@ -172,12 +169,9 @@ def tiled_int4(id: Id, block: int, parts: Sequence[tuple[NDArray[np.int8], NDArr
     rows, cols = parts[0][0].shape
     packed = []
     for codes, scales in parts:
-        tiles = _tiles(_pad_columns(codes, GROUP))
-        count, groups = len(tiles), tiles.shape[2] // GROUP
-        nibbles = (tiles + 8).astype(np.uint8).reshape(count, TILE, groups, GROUP // 8, 2, 4)
-        both = nibbles[:, :, :, :, 0] | (nibbles[:, :, :, :, 1] << 4)
-        per_group = both.transpose(0, 2, 3, 1, 4).reshape(count * groups, -1)
-        scale = _tiles(scales).astype(np.float32).transpose(0, 2, 1).reshape(count * groups, -1)
+        octets = int4_octets(codes)
+        per_group = octets.reshape(octets.shape[0] * octets.shape[1], -1)
+        scale = tiles(scales).astype(np.float32).transpose(0, 2, 1).reshape(len(per_group), -1)
         packed.append(_bytes(scale, per_group))
     return Tensor(id, block, Layout.TILED_INT4, len(parts), rows, cols, np.concatenate(packed))
 
@@ -226,17 +220,6 @@ class _Checksummed:
             self._words += words.size
             self._file.write(words.tobytes())
         self.position = until
-
-
-def _tiles(matrix: NDArray[Any]) -> NDArray[Any]:
-    """(rows, cols) -> (tiles, 32, cols), rows filled up with zeros."""
-    rows, cols = matrix.shape
-    padded = np.pad(matrix, ((0, -rows % TILE), (0, 0)))
-    return padded.reshape(-1, TILE, cols)
-
-
-def _pad_columns(matrix: NDArray[Any], multiple: int) -> NDArray[Any]:
-    return np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % multiple)))
 
 
 def _bytes(*arrays: NDArray[Any]) -> NDArray[np.uint8]:

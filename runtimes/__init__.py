@@ -40,10 +40,12 @@ RUNTIMES = {
         "tensorrt-rtx",
         reads_quantized=False,
     ),
+    "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm",), "tvm", reads_quantized=False),
 }
 
 STAND_INS = {
     "tensorrt": ("onnxruntime", TargetModule("lram_export.tensorrt.stand_in", ("onnxruntime", "onnx"), "onnxruntime")),
+    "tvm": ("tvm-host", TargetModule("lram_export.tvm.stand_in", ("tvm",), "tvm")),
 }
 """Target -> what verifies its artifact at export where the hardware for it is missing, and the module that does."""
 

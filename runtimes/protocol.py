@@ -23,7 +23,7 @@ class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
     ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
-    in. ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
+    in, ``platforms`` what its files were compiled for. ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
     directory: Path
@@ -33,6 +33,7 @@ class LoadedArtifact:
     digest: str
     activations: str
     quantized: QuantizedFile | None = None
+    platforms: tuple[str, ...] = ()
 
 
 class StepOutput(NamedTuple):

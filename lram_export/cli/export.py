@@ -101,7 +101,7 @@ def export(
         by = (
             ""
             if entry.verified_by == entry.target
-            else f" on {entry.verified_by} (not on {entry.target}'s own runtime)"
+            else f" on {entry.verified_by} (not where it will run)"
         )
         message(
             f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified{by} over "

@@ -178,10 +178,16 @@ def platform_options(command: Command) -> Command:
     """Add the options of :class:`~lram_export.devices.Platform`, handed to the command as ``platform``."""
 
     @functools.wraps(command)
-    def wrapper(*arguments: Any, device: str | None, compute_capability: tuple[str, ...], **others: Any) -> Any:
+    def wrapper(
+        *arguments: Any,
+        device: str | None,
+        compute_capability: tuple[str, ...],
+        processors: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
         from lram_export.devices import Platform, find_device
 
-        platform = Platform(None if device is None else find_device(device), compute_capability)
+        platform = Platform(None if device is None else find_device(device), compute_capability, processors)
         return command(*arguments, platform=platform, **others)
 
     add = (
@@ -191,6 +197,13 @@ def platform_options(command: Command) -> Command:
             multiple=True,
             metavar="X.Y",
             help="tensorrt: GPUs to build an engine for here, e.g. 8.6; may be repeated.",
+        ),
+        click.option(
+            "--platform",
+            "processors",
+            multiple=True,
+            metavar="NAME",
+            help="tvm: processor to compile for, e.g. aarch64; default: host; may be repeated.",
         ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]

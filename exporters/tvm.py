@@ -1,0 +1,84 @@
+"""Exporter of the target `tvm`: one shared library per platform, and the weights, which all of them read.
+
+The step is built as a Relax function (`lram_export/tvm/relax_step.py`) from the kernels in `kernels/tvm`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from lram_export.errors import UsageError
+from lram_export.exporters import ExportedArtifact
+from lram_export.lowering import LoweredPolicy
+from lram_export.progress import SILENT, Progress
+from lram_export.step import MLSTMBlock, SLSTMBlock
+from lram_export.tvm.build import build_library, check_code_generator, find_compiler
+from lram_export.tvm.interface import WEIGHTS_FILE, Epsilons, Interface, describe_weights, library_file
+from lram_export.tvm.platforms import HOST, find_platform
+from lram_export.tvm.relax_step import build_step
+from lram_export.tvm.weights import pack_weights
+
+
+def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
+    """Write ``weights.safetensors``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
+
+    Raises:
+        UsageError: the kernels do not know the model's sizes, a platform is unknown, or nothing links for it.
+        LramError: a library could not be linked.
+    """
+    check_sizes(policy)
+    platforms = list(dict.fromkeys(find_platform(name) for name in policy.platform.processors or (HOST,)))
+    for platform in platforms:
+        check_code_generator(platform)
+        find_compiler(platform)
+    arrays, matrices = pack_weights(policy)
+    columns = {platform.name: platform.memory_columns for platform in platforms}
+    interface = Interface(describe_weights(arrays), matrices, _epsilons(policy), columns)
+    weight_bytes = sum(array.nbytes for array in arrays.values())
+    weights_path = directory / WEIGHTS_FILE
+    save_file(arrays, weights_path)
+    weights_path.chmod(0o644)  # safetensors writes it for the owner alone
+    del arrays
+    files = [weights_path, interface.write(directory)]
+    for platform in platforms:
+        with progress.stage(f"compiling for {platform.name}"):
+            module = build_step(policy.checkpoint.config, policy.task, policy.spec, interface, platform)
+            build_library(module, platform, directory / library_file(platform.name))
+        files.append(directory / library_file(platform.name))
+    return ExportedArtifact(
+        files=tuple(files),
+        tools={"apache-tvm": version("apache-tvm"), "lram-export": version("lram-export")},
+        weight_bytes=weight_bytes,
+        platform=", ".join(columns),
+    )
+
+
+def check_sizes(policy: LoweredPolicy) -> None:
+    """Raise UsageError unless every width is a multiple of 16 and q, k, v have blocks of at most 4."""
+    config = policy.checkpoint.config
+    widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
+    if config.slstm_at:
+        widths["sLSTM head width"] = config.hidden_size // config.slstm_num_heads
+        widths["ffn_size"] = config.ffn_size
+    for name, width in widths.items():
+        if width % 16:
+            raise UsageError(f"tvm: {name}: expected a multiple of 16, got {width}; use another target")
+    if config.qkv_block_size not in (1, 2, 4):
+        raise UsageError(f"tvm: qkv_block_size: expected 1, 2 or 4, got {config.qkv_block_size}; use another target")
+
+
+def _epsilons(policy: LoweredPolicy) -> Epsilons:
+    graph: Any = policy.graph
+    blocks = list(graph.blocks)
+    mlstm: Any = next((b for b in blocks if isinstance(b, MLSTMBlock)), None)
+    slstm: Any = next((b for b in blocks if isinstance(b, SLSTMBlock)), None)
+    return Epsilons(
+        embed=graph.embed_norm.eps,
+        block=graph.post_norm.eps,
+        mlstm_heads=mlstm.out_norm.eps if mlstm else 0.0,
+        slstm_heads=slstm.out_norm.eps if slstm else 0.0,
+    )

@@ -1,0 +1,1 @@
+"""Step kernels of the target `tvm`, in TVMScript."""

@@ -1,0 +1,403 @@
+"""Weight matrices times a few tokens: each weight is read once for three tokens.
+
+A matrix lies in tiles of 32 outputs (`lram_export/kernel_layout.py`), the tiles are divided among the threads. Three
+kinds of kernel: floating-point weights, widened in registers; integer codes multiplied by an instruction for byte dot
+products, with activations in two planes of codes (x = scale * (128 * high + low), about 15 bits); and integer codes
+that are dequantized in registers, for processors without such an instruction.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from lram_export.kernel_layout import TILE
+from lram_export.kernels.tvm.functions import lane_max, lane_sum, magnitude, typed, wide
+from lram_export.kernels.tvm.norms import rows_loop
+from lram_export.precision import GROUP
+
+PLANES = 2
+LARGEST = 16256.0
+"""128 * 127: the largest activation in two planes of codes."""
+
+
+def tokens_at_once(rows: int) -> int:
+    """How many tokens are multiplied with a weight while it is in a register."""
+    return next(count for count in (3, 2, 1) if rows % count == 0)
+
+
+def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
+    """y = W x for floating-point weights.
+
+    ``parts`` matrices, each for its own ``cols`` inputs of x (rows, parts * cols); weights (parts * tiles, cols, 32)
+    of type ``stored`` (float32, float16, or uint16: the upper halves of float32) -> y (rows, parts * tiles * 32).
+    """
+    group = tokens_at_once(rows)
+    vectors = TILE // lanes
+
+    def widened(weight: Any) -> Any:
+        if stored == "uint16":
+            bits = T.Cast(typed("uint32", lanes), weight) << wide(T.uint32(16), lanes)
+            return T.reinterpret(typed("float32", lanes), bits)
+        return weight if stored == "float32" else T.Cast(typed("float32", lanes), weight)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, parts * cols), "float32"),
+        weight: T.Buffer((parts * tiles, cols, TILE), stored),
+        y: T.Buffer((rows, parts * tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in T.parallel(parts * tiles):
+            for first in T.serial(rows // group):
+                total = T.alloc_buffer((group, TILE), "float32", scope="local")
+                for t in T.unroll(group):
+                    for v in T.unroll(vectors):
+                        total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                for i in T.serial(cols):
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                            value = T.meta_var(x[first * group + t, tile // tiles * cols + i])
+                            total[t, at] = total[t, at] + widened(weight[tile, i, at]) * wide(value, lanes)
+                for t in T.unroll(group):
+                    for v in T.unroll(vectors):
+                        at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                        y[first * group + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = total[t, at]
+
+    return kernel
+
+
+def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes: int) -> PrimFunc:
+    """Activations as two planes of int8 codes, with one scale per token.
+
+    x (rows, cols) -> codes (rows, 2, padded), scales (rows); with ``sums`` also -8 times the sum of the codes of every
+    group of 64 inputs, (rows, 2, padded / 64), with which int4 codes from 0 to 15 are moved to -8 to 7. ``unsigned``
+    stores code + 128. Inputs beyond ``cols`` have code 0.
+    """
+    groups = padded // GROUP if sums else 1
+    flip = -128 if unsigned else 0
+
+    def as_bytes(code: Any) -> Any:
+        return T.Cast(typed("int8", lanes), T.Cast(typed("int32", lanes), code) ^ wide(T.int32(flip), lanes))
+
+    @T.inline
+    def encode_vector(x, row, i, inverse, codes, scales):
+        at = T.meta_var(T.ramp(i, 1, lanes))
+        scaled = T.bind(T.nearbyint(x[row, at] * wide(inverse, lanes)))
+        high = T.bind(T.nearbyint(scaled * 0.0078125))
+        codes[row, 0, at] = as_bytes(high)
+        codes[row, 1, at] = as_bytes(scaled - high * 128.0)
+
+    @T.inline
+    def find_scale(x, row, scales):
+        peak = T.alloc_buffer((lanes,), "float32", scope="local")
+        peak[T.ramp(0, 1, lanes)] = wide(T.float32(1e-30), lanes)
+        for i in T.serial(cols // lanes):
+            peak[T.ramp(0, 1, lanes)] = T.max(
+                peak[T.ramp(0, 1, lanes)], magnitude(x[row, T.ramp(i * lanes, 1, lanes)])
+            )
+        scales[row] = lane_max(peak[T.ramp(0, 1, lanes)]) / T.float32(LARGEST)
+
+    @T.inline
+    def pad(codes, row):
+        for i in T.serial(padded - cols):
+            for p in T.unroll(PLANES):
+                codes[row, p, cols + i] = T.int8(flip)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, cols), "float32"),
+        codes: T.Buffer((rows, PLANES, padded), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows):
+            find_scale(x, row, scales)
+            inverse = T.bind(T.float32(1) / scales[row])
+            for i in T.serial(cols // lanes):
+                encode_vector(x, row, i * lanes, inverse, codes, scales)
+            pad(codes, row)
+
+    @T.prim_func(s_tir=True)
+    def kernel_with_sums(
+        x: T.Buffer((rows, cols), "float32"),
+        codes: T.Buffer((rows, PLANES, padded), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+        group_sums: T.Buffer((rows, PLANES, groups), "int32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows):
+            find_scale(x, row, scales)
+            inverse = T.bind(T.float32(1) / scales[row])
+            for i in T.serial(cols // lanes):
+                encode_vector(x, row, i * lanes, inverse, codes, scales)
+            pad(codes, row)
+            for p in T.unroll(PLANES):
+                for g in T.serial(groups):
+                    total = T.alloc_buffer((1,), "int32", scope="local")
+                    total[0] = 0
+                    for i in T.serial(GROUP):
+                        total[0] = total[0] + T.Cast("int32", codes[row, p, g * GROUP + i])
+                    group_sums[row, p, g] = total[0] * -8
+
+    return kernel_with_sums if sums else kernel
+
+
+def _four_codes(codes: Any, row: Any, plane: Any, at: Any, lanes: int) -> Any:
+    """Four neighbouring codes of a token in every lane."""
+    word = T.reinterpret("int32", codes[row, plane, T.ramp(at, 1, 4)])
+    return T.reinterpret(typed("int8", 4 * lanes), wide(word, lanes))
+
+
+def _dot(intrinsic: str, unsigned: bool, lanes: int) -> Callable[[Any, Any, Any], Any]:
+    """The instruction: total + weights * activations, four bytes to a lane; the unsigned side goes first."""
+    number = T.llvm_lookup_intrinsic_id(intrinsic)
+
+    def dot(total: Any, weights: Any, activations: Any) -> Any:
+        first, second = (activations, weights) if unsigned else (weights, activations)
+        return T.call_llvm_pure_intrin(typed("int32", lanes), number, total, first, second)
+
+    return dot
+
+
+def dense_int8_dot(
+    rows: int, cols: int, tiles: int, *, intrinsic: str, unsigned: bool, outputs: int, lanes: int
+) -> PrimFunc:
+    """y = W x for int8 codes with byte dot products, ``outputs`` outputs of a tile at once.
+
+    codes and scales of x from :func:`encode`; weights (tiles, cols / 4, 128); with unsigned activations every sum
+    starts at -128 times the sum of its row's codes.
+    """
+    group, quads, vectors = tokens_at_once(rows), cols // 4, outputs // lanes
+    dot = _dot(intrinsic, unsigned, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        codes: T.Buffer((rows, PLANES, cols), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+        weight: T.Buffer((tiles, quads, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, TILE), "float32"),
+        starts: T.Buffer((tiles, TILE), "int32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in T.parallel(tiles):
+            for first in T.serial(rows // group):
+                for part in T.serial(TILE // outputs):
+                    total = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
+                    for p in T.unroll(group * PLANES):
+                        for v in T.unroll(vectors):
+                            if unsigned:
+                                total[p, T.ramp(v * lanes, 1, lanes)] = starts[
+                                    tile, T.ramp(part * outputs + v * lanes, 1, lanes)
+                                ]
+                            else:
+                                total[p, T.ramp(v * lanes, 1, lanes)] = wide(T.int32(0), lanes)
+                    for i in T.serial(quads):
+                        for p in T.unroll(group * PLANES):
+                            for v in T.unroll(vectors):
+                                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                                total[p, at] = dot(
+                                    total[p, at],
+                                    weight[tile, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)],
+                                    _four_codes(codes, first * group + p // PLANES, p % PLANES, 4 * i, lanes),
+                                )
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                            output = T.meta_var(part * outputs + v * lanes)
+                            high = T.meta_var(T.Cast(typed("float32", lanes), total[PLANES * t, at]))
+                            low = T.meta_var(T.Cast(typed("float32", lanes), total[PLANES * t + 1, at]))
+                            y[first * group + t, T.ramp(tile * TILE + output, 1, lanes)] = (
+                                (high * 128.0 + low)
+                                * wide(scales[first * group + t], lanes)
+                                * weight_scales[tile, T.ramp(output, 1, lanes)]
+                            )
+
+    return kernel
+
+
+def dense_int4_dot(
+    rows: int, cols: int, tiles: int, *, intrinsic: str, unsigned: bool, outputs: int, lanes: int
+) -> PrimFunc:
+    """y = W x for int4 codes with byte dot products; ``cols`` a multiple of 64.
+
+    weights (tiles, groups, 8, 128) bytes: low halves belong to inputs 0 to 3 of eight, high halves to 4 to 7, each
+    code + 8. Codes of x are signed here: the weights' are the unsigned side.
+    """
+    group, groups, vectors = tokens_at_once(rows), cols // GROUP, outputs // lanes
+    dot = _dot(intrinsic, False, lanes)  # weights first
+    mask = typed("int8", 4 * lanes)
+
+    def halves(both: Any) -> tuple[Any, Any]:
+        fifteen = T.broadcast(T.int8(15), 4 * lanes)
+        return both & fifteen, (both >> T.broadcast(T.int8(4), 4 * lanes)) & fifteen
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        codes: T.Buffer((rows, PLANES, cols), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+        group_sums: T.Buffer((rows, PLANES, groups), "int32"),
+        weight: T.Buffer((tiles, groups, GROUP // 8, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, groups, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in T.parallel(tiles):
+            for first in T.serial(rows // group):
+                for part in T.serial(TILE // outputs):
+                    total = T.alloc_buffer((group, outputs), "float32", scope="local")
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                    for g in T.serial(groups):
+                        of_group = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
+                        for p in T.unroll(group * PLANES):
+                            for v in T.unroll(vectors):
+                                start = T.meta_var(group_sums[first * group + p // PLANES, p % PLANES, g])
+                                of_group[p, T.ramp(v * lanes, 1, lanes)] = wide(start, lanes)
+                        for i in T.serial(GROUP // 8):
+                            for p in T.unroll(group * PLANES):
+                                for v in T.unroll(vectors):
+                                    at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                                    row = T.meta_var(first * group + p // PLANES)
+                                    both = T.meta_var(
+                                        weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)]
+                                    )
+                                    of_group[p, at] = dot(
+                                        of_group[p, at],
+                                        halves(both)[0],
+                                        _four_codes(codes, row, p % PLANES, g * GROUP + 8 * i, lanes),
+                                    )
+                                    of_group[p, at] = dot(
+                                        of_group[p, at],
+                                        halves(both)[1],
+                                        _four_codes(codes, row, p % PLANES, g * GROUP + 8 * i + 4, lanes),
+                                    )
+                        for t in T.unroll(group):
+                            for v in T.unroll(vectors):
+                                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                                high = T.meta_var(T.Cast(typed("float32", lanes), of_group[PLANES * t, at]))
+                                low = T.meta_var(T.Cast(typed("float32", lanes), of_group[PLANES * t + 1, at]))
+                                scale = T.meta_var(
+                                    weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)]
+                                )
+                                total[t, at] = total[t, at] + (high * 128.0 + low) * scale
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
+                            y[first * group + t, at] = total[t, T.ramp(v * lanes, 1, lanes)] * wide(
+                                scales[first * group + t], lanes
+                            )
+
+    return kernel
+
+
+def _byte(word: Any, number: int, lanes: int) -> Any:
+    """Signed byte of every lane as float32."""
+    raised = word << wide(T.int32(24 - 8 * number), lanes)
+    return T.Cast(typed("float32", lanes), raised >> wide(T.int32(24), lanes))
+
+
+def _nibble(word: Any, number: int, lanes: int) -> Any:
+    """Half a byte of every lane, code + 8, as the float32 of its code."""
+    code = (word >> wide(T.int32(4 * number), lanes)) & wide(T.int32(15), lanes)
+    return T.Cast(typed("float32", lanes), code) - 8.0
+
+
+def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
+    """y = W x for int8 codes, dequantized in registers: x (rows, cols) float32, weights as above."""
+    group, quads, vectors = tokens_at_once(rows), cols // 4, TILE // lanes
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, cols), "float32"),
+        weight: T.Buffer((tiles, quads, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in T.parallel(tiles):
+            for first in T.serial(rows // group):
+                total = T.alloc_buffer((group, TILE), "float32", scope="local")
+                for t in T.unroll(group):
+                    for v in T.unroll(vectors):
+                        total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                for i in T.serial(quads):
+                    for v in T.unroll(vectors):
+                        word = T.bind(
+                            T.reinterpret(
+                                typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)]
+                            )
+                        )
+                        for b in T.unroll(4):
+                            value = T.bind(_byte(word, b, lanes))
+                            for t in T.unroll(group):
+                                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                                total[t, at] = total[t, at] + value * wide(x[first * group + t, 4 * i + b], lanes)
+                for t in T.unroll(group):
+                    for v in T.unroll(vectors):
+                        at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                        y[first * group + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = (
+                            total[t, at] * weight_scales[tile, at]
+                        )
+
+    return kernel
+
+
+def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
+    """y = W x for int4 codes, dequantized in registers; ``cols`` a multiple of 8, groups filled up in the weights."""
+    group, groups, vectors = tokens_at_once(rows), -(-cols // GROUP), 2
+    outputs = vectors * lanes
+
+    @T.inline
+    def add_group(x, weight, weight_scales, total, tile, first, part, g, octets):
+        of_group = T.alloc_buffer((group, outputs), "float32", scope="local")
+        for t in T.unroll(group):
+            for v in T.unroll(vectors):
+                of_group[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+        for i in T.serial(octets):
+            for v in T.unroll(vectors):
+                both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
+                word = T.bind(T.reinterpret(typed("int32", lanes), both))
+                for n in T.unroll(8):
+                    # halves lie low, high, low, high in a word; low ones are inputs 0 to 3, high ones 4 to 7
+                    value = T.bind(_nibble(word, 2 * (n % 4) + n // 4, lanes))
+                    for t in T.unroll(group):
+                        at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                        of_group[t, at] = of_group[t, at] + value * wide(
+                            x[first * group + t, g * GROUP + 8 * i + n], lanes
+                        )
+        for t in T.unroll(group):
+            for v in T.unroll(vectors):
+                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                scale = T.meta_var(weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)])
+                total[t, at] = total[t, at] + of_group[t, at] * scale
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, cols), "float32"),
+        weight: T.Buffer((tiles, groups, GROUP // 8, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, groups, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in T.parallel(tiles):
+            for first in T.serial(rows // group):
+                for part in T.serial(TILE // outputs):
+                    total = T.alloc_buffer((group, outputs), "float32", scope="local")
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                    for g in T.serial(cols // GROUP):
+                        add_group(x, weight, weight_scales, total, tile, first, part, g, GROUP // 8)
+                    if cols % GROUP != 0:
+                        add_group(x, weight, weight_scales, total, tile, first, part, groups - 1, cols % GROUP // 8)
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
+                            y[first * group + t, at] = total[t, T.ramp(v * lanes, 1, lanes)]
+
+    return kernel

@@ -1,0 +1,127 @@
+"""The sLSTM block (arXiv 2405.04517, stabilized form) and the gated feed-forward behind it."""
+
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from lram_export.kernel_layout import TILE
+from lram_export.kernels.tvm import mlstm
+from lram_export.kernels.tvm.functions import (
+    ACTIVATIONS,
+    bind,
+    exponential,
+    hyperbolic_tangent,
+    log_sigmoid,
+    sigmoid,
+    wide,
+)
+from lram_export.kernels.tvm.mlstm import TOKENS, kept
+from lram_export.kernels.tvm.norms import rows_loop
+
+INITIAL_M = -1e30
+
+
+def convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+    """Causal convolution of x (3 * batch, hidden); the window (batch, taps - 1, hidden) moves on in place."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((TOKENS * batch, hidden), "float32"),
+        is_first: T.Buffer((batch,), "float32"),
+        weight: T.Buffer((taps, hidden), "float32"),
+        bias: T.Buffer((hidden,), "float32"),
+        window: T.Buffer((batch, taps - 1, hidden), "float32"),
+        y: T.Buffer((TOKENS * batch, hidden), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(batch):
+            for i in T.serial(hidden // lanes):
+                mlstm.convolve(x, row, i * lanes, is_first, weight, bias, window, taps, lanes, y)
+
+    return kernel
+
+
+def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
+    """Three tokens of the sLSTM cell, one after the other; the heads are independent of each other.
+
+    from_conv (3 * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias; recurrent
+    (heads * 4 * width / 32, width, 32) -> hidden states (3 * batch, heads * width). The state moves on in place.
+    """
+    rows, hidden, tiles = TOKENS * batch, heads * width, 4 * width // TILE
+    vectors = TILE // lanes
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        from_conv: T.Buffer((rows, 2 * hidden), "float32"),
+        from_input: T.Buffer((rows, 2 * hidden), "float32"),
+        recurrent: T.Buffer((heads * tiles, width, TILE), "float32"),
+        bias: T.Buffer((heads, 4 * width), "float32"),
+        is_first: T.Buffer((batch,), "float32"),
+        y: T.Buffer((batch, hidden), "float32"),
+        c: T.Buffer((batch, hidden), "float32"),
+        n: T.Buffer((batch, hidden), "float32"),
+        m: T.Buffer((batch, hidden), "float32"),
+        h: T.Buffer((rows, hidden), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for head in T.parallel(heads):
+            raw = T.alloc_buffer((4 * width,), "float32", scope="local")
+            for row in T.serial(batch):
+                for i in T.serial(width // lanes):
+                    at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                    y[row, at] = kept(y[row, at], is_first[row], lanes)
+                    c[row, at] = kept(c[row, at], is_first[row], lanes)
+                    n[row, at] = kept(n[row, at], is_first[row], lanes)
+                    m[row, at] = kept(m[row, at], is_first[row], lanes, INITIAL_M)
+                for t in T.serial(TOKENS):
+                    if t > 0 or is_first[row] == T.float32(0):
+                        for tile in T.serial(tiles):
+                            total = T.alloc_buffer((TILE,), "float32", scope="local")
+                            for r in T.unroll(vectors):
+                                here = T.meta_var(T.ramp(r * lanes, 1, lanes))
+                                total[here] = bias[head, T.ramp(tile * TILE + r * lanes, 1, lanes)]
+                            for i in T.serial(width):
+                                for r in T.unroll(vectors):
+                                    here = T.meta_var(T.ramp(r * lanes, 1, lanes))
+                                    weight = T.meta_var(recurrent[head * tiles + tile, i, here])
+                                    total[here] = total[here] + weight * wide(y[row, head * width + i], lanes)
+                            for r in T.unroll(vectors):
+                                here = T.meta_var(T.ramp(r * lanes, 1, lanes))
+                                raw[T.ramp(tile * TILE + r * lanes, 1, lanes)] = total[here]
+                        for i in T.serial(width // lanes):
+                            at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                            token = T.meta_var(TOKENS * row + t)
+                            first = T.meta_var(T.ramp(head * 2 * width + i * lanes, 1, lanes))
+                            second = T.meta_var(T.ramp(head * 2 * width + width + i * lanes, 1, lanes))
+                            entering = T.bind(from_conv[token, first] + raw[T.ramp(i * lanes, 1, lanes)])
+                            forget = T.bind(from_conv[token, second] + raw[T.ramp(width + i * lanes, 1, lanes)])
+                            z = T.bind(from_input[token, first] + raw[T.ramp(2 * width + i * lanes, 1, lanes)])
+                            o = T.bind(from_input[token, second] + raw[T.ramp(3 * width + i * lanes, 1, lanes)])
+                            decayed = T.bind(log_sigmoid(forget) + m[row, at])
+                            top = T.bind(T.max(entering, decayed))
+                            entering_gate = T.bind(exponential(entering - top))
+                            forget_gate = T.bind(exponential(decayed - top))
+                            m[row, at] = top
+                            c[row, at] = forget_gate * c[row, at] + entering_gate * hyperbolic_tangent(z)
+                            n[row, at] = forget_gate * n[row, at] + entering_gate
+                            y[row, at] = sigmoid(o) * c[row, at] / n[row, at]
+                    for i in T.serial(width // lanes):
+                        at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                        h[TOKENS * row + t, at] = y[row, at]
+
+    return kernel
+
+
+def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> PrimFunc:
+    """activation(gate) * value; both in one buffer (rows, up_width), the gate first -> (rows, size)."""
+    function = ACTIVATIONS[activation]
+
+    @T.prim_func(s_tir=True)
+    def kernel(up: T.Buffer((rows, up_width), "float32"), y: T.Buffer((rows, size), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows):
+            for i in T.serial(size // lanes):
+                gate = T.meta_var(up[row, T.ramp(i * lanes, 1, lanes)])
+                value = T.meta_var(up[row, T.ramp(size + i * lanes, 1, lanes)])
+                y[row, T.ramp(i * lanes, 1, lanes)] = bind(gate, function) * value
+
+    return kernel

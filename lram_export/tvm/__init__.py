@@ -1,0 +1,1 @@
+"""What the target `tvm` is made of, beside its exporter and its runtime."""

@@ -1,0 +1,157 @@
+"""What an artifact of the target `tvm` says about itself: enough to call its libraries, and to compile it anew.
+
+Free of tvm and torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.errors import BundleError
+from lram_export.kernel_layout import TILE
+from lram_export.specification import TensorSpec
+
+STEP_FUNCTION = "step"
+WEIGHTS_FILE = "weights.safetensors"
+INTERFACE_FILE = "interface.json"
+INTERFACE_VERSION = 1
+
+
+PART_CHANNELS = 128
+"""Most channels of an mLSTM block that one thread convolves and projects at a time."""
+
+
+def channel_parts(inner: int) -> int:
+    """Into how many equal parts, multiples of 16 wide, the channels of an mLSTM block are divided."""
+    width = max(w for w in range(16, PART_CHANNELS + 1, 16) if inner % w == 0)
+    return inner // width
+
+
+def library_file(platform: str) -> str:
+    """Name of a platform's shared library in the artifact."""
+    return f"step-{platform}.so"
+
+
+@dataclass(frozen=True)
+class WeightEntry:
+    """A parameter of the step that holds weights."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A large matrix, or ``parts`` of one shape: rows and columns of each, and how its weights are stored.
+
+    ``format`` is `fp32` or one of :data:`~lram_export.precision.FORMATS`; ``arrays`` are the names of what holds it.
+    """
+
+    format: str
+    rows: int
+    cols: int
+    parts: int
+    arrays: tuple[str, ...]
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one part."""
+        return -(-self.rows // TILE)
+
+    @property
+    def width(self) -> int:
+        """Columns of the product: all rows, filled up to whole tiles."""
+        return self.parts * self.tiles * TILE
+
+
+@dataclass(frozen=True)
+class Epsilons:
+    """Small numbers in the norms' denominators, which only the step graph knows."""
+
+    embed: float
+    block: float
+    mlstm_heads: float
+    slstm_heads: float
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Weights in the order of the step's parameters, the matrices among them, and the platforms there are libraries for.
+
+    ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep C.
+    """
+
+    weights: tuple[WeightEntry, ...]
+    matrices: Mapping[str, PackedMatrix]
+    epsilons: Epsilons
+    memory_columns: Mapping[str, int]
+
+    def write(self, directory: Path) -> Path:
+        """Write ``interface.json``."""
+        path = directory / INTERFACE_FILE
+        document = {"version": INTERFACE_VERSION, **asdict(self)}
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def read_interface(directory: Path) -> Interface:
+    """Read ``interface.json``; raises BundleError."""
+    path = directory / INTERFACE_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["version"] != INTERFACE_VERSION:
+            raise BundleError(f"{path}: version {document['version']}, this lram-export reads {INTERFACE_VERSION}")
+        matrices = {name: {**m, "arrays": tuple(m["arrays"])} for name, m in document["matrices"].items()}
+        return Interface(
+            weights=tuple(WeightEntry(w["name"], tuple(w["shape"]), w["dtype"]) for w in document["weights"]),
+            matrices={name: PackedMatrix(**m) for name, m in matrices.items()},
+            epsilons=Epsilons(**document["epsilons"]),
+            memory_columns={str(name): int(columns) for name, columns in document["memory_columns"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: not what target tvm writes ({error}); export the bundle again") from None
+
+
+def _columns(tensor: TensorSpec, most: int) -> int | None:
+    """Columns of a tile of a state tensor; None if it lies as it is."""
+    if not tensor.name.endswith(".C"):
+        return None
+    width = tensor.shape[-1]
+    return next(columns for columns in (most, 32, 16) if columns <= most and width % columns == 0)
+
+
+def stored_shape(tensor: TensorSpec, memory_columns: int) -> tuple[int, ...]:
+    """Shape in which the kernels keep a state tensor: C (B, heads, W, W) in tiles of columns, read in sequence."""
+    columns = _columns(tensor, memory_columns)
+    if columns is None:
+        return tensor.shape
+    batch, heads, width, _ = tensor.shape
+    return batch, heads, width // columns, width, columns
+
+
+def to_stored(tensor: TensorSpec, value: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
+    """A state tensor as the kernels keep it."""
+    if _columns(tensor, memory_columns) is None:
+        return value
+    batch, heads, tiles, width, columns = stored_shape(tensor, memory_columns)
+    return np.ascontiguousarray(value.reshape(batch, heads, width, tiles, columns).transpose(0, 1, 3, 2, 4))
+
+
+def from_stored(tensor: TensorSpec, stored: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
+    """The inverse of :func:`to_stored`; a copy."""
+    if _columns(tensor, memory_columns) is None:
+        return stored.copy()
+    return np.array(stored.transpose(0, 1, 3, 2, 4).reshape(tensor.shape))
+
+
+def describe_weights(arrays: Mapping[str, NDArray[Any]]) -> tuple[WeightEntry, ...]:
+    """Names, shapes and types of weights, in their order."""
+    return tuple(WeightEntry(name, array.shape, str(array.dtype)) for name, array in arrays.items())
