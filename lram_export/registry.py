@@ -39,10 +39,14 @@ class TargetModule:
         found = {}
         for package in "|".join(self.packages).split("|"):
             try:
-                found[package] = version(package)
+                found[package] = version(_DISTRIBUTIONS.get(package, package))
             except PackageNotFoundError:
                 continue
         return found
+
+
+_DISTRIBUTIONS = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
+"""Names under which packages are published, where they are not those under which they are imported."""
 
 
 def _installed(package: str) -> bool:

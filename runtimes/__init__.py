@@ -40,7 +40,7 @@ RUNTIMES = {
         "tensorrt-rtx",
         reads_quantized=False,
     ),
-    "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm",), "tvm", reads_quantized=False),
+    "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm", "tvm_ffi"), "tvm", reads_quantized=False),
 }
 
 STAND_INS = {
