@@ -9,22 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
-
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.step import MLSTMBlock, SLSTMBlock
 from lram_export.tvm.build import build_library, check_code_generator, find_compiler
-from lram_export.tvm.interface import WEIGHTS_FILE, Epsilons, Interface, describe_weights, library_file
+from lram_export.tvm.interface import WEIGHTS_FILE, Epsilons, Interface, library_file, write_weights
 from lram_export.tvm.platforms import HOST, find_platform
 from lram_export.tvm.relax_step import build_step
 from lram_export.tvm.weights import pack_weights
 
 
 def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
-    """Write ``weights.safetensors``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
+    """Write ``weights.bin``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
 
     Raises:
         UsageError: the kernels do not know the model's sizes, a platform is unknown, or nothing links for it.
@@ -36,13 +34,11 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         check_code_generator(platform)
         find_compiler(platform)
     arrays, matrices = pack_weights(policy)
-    columns = {platform.name: platform.memory_columns for platform in platforms}
-    interface = Interface(describe_weights(arrays), matrices, _epsilons(policy), columns)
-    weight_bytes = sum(array.nbytes for array in arrays.values())
     weights_path = directory / WEIGHTS_FILE
-    save_file(arrays, weights_path)
-    weights_path.chmod(0o644)  # safetensors writes it for the owner alone
+    entries = write_weights(arrays, weights_path)
     del arrays
+    columns = {platform.name: platform.memory_columns for platform in platforms}
+    interface = Interface(entries, matrices, _epsilons(policy), columns)
     files = [weights_path, interface.write(directory)]
     for platform in platforms:
         with progress.stage(f"compiling for {platform.name}"):
@@ -52,7 +48,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     return ExportedArtifact(
         files=tuple(files),
         tools={"apache-tvm": version("apache-tvm"), "lram-export": version("lram-export")},
-        weight_bytes=weight_bytes,
+        weight_bytes=sum(entry.bytes for entry in entries),
         platform=", ".join(columns),
     )
 

@@ -23,7 +23,8 @@ class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
     ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
-    in, ``platforms`` what its files were compiled for. ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
+    in, ``platforms`` what its files were compiled for. ``quantized`` gives the bundle's quantized matrices to targets
+    that do not hold them in files of their own.
     """
 
     directory: Path

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.protocol import (
@@ -27,6 +26,7 @@ from lram_export.tvm.interface import (
     Interface,
     from_stored,
     library_file,
+    map_weights,
     read_interface,
     stored_shape,
     to_stored,
@@ -125,25 +125,9 @@ def load_library(
     artifact: LoadedArtifact, interface: Interface, path: Path, platform: TvmPlatform, threads: int
 ) -> Runtime:
     """The runtime of a library for a platform; raises BundleError."""
-    weights = _load_weights(artifact.directory / WEIGHTS_FILE, interface)
+    weights = map_weights(interface.weights, artifact.directory / WEIGHTS_FILE)
     try:
         return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)
     except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:  # tvm_ffi raises by kind of check
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: TVM cannot run it ({lines[0]}); export it again with this version of TVM") from None
-
-
-def _load_weights(path: Path, interface: Interface) -> list[NDArray[Any]]:
-    """Weights one by one into aligned memory, so that all of them lie in memory only once."""
-    weights = []
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for entry in interface.weights:
-                stored = file.get_tensor(entry.name)
-                if stored.shape != entry.shape or str(stored.dtype) != entry.dtype:
-                    raise BundleError(f"{path}: {entry.name}: not what interface.json describes; export again")
-                weights.append(aligned(entry.shape, entry.dtype))
-                np.copyto(weights[-1], stored)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(f"{path}: not readable ({error}); export the bundle again") from None
-    return weights

@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernel_layout import TILE
-from lram_export.kernels.tvm.functions import lane_max, lane_sum, magnitude, typed, wide
+from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
 from lram_export.kernels.tvm.norms import rows_loop
 from lram_export.precision import GROUP
 
@@ -95,9 +95,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
         peak = T.alloc_buffer((lanes,), "float32", scope="local")
         peak[T.ramp(0, 1, lanes)] = wide(T.float32(1e-30), lanes)
         for i in T.serial(cols // lanes):
-            peak[T.ramp(0, 1, lanes)] = T.max(
-                peak[T.ramp(0, 1, lanes)], magnitude(x[row, T.ramp(i * lanes, 1, lanes)])
-            )
+            peak[T.ramp(0, 1, lanes)] = T.max(peak[T.ramp(0, 1, lanes)], magnitude(x[row, T.ramp(i * lanes, 1, lanes)]))
         scales[row] = lane_max(peak[T.ramp(0, 1, lanes)]) / T.float32(LARGEST)
 
     @T.inline
@@ -229,7 +227,6 @@ def dense_int4_dot(
     """
     group, groups, vectors = tokens_at_once(rows), cols // GROUP, outputs // lanes
     dot = _dot(intrinsic, False, lanes)  # weights first
-    mask = typed("int8", 4 * lanes)
 
     def halves(both: Any) -> tuple[Any, Any]:
         fifteen = T.broadcast(T.int8(15), 4 * lanes)
@@ -281,9 +278,7 @@ def dense_int4_dot(
                                 at = T.meta_var(T.ramp(v * lanes, 1, lanes))
                                 high = T.meta_var(T.Cast(typed("float32", lanes), of_group[PLANES * t, at]))
                                 low = T.meta_var(T.Cast(typed("float32", lanes), of_group[PLANES * t + 1, at]))
-                                scale = T.meta_var(
-                                    weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)]
-                                )
+                                scale = T.meta_var(weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)])
                                 total[t, at] = total[t, at] + (high * 128.0 + low) * scale
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
@@ -328,9 +323,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
                 for i in T.serial(quads):
                     for v in T.unroll(vectors):
                         word = T.bind(
-                            T.reinterpret(
-                                typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)]
-                            )
+                            T.reinterpret(typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)])
                         )
                         for b in T.unroll(4):
                             value = T.bind(_byte(word, b, lanes))

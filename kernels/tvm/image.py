@@ -1,4 +1,7 @@
-"""The IMPALA CNN (arXiv 1802.01561). Feature maps have channels last and a border of zeros: (height + 2, width + 2, C)."""
+"""The IMPALA CNN (arXiv 1802.01561).
+
+Feature maps have channels last and a border of zeros: (height + 2, width + 2, C).
+"""
 
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc

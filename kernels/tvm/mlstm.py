@@ -9,7 +9,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, typed, wide
+from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, wide
 from lram_export.kernels.tvm.norms import rows_loop
 
 TOKENS = 3

@@ -98,11 +98,7 @@ def export(
         print_choice(quantized.auto)
     for entry in bundle.manifest.artifacts:
         assert entry.parity is not None
-        by = (
-            ""
-            if entry.verified_by == entry.target
-            else f" on {entry.verified_by} (not where it will run)"
-        )
+        by = "" if entry.verified_by == entry.target else f" on {entry.verified_by} (not where it will run)"
         message(
             f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified{by} over "
             f"{entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "

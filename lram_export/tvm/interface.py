@@ -6,6 +6,7 @@ Free of tvm and torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from lram_export.kernel_layout import TILE
 from lram_export.specification import TensorSpec
 
 STEP_FUNCTION = "step"
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE = "weights.bin"
 INTERFACE_FILE = "interface.json"
 INTERFACE_VERSION = 1
+ALIGNMENT = 64
+"""Bytes to which TVM's kernels expect every tensor to be aligned; those in ``weights.bin`` are, so it can be mapped."""
 
 
 PART_CHANNELS = 128
@@ -41,11 +44,17 @@ def library_file(platform: str) -> str:
 
 @dataclass(frozen=True)
 class WeightEntry:
-    """A parameter of the step that holds weights."""
+    """A parameter of the step that holds weights, and where they begin in ``weights.bin``, in bytes."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    offset: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Epsilons:
 
 @dataclass(frozen=True)
 class Interface:
-    """Weights in the order of the step's parameters, the matrices among them, and the platforms there are libraries for.
+    """Weights in the order of the step's parameters, the matrices among them, and what there are libraries for.
 
     ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep C.
     """
@@ -111,7 +120,7 @@ def read_interface(directory: Path) -> Interface:
             raise BundleError(f"{path}: version {document['version']}, this lram-export reads {INTERFACE_VERSION}")
         matrices = {name: {**m, "arrays": tuple(m["arrays"])} for name, m in document["matrices"].items()}
         return Interface(
-            weights=tuple(WeightEntry(w["name"], tuple(w["shape"]), w["dtype"]) for w in document["weights"]),
+            weights=tuple(WeightEntry(**{**w, "shape": tuple(w["shape"])}) for w in document["weights"]),
             matrices={name: PackedMatrix(**m) for name, m in matrices.items()},
             epsilons=Epsilons(**document["epsilons"]),
             memory_columns={str(name): int(columns) for name, columns in document["memory_columns"].items()},
@@ -152,6 +161,29 @@ def from_stored(tensor: TensorSpec, stored: NDArray[np.float32], memory_columns:
     return np.array(stored.transpose(0, 1, 3, 2, 4).reshape(tensor.shape))
 
 
-def describe_weights(arrays: Mapping[str, NDArray[Any]]) -> tuple[WeightEntry, ...]:
-    """Names, shapes and types of weights, in their order."""
-    return tuple(WeightEntry(name, array.shape, str(array.dtype)) for name, array in arrays.items())
+def write_weights(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[WeightEntry, ...]:
+    """Write ``weights.bin``: the arrays one after the other, each aligned, little endian."""
+    entries, offset = [], 0
+    with path.open("wb") as file:
+        for name, array in arrays.items():
+            entries.append(WeightEntry(name, array.shape, str(array.dtype), offset))
+            file.write(array.reshape(-1).view(np.uint8))
+            file.write(bytes(-array.nbytes % ALIGNMENT))
+            offset += array.nbytes + -array.nbytes % ALIGNMENT
+    return tuple(entries)
+
+
+def map_weights(entries: tuple[WeightEntry, ...], path: Path) -> list[NDArray[Any]]:
+    """The weights as they lie in the file, mapped into memory; raises BundleError."""
+    try:
+        # private and writable, because tvm_ffi takes no read-only arrays; nothing writes to them
+        content = np.memmap(path, np.uint8, mode="c")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable ({error}); export the bundle again") from None
+    arrays = []
+    for entry in entries:
+        end = entry.offset + entry.bytes
+        if entry.offset % ALIGNMENT or entry.offset < 0 or end > content.size:
+            raise BundleError(f"{path}: {entry.name}: not where {INTERFACE_FILE} says; export the bundle again")
+        arrays.append(np.asarray(content[entry.offset : end]).view(entry.dtype).reshape(entry.shape))
+    return arrays

@@ -58,7 +58,9 @@ class _StepBuilder:
         self._kernels: dict[Any, Any] = {}
         self._inputs = {t.name: _parameter(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)}
         logits = spec.outputs[1]
-        self._inputs[logits.name] = _parameter(logits.name, (logits.shape[0], logits.size // logits.shape[0]), "float32")
+        self._inputs[logits.name] = _parameter(
+            logits.name, (logits.shape[0], logits.size // logits.shape[0]), "float32"
+        )
         self._weights = {w.name: _parameter(w.name, w.shape, w.dtype) for w in interface.weights}
         self._states = {
             t.name: _parameter(t.name, stored_shape(t, platform.memory_columns), t.dtype) for t in spec.states

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from lram_export.errors import LramError
 from lram_export.machine import available_cpus
-
-ALIGNMENT = 64
-"""Bytes to which TVM's kernels expect every tensor to be aligned."""
+from lram_export.tvm.interface import ALIGNMENT
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
 _BIG_CORES = 1  # affinity mode of the thread pool: the fastest cores first

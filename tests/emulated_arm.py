@@ -1,0 +1,109 @@
+"""A robot with an ARM processor, emulated: Python and packages for arm64 in a folder, started with QEMU's user mode.
+
+`make test-arm` compiles bundles for aarch64 here, and lets that robot verify them: `lram-export verify`, as on a real
+one. Needs qemu-user-static, a cross-compiler, Debian's package index and a Python package index; changes nothing
+outside of its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lram_export.wheel import pack_wheel
+
+REPOSITORY = Path(__file__).parent.parent
+GOLDEN = REPOSITORY / "tests" / "golden"
+DEBIAN_PACKAGES = (
+    "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libgcc-s1", "libstdc++6",
+    "zlib1g", "libexpat1", "libffi8", "libssl3", "liblzma5", "libbz2-1.0", "libuuid1", "libcrypt1",
+)  # fmt: skip
+PYTHON_PACKAGES = ("apache-tvm", "numpy", "click", "rich", "safetensors")
+STEPS = "16"
+
+
+def prepare(folder: Path) -> None:
+    """Unpack Debian's Python for arm64 and the packages of a robot; what is already there stays."""
+    done = folder / ".prepared"
+    if done.exists():
+        return
+    apt = folder / "apt"
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (apt / part).mkdir(parents=True, exist_ok=True)
+    (apt / "status").touch()
+    options = [
+        "-qq", "-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64", "-o", f"Dir::State={apt / 'state'}",
+        "-o", f"Dir::State::status={apt / 'status'}", "-o", f"Dir::Cache={apt / 'cache'}", "-o", "APT::Sandbox::User=root",
+    ]  # fmt: skip
+    run(["apt-get", *options, "update"])
+    run(["apt-get", *options, "download", *DEBIAN_PACKAGES], cwd=apt)
+    for package in sorted(apt.glob("*.deb")):
+        run(["dpkg-deb", "-x", str(package), str(folder / "root")])
+    platforms = [f"manylinux_2_{minor}_aarch64" for minor in (17, 26, 27, 28, 31, 34)]
+    run([
+        sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "site"), "--upgrade",
+        "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp",
+        *(argument for name in (*platforms, "manylinux2014_aarch64") for argument in ("--platform", name)),
+        "--constraint", str(REPOSITORY / "constraints.txt"), *PYTHON_PACKAGES,
+    ])  # fmt: skip
+    done.touch()
+
+
+def install_here(folder: Path) -> None:
+    """The package as it is now, as a robot gets it: the pure Python wheel of a kit."""
+    wheel = pack_wheel(folder)
+    run([
+        sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "site"), "--upgrade", "--no-deps",
+        str(wheel),
+    ])  # fmt: skip
+
+
+def emulated(folder: Path, *arguments: str, cpu: str) -> None:
+    """Run the robot's Python."""
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "QEMU_CPU": cpu, "TVM_NUM_THREADS": "2"}
+    python = folder / "root" / "usr" / "bin" / "python3.11"
+    run(["qemu-aarch64-static", "-L", str(folder / "root"), str(python), *arguments], env=environment)
+
+
+def run(command: Sequence[str], **options: object) -> None:
+    """Run a command that must succeed."""
+    subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
+
+
+def export(checkpoint: Path, output: Path, *options: str) -> None:
+    """Compile a bundle for aarch64 here."""
+    program = [sys.executable, "-c", "from lram_export.cli import main; main()"]
+    targets = ("--target", "tvm", "--platform", "aarch64")
+    run([*program, "export", str(checkpoint), "-o", str(output), "--force", "--quiet", *targets, *options])
+
+
+def main(folder: Path) -> None:
+    """Everything `make test-arm` asks of the target `tvm`."""
+    prepare(folder)
+    install_here(folder)
+    program = [sys.executable, "-c", "from lram_export.cli import main; main()"]
+    if not (folder / "16m").exists():
+        run([*program, "new", "--preset", "16m", "-o", str(folder / "16m"), "--quiet"])
+    states = ("--task", "metaworld/reach-v2")
+    images = ("--image", "--discrete", "--target-return", "1", "--reward-scale", "1")
+    cases = [
+        (folder / "16m", "16m-fp32", states),
+        (folder / "16m", "16m-int8", (*states, "--precision", "int8")),
+        *(
+            (GOLDEN / "state_ms" / "model.zip", f"state_ms-{precision}", (*states, "--precision", precision))
+            for precision in ("fp32", "fp16", "bf16", "int8", "int4")
+        ),
+        (GOLDEN / "image_m" / "model.zip", "image_m-fp32", images),
+    ]
+    for checkpoint, name, options in cases:
+        bundle = folder / f"{name}.lram"
+        export(checkpoint, bundle, *options, "--reference-steps", STEPS)
+        print(f"{name} on an emulated Cortex-A76", flush=True)
+        emulated(folder, "-c", "from lram_export.cli import main; main()", "verify", str(bundle), cpu="max")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())
