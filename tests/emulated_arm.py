@@ -65,7 +65,7 @@ def emulated(folder: Path, *arguments: str, cpu: str) -> None:
     """Run the robot's Python."""
     environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "QEMU_CPU": cpu, "TVM_NUM_THREADS": "2"}
     python = folder / "root" / "usr" / "bin" / "python3.11"
-    run(["qemu-aarch64-static", "-L", str(folder / "root"), str(python), *arguments], env=environment)
+    run(["qemu-aarch64-static", "-L", str(folder / "root"), str(python), *arguments], env=environment, cwd=folder)
 
 
 def run(command: Sequence[str], **options: object) -> None:

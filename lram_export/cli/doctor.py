@@ -13,6 +13,7 @@ from lram_export.cli import options
 from lram_export.cli.console import human_bytes, print_facts, print_json, print_table
 from lram_export.errors import UsageError
 from lram_export.machine import available_cpus, cpu_features, cpu_model, physical_cores, total_memory
+from lram_export.tvm.platforms import PLATFORMS, unmet
 
 
 @click.command()
@@ -43,14 +44,18 @@ def doctor(as_json: bool) -> None:
         "memory": total_memory(),
     }
     kernels = _native_kernels() if targets["native"]["runs"] else None
+    tvm_platforms = [name for name, each in PLATFORMS.items() if unmet(each) is None]
     if as_json:
-        print_json({"machine": machine, "targets": targets, "native_kernels": kernels})
+        print_json(
+            {"machine": machine, "targets": targets, "native_kernels": kernels, "tvm_platforms": tvm_platforms}
+        )
         return
     shown = {
         **machine,
         "cpu_features": ", ".join(cpu_features()) or "none known",
         "memory": human_bytes(total_memory()),
         "native_kernels": "none: the target native is not installed" if kernels is None else _described(kernels),
+        "tvm_platforms": ", ".join(tvm_platforms) or "none",
     }
     print_facts("this machine", [(name.replace("_", " "), str(value)) for name, value in shown.items()])
     rows = [
