@@ -14,7 +14,7 @@ from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.step import MLSTMBlock, SLSTMBlock
-from lram_export.tvm.build import build_library, check_code_generator, find_compiler
+from lram_export.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
 from lram_export.tvm.interface import WEIGHTS_FILE, Epsilons, Interface, library_file, write_weights
 from lram_export.tvm.platforms import HOST, find_platform
 from lram_export.tvm.relax_step import build_step
@@ -33,6 +33,8 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     for platform in platforms:
         check_code_generator(platform)
         find_compiler(platform)
+        if platform.gpu is not None:
+            find_nvcc(platform)
     arrays, matrices = pack_weights(policy)
     weights_path = directory / WEIGHTS_FILE
     entries = write_weights(arrays, weights_path)

@@ -60,7 +60,7 @@ def int4_octets(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     count, groups = len(tiled), tiled.shape[2] // GROUP
     nibbles = (tiled + 8).astype(np.uint8).reshape(count, TILE, groups, GROUP // 8, 2, 4)
     both = nibbles[:, :, :, :, 0] | (nibbles[:, :, :, :, 1] << 4)
-    octets: NDArray[np.uint8] = both.transpose(0, 2, 3, 1, 4)
+    octets: NDArray[np.uint8] = both.transpose(0, 2, 3, 1, 4).astype(np.uint8, copy=False)
     return octets
 
 

@@ -127,6 +127,12 @@ def load_library(
     """The runtime of a library for a platform; raises BundleError."""
     weights = map_weights(interface.weights, artifact.directory / WEIGHTS_FILE)
     try:
+        if platform.gpu is not None:
+            import tvm
+
+            from lram_export.tvm.gpu_runtime import GpuRuntime
+
+            return GpuRuntime(path, weights, artifact.spec, platform.memory_columns, tvm.cuda(0))
         return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)
     except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:  # tvm_ffi raises by kind of check
         lines = str(error).strip().splitlines() or [type(error).__name__]

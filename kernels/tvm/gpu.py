@@ -1,4 +1,4 @@
-"""The kernels for a GPU: the same names, arguments and weights as those for processors, divided among blocks and threads.
+"""The kernels for a GPU: names, arguments and weights of those for processors, divided among blocks and threads.
 
 A kernel is a grid of blocks, and a block a sequence of loops over its threads; what threads hand on to each other lies
 in shared memory, and TVM puts a barrier where a loop needs what another one left. So the same text is a program for one
@@ -8,7 +8,7 @@ Reads of weights and of C are coalesced: a warp takes the 32 outputs of a tile, 
 of a product are divided among the warps of a block, which add up in shared memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,8 +55,9 @@ def _blocks(count: int) -> Any:
     return T.serial(count) if _emulated else T.thread_binding(count, "blockIdx.x")
 
 
-def _threads(count: int) -> Any:
-    return T.serial(count) if _emulated else T.thread_binding(count, "threadIdx.x")
+def _threads() -> Any:
+    """The threads of a block. All of them enter every loop; a loop for fewer has a condition inside."""
+    return T.serial(THREADS) if _emulated else T.thread_binding(THREADS, "threadIdx.x")
 
 
 def _shared() -> str:
@@ -64,30 +65,37 @@ def _shared() -> str:
 
 
 @T.inline
+def add_up(parts, count, width, total, place, finish):
+    """Sum of ``count`` numbers that threads left in shared memory, by one thread: they are few."""
+    for thread in _threads():
+        if thread < 1:
+            result = T.alloc_buffer((1,), "float32", scope="local")
+            result[0] = parts[0]
+            for i in T.serial(count - 1):
+                result[0] = result[0] + parts[i + 1]
+            total[place] = finish(result[0] / T.float32(width))
+
+
+@T.inline
 def moments(x, row, start, width, epsilon, parts, found):
     """Mean and reciprocal deviation of ``x[row, start : start + width]`` into ``found``, in shared memory."""
-    for thread in _threads(THREADS):
-        parts[thread] = T.float32(0)
+    for thread in _threads():
+        total = T.alloc_buffer((1,), "float32", scope="local")
+        total[0] = T.float32(0)
         for i in T.serial((width + THREADS - 1) // THREADS):
             if i * THREADS + thread < width:
-                parts[thread] = parts[thread] + x[row, start + i * THREADS + thread]
-    for thread in _threads(1):
-        found[thread] = T.float32(0)
-        for i in T.serial(THREADS):
-            found[thread] = found[thread] + parts[i]
-        found[thread] = found[thread] / T.float32(width)
-    for thread in _threads(THREADS):
-        parts[thread] = T.float32(0)
+                total[0] = total[0] + x[row, start + i * THREADS + thread]
+        parts[thread] = total[0]
+    add_up(parts, THREADS, width, found, 0, lambda mean: mean)
+    for thread in _threads():
+        total = T.alloc_buffer((1,), "float32", scope="local")
+        total[0] = T.float32(0)
         for i in T.serial((width + THREADS - 1) // THREADS):
             if i * THREADS + thread < width:
-                parts[thread] = parts[thread] + (x[row, start + i * THREADS + thread] - found[0]) * (
-                    x[row, start + i * THREADS + thread] - found[0]
-                )
-    for thread in _threads(1):
-        found[thread + 1] = T.float32(0)
-        for i in T.serial(THREADS):
-            found[thread + 1] = found[thread + 1] + parts[i]
-        found[thread + 1] = T.float32(1) / T.sqrt(found[thread + 1] / T.float32(width) + T.float32(epsilon))
+                difference = T.bind(x[row, start + i * THREADS + thread] - found[0])
+                total[0] = total[0] + difference * difference
+        parts[thread] = total[0]
+    add_up(parts, THREADS, width, found, 1, lambda variance: T.float32(1) / T.sqrt(variance + T.float32(epsilon)))
 
 
 def tokens_at_once(rows: int) -> int:
@@ -107,7 +115,7 @@ def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, sca
         tile = T.meta_var(block % (parts * tiles))
         first = T.meta_var(block // (parts * tiles) * group)
         sums = T.alloc_buffer((group, WARPS, WARP), "float32", scope=_shared())
-        for thread in _threads(THREADS):
+        for thread in _threads():
             total = T.alloc_buffer((group,), "float32", scope="local")
             for t in T.unroll(group):
                 total[t] = T.float32(0)
@@ -116,16 +124,17 @@ def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, sca
                     accumulate(x, weight, scales, total, tile, i * WARPS + thread // WARP, thread % WARP, first)
             for t in T.unroll(group):
                 sums[t, thread // WARP, thread % WARP] = total[t]
-        for lane in _threads(WARP):
-            result = T.alloc_buffer((1,), "float32", scope="local")
-            for t in T.unroll(group):
-                result[0] = sums[t, 0, lane]
-                for i in T.serial(WARPS - 1):
-                    result[0] = result[0] + sums[t, i + 1, lane]
-                if scaled:
-                    y[first + t, tile * TILE + lane] = result[0] * scales[tile, lane]
-                else:
-                    y[first + t, tile * TILE + lane] = result[0]
+        for lane in _threads():
+            if lane < WARP:
+                result = T.alloc_buffer((1,), "float32", scope="local")
+                for t in T.unroll(group):
+                    result[0] = sums[t, 0, lane]
+                    for i in T.serial(WARPS - 1):
+                        result[0] = result[0] + sums[t, i + 1, lane]
+                    if scaled:
+                        y[first + t, tile * TILE + lane] = result[0] * scales[tile, lane]
+                    else:
+                        y[first + t, tile * TILE + lane] = result[0]
 
     return product
 
@@ -229,7 +238,7 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
             parts = T.alloc_buffer((THREADS,), "float32", scope=_shared())
             found = T.alloc_buffer((2,), "float32", scope=_shared())
             moments(x, row * every + (every - 1), 0, width, epsilon, parts, found)
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < width:
@@ -245,7 +254,7 @@ def add(rows: int, width: int, addend_width: int, lanes: int) -> PrimFunc:
     def kernel(addend: T.Buffer((rows, addend_width), "float32"), x: T.Buffer((rows, width), "float32")):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((rows * width + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 if block * THREADS + thread < rows * width:
                     x[at // width, at % width] = x[at // width, at % width] + addend[at // width, at % width]
@@ -275,7 +284,7 @@ def embed(batch: int, hidden: int, observed_width: int, image: bool, epsilon: fl
             row = T.meta_var(block // TOKENS)
             parts = T.alloc_buffer((THREADS,), "float32", scope=_shared())
             found = T.alloc_buffer((2,), "float32", scope=_shared())
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((hidden + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < hidden:
@@ -290,7 +299,7 @@ def embed(batch: int, hidden: int, observed_width: int, image: bool, epsilon: fl
                         if block % TOKENS == 2:
                             x[block, at] = return_weight[at] * return_to_go[row] + return_bias[at]
             moments(x, block, 0, hidden, epsilon, parts, found)
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((hidden + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < hidden:
@@ -315,7 +324,7 @@ def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> 
             parts = T.alloc_buffer((THREADS,), "float32", scope=_shared())
             found = T.alloc_buffer((2,), "float32", scope=_shared())
             moments(x, row, start, width, epsilon, parts, found)
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(start + i * THREADS + thread)
                     if i * THREADS + thread < width:
@@ -344,7 +353,7 @@ def gated_output(rows: int, heads: int, width: int, up_width: int, epsilon: floa
             parts = T.alloc_buffer((THREADS,), "float32", scope=_shared())
             found = T.alloc_buffer((2,), "float32", scope=_shared())
             moments(h, row, start, width, epsilon, parts, found)
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(start + i * THREADS + thread)
                     if i * THREADS + thread < width:
@@ -374,7 +383,7 @@ def convolve(x, row, channel, is_first, weight, bias, window, taps, y):
 
 
 def mix(batch: int, inner: int, up_width: int, taps: int, parts: int, heads: int, lanes: int) -> PrimFunc:
-    """See `mlstm.py`: one block per row and part of the channels, one thread per channel, then one per gate and token."""
+    """See `mlstm.py`: one block per row and part of the channels; a thread per channel, then per gate and token."""
     rows, channels, gates = TOKENS * batch, inner // parts, 2 * heads
 
     @T.prim_func(s_tir=True)
@@ -399,36 +408,42 @@ def mix(batch: int, inner: int, up_width: int, taps: int, parts: int, heads: int
             # what neighbouring threads read of each other is handed on in shared memory
             mixed = T.alloc_buffer((TOKENS, channels), "float32", scope=_shared())
             plain = T.alloc_buffer((TOKENS, channels), "float32", scope=_shared())
-            for thread in _threads(channels):
-                channel = T.meta_var(part * channels + thread)
-                convolve(up, row, channel, is_first, conv_weight, conv_bias, window, taps, convolved)
-                for t in T.unroll(TOKENS):
-                    mixed[t, thread] = convolved[TOKENS * row + t, channel]
-                    plain[t, thread] = up[TOKENS * row + t, channel]
-            for thread in _threads(channels):
-                channel = T.meta_var(part * channels + thread)
-                total = T.alloc_buffer((3,), "float32", scope="local")
-                for t in T.unroll(TOKENS):
-                    for kind in T.unroll(3):
-                        total[kind] = T.float32(0)
-                    for i in T.unroll(4):
-                        weight = T.meta_var(lambda kind: query_key_value[channel // 16, kind, i, channel % 16])
-                        total[0] = total[0] + mixed[t, thread // 4 * 4 + i] * weight(0)
-                        total[1] = total[1] + mixed[t, thread // 4 * 4 + i] * weight(1)
-                        total[2] = total[2] + plain[t, thread // 4 * 4 + i] * weight(2)
-                    q[TOKENS * row + t, channel] = total[0]
-                    k[TOKENS * row + t, channel] = total[1]
-                    v[TOKENS * row + t, channel] = total[2]
-            for thread in _threads(gates * TOKENS):
-                share = T.alloc_buffer((1,), "float32", scope="local")
-                share[0] = T.float32(0)
-                for i in T.serial(channels):
-                    share[0] = (
-                        share[0]
-                        + gate_weight[part, thread // TOKENS, 0, i] * mixed[thread % TOKENS, i]
-                        + gate_weight[part, thread // TOKENS, 1, i] * plain[thread % TOKENS, i]
-                    )
-                gate_sums[part, row, thread // TOKENS, thread % TOKENS, 0] = share[0]
+            for thread in _threads():
+                if thread < channels:
+                    channel = T.meta_var(part * channels + thread)
+                    convolve(up, row, channel, is_first, conv_weight, conv_bias, window, taps, convolved)
+                    for t in T.unroll(TOKENS):
+                        mixed[t, thread] = convolved[TOKENS * row + t, channel]
+                        plain[t, thread] = up[TOKENS * row + t, channel]
+            for thread in _threads():
+                if thread < channels:
+                    channel = T.meta_var(part * channels + thread)
+                    total = T.alloc_buffer((3,), "float32", scope="local")
+                    for t in T.unroll(TOKENS):
+                        for kind in T.unroll(3):
+                            total[kind] = T.float32(0)
+                        for i in T.unroll(4):
+                            block_of_16 = T.meta_var(channel // 16)
+                            of_block = T.meta_var(channel % 16)
+                            x_mixed = T.meta_var(mixed[t, thread // 4 * 4 + i])
+                            x_plain = T.meta_var(plain[t, thread // 4 * 4 + i])
+                            total[0] = total[0] + x_mixed * query_key_value[block_of_16, 0, i, of_block]
+                            total[1] = total[1] + x_mixed * query_key_value[block_of_16, 1, i, of_block]
+                            total[2] = total[2] + x_plain * query_key_value[block_of_16, 2, i, of_block]
+                        q[TOKENS * row + t, channel] = total[0]
+                        k[TOKENS * row + t, channel] = total[1]
+                        v[TOKENS * row + t, channel] = total[2]
+            for thread in _threads():
+                if thread < gates * TOKENS:
+                    share = T.alloc_buffer((1,), "float32", scope="local")
+                    share[0] = T.float32(0)
+                    for i in T.serial(channels):
+                        share[0] = (
+                            share[0]
+                            + gate_weight[part, thread // TOKENS, 0, i] * mixed[thread % TOKENS, i]
+                            + gate_weight[part, thread // TOKENS, 1, i] * plain[thread % TOKENS, i]
+                        )
+                    gate_sums[part, row, thread // TOKENS, thread % TOKENS, 0] = share[0]
 
     return kernel
 
@@ -457,41 +472,38 @@ def chunk(batch: int, heads: int, width: int, parts: int, lanes: int) -> PrimFun
             scalars = T.alloc_buffer((12,), "float32", scope=_shared())
             products = T.alloc_buffer((9, THREADS), "float32", scope=_shared())
             sums = T.alloc_buffer((9,), "float32", scope=_shared())
-            for thread in _threads(1):
-                entering = T.alloc_buffer((TOKENS,), "float32", scope="local")
-                forget = T.alloc_buffer((TOKENS,), "float32", scope="local")
-                top = T.alloc_buffer((TOKENS,), "float32", scope="local")
-                for t in T.unroll(TOKENS):
-                    entering[t] = gate_bias[head]
-                    forget[t] = gate_bias[heads + head]
-                    for part in T.serial(parts):
-                        entering[t] = entering[t] + gate_sums[part, row, head, t, 0]
-                        forget[t] = forget[t] + gate_sums[part, row, heads + head, t, 0]
-                    forget[t] = T.min(forget[t], T.float32(0)) - T.log(
-                        T.float32(1) + T.exp(-magnitude(forget[t]))
-                    )
-                if is_first[row] > T.float32(0):
-                    entering[0] = T.float32(NEVER)
-                    forget[0] = T.float32(0)
-                old = T.bind(kept(m[row, head], is_first[row], 1))
-                top[0] = T.max(forget[0] + old, entering[0])
-                top[1] = T.max(forget[1] + top[0], entering[1])
-                top[2] = T.max(forget[2] + top[1], entering[2])
-                m[row, head] = top[2]
-                scalars[thread] = kept(T.exp(forget[0] + old - top[0]), is_first[row], 1)
-                scalars[thread + 1] = kept(T.exp(forget[0] + forget[1] + old - top[1]), is_first[row], 1)
-                scalars[thread + 2] = kept(
-                    T.exp(forget[0] + forget[1] + forget[2] + old - top[2]), is_first[row], 1
-                )
-                scalars[thread + 3] = T.exp(entering[0] - top[0])
-                scalars[thread + 4] = T.exp(forget[1] + entering[0] - top[1])
-                scalars[thread + 5] = T.exp(entering[1] - top[1])
-                scalars[thread + 6] = T.exp(forget[1] + forget[2] + entering[0] - top[2])
-                scalars[thread + 7] = T.exp(forget[2] + entering[1] - top[2])
-                scalars[thread + 8] = T.exp(entering[2] - top[2])
-                for t in T.unroll(TOKENS):
-                    scalars[thread + 9 + t] = T.exp(-top[t])
-            for thread in _threads(THREADS):
+            for thread in _threads():
+                if thread < 1:
+                    entering = T.alloc_buffer((TOKENS,), "float32", scope="local")
+                    forget = T.alloc_buffer((TOKENS,), "float32", scope="local")
+                    top = T.alloc_buffer((TOKENS,), "float32", scope="local")
+                    for t in T.unroll(TOKENS):
+                        entering[t] = gate_bias[head]
+                        forget[t] = gate_bias[heads + head]
+                        for part in T.serial(parts):
+                            entering[t] = entering[t] + gate_sums[part, row, head, t, 0]
+                            forget[t] = forget[t] + gate_sums[part, row, heads + head, t, 0]
+                        forget[t] = T.min(forget[t], T.float32(0)) - T.log(T.float32(1) + T.exp(-magnitude(forget[t])))
+                    if is_first[row] > T.float32(0):
+                        entering[0] = T.float32(NEVER)
+                        forget[0] = T.float32(0)
+                    old = T.bind(kept(m[row, head], is_first[row], 1))
+                    top[0] = T.max(forget[0] + old, entering[0])
+                    top[1] = T.max(forget[1] + top[0], entering[1])
+                    top[2] = T.max(forget[2] + top[1], entering[2])
+                    m[row, head] = top[2]
+                    scalars[0] = kept(T.exp(forget[0] + old - top[0]), is_first[row], 1)
+                    scalars[1] = kept(T.exp(forget[0] + forget[1] + old - top[1]), is_first[row], 1)
+                    scalars[2] = kept(T.exp(forget[0] + forget[1] + forget[2] + old - top[2]), is_first[row], 1)
+                    scalars[3] = T.exp(entering[0] - top[0])
+                    scalars[4] = T.exp(forget[1] + entering[0] - top[1])
+                    scalars[5] = T.exp(entering[1] - top[1])
+                    scalars[6] = T.exp(forget[1] + forget[2] + entering[0] - top[2])
+                    scalars[7] = T.exp(forget[2] + entering[1] - top[2])
+                    scalars[8] = T.exp(entering[2] - top[2])
+                    for t in T.unroll(TOKENS):
+                        scalars[9 + t] = T.exp(-top[t])
+            for thread in _threads():
                 total = T.alloc_buffer((9,), "float32", scope="local")
                 for p in T.unroll(9):
                     total[p] = T.float32(0)
@@ -516,24 +528,26 @@ def chunk(batch: int, heads: int, width: int, parts: int, lanes: int) -> PrimFun
                         )
                 for p in T.unroll(9):
                     products[p, thread] = total[p]
-            for thread in _threads(9):
-                share = T.alloc_buffer((1,), "float32", scope="local")
-                share[0] = T.float32(0)
-                for i in T.serial(THREADS):
-                    share[0] = share[0] + products[thread, i]
-                sums[thread] = share[0]
-            for t in _threads(TOKENS):
-                normalizer = T.alloc_buffer((1,), "float32", scope="local")
-                normalizer[0] = scalars[t] * sums[6 + t]
-                for j in T.serial(TOKENS):
-                    if j <= t:
-                        p = T.meta_var(t * (t + 1) // 2 + j)
-                        coefficients[row, head, 6 + p] = sums[p] * scalars[3 + p]
-                        normalizer[0] = normalizer[0] + sums[p] * scalars[3 + p]
-                coefficients[row, head, t] = scalars[t]
-                coefficients[row, head, 3 + t] = T.float32(1) / (
-                    T.max(magnitude(normalizer[0]), scalars[9 + t]) + T.float32(1e-6)
-                )
+            for thread in _threads():
+                if thread < 9:
+                    share = T.alloc_buffer((1,), "float32", scope="local")
+                    share[0] = T.float32(0)
+                    for i in T.serial(THREADS):
+                        share[0] = share[0] + products[thread, i]
+                    sums[thread] = share[0]
+            for t in _threads():
+                if t < TOKENS:
+                    normalizer = T.alloc_buffer((1,), "float32", scope="local")
+                    normalizer[0] = scalars[t] * sums[6 + t]
+                    for j in T.serial(TOKENS):
+                        if j <= t:
+                            p = T.meta_var(t * (t + 1) // 2 + j)
+                            coefficients[row, head, 6 + p] = sums[p] * scalars[3 + p]
+                            normalizer[0] = normalizer[0] + sums[p] * scalars[3 + p]
+                    coefficients[row, head, t] = scalars[t]
+                    coefficients[row, head, 3 + t] = T.float32(1) / (
+                        T.max(magnitude(normalizer[0]), scalars[9 + t]) + T.float32(1e-6)
+                    )
 
     return kernel
 
@@ -559,7 +573,7 @@ def memory(batch: int, heads: int, width: int, columns: int, lanes: int) -> Prim
             head = T.meta_var(block // tiles % heads)
             tile = T.meta_var(block % tiles)
             sums = T.alloc_buffer((TOKENS, per_block, columns), "float32", scope=_shared())
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 column = T.meta_var(thread % columns)
                 total = T.alloc_buffer((TOKENS,), "float32", scope="local")
                 value = T.alloc_buffer((TOKENS,), "float32", scope="local")
@@ -580,24 +594,25 @@ def memory(batch: int, heads: int, width: int, columns: int, lanes: int) -> Prim
                         )
                 for t in T.unroll(TOKENS):
                     sums[t, thread // columns, column] = total[t]
-            for column in _threads(columns):
-                result = T.alloc_buffer((1,), "float32", scope="local")
-                at = T.meta_var(head * width + tile * columns + column)
-                for t in T.unroll(TOKENS):
-                    result[0] = T.float32(0)
-                    for i in T.serial(per_block):
-                        result[0] = result[0] + sums[t, i, column]
-                    result[0] = result[0] * coefficients[row, head, t]
-                    for j in T.unroll(TOKENS):
-                        if j <= t:
-                            weight = T.meta_var(coefficients[row, head, 6 + t * (t + 1) // 2 + j])
-                            result[0] = result[0] + v[TOKENS * row + j, at] * weight
-                    h[TOKENS * row + t, at] = result[0] * coefficients[row, head, 3 + t]
+            for column in _threads():
+                if column < columns:
+                    result = T.alloc_buffer((1,), "float32", scope="local")
+                    at = T.meta_var(head * width + tile * columns + column)
+                    for t in T.unroll(TOKENS):
+                        result[0] = T.float32(0)
+                        for i in T.serial(per_block):
+                            result[0] = result[0] + sums[t, i, column]
+                        result[0] = result[0] * coefficients[row, head, t]
+                        for j in T.unroll(TOKENS):
+                            if j <= t:
+                                weight = T.meta_var(coefficients[row, head, 6 + t * (t + 1) // 2 + j])
+                                result[0] = result[0] + v[TOKENS * row + j, at] * weight
+                        h[TOKENS * row + t, at] = result[0] * coefficients[row, head, 3 + t]
 
     return kernel
 
 
-def convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
     """See `slstm.py`: one thread per row and channel."""
 
     @T.prim_func(s_tir=True)
@@ -611,7 +626,7 @@ def convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((batch * hidden + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 job = T.meta_var(block * THREADS + thread)
                 if block * THREADS + thread < batch * hidden:
                     convolve(x, job // hidden, job % hidden, is_first, weight, bias, window, taps, y)
@@ -642,7 +657,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
             head = T.meta_var(block % heads)
             raw = T.alloc_buffer((4 * width,), "float32", scope=_shared())
             held = T.alloc_buffer((width,), "float32", scope=_shared())
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     channel = T.meta_var(i * THREADS + thread)
                     at = T.meta_var(head * width + i * THREADS + thread)
@@ -652,7 +667,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                         n[row, at] = kept(n[row, at], is_first[row], 1)
                         m[row, at] = kept(m[row, at], is_first[row], 1, INITIAL_M)
             for t in T.serial(TOKENS):
-                for thread in _threads(THREADS):
+                for thread in _threads():
                     for o in T.serial((4 * width + THREADS - 1) // THREADS):
                         output = T.meta_var(o * THREADS + thread)
                         if o * THREADS + thread < 4 * width:
@@ -662,7 +677,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                                 weight = T.meta_var(recurrent[head * tiles + output // TILE, i, output % TILE])
                                 total[0] = total[0] + weight * held[i]
                             raw[output] = total[0]
-                for thread in _threads(THREADS):
+                for thread in _threads():
                     for i in T.serial((width + THREADS - 1) // THREADS):
                         channel = T.meta_var(i * THREADS + thread)
                         at = T.meta_var(head * width + i * THREADS + thread)
@@ -696,7 +711,7 @@ def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> P
     def kernel(up: T.Buffer((rows, up_width), "float32"), y: T.Buffer((rows, size), "float32")):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((rows * size + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 if block * THREADS + thread < rows * size:
                     row = T.meta_var(at // size)
@@ -717,7 +732,7 @@ def read_image(batch: int, height: int, width: int, channels: int) -> PrimFunc:
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((count + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 c = T.meta_var(at % channels)
                 column = T.meta_var(at // channels % wide_row)
@@ -736,7 +751,7 @@ def read_image(batch: int, height: int, width: int, channels: int) -> PrimFunc:
 def image_convolution(
     batch: int, height: int, width: int, inputs: int, outputs: int, lanes: int, *, rectify: bool, residual: bool
 ) -> PrimFunc:
-    """See `convolution` in `image.py`: one thread per number of the bordered map."""
+    """See `image.py`: one thread per number of the bordered map."""
     tall, wide_row = height + 2, width + 2
     count = batch * tall * wide_row * outputs
     activation = relu if rectify else (lambda x: x)
@@ -763,7 +778,7 @@ def image_convolution(
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((count + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 pixel = T.meta_var(at // outputs)
                 if block * THREADS + thread < count:
@@ -782,7 +797,7 @@ def image_convolution(
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((count + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 pixel = T.meta_var(at // outputs)
                 if block * THREADS + thread < count:
@@ -807,7 +822,7 @@ def pool(batch: int, height: int, width: int, channels: int, lanes: int) -> Prim
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((count + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 c = T.meta_var(at % channels)
                 column = T.meta_var(at // channels % wide_row)
@@ -841,13 +856,11 @@ def flatten(batch: int, height: int, width: int, channels: int) -> PrimFunc:
     ):
         T.func_attr({"tirx.noalias": True})
         for block in _blocks((batch * size + THREADS - 1) // THREADS):
-            for thread in _threads(THREADS):
+            for thread in _threads():
                 at = T.meta_var(block * THREADS + thread)
                 pixel = T.meta_var(at % size // channels)
                 if block * THREADS + thread < batch * size:
-                    y[at // size, at % size] = relu(
-                        x[at // size, pixel // width + 1, pixel % width + 1, at % channels]
-                    )
+                    y[at // size, at % size] = relu(x[at // size, pixel // width + 1, pixel % width + 1, at % channels])
 
     return kernel
 
@@ -867,18 +880,19 @@ def choose(
     ):
         T.func_attr({"tirx.noalias": True})
         for row in _blocks(batch):
-            for number in _threads(actions):
-                best = T.alloc_buffer((1,), "int32", scope="local")
-                best[0] = 0
-                for i in T.serial(tokens):
-                    at = T.meta_var(number * tokens + i)
-                    logits[row, at] = products[row, at] + bias[at]
-                    if logits[row, at] > logits[row, number * tokens + best[0]]:
-                        best[0] = i
-                if discrete:
-                    action[row, number] = T.Cast("int64", best[0])
-                else:
-                    bin = T.meta_var(T.Cast("float32", T.max(best[0] - discrete_actions, 0)))
-                    action[row, number] = bin * T.float32(2.0 / channels) - T.float32(1)
+            for number in _threads():
+                if number < actions:
+                    best = T.alloc_buffer((1,), "int32", scope="local")
+                    best[0] = 0
+                    for i in T.serial(tokens):
+                        at = T.meta_var(number * tokens + i)
+                        logits[row, at] = products[row, at] + bias[at]
+                        if logits[row, at] > logits[row, number * tokens + best[0]]:
+                            best[0] = i
+                    if discrete:
+                        action[row, number] = T.Cast("int64", best[0])
+                    else:
+                        bin = T.meta_var(T.Cast("float32", T.max(best[0] - discrete_actions, 0)))
+                        action[row, number] = bin * T.float32(2.0 / channels) - T.float32(1)
 
     return kernel

@@ -48,7 +48,7 @@ def _pixels_at_once(width: int) -> int:
     return next(count for count in (4, 2, 1) if width % count == 0)
 
 
-def convolution(
+def image_convolution(
     batch: int, height: int, width: int, inputs: int, outputs: int, lanes: int, *, rectify: bool, residual: bool
 ) -> PrimFunc:
     """3x3 convolution of a bordered map x, of ReLU(x) if ``rectify``; with ``residual`` another map is added.

@@ -20,7 +20,7 @@ from lram_export.kernels.tvm.norms import rows_loop
 INITIAL_M = -1e30
 
 
-def convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
     """Causal convolution of x (3 * batch, hidden); the window (batch, taps - 1, hidden) moves on in place."""
 
     @T.prim_func(s_tir=True)

@@ -46,9 +46,7 @@ def doctor(as_json: bool) -> None:
     kernels = _native_kernels() if targets["native"]["runs"] else None
     tvm_platforms = [name for name, each in PLATFORMS.items() if unmet(each) is None]
     if as_json:
-        print_json(
-            {"machine": machine, "targets": targets, "native_kernels": kernels, "tvm_platforms": tvm_platforms}
-        )
+        print_json({"machine": machine, "targets": targets, "native_kernels": kernels, "tvm_platforms": tvm_platforms})
         return
     shown = {
         **machine,

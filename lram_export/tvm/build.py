@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import tvm
 from tvm import relax
@@ -25,6 +26,40 @@ def find_compiler(platform: TvmPlatform) -> str:
     )
 
 
+def find_nvcc(platform: TvmPlatform) -> str:
+    """CUDA's compiler; raises UsageError with what to install."""
+    found = shutil.which("nvcc")
+    if found is None:
+        raise UsageError(
+            f"tvm: no nvcc, with which kernels for {platform.name} are compiled; install the CUDA toolkit, "
+            f"on Debian: apt-get install nvidia-cuda-toolkit"
+        )
+    return found
+
+
+def cuda_source(executable: tvm.runtime.Executable) -> str:
+    """The kernels for the GPU, as CUDA."""
+    pending, found = [executable.mod], []
+    while pending:
+        module = pending.pop()
+        pending += list(module.imports)
+        if module.kind == "cuda":
+            found.append(str(module.inspect_source()))
+    return "\n".join(found)
+
+
+def check_cuda(source: str, architecture: str, folder: Path) -> None:
+    """Raise LramError, with its first error, unless nvcc compiles a source for an architecture."""
+    with TemporaryDirectory(dir=folder) as name:
+        path = Path(name) / "kernels.cu"
+        path.write_text(source, encoding="utf-8")
+        command = [str(shutil.which("nvcc")), "-cubin", f"-arch={architecture}", "-w", "-o", f"{path}.bin", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()[:200]]
+        raise LramError(f"tvm: nvcc does not compile the kernels for {architecture}: {errors[0]}")
+
+
 def check_code_generator(platform: TvmPlatform) -> None:
     """Raise UsageError unless the LLVM inside TVM generates code for the platform's kind of processor."""
     wanted = {"x86_64": "x86", "aarch64": "aarch64"}[platform.machine]
@@ -39,9 +74,18 @@ def check_code_generator(platform: TvmPlatform) -> None:
 
 
 def build_library(module: tvm.IRModule, platform: TvmPlatform, path: Path) -> None:
-    """Compile and link; raises LramError with the linker's first words."""
+    """Compile and link; raises LramError with the first words of nvcc or of the linker.
+
+    Kernels for a GPU go into the library as CUDA's source, which TVM compiles when it loads them: without a driver it
+    can put nothing else there. That nvcc compiles them for the GPU is checked here.
+    """
     target = tvm.target.Target(dict(platform.target()))
-    executable = relax.build(module, target=target, relax_pipeline=_lower(), exec_mode="compiled")
+    if platform.gpu is not None:
+        target = tvm.target.Target({"kind": "cuda", "arch": platform.gpu}, host=target)
+    with target:
+        executable = relax.build(module, target=target, relax_pipeline=_lower(), exec_mode="compiled")
+    if platform.gpu is not None:
+        check_cuda(cuda_source(executable), platform.gpu, path.parent)
     try:
         executable.export_library(str(path), cc=find_compiler(platform))
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:

@@ -167,7 +167,7 @@ def write_weights(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[Weigh
     with path.open("wb") as file:
         for name, array in arrays.items():
             entries.append(WeightEntry(name, array.shape, str(array.dtype), offset))
-            file.write(array.reshape(-1).view(np.uint8))
+            file.write(array.reshape(-1).view(np.uint8).data)
             file.write(bytes(-array.nbytes % ALIGNMENT))
             offset += array.nbytes + -array.nbytes % ALIGNMENT
     return tuple(entries)

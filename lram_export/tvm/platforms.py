@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import platform as host
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lram_export.errors import UsageError
@@ -49,6 +51,7 @@ class TvmPlatform:
         dot: how integer codes are multiplied; None: they are dequantized in registers.
         compilers: programs that can link a library for it, the first found is taken.
         package: Debian's package with such a program.
+        gpu: architecture of the GPU that runs the kernels, as CUDA calls it; the processor then only starts them.
     """
 
     name: str
@@ -62,15 +65,16 @@ class TvmPlatform:
     dot: Dot | None
     compilers: tuple[str, ...]
     package: str
-    attributes: tuple[str, ...] = field(default=())
+    attributes: tuple[str, ...] = ()
+    gpu: str | None = None
 
     def target(self) -> Mapping[str, Any]:
-        """The target as TVM takes it."""
+        """The processor as TVM takes it."""
         described = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "num-cores": 4}
         return described | ({"mattr": list(self.attributes)} if self.attributes else {})
 
 
-_X86 = {
+_X86: dict[str, Any] = {
     "machine": "x86_64",
     "triple": "x86_64-linux-gnu",
     "compilers": ("x86_64-linux-gnu-g++", "g++", "clang++"),
@@ -78,7 +82,7 @@ _X86 = {
 }
 _AVX2 = ("avx2", "fma", "f16c")
 
-PLATFORMS = {
+_PROCESSORS = {
     platform.name: platform
     for platform in (
         TvmPlatform(
@@ -132,20 +136,76 @@ PLATFORMS = {
 """From the most to the least demanding of each kind of machine."""
 
 
+def _gpu(capability: str, title: str, machine: str) -> TvmPlatform:
+    """A GPU of a compute capability, in a computer with processors of a kind, of which little is asked."""
+    beside = _PROCESSORS[{"x86_64": "x86_64-v3", "aarch64": "aarch64"}[machine]]
+    return dataclasses.replace(
+        beside,
+        name=f"cuda-sm{capability.replace('.', '')}",
+        title=f"NVIDIA GPU of compute capability {capability}: {title}",
+        lanes=1,
+        memory_columns=32,  # a warp's
+        dot=None,
+        gpu=f"sm_{capability.replace('.', '')}",
+    )
+
+
+_GPUS = {
+    platform.name: platform
+    for platform in (
+        _gpu("8.6", "RTX 30, RTX A", "x86_64"),
+        _gpu("8.7", "Jetson Orin", "aarch64"),
+        _gpu("8.9", "RTX 40, L4", "x86_64"),
+        _gpu("9.0", "H100, H200", "x86_64"),
+        _gpu("11.0", "Jetson Thor", "aarch64"),
+        _gpu("12.0", "RTX 50", "x86_64"),
+    )
+}
+
+PLATFORMS = _GPUS | _PROCESSORS
+"""All that a library can be compiled for; where several of a bundle fit, the first runs."""
+
+
+def compute_capability() -> str | None:
+    """Of the first NVIDIA GPU, for example `8.7`, as its driver says; None without a GPU or a driver."""
+    major_attribute, minor_attribute = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, found = ctypes.c_int(), []
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    for attribute in (major_attribute, minor_attribute):
+        value = ctypes.c_int()
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+        found.append(str(value.value))
+    return ".".join(found)
+
+
 def unmet(platform: TvmPlatform) -> str | None:
     """Why libraries for a platform cannot run here, in a few words; None if they can."""
     if host.machine() != platform.machine:
         return f"this machine is {host.machine()}"
     missing = [feature for feature in platform.features if feature not in cpu_features()]
-    return f"this processor has no {', '.join(missing)}" if missing else None
+    if missing:
+        return f"this processor has no {', '.join(missing)}"
+    if platform.gpu is not None:
+        found = compute_capability()
+        if found is None:
+            return "there is no NVIDIA GPU with a driver"
+        if f"sm_{found.replace('.', '')}" != platform.gpu:
+            return f"this GPU has compute capability {found}"
+    return None
 
 
 def host_platform() -> TvmPlatform:
-    """The most demanding platform whose libraries run here; raises UsageError if there is none."""
-    for platform in PLATFORMS.values():
+    """The most demanding processor whose libraries run here; raises UsageError if there is none."""
+    for platform in _PROCESSORS.values():
         if unmet(platform) is None:
             return platform
-    reasons = "; ".join(f"{p.name}: {unmet(p)}" for p in PLATFORMS.values())
+    reasons = "; ".join(f"{p.name}: {unmet(p)}" for p in _PROCESSORS.values())
     raise UsageError(f"--platform {HOST}: no platform of target tvm runs here ({reasons}); name one to compile for")
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from lram_export.config import IMPALA_CHANNELS, ModelConfig
-from lram_export.kernels.tvm import action, dense, image, mlstm, norms, slstm
+from lram_export.kernels.tvm import cpu, dense, gpu, mlstm
 from lram_export.precision import GROUP
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
@@ -28,10 +29,19 @@ STORED_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
 
 def build_step(
-    config: ModelConfig, task: TaskSpec, spec: StepSpec, interface: Interface, platform: TvmPlatform
+    config: ModelConfig,
+    task: TaskSpec,
+    spec: StepSpec,
+    interface: Interface,
+    platform: TvmPlatform,
+    kernels: ModuleType | None = None,
 ) -> tvm.IRModule:
-    """The module with the function `step`, whose parameters are inputs, outputs, weights and states, in this order."""
-    return _StepBuilder(config, task, spec, interface, platform).build()
+    """The module with the function `step`, whose parameters are inputs, outputs, weights and states, in this order.
+
+    ``kernels`` is `kernels/tvm/cpu.py` or `kernels/tvm/gpu.py`; by default what the platform has.
+    """
+    chosen = kernels or (gpu if platform.gpu is not None else cpu)
+    return _StepBuilder(config, task, spec, interface, platform, chosen).build()
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,20 @@ class _Codes:
 
 class _StepBuilder:
     def __init__(
-        self, config: ModelConfig, task: TaskSpec, spec: StepSpec, interface: Interface, platform: TvmPlatform
+        self,
+        config: ModelConfig,
+        task: TaskSpec,
+        spec: StepSpec,
+        interface: Interface,
+        platform: TvmPlatform,
+        kernels: Any,
     ) -> None:
         self._config, self._task, self._platform = config, task, platform
         self._matrices, self._epsilons = interface.matrices, interface.epsilons
         self._batch, self._rows, self._lanes = spec.batch_size, TOKENS * spec.batch_size, platform.lanes
         self._builder = relax.BlockBuilder()
-        self._kernels: dict[Any, Any] = {}
+        self._functions: dict[Any, Any] = {}
+        self._kernels = kernels
         self._inputs = {t.name: _parameter(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)}
         logits = spec.outputs[1]
         self._inputs[logits.name] = _parameter(
@@ -94,20 +111,20 @@ class _StepBuilder:
         """
         options = options or {}
         key = (make, *sizes, *sorted(options.items()))
-        if key not in self._kernels:
+        if key not in self._functions:
             kernel = make(*sizes, **options).without_attr("global_symbol")
-            self._kernels[key] = self._builder.add_func(kernel, make.__name__)
+            self._functions[key] = self._builder.add_func(kernel, make.__name__)
         types = [relax.TensorType(shape, dtype) for shape, dtype in outputs]
         if not in_place:
-            result = self._builder.emit(relax.op.call_tir(self._kernels[key], arguments, types))
+            result = self._builder.emit(relax.op.call_tir(self._functions[key], arguments, types))
             return [result] if len(types) == 1 else self._items(result, len(types))
         changed = list(range(len(arguments) - in_place, len(arguments)))
         all_types = [arguments[i].ty for i in changed] + types
         places = changed + [-1] * len(types)
         if len(all_types) == 1:
-            call = relax.op.call_tir_inplace(self._kernels[key], arguments, places[0], all_types[0])
+            call = relax.op.call_tir_inplace(self._functions[key], arguments, places[0], all_types[0])
             return [self._builder.emit(call)]
-        call = relax.op.call_tir_inplace(self._kernels[key], arguments, places, all_types)
+        call = relax.op.call_tir_inplace(self._functions[key], arguments, places, all_types)
         items = self._items(self._builder.emit(call), len(all_types))
         return items[in_place:] + items[:in_place]
 
@@ -122,12 +139,17 @@ class _StepBuilder:
         matrix = self._matrices[name]
         arrays = [self._weight(array) for array in matrix.arrays]
         output = [((rows, matrix.width), "float32")]
+        sizes: tuple[Any, ...]
         if matrix.format in STORED_TYPES:
             sizes = (rows, matrix.cols, matrix.tiles, matrix.parts, STORED_TYPES[matrix.format], self._lanes)
-            return self._call(dense.dense_float, sizes, [x, *arrays], output)[0]
+            return self._call(self._kernels.dense_float, sizes, [x, *arrays], output)[0]
         dot = self._platform.dot
         if dot is None:
-            make = dense.dense_int8_dequantized if matrix.format == "int8" else dense.dense_int4_dequantized
+            make = (
+                self._kernels.dense_int8_dequantized
+                if matrix.format == "int8"
+                else self._kernels.dense_int4_dequantized
+            )
             sizes = (rows, matrix.cols, matrix.tiles, self._lanes)
             return self._call(make, sizes, [x, *arrays[:2]], output)[0]
         encoded = self._encode(matrix, x, rows)
@@ -135,10 +157,10 @@ class _StepBuilder:
         if matrix.format == "int8":
             sizes = (rows, matrix.cols, matrix.tiles)
             options["outputs"] = dot.outputs
-            return self._call(dense.dense_int8_dot, sizes, [*encoded.values, *arrays], output, options)[0]
+            return self._call(self._kernels.dense_int8_dot, sizes, [*encoded.values, *arrays], output, options)[0]
         sizes = (rows, -(-matrix.cols // GROUP) * GROUP, matrix.tiles)
         options["outputs"] = dot.int4_outputs
-        return self._call(dense.dense_int4_dot, sizes, [*encoded.values, *arrays], output, options)[0]
+        return self._call(self._kernels.dense_int4_dot, sizes, [*encoded.values, *arrays], output, options)[0]
 
     def _encode(self, matrix: PackedMatrix, x: Value, rows: int) -> _Codes:
         dot = self._platform.dot
@@ -155,11 +177,11 @@ class _StepBuilder:
     def _norm(self, name: str, x: Value, rows: int, every: int = 1) -> Value:
         hidden = self._config.hidden_size
         sizes = (rows, hidden, self._epsilons.block, self._lanes, every)
-        return self._call(norms.layer_norm, sizes, [x, self._weight(name)], [((rows, hidden), "float32")])[0]
+        return self._call(self._kernels.layer_norm, sizes, [x, self._weight(name)], [((rows, hidden), "float32")])[0]
 
     def _add(self, addend: Value, width: int, x: Value) -> Value:
         hidden = self._config.hidden_size
-        return self._call(norms.add, (self._rows, hidden, width, self._lanes), [addend, x], [], in_place=1)[0]
+        return self._call(self._kernels.add, (self._rows, hidden, width, self._lanes), [addend, x], [], in_place=1)[0]
 
     # the parts of a step
 
@@ -180,7 +202,7 @@ class _StepBuilder:
         )
         arguments = [self._inputs["return_to_go"], self._inputs["reward"], observed, *map(self._weight, names)]
         sizes = (self._batch, config.hidden_size, width, is_image, self._epsilons.embed, self._lanes)
-        return self._call(norms.embed, sizes, arguments, [((self._rows, config.hidden_size), "float32")])[0]
+        return self._call(self._kernels.embed, sizes, arguments, [((self._rows, config.hidden_size), "float32")])[0]
 
     def _encode_image(self) -> Value:
         channels, height, width = self._config.image_shape or (0, 0, 0)
@@ -197,20 +219,20 @@ class _StepBuilder:
             arguments = [x, *map(self._weight, names)] + ([] if addend is None else [addend])
             options = {"rectify": rectify, "residual": addend is not None}
             sizes = (batch, height, width, inputs, outputs, lanes)
-            return self._call(image.convolution, sizes, arguments, bordered(outputs), options)[0]
+            return self._call(self._kernels.image_convolution, sizes, arguments, bordered(outputs), options)[0]
 
         observation = self._inputs["observation"]
-        x = self._call(image.read_image, (batch, height, width, channels), [observation], bordered(channels))[0]
+        x = self._call(self._kernels.read_image, (batch, height, width, channels), [observation], bordered(channels))[0]
         for outputs in IMPALA_CHANNELS:
             full = convolve(x, channels, outputs, rectify=False)
             sizes = (batch, height, width, outputs, lanes)
             height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs
-            x = self._call(image.pool, sizes, [full], bordered(outputs))[0]
+            x = self._call(self._kernels.pool, sizes, [full], bordered(outputs))[0]
             for _ in range(2):
                 between = convolve(x, outputs, outputs, rectify=True)
                 x = convolve(between, outputs, outputs, rectify=True, addend=x)
         features = [((batch, height * width * channels), "float32")]
-        return self._call(image.flatten, (batch, height, width, channels), [x], features)[0]
+        return self._call(self._kernels.flatten, (batch, height, width, channels), [x], features)[0]
 
     def _mlstm(self, number: int, x: Value) -> Value:
         config, name = self._config, f"blocks.{number}"
@@ -224,7 +246,7 @@ class _StepBuilder:
         flat = ((rows, inner), "float32")
         of_parts = ("conv.weight", "conv.bias", "query_key_value", "gates.weight")
         convolved, q, k, v, gate_sums, _ = self._call(
-            mlstm.mix,
+            self._kernels.mix,
             (batch, inner, up_width, config.conv_kernel_size, parts, heads, lanes),
             [up, first, *(self._weight(f"{name}.{part}") for part in of_parts), self._state(number, "conv")],
             [flat, flat, flat, flat, ((parts, batch, gates, TOKENS, lanes), "float32")],
@@ -232,7 +254,7 @@ class _StepBuilder:
         )
         bias = self._weight(f"{name}.gates.bias")
         weighted_keys, coefficients, *_ = self._call(
-            mlstm.chunk,
+            self._kernels.chunk,
             (batch, heads, width, parts, lanes),
             [q, k, gate_sums, bias, first, self._state(number, "n"), self._state(number, "m")],
             [flat, ((batch, heads, mlstm.COEFFICIENTS), "float32")],
@@ -240,14 +262,14 @@ class _StepBuilder:
         )
         columns = self._states[f"state.{number}.C"].ty.shape[-1].value
         h, _ = self._call(
-            mlstm.memory,
+            self._kernels.memory,
             (batch, heads, width, columns, lanes),
             [q, weighted_keys, v, coefficients, first, self._state(number, "C")],
             [flat],
             in_place=1,
         )
         gated = self._call(
-            norms.gated_output,
+            self._kernels.gated_output,
             (rows, heads, width, up_width, self._epsilons.mlstm_heads, lanes),
             [h, convolved, up, self._weight(f"{name}.out_norm.weight"), self._weight(f"{name}.skip")],
             [flat],
@@ -263,7 +285,7 @@ class _StepBuilder:
         normed = self._norm(f"{name}.norm.weight", x, rows)
         conv = [self._weight(f"{name}.conv.weight"), self._weight(f"{name}.conv.bias"), self._state(number, "conv")]
         convolved, _ = self._call(
-            slstm.convolution,
+            self._kernels.slstm_convolution,
             (batch, hidden, config.conv_kernel_size, lanes),
             [normed, first, *conv],
             [flat],
@@ -273,20 +295,20 @@ class _StepBuilder:
         from_input = self._dense(f"{name}.from_input", normed, rows)
         cell = [self._weight(f"{name}.recurrent.weight"), self._weight(f"{name}.bias"), first]
         h, *_ = self._call(
-            slstm.recurrence,
+            self._kernels.recurrence,
             (batch, heads, hidden // heads, lanes),
             [from_conv, from_input, *cell, *(self._state(number, part) for part in ("y", "c", "n", "m"))],
             [flat],
             in_place=4,
         )
-        sizes = (rows, heads, hidden // heads, self._epsilons.slstm_heads, lanes)
-        h = self._call(norms.head_norm, sizes, [h, self._weight(f"{name}.out_norm.weight")], [flat])[0]
+        sizes: tuple[Any, ...] = (rows, heads, hidden // heads, self._epsilons.slstm_heads, lanes)
+        h = self._call(self._kernels.head_norm, sizes, [h, self._weight(f"{name}.out_norm.weight")], [flat])[0]
         x = self._add(h, hidden, x)
 
         normed = self._norm(f"{name}.ffn_norm.weight", x, rows)
         up = self._dense(f"{name}.ffn_up", normed, rows)
         sizes = (rows, config.ffn_size, self._matrices[f"{name}.ffn_up"].width, config.ffn_activation, lanes)
-        gated = self._call(slstm.gated, sizes, [up], [((rows, config.ffn_size), "float32")])[0]
+        gated = self._call(self._kernels.gated, sizes, [up], [((rows, config.ffn_size), "float32")])[0]
         down = self._dense(f"{name}.ffn_down", gated, rows)
         return self._add(down, self._matrices[f"{name}.ffn_down"].width, x)
 
@@ -304,7 +326,7 @@ class _StepBuilder:
         }
         outputs = [self._inputs["action"], self._inputs["action_logits"]]
         return self._call(
-            action.choose,
+            self._kernels.choose,
             (self._batch, actions, tokens, self._matrices["head"].width),
             [products, self._weight("head.bias"), *outputs],
             [],
