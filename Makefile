@@ -62,12 +62,14 @@ test-sanitizers: $(REPLAY)/.written ## the same tests with the address, undefine
 ARM_PACKAGES = $(if $(shell command -v aarch64-linux-gnu-g++),,g++-aarch64-linux-gnu) \
 	$(if $(shell command -v qemu-aarch64-static),,qemu-user-static)
 
-test-arm: $(REPLAY)/.written ## the same tests on emulated ARM processors, with and without dot product
-	@test -z "$(strip $(ARM_PACKAGES))" || (echo "test-arm: missing: apt-get install $(strip $(ARM_PACKAGES))"; false)
+test-arm: $(REPLAY)/.written ## the same tests on emulated ARM processors; tvm bundles on an emulated ARM robot
+	test -z "$(strip $(ARM_PACKAGES))" || apt-get install -qq -y $(ARM_PACKAGES) > /dev/null \
+		|| (echo "test-arm: missing: apt-get install $(strip $(ARM_PACKAGES))"; false)
 	$(call build-native,native-arm,$(NATIVE_TESTS) \
 		-DCMAKE_TOOLCHAIN_FILE=$(abspath $(NATIVE)/cmake/aarch64-linux-gnu.cmake))
 	LRAM_EMULATED=1 QEMU_CPU=max LRAM_EXPECT_ISA=neondot $(CTEST) --test-dir build/native-arm
 	LRAM_EMULATED=1 QEMU_CPU=cortex-a72 LRAM_EXPECT_ISA=neon $(CTEST) --test-dir build/native-arm
+	$(BIN)/python -m tests.emulated_arm build/arm
 
 # Inputs that were found to matter stay in build/fuzz for the next run; a finding is a file of its own there.
 fuzz: $(STAMP)   ## fuzzers of the artifact reader and of saved states, FUZZ_SECONDS each (600); needs clang++

@@ -30,7 +30,6 @@ from rich.table import Table
 
 from lram_export.kernel_layout import TILE
 from lram_export.kernels.tvm import dense, mlstm
-from lram_export.precision import GROUP
 from lram_export.presets import PRESETS
 
 HIDDEN, _ = PRESETS["206m"]
@@ -101,7 +100,7 @@ def candidate(
     """Compile a kernel, and make arguments of ones for it."""
     module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
     compiled = tvm.compile(module, target=tvm.target.Target(dict(platform.target())))["kernel"]
-    buffers = [function.buffer_map[parameter] for parameter in function.params]
+    buffers = list(function.params)
     shapes = {b.name: (tuple(int(extent) for extent in b.shape), str(b.dtype)) for b in buffers}
     shape, dtype = shapes[streamed]
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -135,7 +134,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for each in found:
                 each.measure(place)
-    table = Table(title=f"{platform.name}, {options.threads} threads, hidden {HIDDEN}, GROUP {GROUP}: GB/s")
+    table = Table(title=f"{platform.name}, {options.threads} threads, hidden {HIDDEN}: GB/s")
     for column in ("kernel", "choice", "from cache", "from memory"):
         table.add_column(column, justify="left" if column in ("kernel", "choice") else "right")
     for each in sorted(found, key=lambda c: (c.kernel, -c.speed("memory"))):

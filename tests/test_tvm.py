@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform as host
+import re
 import shutil
 import subprocess
 import sys
@@ -190,15 +191,17 @@ class TestGpu:
         interface = read_interface(artifact.directory)
         module = build_step(artifact.config, artifact.task, artifact.spec, interface, PLATFORMS["cuda-sm86"])
         source = cuda_source_of(module, "sm_86")
-        conditions: list[str] = []
+        around: list[str] = []  # lines that opened the braces which are open here
         barriers = 0
         for line in source.splitlines():
-            conditions = conditions[: len(conditions) - line.count("}") + line.count("} else {")]
             if "__syncthreads" in line:
                 barriers += 1
-                assert not [c for c in conditions if "if (" in c or "threadIdx" in c], line
-            if line.rstrip().endswith("{"):
-                conditions.append(line)
+                assert not [opener for opener in around if "if (" in opener or "else" in opener], line
+            for character in line:
+                if character == "{":
+                    around.append(line)
+                elif character == "}":
+                    around.pop()
         assert barriers > 20
 
     def test_all_loops_over_threads_have_as_many(self) -> None:
@@ -212,15 +215,8 @@ class TestGpu:
             gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
         ]
         for kernel in kernels:
-            extents = []
-
-            def visit(node: Any, extents: list[int] = extents) -> None:
-                binding = getattr(node, "thread_binding", None)
-                if binding is not None and binding.thread_tag == "threadIdx.x":
-                    extents.append(int(node.extent))
-
-            tvm.tirx.stmt_functor.post_order_visit(kernel.body, visit)
-            assert set(extents) == {gpu.THREADS}
+            extents = re.findall(r'thread_binding\((\d+), (?:thread=)?"threadIdx\.x"', kernel.script())
+            assert set(extents) == {str(gpu.THREADS)}
 
     def test_a_missing_nvcc_is_named_with_what_to_install(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

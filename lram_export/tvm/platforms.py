@@ -103,8 +103,8 @@ _PROCESSORS = {
             attributes=("+avxvnni",),
             features=(*_AVX2, "avx_vnni"),
             lanes=8,
-            memory_columns=16,
-            dot=Dot("llvm.x86.avx512.vpdpbusd.256", unsigned=True, outputs=16, int4_outputs=8),
+            memory_columns=64,
+            dot=Dot("llvm.x86.avx512.vpdpbusd.256", unsigned=True, outputs=32, int4_outputs=16),
             **_X86,
         ),
         TvmPlatform(
@@ -113,7 +113,7 @@ _PROCESSORS = {
             cpu="x86-64-v3",
             features=_AVX2,
             lanes=8,
-            memory_columns=16,
+            memory_columns=64,
             dot=None,
             **_X86,
         ),
@@ -126,7 +126,7 @@ _PROCESSORS = {
             attributes=("+neon", "+dotprod"),
             features=("asimd", "asimddp"),
             lanes=4,
-            memory_columns=16,
+            memory_columns=16,  # sizes of this row by the number of registers: no board was at hand
             dot=Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", unsigned=False, outputs=16, int4_outputs=8),
             compilers=("aarch64-linux-gnu-g++",),
             package="g++-aarch64-linux-gnu",
