@@ -19,8 +19,9 @@ class ReadBandwidth:
     BLAS dot (set ``OPENBLAS_NUM_THREADS=1`` before numpy is imported) and a bitwise or.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._buffers = [np.ones(BUFFER_BYTES // 4 // threads, np.float32) for _ in range(threads)]
+    def __init__(self, threads: int, size: int = BUFFER_BYTES) -> None:
+        """Read ``size`` bytes, all threads together, per pass."""
+        self._buffers = [np.ones(size // 4 // threads, np.float32) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads)
         self.bytes = sum(b.nbytes for b in self._buffers)
 

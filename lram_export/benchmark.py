@@ -85,11 +85,15 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All targets of one run and the read bandwidth measured among them (bytes per second)."""
+    """All targets of one run and the read bandwidth measured among them (bytes per second).
+
+    ``samples`` are the seconds of every timed step, in the order of the results.
+    """
 
     bandwidth: float
     bandwidth_range: tuple[float, float]
     results: tuple[BenchResult, ...]
+    samples: tuple[NDArray[np.float64], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,11 @@ def bench_together(
         for run in runs:
             with run.attempt():
                 run.finish()
-    results = tuple(_result(run, options, bandwidths) for run in runs if run.report is not None)
+    finished = [run for run in runs if run.report is not None]
+    results = tuple(_result(run, options, bandwidths) for run in finished)
+    samples = tuple(np.concatenate(run.windows) for run in finished)
     low, middle, high = (float(q) for q in np.percentile(bandwidths, [10, 50, 90]))
-    return BenchReport(middle, (low, high), results)
+    return BenchReport(middle, (low, high), results, samples)
 
 
 class _Run:

@@ -9,13 +9,15 @@ from lram_export.errors import UsageError
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """A board.
+    """A board or a computer.
 
     Attributes:
         name: what `--device` calls it.
         title: its maker's name for it.
         memory: bytes, shared by processor and GPU on a Jetson.
         bandwidth: of that memory, bytes per second, as its maker states it.
+        cores: of the processor; those of all kinds where it has several.
+        instruction_sets: that matter for a step, by the names of :func:`~lram_export.machine.cpu_features`.
         compute_capability: of the GPU, or None without one.
         source: where the figures are from.
     """
@@ -24,28 +26,93 @@ class DeviceProfile:
     title: str
     memory: int
     bandwidth: float
+    cores: int
+    instruction_sets: tuple[str, ...]
     compute_capability: str | None
     source: str
 
+    @property
+    def machine(self) -> str:
+        """`aarch64` or `x86_64`."""
+        return "aarch64" if "asimd" in self.instruction_sets else "x86_64"
 
+
+_A76 = ("asimd", "asimdhp", "asimddp")
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 _ORIN = "NVIDIA, Jetson modules comparison; compute capability 8.7: NVIDIA, CUDA GPUs"
 
 DEVICES = {
     profile.name: profile
     for profile in (
-        DeviceProfile("jetson-orin-nano", "Jetson Orin Nano 8GB", 8_000_000_000, 102e9, "8.7", _ORIN),
-        DeviceProfile("orin-nx", "Jetson Orin NX 16GB", 16_000_000_000, 102.4e9, "8.7", _ORIN),
-        DeviceProfile("agx-orin", "Jetson AGX Orin 64GB", 64_000_000_000, 204.8e9, "8.7", _ORIN),
+        DeviceProfile("jetson-orin-nano", "Jetson Orin Nano 8GB", 8_000_000_000, 102e9, 6, _A76, "8.7", _ORIN),
+        DeviceProfile("orin-nx", "Jetson Orin NX 16GB", 16_000_000_000, 102.4e9, 8, _A76, "8.7", _ORIN),
+        DeviceProfile("agx-orin", "Jetson AGX Orin 64GB", 64_000_000_000, 204.8e9, 12, _A76, "8.7", _ORIN),
         DeviceProfile(
             "thor",
             "Jetson AGX Thor 128GB",
             128_000_000_000,
             273e9,
+            14,
+            (*_A76, "i8mm", "bf16", "sve"),
             "11.0",
             "NVIDIA, Jetson Thor; compute capability 11.0: NVIDIA, CUDA GPUs",
         ),
+        DeviceProfile(
+            "raspberry-pi-5",
+            "Raspberry Pi 5 8GB",
+            8_000_000_000,
+            17.1e9,
+            4,
+            _A76,
+            None,
+            "Raspberry Pi, product brief: LPDDR4X-4267 (32 bits wide: 4 bytes x 4267e6), four Cortex-A76",
+        ),
+        DeviceProfile(
+            "n100",
+            "Board with Intel N100, 16GB",
+            16_000_000_000,
+            38.4e9,
+            4,
+            (*_AVX2, "avx_vnni"),
+            None,
+            "Intel, processor N100: one channel of DDR5-4800 (8 bytes x 4800e6), four Gracemont cores",
+        ),
+        DeviceProfile(
+            "core-ultra",
+            "Laptop with Intel Core Ultra 7 155H, 32GB",
+            32_000_000_000,
+            119.5e9,
+            16,
+            (*_AVX2, "avx_vnni"),
+            None,
+            "Intel, Core Ultra 7 155H: LPDDR5x-7467, 128 bits wide (16 bytes x 7467e6); 6 + 8 + 2 cores",
+        ),
+        DeviceProfile(
+            "x86-64-v3",
+            "Any x86-64 computer with AVX2: four cores, two channels of DDR4-3200, 16GB",
+            16_000_000_000,
+            51.2e9,
+            4,
+            _AVX2,
+            None,
+            "assumed: 2 x 8 bytes x 3200e6",
+        ),
+        DeviceProfile(
+            "x86-64-v4",
+            "Any x86-64 computer with AVX-512: eight cores, two channels of DDR5-4800, 32GB",
+            32_000_000_000,
+            76.8e9,
+            8,
+            _AVX512,
+            None,
+            "assumed: 2 x 8 bytes x 4800e6",
+        ),
     )
 }
+
+HERE = "here"
+"""What `--device` calls the machine it runs on, which is measured."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +130,10 @@ class Platform:
 
 
 def find_device(name: str) -> DeviceProfile:
-    """The profile of that name; raises UsageError with the list."""
+    """The profile of that name; raises UsageError with the list, and where to add one."""
     if name not in DEVICES:
-        raise UsageError(f"--device: unknown device '{name}'; known: {', '.join(DEVICES)}")
+        raise UsageError(
+            f"--device: unknown device '{name}'; known: {', '.join(DEVICES)}. Another one is an entry in "
+            f"lram_export/devices.py: memory, bandwidth, cores, instruction sets"
+        )
     return DEVICES[name]

@@ -32,6 +32,8 @@ from lram_export.reference import (
     save_reference,
 )
 from lram_export.registry import load_target
+from lram_export.report import REPORT_FILE, missing_packages
+from lram_export.report.collect import Recorder, of_export
 from lram_export.runtimes import check_verifiable, load_verifier
 from lram_export.tasks import TaskSpec
 from lram_export.tvm.platforms import find_platform
@@ -49,6 +51,7 @@ class ExportOptions:
     force: bool = False
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     platform: Platform = field(default_factory=Platform)
+    report: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def export_bundle(
             keeps no reference.
         task: what the policy is asked to do.
         path: the bundle's folder.
-        options: targets, batch size, recorded steps, quantization, what to compile for.
+        options: targets, batch size, recorded steps, quantization, what to compile for, whether to write a report
+            (it is left out, too, where the packages that draw charts are missing).
         progress: told about every stage.
         failures: if given, a target that fails is entered here and left out of the bundle, and the others go on.
 
@@ -122,12 +126,31 @@ def export_bundle(
         del policy, checkpoint
         gc.collect()  # the model's memory, before runtimes take theirs
         bundle = Bundle.open(writer.directory)
+        recorders = {target: Recorder(REPORT_STATE_EVERY) for target in bundle.targets}
         for target in bundle.targets:
             with _attempt(writer, target, failures):
-                _verify(writer, bundle, target, progress)
+                _verify(writer, bundle, target, recorders[target], progress)
         _check_any(writer)
         writer.finish(**about)  # type: ignore[arg-type]
+        if options.report and not missing_packages():
+            with progress.stage("writing the report"):
+                _write_report(writer, path, recorders)
     return Bundle.open(path)
+
+
+REPORT_STATE_EVERY = 16
+"""Steps between two looks at the state while a bundle is verified: for the largest models a look takes as long as
+several steps."""
+
+
+def _write_report(writer: BundleWriter, path: Path, recorders: dict[str, Recorder]) -> None:
+    from lram_export.report.page import render
+
+    found = of_export(Bundle.open(writer.directory), recorders)
+    named = dataclasses.replace(found, bundle=dataclasses.replace(found.bundle, path=path))
+    rows = tuple(dataclasses.replace(row, bundle=str(path)) for row in named.rows)
+    page = render(dataclasses.replace(named, rows=rows))
+    (writer.directory / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
 def check_targets(options: ExportOptions) -> None:
@@ -146,6 +169,11 @@ def check_platform(platform: Platform, targets: Sequence[str]) -> None:
     """Raise UsageError unless every wish about where to run belongs to one of the targets, and is known."""
     if (platform.device or platform.compute_capabilities) and "tensorrt" not in targets:
         raise UsageError("--device, --compute-capability: only with --target tensorrt")
+    if platform.device is not None and platform.device.compute_capability is None:
+        raise UsageError(
+            f"--device {platform.device.name}: {platform.device.title} has no NVIDIA GPU; choose another target than "
+            f"tensorrt, without --device (what fits on it: lram-export inspect ... --device {platform.device.name})"
+        )
     if platform.processors and "tvm" not in targets:
         raise UsageError("--platform: only with --target tvm")
     for name in platform.processors:
@@ -214,8 +242,10 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: 
     )
 
 
-def _verify(writer: BundleWriter, bundle: Bundle, target: str, progress: Progress) -> None:
-    result, runner = verify_artifact(bundle, target, load_verifier, threads=physical_cores(), progress=progress)
+def _verify(writer: BundleWriter, bundle: Bundle, target: str, recorder: Recorder, progress: Progress) -> None:
+    result, runner = verify_artifact(
+        bundle, target, load_verifier, threads=physical_cores(), progress=progress, watch=recorder.add
+    )
     if not result.passed:
         raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
     writer.add_parity(target, result, verified_by=runner)

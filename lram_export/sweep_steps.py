@@ -223,6 +223,7 @@ class SweepSteps:
             self._options.reference_steps,
             force=True,
             quantization=quantization_options(precision, self._options),
+            report=False,
         )
         path, progress = self._folder.bundle(precision), _Labelled(self._progress, f"{precision}: ")
         try:

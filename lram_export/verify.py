@@ -16,12 +16,14 @@ from lram_export.quantized import QuantizedFile
 from lram_export.recording import load_steps
 from lram_export.reference import Reference, StepSequence, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
-from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, load_runtime, unavailable
+from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, StepOutput, load_runtime, unavailable
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
 
 DEFAULT_STEPS = 500
+Watch = Callable[[Runtime, StepOutput], None]
+"""Is shown a runtime and its output after every step."""
 
 
 def verify_targets(
@@ -47,6 +49,7 @@ def verify_artifact(
     *,
     threads: int,
     progress: Progress = SILENT,
+    watch: Watch | None = None,
 ) -> tuple[ParityResult, str]:
     """Replay the bundle's recorded steps on a target's artifact.
 
@@ -56,6 +59,7 @@ def verify_artifact(
         load: takes target, artifact and threads; gives the runtime that runs the artifact, and its name.
         threads: for the runtime.
         progress: told about every step.
+        watch: shown the runtime and its output after every step.
 
     Returns:
         What the comparison found, and the name of the runtime.
@@ -70,7 +74,7 @@ def verify_artifact(
     try:
         with progress.stage(f"verifying {target}{on}", len(reference.inputs)) as advance:
             meter = parity_meter(bundle, target, runtime)
-            replay(runtime, reference, meter, advance)
+            replay(runtime, reference, meter, advance, watch)
     finally:
         runtime.close()
     return meter.result(), name
@@ -82,13 +86,21 @@ def parity_meter(bundle: Bundle, target: str, runtime: Runtime) -> ParityMeter:
     return ParityMeter(entry.precision, entry.activations, getattr(runtime, "state_format", FLOAT32))
 
 
-def replay(runtime: Runtime, reference: Reference, meter: ParityMeter, advance: Advance = lambda amount: None) -> None:
+def replay(
+    runtime: Runtime,
+    reference: Reference,
+    meter: ParityMeter,
+    advance: Advance = lambda amount: None,
+    watch: Watch | None = None,
+) -> None:
     """Run the recorded steps from the initial state and compare outputs and the last state."""
     runtime.reset()
     recorded = zip(reference.inputs, reference.action, reference.action_logits, strict=True)
     for arguments, action, logits in recorded:
         output = runtime.step(*arguments)
         meter.add_step(action, logits, output.action, output.action_logits)
+        if watch is not None:
+            watch(runtime, output)
         advance(1)
     meter.add_state(reference.state_samples, sample_state(runtime.state()))
 

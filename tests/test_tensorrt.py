@@ -444,7 +444,7 @@ class TestOptions:
     def test_an_unknown_device_gets_the_list(self, tmp_path: Path) -> None:
         options = (*load_golden("state_m").task_options, "--target", "tensorrt", "--device", "toaster")
         line = fail("export", load_golden("state_m").checkpoint, "-o", tmp_path / "a.lram", *options)[1]
-        assert "unknown device 'toaster'; known: jetson-orin-nano, orin-nx, agx-orin, thor" in line
+        assert "unknown device 'toaster'; known: jetson-orin-nano, orin-nx, agx-orin, thor, raspberry-pi-5" in line
 
     @pytest.mark.parametrize(
         ("options", "message"),

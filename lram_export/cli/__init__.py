@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "verify",
     "bench": "bench",
     "compare": "compare",
+    "report": "report",
     "run": "run",
     "record": "record",
     "evaluate": "evaluate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
 from lram_export.errors import UsageError
 from lram_export.machine import cpu_model, physical_cores
+
+if TYPE_CHECKING:
+    from lram_export.benchmark import BenchReport
 
 
 @click.command()
@@ -75,10 +79,12 @@ def bench(
     print_report(str(bundle), report, rate)
 
 
-def _document(report: object) -> dict[str, object]:
+def _document(report: BenchReport) -> dict[str, object]:
     import dataclasses
 
-    return dataclasses.asdict(report)  # type: ignore[call-overload, no-any-return]
+    document = dataclasses.asdict(report)
+    del document["samples"]  # every single step
+    return document
 
 
 def print_report(title: str, report, rate: float | None) -> None:  # type: ignore[no-untyped-def]

@@ -15,6 +15,7 @@ from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
 from lram_export.precision import AUTO, PRECISIONS
+from lram_export.report import REPORT_FILE
 from lram_export.tensorrt.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @options.keep_fp32
 @options.reference_steps
 @options.platform_options
+@click.option("--no-report", is_flag=True, help="Do not write report.html into the bundle.")
 @options.checkpoint_options
 @options.force
 @options.as_json
@@ -61,6 +63,7 @@ def export(
     keep_fp32: tuple[str, ...],
     reference_steps: int,
     platform: Platform,
+    no_report: bool,
     reading: options.CheckpointOptions,
     force: bool,
     as_json: bool,
@@ -80,7 +83,13 @@ def export(
 
     quantization = QuantizationOptions(precision, keep_fp32, calibration, max_disagreement)
     chosen = ExportOptions(
-        targets or ("onnxruntime",), batch, reference_steps, force=force, quantization=quantization, platform=platform
+        targets or ("onnxruntime",),
+        batch,
+        reference_steps,
+        force=force,
+        quantization=quantization,
+        platform=platform,
+        report=not no_report,
     )
     check_targets(chosen)
     bundle = export_bundle(
@@ -109,6 +118,8 @@ def export(
         message(f"{output}: {cost_line(quantized.cost)}", quiet)
     if "tensorrt" in bundle.targets:
         _say_what_tensorrt_needs(output, bundle.artifact("tensorrt"), platform, quiet)
+    if not no_report and not (output / REPORT_FILE).exists():
+        message(f"note: no {REPORT_FILE}, which needs: pip install 'lram-export[report]'", quiet)
     if precision == "int4" and not calibration:
         message("note: int4 without --calibration rounds to nearest; a recording makes it far more exact", quiet)
 

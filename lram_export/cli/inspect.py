@@ -11,6 +11,7 @@ import click
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
 from lram_export.cli.precision import cost_line
+from lram_export.cli.prediction import print_prediction
 from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
 
@@ -21,17 +22,30 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=options.PATH)
 @options.checkpoint_options
+@click.option(
+    "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
+)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="With --device: of the control loop, in Hz.")
+@click.option("--measure", is_flag=True, help="With --device here: measure again what was measured before.")
 @options.as_json
 @options.quiet
 def inspect(
     path: Path,
     reading: options.CheckpointOptions,
+    device: str | None,
+    rate: float | None,
+    measure: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Show what a checkpoint or a bundle holds, after checking all of it."""
+    """Show what a checkpoint or a bundle holds, after checking all of it; or what it will need on a device."""
     from lram_export.manifest import MANIFEST_FILE
 
+    if device is None and (rate is not None or measure):
+        raise UsageError("--rate, --measure: only with --device")
+    if device is not None:
+        print_prediction(_config(path, reading, quiet), device, rate, measure, as_json, quiet)
+        return
     if (path / MANIFEST_FILE).is_file():
         if reading.given:
             raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
@@ -39,6 +53,16 @@ def inspect(
     else:
         checkpoint = reading.load(path, ConsoleProgress(quiet))
         _inspect_checkpoint(checkpoint, as_json)
+
+
+def _config(path: Path, reading: options.CheckpointOptions, quiet: bool) -> ModelConfig:
+    """The architecture in a bundle or a checkpoint."""
+    from lram_export.bundle import Bundle
+    from lram_export.manifest import MANIFEST_FILE
+
+    if (path / MANIFEST_FILE).is_file():
+        return Bundle.open(path).manifest.model
+    return reading.load(path, ConsoleProgress(quiet)).config
 
 
 def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:

@@ -1,0 +1,141 @@
+"""`inspect --device`: what a model will need and how fast it will be on a device, as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.config import ModelConfig
+from lram_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from lram_export.devices import DeviceProfile
+    from lram_export.prediction import MachineSpeed, Prediction
+
+MEASURABLE = ("onnxruntime", "openvino", "native", "tvm")
+"""Targets that run on processors."""
+
+
+def print_prediction(
+    config: ModelConfig, device_name: str, rate: float | None, measure_again: bool, as_json: bool, quiet: bool
+) -> None:
+    """Predict and print; `here` is measured, which takes minutes the first time.
+
+    Raises:
+        UsageError: an unknown device.
+        LramError: this machine cannot be measured.
+    """
+    from lram_export.devices import HERE, find_device
+    from lram_export.prediction import choose, predict, shipped_speed
+
+    here = device_name == HERE
+    if here:
+        speed, device = _measured(measure_again, quiet)
+    elif measure_again:
+        raise UsageError(f"--measure: only with --device {HERE}")
+    else:
+        device = find_device(device_name)
+        speed = _known_speed() or shipped_speed()
+    predictions = predict(config, device, speed, rate, here)
+    chosen, reason = choose(predictions)
+    if as_json:
+        print_json(
+            {
+                "device": dataclasses.asdict(device),
+                "rate": rate,
+                "measured": speed.to_json(),
+                "predictions": [dataclasses.asdict(p) for p in predictions],
+                "choice": None if chosen is None else {"target": chosen.target, "precision": chosen.precision},
+                "reason": reason,
+            }
+        )
+        return
+    print_facts(f"device {device.name}", _device_facts(device))
+    _print_table(predictions, device, speed, rate, here)
+    answer = "nothing" if chosen is None else f"{chosen.target} at {chosen.precision}"
+    print_facts("what to choose", [(answer, reason)])
+
+
+def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
+    from lram_export.exporters import EXPORTERS
+    from lram_export.measuring import measure_machine, measured_speed, this_device
+    from lram_export.registry import load_target
+
+    load_target(EXPORTERS, "pytorch")  # says what is missing: small models are exported
+    targets = _installed()
+    speed = None if measure_again else measured_speed(targets)
+    speed = speed or measure_machine(targets, ConsoleProgress(quiet))
+    return speed, this_device(speed)
+
+
+def _known_speed() -> MachineSpeed | None:
+    """What `--device here` measured on this machine before."""
+    from lram_export.measuring import measured_speed
+
+    return measured_speed(_installed())
+
+
+def _installed() -> list[str]:
+    from lram_export.exporters import EXPORTERS
+    from lram_export.runtimes import unavailable
+
+    return [t for t in MEASURABLE if EXPORTERS[t].missing() is None and unavailable(t) is None]
+
+
+def _device_facts(device: DeviceProfile) -> list[tuple[str, str]]:
+    gpu = "none that TensorRT runs on" if device.compute_capability is None else f"of {device.compute_capability}"
+    return [
+        ("what it is", device.title),
+        ("memory", human_bytes(device.memory)),
+        ("bandwidth", f"{device.bandwidth / 1e9:.1f} GB/s"),
+        ("cores", str(device.cores)),
+        ("instruction sets", ", ".join(device.instruction_sets)),
+        ("tvm platform", _tvm_platform(device)),
+        ("compute capability", gpu),
+        ("source", device.source),
+    ]
+
+
+def _tvm_platform(device: DeviceProfile) -> str:
+    from lram_export.tvm.platforms import PLATFORMS
+
+    fitting = [
+        name
+        for name, platform in PLATFORMS.items()
+        if platform.gpu is None
+        and platform.machine == device.machine
+        and set(platform.features) <= set(device.instruction_sets)
+    ]
+    return fitting[0] if fitting else "none"
+
+
+def _print_table(
+    predictions: list[Prediction], device: DeviceProfile, speed: MachineSpeed, rate: float | None, here: bool
+) -> None:
+    columns = ["target", "precision", "weights", "state", "memory", "floor ms", "predicted ms"]
+    columns += [f"at {rate:g} Hz", "margin"] if rate is not None else []
+    rows = []
+    for p in predictions:
+        row = [
+            p.target,
+            p.precision,
+            human_bytes(p.weights),
+            human_bytes(p.state),
+            human_bytes(p.memory) + ("" if p.fits else ": too much"),
+            f"{1e3 * p.floor:.3g}",
+            "not measured" if p.seconds is None else f"{1e3 * p.seconds:.3g}",
+        ]
+        if rate is not None:
+            kept = "-" if p.margin is None else "yes" if p.margin >= 1 else "no"
+            row += [kept, "-" if p.margin is None else f"{p.margin:.1f}"]
+        rows.append(row)
+    notes = [
+        f"overhead and efficiency of the targets: measured on {speed.cpu}, {speed.date}, {speed.threads} threads",
+        "the floor is the time to read what a step reads from memory; here a cache makes it shorter"
+        if here
+        else "assumed: this device computes as fast as the measured machine; on it, --device here measures",
+    ]
+    if any(p.target == "tensorrt" for p in predictions):
+        notes.append("tensorrt was not measured on any GPU: only its floor is known")
+    print_table(f"one environment step on {device.title}", columns, rows, notes)

@@ -1,0 +1,74 @@
+"""`report`: a bundle as one HTML page with tables and charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lram_export.atomic import atomic_file, check_output
+from lram_export.cli import options
+from lram_export.cli.console import ConsoleProgress, human_bytes, message
+from lram_export.errors import UsageError
+from lram_export.report import missing_packages
+
+
+@click.command()
+@options.bundle
+@options.output
+@click.option("--also", multiple=True, type=options.PATH, help="Another precision of the policy; may be repeated.")
+@click.option("--checkpoint", type=options.PATH, help="Compare with this PyTorch model, not with the recorded steps.")
+@click.option("--evaluation", type=options.PATH, help="Closed loop: what lram-export evaluate --json printed.")
+@click.option("--steps", default=500, show_default=True, type=click.IntRange(10), help="Steps to compare and to time.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Rate of the control loop in Hz: the deadline.")
+@options.threads
+@click.option("--no-timing", is_flag=True, help="Do not time the targets.")
+@options.force
+@options.checkpoint_options
+@options.quiet
+def report(
+    bundle: Path,
+    output: Path,
+    also: tuple[Path, ...],
+    checkpoint: Path | None,
+    evaluation: Path | None,
+    steps: int,
+    rate: float | None,
+    threads: int | None,
+    no_timing: bool,
+    force: bool,
+    reading: options.CheckpointOptions,
+    quiet: bool,
+) -> None:
+    """Write one HTML page about a bundle: tables, charts, and how to read them."""
+    check_packages()
+    from lram_export.bundle import Bundle
+    from lram_export.machine import physical_cores
+    from lram_export.report.collect import ReportOptions, collect
+    from lram_export.report.page import render
+
+    if reading.given and checkpoint is None:
+        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+    check_output(output, force=force)
+    progress = ConsoleProgress(quiet)
+    found = collect(
+        Bundle.open(bundle),
+        [Bundle.open(other) for other in also],
+        ReportOptions(steps, rate, time=not no_timing, threads=threads or physical_cores()),
+        None if checkpoint is None else reading.load(checkpoint, progress),
+        evaluation,
+        progress,
+    )
+    with atomic_file(output, force=force) as temporary:
+        temporary.write_text(render(found), encoding="utf-8")
+    message(f"{output}: {human_bytes(output.stat().st_size)}; open it in a browser, or print it", quiet)
+
+
+def check_packages() -> None:
+    """Raise UsageError unless what draws charts is installed."""
+    missing = missing_packages()
+    if missing:
+        raise UsageError(
+            f"a report needs the package '{missing[0]}', which is not installed. "
+            f"Install it with: pip install 'lram-export[report]'"
+        )

@@ -1,0 +1,196 @@
+"""Measures this machine for `lram_export/prediction.py`: bandwidth by working set, every target on two small models.
+
+The two models have four blocks each, of the narrowest and of the widest published size, so that one lies in the caches
+of most machines and the other does not. What is measured is kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from lram_export import __version__
+from lram_export.bandwidth import ReadBandwidth
+from lram_export.benchmark import BenchOptions, BenchResult, Contender, bench_together
+from lram_export.bundle import Bundle
+from lram_export.compile_cache import CompileCache
+from lram_export.config import ModelConfig
+from lram_export.devices import HERE, DeviceProfile
+from lram_export.errors import LramError
+from lram_export.machine import cpu_features, cpu_model, physical_cores, total_memory
+from lram_export.prediction import MachineSpeed, TargetSpeed
+from lram_export.progress import SILENT, Progress
+from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
+
+PRECISIONS_MEASURED = ("fp32", "bf16", "int8", "int4")
+BLOCKS = 4
+STEPS = 120
+BANDWIDTH_SIZES = tuple(2**n for n in range(22, 29))  # 4 to 256 MiB
+_LEAST_PER_BLOCK = 1e-6
+
+
+def measured_speed(targets: Sequence[str]) -> MachineSpeed | None:
+    """What was measured on this machine before, with the versions that are installed now; None if nothing was."""
+    content = CompileCache.of("machine").read(_identity(targets))
+    if content is None:
+        return None
+    try:
+        return MachineSpeed.from_json(json.loads(content.tobytes()))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> MachineSpeed:
+    """Measure, and keep it. Takes minutes; whatever target fails is left out.
+
+    Raises:
+        LramError: no target could be measured.
+    """
+    threads = physical_cores()
+    with progress.stage("measuring the bandwidth"):
+        bandwidth = measure_bandwidth(threads)
+    with TemporaryDirectory(prefix="lram-measuring-") as folder:
+        contenders: list[Contender] = []
+        for precision in PRECISIONS_MEASURED:
+            for width in ("16m", "206m"):
+                bundle = _export(Path(folder), width, precision, targets, progress)
+                if bundle is not None:
+                    contenders += [Contender(f"{width} {precision} {t}", bundle, t) for t in bundle.targets]
+        options = BenchOptions((), threads, steps=STEPS)
+        results: dict[tuple[str, str, str], BenchResult] = {}
+        # a precision at a time: the processes of all of them would not fit into a small machine's memory
+        for precision in PRECISIONS_MEASURED:
+            chosen = [c for c in contenders if c.name.split()[1] == precision]
+            if chosen:
+                for contender, result in zip(chosen, bench_together(chosen, options, progress).results, strict=True):
+                    width, _, target = contender.name.split()
+                    results[width, precision, target] = result
+    speeds = []
+    for precision in PRECISIONS_MEASURED:
+        for target in targets:
+            pair = results.get(("16m", precision, target)), results.get(("206m", precision, target))
+            if pair[0] is not None and pair[1] is not None:
+                speeds.append(fit(target, precision, pair[0], pair[1], bandwidth))
+    if not speeds:
+        raise LramError("no target could be measured on this machine; lram-export doctor says which run here")
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    speed = MachineSpeed(cpu_model(), threads, today, bandwidth, tuple(speeds), _versions())
+    CompileCache.of("machine").write(_identity(targets), memoryview(json.dumps(speed.to_json()).encode()))
+    return speed
+
+
+def this_device(speed: MachineSpeed) -> DeviceProfile:
+    """The machine it runs on as a profile; its bandwidth is that of the largest working set measured."""
+    return DeviceProfile(
+        name=HERE,
+        title=f"this machine ({speed.cpu})",
+        memory=total_memory() or 0,
+        bandwidth=speed.bandwidth[max(speed.bandwidth)],
+        cores=physical_cores(),
+        instruction_sets=cpu_features(),
+        compute_capability=None,
+        source=f"measured on {speed.date} with {speed.threads} threads",
+    )
+
+
+def small_model(width: str) -> ModelConfig:
+    """Four blocks of a published size."""
+    from lram_export.presets import preset_config
+
+    return dataclasses.replace(preset_config(width), num_blocks=BLOCKS)
+
+
+def measure_bandwidth(threads: int) -> dict[int, float]:
+    """Read bandwidth by working set, in a process of its own: the probe's threads must not be numpy's."""
+    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_bandwidth_curve, threads).result()
+    finally:
+        if before is None:
+            del os.environ["OPENBLAS_NUM_THREADS"]
+        else:
+            os.environ["OPENBLAS_NUM_THREADS"] = before
+
+
+def _bandwidth_curve(threads: int) -> dict[int, float]:
+    found = {}
+    for size in BANDWIDTH_SIZES:
+        with ReadBandwidth(threads, size) as probe:
+            found[size] = float(np.median([probe.measure() for _ in range(5)]))
+    return found
+
+
+def fit(
+    target: str, precision: str, small: BenchResult, large: BenchResult, bandwidth: dict[int, float]
+) -> TargetSpeed:
+    """The two numbers of a target that make both models take as long as they took."""
+    curve = MachineSpeed("", 0, "", bandwidth, ())
+    streams, seconds, weights, memory = [], [], [], []
+    for width, result in (("16m", small), ("206m", large)):
+        config = small_model(width)
+        weight = weight_bytes(config, precision)
+        streams.append(moved_bytes(config, precision) / curve.bandwidth_of(weight + state_bytes(config)))
+        seconds.append(result.p50_ms / 1e3)
+        weights.append(weight)
+        memory.append((result.peak_memory or 0) - 2 * state_bytes(config))
+    slope = (seconds[1] - seconds[0]) / (streams[1] - streams[0])
+    per_block = max((seconds[0] - slope * streams[0]) / BLOCKS, _LEAST_PER_BLOCK)
+    slope = (seconds[1] - BLOCKS * per_block) / streams[1]  # the large one exactly, where the small one has no room
+    factor = max((memory[1] - memory[0]) / (weights[1] - weights[0]), 1.0)
+    return TargetSpeed(target, precision, per_block, 1 / slope, max(int(memory[0] - factor * weights[0]), 0), factor)
+
+
+def _export(folder: Path, width: str, precision: str, targets: Sequence[str], progress: Progress) -> Bundle | None:
+    """A bundle of a small model with every target that runs the precision; None if there is none."""
+    from lram_export.export import ExportOptions, TargetFailure, export_bundle
+    from lram_export.exporters import EXPORTERS
+    from lram_export.presets import random_checkpoint
+    from lram_export.quantization import QuantizationOptions
+    from lram_export.tasks import resolve_task
+
+    chosen = [target for target in targets if precision in EXPORTERS[target].precisions]
+    if not chosen:
+        return None
+    failures: dict[str, TargetFailure] = {}
+    path = folder / f"{width}-{precision}.lram"
+    options = ExportOptions(
+        chosen, reference_steps=4, quantization=QuantizationOptions(precision=precision), report=False
+    )
+    with progress.stage(f"exporting {BLOCKS} blocks of {width} at {precision}"):
+        try:
+            checkpoint = random_checkpoint(small_model(width), folder)
+            return export_bundle(checkpoint, resolve_task("metaworld/reach-v2"), path, options, SILENT, failures)
+        except LramError:
+            return None
+
+
+def _identity(targets: Sequence[str]) -> dict[str, object]:
+    return {
+        "cpu": cpu_model(),
+        "features": cpu_features(),
+        "threads": physical_cores(),
+        "targets": list(targets),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"lram-export": __version__}
+    for package in ("onnxruntime", "openvino", "apache-tvm", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,181 @@
+"""How long a step will take and how much memory it needs, on a machine that is not here or was measured before.
+
+A step is a stream through memory plus what every block costs besides: with the bytes that a step moves,
+
+    seconds = blocks * per_block + bytes / (efficiency * bandwidth)
+
+``per_block`` and ``efficiency`` are a target's, measured on two small models (`lram_export/measuring.py`). The
+bandwidth is the memory's, or that of a cache which the model fits into; another machine is predicted with its own
+bandwidth and the two numbers measured here. That it computes as fast as this one is assumed, so a slow processor can
+be slower.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+from lram_export.config import ModelConfig
+from lram_export.devices import DeviceProfile
+from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
+
+SYSTEM_BYTES = 1_000_000_000
+"""What an operating system without a desktop and its services keep for themselves; an assumption."""
+
+COMFORTABLE = 2.0
+"""Margin of a step against the period that leaves a control loop room for everything else."""
+
+
+@dataclass(frozen=True)
+class TargetSpeed:
+    """What one target costs at one precision.
+
+    Attributes:
+        per_block: seconds per block besides the stream.
+        efficiency: share of the read bandwidth that the stream reaches; over 1 where a cache holds what the probe of
+            the bandwidth does not.
+        base_memory, memory_factor: bytes of a process, and of it per byte of weights.
+    """
+
+    target: str
+    precision: str
+    per_block: float
+    efficiency: float
+    base_memory: int
+    memory_factor: float
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """What was measured on a machine: read bandwidth by working set (bytes -> bytes per second), and the targets."""
+
+    cpu: str
+    threads: int
+    date: str
+    bandwidth: Mapping[int, float]
+    targets: tuple[TargetSpeed, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def bandwidth_of(self, working_set: int) -> float:
+        """Bytes per second over a working set, interpolated between the sizes that were measured."""
+        sizes = sorted(self.bandwidth)
+        if working_set <= sizes[0]:
+            return self.bandwidth[sizes[0]]
+        for low, high in pairwise(sizes):
+            if working_set <= high:
+                share = math.log(working_set / low) / math.log(high / low)
+                return self.bandwidth[low] * (self.bandwidth[high] / self.bandwidth[low]) ** share
+        return self.bandwidth[sizes[-1]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :meth:`from_json`."""
+        return {**asdict(self), "bandwidth": {str(size): speed for size, speed in self.bandwidth.items()}}
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> MachineSpeed:
+        """Read what :meth:`to_json` wrote; raises KeyError, TypeError or ValueError."""
+        return MachineSpeed(
+            cpu=str(document["cpu"]),
+            threads=int(document["threads"]),
+            date=str(document["date"]),
+            bandwidth={int(size): float(speed) for size, speed in document["bandwidth"].items()},
+            targets=tuple(TargetSpeed(**target) for target in document["targets"]),
+            versions=dict(document["versions"]),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One target at one precision on a device. Seconds and bytes; ``seconds`` is None where nothing was measured.
+
+    ``margin`` is how many times a step fits into the period of the rate asked for; None without either.
+    """
+
+    target: str
+    precision: str
+    weights: int
+    state: int
+    memory: int
+    fits: bool
+    floor: float
+    seconds: float | None
+    margin: float | None
+
+
+def shipped_speed() -> MachineSpeed:
+    """The measurement that comes with the package, for machines on which nothing was measured."""
+    text = (files("lram_export") / "data" / "speed.json").read_text(encoding="utf-8")
+    return MachineSpeed.from_json(json.loads(text))
+
+
+def predict(
+    config: ModelConfig, device: DeviceProfile, speed: MachineSpeed, rate: float | None, here: bool = False
+) -> list[Prediction]:
+    """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
+
+    ``rate`` is that of the control loop, in Hz. A Jetson also gets the target `tensorrt`, of which only the floor is
+    known.
+    """
+    from lram_export.tensorrt.memory import LIBRARIES_BYTES
+
+    found = []
+    for measured in speed.targets:
+        weights, state = weight_bytes(config, measured.precision), state_bytes(config)
+        moved = moved_bytes(config, measured.precision)
+        bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
+        seconds = config.num_blocks * measured.per_block + moved / (measured.efficiency * bandwidth)
+        memory = int(measured.base_memory + measured.memory_factor * weights) + 2 * state
+        found.append(_prediction(measured.target, measured.precision, config, device, memory, bandwidth, seconds, rate))
+    if device.compute_capability is not None:
+        for precision in ("fp32", "fp16", "int8", "int4"):
+            memory = weight_bytes(config, precision) + 2 * state_bytes(config) + LIBRARIES_BYTES
+            found.append(_prediction("tensorrt", precision, config, device, memory, device.bandwidth, None, rate))
+    return found
+
+
+def _prediction(
+    target: str,
+    precision: str,
+    config: ModelConfig,
+    device: DeviceProfile,
+    memory: int,
+    bandwidth: float,
+    seconds: float | None,
+    rate: float | None,
+) -> Prediction:
+    return Prediction(
+        target=target,
+        precision=precision,
+        weights=weight_bytes(config, precision),
+        state=state_bytes(config),
+        memory=memory,
+        fits=memory <= device.memory - SYSTEM_BYTES,
+        floor=moved_bytes(config, precision) / bandwidth,
+        seconds=seconds,
+        margin=None if rate is None or seconds is None else 1 / (rate * seconds),
+    )
+
+
+def choose(predictions: Sequence[Prediction]) -> tuple[Prediction | None, str]:
+    """What to take, and why: the most exact precision with a comfortable margin, else the fastest that keeps the rate.
+
+    Precisions are as exact as their weights are large. Without a rate the fastest is taken.
+    """
+    known = [p for p in predictions if p.fits and p.seconds is not None]
+    if not known:
+        return None, "nothing that was measured fits into its memory"
+    fastest = min(known, key=lambda p: p.seconds or 0.0)
+    if fastest.margin is None:
+        return fastest, "the fastest that fits; give --rate to choose by what a control loop needs"
+    comfortable = [p for p in known if p.margin is not None and p.margin >= COMFORTABLE]
+    if comfortable:
+        exact = max(comfortable, key=lambda p: (p.weights, -(p.seconds or 0.0)))
+        return exact, f"the most exact whose step takes at most 1/{COMFORTABLE:g} of the period"
+    if fastest.margin >= 1:
+        return fastest, f"the fastest; none takes at most 1/{COMFORTABLE:g} of the period, so measure it there"
+    return None, f"none keeps the rate: the fastest, {fastest.target} at {fastest.precision}, is too slow"

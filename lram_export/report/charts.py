@@ -1,0 +1,313 @@
+"""The charts of a report, as SVG that needs no script. One function per chart, each from plain arrays."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lram_export.parity import tolerance
+from lram_export.report.collect import Report, Row
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+"""Okabe and Ito's, which people who see red and green alike can tell apart."""
+MARKERS = "osD^vP*X"
+LINES = ("-", "--", "-.", ":")
+
+mpl.rcParams.update(
+    {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "lram-export",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+        "legend.fontsize": 9.5,
+        "figure.constrained_layout.use": True,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its name, and a sentence on how to read it; ``svg`` is None where there is nothing to show."""
+
+    name: str
+    title: str
+    reading: str
+    svg: str | None
+    missing: str = ""
+
+
+def all_charts(report: Report) -> list[Chart]:
+    """Every chart, in the order in which somebody who signs off a policy asks."""
+    compared = [row for row in report.rows if row.errors is not None and row.bundle == str(report.bundle.path)]
+    timed = [row for row in report.rows if row.seconds is not None and row.bundle == str(report.bundle.path)]
+    both = [row for row in report.rows if row.errors is not None and row.timing is not None]
+    not_compared = "No target was run for this report: lram-export report compares those that are installed."
+    not_timed = "No target was timed for this report: lram-export report does it, unless --no-timing says otherwise."
+
+    def chart(
+        name: str, title: str, reading: str, draw: Callable[[Axes, list[Row]], None], rows: list[Row], missing: str
+    ) -> Chart:
+        return Chart(name, title, reading, _svg(name, title, lambda axes: draw(axes, rows)) if rows else None, missing)
+
+    deadline = report.options.rate
+    return [
+        chart(
+            "drift",
+            "Error of the action logits over the steps",
+            "Each line is a target beside its oracle. A line that stays level does not drift; one that climbs would "
+            "get worse the longer an episode lasts. The dashed line is the tolerance that verify allows.",
+            _drift,
+            compared,
+            not_compared,
+        ),
+        chart(
+            "errors",
+            "Distribution of the error of a logit",
+            "How often a single logit is off by how much, on a logarithmic scale. Symmetric and narrow is right; a "
+            "second hump or a long tail to one side would be a systematic error.",
+            _error_distribution,
+            compared,
+            not_compared,
+        ),
+        chart(
+            "ties",
+            "Actions beside how close the call was",
+            "Every dot is one action value: how far apart the oracle's two best logits were, and how far the target's "
+            "logits were off. Only below the line can an error decide, so crosses (another action was chosen) may lie "
+            "there and nowhere else.",
+            _ties,
+            compared,
+            not_compared,
+        ),
+        chart(
+            "state",
+            "Norm of the recurrent memory over the steps",
+            "The memory of a policy that works settles at some size. Lines of all targets lie on each other; one that "
+            "leaves them, or grows without end, would end in wrong actions.",
+            _state_norm,
+            compared,
+            not_compared,
+        ),
+        chart(
+            "latency",
+            "Time of a step",
+            "How often a step took how long. What counts for a control loop is the right end: a target with a thin "
+            "tail is predictable. The dashed line is the deadline, where a rate was given.",
+            lambda axes, rows: _latency_histogram(axes, rows, deadline),
+            timed,
+            not_timed,
+        ),
+        chart(
+            "deadline",
+            "Share of the steps that took longer",
+            "For a time on the horizontal axis, the share of steps that took longer, on a logarithmic scale: at 0.001 "
+            "one step in a thousand. Where a line crosses the deadline is how often it is missed.",
+            lambda axes, rows: _latency_tail(axes, rows, deadline),
+            timed,
+            not_timed,
+        ),
+        chart(
+            "flat",
+            "Time of a step over the steps",
+            "A recurrent policy takes as long at the ten thousandth step as at the first, so the lines are level. "
+            "Bumps are the machine's other work.",
+            _latency_over_time,
+            timed,
+            not_timed,
+        ),
+        chart(
+            "choice",
+            "The choice: time, error and size",
+            "Down and to the left is better; the area of a dot is the size on disk. Several precisions of one policy "
+            "(other bundles given with --also) make this the picture to choose from.",
+            _choice,
+            both,
+            not_timed,
+        ),
+    ]
+
+
+def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> str:
+    """A figure as an SVG element that grows with its column and says to a screen reader what it is."""
+    figure = Figure(figsize=(5.4, 3.6))
+    axes = figure.subplots()
+    draw(axes)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    # names inside must not meet those of another chart on the same page
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def _styles(rows: Sequence[Row]) -> list[tuple[Row, dict[str, object]]]:
+    """A colour per target and a kind of line, so that a print in grey can be read, too."""
+    return [
+        (row, {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "label": row.label})
+        for i, row in enumerate(rows)
+    ]
+
+
+def _legend(axes: Axes, rows: Sequence[Row], **options: object) -> None:
+    if len(rows) > 1:
+        axes.legend(**options)
+
+
+def _drift(axes: Axes, rows: list[Row]) -> None:
+    for row, style in _styles(rows):
+        assert row.errors is not None
+        entry = row.entry
+        bound = tolerance(entry.precision, entry.activations)
+        values = row.errors.relative if bound.relative else row.errors.largest
+        axes.semilogy(np.maximum(values, 1e-12), linewidth=1.2, **style)
+    relative = all(tolerance(r.entry.precision, r.entry.activations).relative for r in rows)
+    axes.axhline(
+        max(tolerance(r.entry.precision, r.entry.activations).logit for r in rows), color="0.4", linestyle=(0, (4, 3))
+    )
+    axes.set_xlabel("step")
+    axes.set_ylabel("relative error of the logits" if relative else "largest error of a logit")
+    _legend(axes, rows)
+
+
+def _error_distribution(axes: Axes, rows: list[Row]) -> None:
+    widest = max(float(np.abs(row.errors.signed).max()) for row in rows if row.errors is not None) or 1e-12
+    bins = np.linspace(-widest, widest, 61)
+    for row, style in _styles(rows):
+        assert row.errors is not None
+        counts, _ = np.histogram(row.errors.signed, bins)
+        axes.stairs(counts / row.errors.signed.size, bins, linewidth=1.4, **style)
+    axes.set_yscale("log")
+    axes.set_xlabel("error of a logit")
+    axes.set_ylabel("share of the logits")
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
+    _legend(axes, rows)
+
+
+def _ties(axes: Axes, rows: list[Row]) -> None:
+    smallest = 1e-9
+    for number, row in enumerate(rows):
+        errors = row.errors
+        assert errors is not None
+        gap, difference = np.maximum(errors.gaps, smallest), np.maximum(errors.differences, smallest)
+        same, colour = ~errors.different, COLOURS[number % len(COLOURS)]
+        shown = np.flatnonzero(same)[:1500]
+        axes.scatter(gap[shown], difference[shown], s=6, alpha=0.35, color=colour, label=row.label, linewidths=0)
+        axes.scatter(
+            gap[errors.different], difference[errors.different], s=42, marker="x", color=colour, linewidths=1.6
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = axes.get_xlim()
+    line = np.array([low, high])
+    axes.plot(line, line / 2, color="0.4", linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_xlim(low, high)
+    axes.set_xlabel("gap between the oracle's two best logits")
+    axes.set_ylabel("largest error of a logit")
+    _legend(axes, rows, markerscale=2)
+
+
+def _state_norm(axes: Axes, rows: list[Row]) -> None:
+    for row, style in _styles(rows):
+        assert row.errors is not None
+        axes.plot(row.errors.state_steps, row.errors.state_norm, linewidth=1.3, **style)
+    oracle = next((r.errors for r in rows if r.errors is not None and r.errors.oracle_norm.size), None)
+    if oracle is not None:
+        axes.plot(oracle.state_steps, oracle.oracle_norm, color="0.2", linewidth=0.8, label="PyTorch")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("norm of C")
+    if len(rows) > 1 or oracle is not None:
+        axes.legend()
+
+
+def _limit(rows: list[Row]) -> float:
+    """Right end of a time axis in ms: nearly all of the steps, so that one hiccup does not squeeze the rest."""
+    return 1e3 * max(float(np.percentile(row.seconds, 99.5)) for row in rows if row.seconds is not None) * 1.1
+
+
+def _latency_histogram(axes: Axes, rows: list[Row], rate: float | None) -> None:
+    limit = _limit(rows)
+    if rate is not None:
+        limit = max(limit, 1.05e3 / rate)
+    bins = np.linspace(0, limit, 81)
+    for row, style in _styles(rows):
+        assert row.seconds is not None
+        counts, _ = np.histogram(np.minimum(1e3 * row.seconds, limit), bins)
+        axes.stairs(counts / row.seconds.size, bins, linewidth=1.4, **style)
+    _deadline(axes, rate)
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("share of the steps")
+    _legend(axes, rows)
+
+
+def _latency_tail(axes: Axes, rows: list[Row], rate: float | None) -> None:
+    for row, style in _styles(rows):
+        assert row.seconds is not None
+        seconds = np.sort(row.seconds)
+        longer = 1 - np.arange(len(seconds)) / len(seconds)
+        axes.step(1e3 * seconds, longer, where="post", linewidth=1.4, **style)
+    _deadline(axes, rate)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("share of the steps that took longer")
+    _legend(axes, rows)
+
+
+def _deadline(axes: Axes, rate: float | None) -> None:
+    if rate is not None:
+        axes.axvline(1e3 / rate, color="0.3", linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{rate:g} Hz", (1e3 / rate, 1), xycoords=("data", "axes fraction"), ha="right", va="top",
+            rotation=90, fontsize=9, color="0.3",
+        )  # fmt: skip
+
+
+def _latency_over_time(axes: Axes, rows: list[Row]) -> None:
+    for row, style in _styles(rows):
+        assert row.seconds is not None
+        axes.plot(1e3 * row.seconds, linewidth=0.9, **style)
+    axes.set_ylim(0, _limit(rows) * 1.2)
+    axes.set_xlabel("timed step")
+    axes.set_ylabel("milliseconds")
+    _legend(axes, rows)
+
+
+def _choice(axes: Axes, rows: list[Row]) -> None:
+    largest = max(row.entry.size for row in rows)
+    for number, row in enumerate(rows):
+        assert row.errors is not None
+        assert row.timing is not None
+        axes.scatter(
+            row.timing.p50_ms,
+            max(float(np.median(row.errors.relative)), 1e-9),
+            s=30 + 420 * row.entry.size / largest,
+            marker=MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            alpha=0.8,
+            label=row.label,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(0.25)
+    axes.set_xlabel("median milliseconds of a step")
+    axes.set_ylabel("typical relative error of the logits")
+    legend = axes.legend(loc="best")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])

@@ -1,0 +1,261 @@
+"""The report: what it says, what it says where nothing was measured, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lram_export.bundle import Bundle
+from lram_export.report.charts import all_charts
+from lram_export.report.collect import ReportOptions, collect, read_evaluation
+from lram_export.report.page import render
+
+from .conftest import GOLDEN, ExportFunction, fail, load_golden, succeed
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHARTS = ("drift", "errors", "ties", "state", "latency", "deadline", "flat", "choice")
+TARGETS = ("onnxruntime", "native")
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: ExportFunction) -> Path:
+    return exported("state_ms", targets=TARGETS)
+
+
+@pytest.fixture(scope="module")
+def page(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole report, written by the command."""
+    output = tmp_path_factory.mktemp("report") / "report.html"
+    succeed("report", bundle, "-o", output, "--steps", "40", "--rate", "50", "--threads", "1")
+    return output
+
+
+class Cells(HTMLParser):
+    """The table of a page, row by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        self._inside = tag in ("td", "th")
+        if self._inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.rows[-1][-1] += data
+
+
+class TestContent:
+    def test_a_row_per_target_with_what_was_measured(self, page: Path, bundle: Path) -> None:
+        header, *rows = Cells(page.read_text()).rows
+        assert [row[0] for row in rows] == list(TARGETS)
+        for row in rows:
+            found = dict(zip(header, row, strict=True))
+            assert found["precision"] == "fp32"
+            assert float(found["p50 ms"]) > 0
+            assert float(found["p50 ms"]) <= float(found["p99"]) <= float(found["p99.9"])
+            assert float(found["logit error"]) < 1e-4
+            assert found["same action"] == "100.00%"
+            assert found["verified at export"] == "passed"
+            assert found["closed loop"] == "not measured"
+
+    def test_every_chart_is_there_with_a_sentence_on_how_to_read_it(self, page: Path) -> None:
+        text = page.read_text()
+        for name in CHARTS:
+            figure = re.search(rf'<figure id="{name}">.*?</figure>', text, re.DOTALL)
+            assert figure is not None
+            assert "<svg" in figure[0]
+            assert len(re.search(r"<figcaption>(.*?)</figcaption>", figure[0], re.DOTALL)[1]) > 80  # type: ignore[index]
+
+    def test_the_file_needs_nothing_but_itself(self, page: Path) -> None:
+        text = page.read_text()
+        assert "<script" not in text
+        assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#', 'href="#', text))
+        assert "url(http" not in text
+
+    def test_names_inside_the_charts_do_not_meet(self, page: Path) -> None:
+        names = re.findall(r'\bid="([^"]+)"', page.read_text())
+        assert len(names) == len(set(names))
+        targets = re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page.read_text())
+        assert targets
+        assert set(targets) <= set(names)
+
+    def test_names_of_bundles_are_text_not_markup(self, bundle: Path, tmp_path: Path) -> None:
+        odd = tmp_path / "<b>&.lram"
+        shutil.copytree(bundle, odd)
+        manifest = json.loads((odd / "manifest.json").read_text())
+        manifest["name"] = "<script>alert(1)</script>"
+        (odd / "manifest.json").write_text(json.dumps(manifest))
+        text = render(collect(Bundle.open(odd), options=ReportOptions(measure=False)))
+        assert "<script" not in text
+        assert "&lt;script&gt;alert(1)" in text
+
+    def test_an_export_writes_one_from_what_its_verification_saw(self, bundle: Path, tmp_path: Path) -> None:
+        output = tmp_path / "policy.lram"
+        golden = load_golden("state_m")
+        options = (*golden.task_options, "--target", "onnxruntime", "--reference-steps", "8")
+        succeed("export", golden.checkpoint, "-o", output, *options)
+        text = (output / "report.html").read_text()
+        assert text.count("<svg") == 4  # no times
+        assert "Never timed for this report" in text
+        assert str(output) in text
+        assert ".tmp" not in text
+        succeed("verify", output)
+        succeed("export", golden.checkpoint, "-o", output, *options, "--force", "--no-report")
+        assert not (output / "report.html").exists()
+
+    def test_a_checkpoint_gives_fresh_steps_and_the_norm_of_the_oracles_state(self, bundle: Path) -> None:
+        from lram_export.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(GOLDEN / "state_ms" / "model.zip")
+        report = collect(
+            Bundle.open(bundle), options=ReportOptions(steps=20, time=False, threads=1), checkpoint=checkpoint
+        )
+        assert report.compared == "20 fresh steps beside the PyTorch model"
+        for row in report.rows:
+            assert row.errors is not None
+            assert len(row.errors.largest) == 20
+            assert row.errors.largest.max() < 1e-4
+            np.testing.assert_allclose(row.errors.state_norm, row.errors.oracle_norm, rtol=1e-4)
+
+    def test_other_precisions_stand_beside_it(self, bundle: Path, tmp_path: Path) -> None:
+        golden, other = load_golden("state_ms"), tmp_path / "int8.lram"
+        options = (*golden.task_options, "--target", "native", "--precision", "int8", "--reference-steps", "8")
+        succeed("export", golden.checkpoint, "-o", other, *options)
+        report = collect(Bundle.open(bundle), [Bundle.open(other)], ReportOptions(steps=20, threads=1))
+        assert [row.label for row in report.rows] == ["onnxruntime fp32", "native fp32", "native int8"]
+        choice = next(chart for chart in all_charts(report) if chart.name == "choice")
+        assert choice.svg is not None
+        assert "native int8" in choice.svg
+
+    def test_closed_loop_success_comes_from_an_evaluation(self, tmp_path: Path) -> None:
+        path = tmp_path / "evaluation.json"
+        success = {"value": 0.98, "low": 0.9, "high": 1.0}
+        results = [
+            {"environment": "metaworld/reach-v3", "policy": "native", "success": success},
+            {"environment": "gym/Ant-v5", "policy": "native", "success": None},
+        ]
+        path.write_text(json.dumps({"results": results}))
+        assert read_evaluation(path) == {"native": "metaworld/reach-v3: 98%, gym/Ant-v5: no measure of success"}
+
+
+class TestMissing:
+    def test_a_bundle_that_was_never_verified_or_timed_says_so(self, bundle: Path, tmp_path: Path) -> None:
+        unverified = tmp_path / "unverified.lram"
+        shutil.copytree(bundle, unverified)
+        manifest = json.loads((unverified / "manifest.json").read_text())
+        for artifact in manifest["artifacts"]:
+            artifact["parity"] = artifact["verified_by"] = None
+        (unverified / "manifest.json").write_text(json.dumps(manifest))
+        text = render(collect(Bundle.open(unverified), options=ReportOptions(measure=False)))
+        assert "Never verified: onnxruntime fp32, native fp32." in text
+        assert "Never timed for this report" in text
+        assert "No target was run for this report" in text
+        assert "<svg" not in text
+
+    def test_a_target_that_cannot_run_here_is_told_and_the_others_go_on(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unavailable(target: str, artifact: object = None) -> str | None:
+            return "no such driver" if target == "native" else None
+
+        monkeypatch.setattr("lram_export.report.collect.unavailable", unavailable)
+        text = render(collect(Bundle.open(bundle), options=ReportOptions(steps=20, time=False, threads=1)))
+        assert "native fp32 was not run: no such driver." in text
+        assert text.count("<svg") == 4
+
+    @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+    def test_a_missing_package_is_named_with_its_extra(
+        self, package: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lram_export.report.find_spec", lambda name: None if name == package else object())
+        code, line = fail("report", bundle, "-o", tmp_path / "r.html")
+        assert code == 2
+        assert line == (
+            f"error: a report needs the package '{package}', which is not installed. "
+            "Install it with: pip install 'lram-export[report]'"
+        )
+
+    def test_an_existing_output_is_kept(self, bundle: Path, tmp_path: Path) -> None:
+        output = tmp_path / "report.html"
+        output.write_text("mine")
+        assert "already exists" in fail("report", bundle, "-o", output)[1]
+        assert output.read_text() == "mine"
+
+    def test_an_evaluation_that_is_none_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+        path = tmp_path / "evaluation.json"
+        path.write_text('{"success": 1}')
+        line = fail("report", bundle, "-o", tmp_path / "r.html", "--evaluation", path)[1]
+        assert "expected the JSON of lram-export evaluate --json" in line
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_checkpoint_of_another_model_is_refused(self, bundle: Path, tmp_path: Path) -> None:
+        line = fail(
+            "report", bundle, "-o", tmp_path / "r.html", "--no-timing", "--checkpoint", GOLDEN / "state_m" / "model.zip"
+        )[1]
+        assert "not the architecture this bundle was exported from" in line
+        assert list(tmp_path.iterdir()) == []
+
+
+PROBE = """<script>
+const found = {
+  width: document.documentElement.scrollWidth,
+  charts: [...document.querySelectorAll("figure svg")].map(svg => {
+    const box = svg.getBoundingClientRect();
+    const texts = [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect().height);
+    return {
+      width: box.width, height: box.height, marks: svg.querySelectorAll("path, use").length,
+      texts: texts.length, smallest: Math.min(...texts)
+    };
+  }),
+};
+parent.document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
+</script></body>"""
+"""Looks at the page from inside, in a frame: Chromium's own window is never narrower than 500 pixels."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+class TestBrowser:
+    @pytest.mark.parametrize("width", [1280, 400])
+    def test_a_browser_draws_all_charts_readably_and_complains_of_nothing(
+        self, page: Path, width: int, tmp_path: Path
+    ) -> None:
+        probed = tmp_path / "probed.html"
+        inside = html.escape(page.read_text().replace("</body>", PROBE))
+        probed.write_text(
+            f'<body><iframe style="width:{width}px;height:3000px;border:0" srcdoc="{inside}"></iframe></body>'
+        )
+        command = [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3100", "--enable-logging=stderr",
+            "--dump-dom", probed.as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        assert "CONSOLE" not in done.stderr
+        found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
+        assert found["width"] <= width  # nothing but the table scrolls sideways, and that inside its own box
+        assert len(found["charts"]) == len(CHARTS)
+        for chart in found["charts"]:
+            assert chart["width"] >= min(width - 40, 440)
+            assert chart["height"] > 0.5 * chart["width"]
+            assert chart["marks"] > 10
+            assert chart["texts"] > 8
+            assert chart["smallest"] >= 8  # pixels
