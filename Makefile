@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install FORCE demo test test-native test-sanitizers test-arm fuzz test-environment test-precisions \
-	test-large metaworld lint lint-native tidy-native typecheck format clean
+	test-large metaworld results lint lint-native tidy-native typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ metaworld: $(STAMP) ## train the example policy anew: episodes, training, evalua
 		--task metaworld/reach-v2 --target onnxruntime --target pytorch
 	$(MAKE) -j2 $(METAWORLD)/evaluation-1.json $(METAWORLD)/evaluation-2.json
 	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)/run
+
+results: $(STAMP) ## measure the tables of docs/results.md anew (half an hour, 10 GB of disk)
+	$(BIN)/python benchmarks/results.py
 
 FORCE:
 

@@ -154,7 +154,7 @@ def exported(shared_folder: Path) -> ExportFunction:
     ) -> Path:
         golden = load_golden(name)
         chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
-        chosen += ["--batch", str(batch), *(part for t in targets for part in ("--target", t))]
+        chosen += ["--batch", str(batch), "--no-report", *(part for t in targets for part in ("--target", t))]
         if "tensorrt" in targets:
             chosen += ["--device", "agx-orin"]
         digest = hashlib.sha256(json.dumps([name, *chosen]).encode()).hexdigest()[:8]

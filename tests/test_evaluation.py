@@ -207,7 +207,7 @@ class TestFailures:
         [
             (["--env", "metaworld/reach-v3"], "39 values"),
             (["--env", "robot/reach"], "unknown environment"),
-            (["--env", f"gym/{LINE}", "--target", "tvm"], "unknown target 'tvm'"),
+            (["--env", f"gym/{LINE}", "--target", "abacus"], "unknown target 'abacus'"),
             (["--env", f"gym/{LINE}", "--checkpoint", "nowhere.zip"], "nowhere.zip: no such checkpoint"),
             (["--env", f"gym/{LINE}", "--no-reference", "--checkpoint", "x"], "contradicts --checkpoint"),
             (["--env", f"gym/{LINE}", "--config", "x.yaml"], "only with --checkpoint"),

@@ -322,7 +322,7 @@ class TestWrongUse:
         [
             (
                 ("--targets", "tpu"),
-                "--targets: expected some of pytorch, onnxruntime, openvino, native, tensorrt, got 'tpu'",
+                "--targets: expected some of pytorch, onnxruntime, openvino, native, tensorrt, tvm, got 'tpu'",
             ),
             (("--targets", ","), "--targets: expected one or more different names, got ''"),
             (("--targets", "native,native"), "--targets: expected one or more different names, got 'native,native'"),

@@ -9,12 +9,13 @@ that are dequantized in registers, for processors without such an instruction.
 from collections.abc import Callable
 from typing import Any
 
+from tvm import DataType
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernel_layout import TILE
 from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
-from lram_export.kernels.tvm.norms import rows_loop
+from lram_export.kernels.tvm.loops import jobs_loop, rows_loop
 from lram_export.precision import GROUP
 
 PLANES = 2
@@ -35,6 +36,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
     """
     group = tokens_at_once(rows)
     vectors = TILE // lanes
+    size = parts * tiles * TILE * cols * DataType(stored).itemsize
 
     def widened(weight: Any) -> Any:
         if stored == "uint16":
@@ -49,7 +51,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
         y: T.Buffer((rows, parts * tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for tile in T.parallel(parts * tiles):
+        for tile in jobs_loop(parts * tiles, size):
             for first in T.serial(rows // group):
                 total = T.alloc_buffer((group, TILE), "float32", scope="local")
                 for t in T.unroll(group):
@@ -111,7 +113,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
         scales: T.Buffer((rows,), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, cols):
             find_scale(x, row, scales)
             inverse = T.bind(T.float32(1) / scales[row])
             for i in T.serial(cols // lanes):
@@ -126,7 +128,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
         group_sums: T.Buffer((rows, PLANES, groups), "int32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, cols):
             find_scale(x, row, scales)
             inverse = T.bind(T.float32(1) / scales[row])
             for i in T.serial(cols // lanes):
@@ -169,6 +171,7 @@ def dense_int8_dot(
     starts at -128 times the sum of its row's codes.
     """
     group, quads, vectors = tokens_at_once(rows), cols // 4, outputs // lanes
+    size = tiles * TILE * cols
     dot = _dot(intrinsic, unsigned, lanes)
 
     @T.prim_func(s_tir=True)
@@ -181,7 +184,7 @@ def dense_int8_dot(
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for tile in T.parallel(tiles):
+        for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
@@ -226,6 +229,7 @@ def dense_int4_dot(
     code + 8. Codes of x are signed here: the weights' are the unsigned side.
     """
     group, groups, vectors = tokens_at_once(rows), cols // GROUP, outputs // lanes
+    size = tiles * TILE * cols // 2
     dot = _dot(intrinsic, False, lanes)  # weights first
 
     def halves(both: Any) -> tuple[Any, Any]:
@@ -242,7 +246,7 @@ def dense_int4_dot(
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for tile in T.parallel(tiles):
+        for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope="local")
@@ -305,6 +309,7 @@ def _nibble(word: Any, number: int, lanes: int) -> Any:
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int8 codes, dequantized in registers: x (rows, cols) float32, weights as above."""
     group, quads, vectors = tokens_at_once(rows), cols // 4, TILE // lanes
+    size = tiles * TILE * cols
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -314,7 +319,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for tile in T.parallel(tiles):
+        for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 total = T.alloc_buffer((group, TILE), "float32", scope="local")
                 for t in T.unroll(group):
@@ -343,6 +348,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int4 codes, dequantized in registers; ``cols`` a multiple of 8, groups filled up in the weights."""
     group, groups, vectors = tokens_at_once(rows), -(-cols // GROUP), 2
+    size = tiles * TILE * cols // 2
     outputs = vectors * lanes
 
     @T.inline
@@ -377,7 +383,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for tile in T.parallel(tiles):
+        for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope="local")

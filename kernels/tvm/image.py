@@ -7,6 +7,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.functions import relu, wide
+from lram_export.kernels.tvm.loops import jobs_loop
 
 CHANNELS_AT_ONCE = 16
 
@@ -34,7 +35,7 @@ def read_image(batch: int, height: int, width: int, channels: int) -> PrimFunc:
         y: T.Buffer((batch, height + 2, width + 2, channels), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for job in T.parallel(batch * height):
+        for job in jobs_loop(batch * height, 4 * batch * height * width * channels):
             clear_border(y, job // height, job % height, height, width, channels)
             for i, c in T.grid(width, channels):
                 y[job // height, job % height + 1, i + 1, c] = T.Cast(
@@ -95,7 +96,7 @@ def image_convolution(
         y: T.Buffer((batch, height + 2, width + 2, outputs), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for job in T.parallel(batch * height):
+        for job in jobs_loop(batch * height, 9 * batch * height * width * inputs * outputs):
             convolve_row(x, weight, bias, x, y, job // height, job % height)
 
     @T.prim_func(s_tir=True)
@@ -107,7 +108,7 @@ def image_convolution(
         y: T.Buffer((batch, height + 2, width + 2, outputs), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for job in T.parallel(batch * height):
+        for job in jobs_loop(batch * height, 9 * batch * height * width * inputs * outputs):
             convolve_row(x, weight, bias, addend, y, job // height, job % height)
 
     return kernel_with_residual if residual else kernel
@@ -123,7 +124,7 @@ def pool(batch: int, height: int, width: int, channels: int, lanes: int) -> Prim
         y: T.Buffer((batch, new_height + 2, new_width + 2, channels), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for job in T.parallel(batch * new_height):
+        for job in jobs_loop(batch * new_height, 4 * batch * height * width * channels):
             image = T.meta_var(job // new_height)
             row = T.meta_var(job % new_height)
             clear_border(y, image, row, new_height, new_width, channels)

@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, wide
-from lram_export.kernels.tvm.norms import rows_loop
+from lram_export.kernels.tvm.loops import jobs_loop
 
 TOKENS = 3
 NEVER = -1e30
@@ -77,6 +77,7 @@ def mix(batch: int, inner: int, up_width: int, taps: int, parts: int, heads: int
     rows, channels, gates = TOKENS * batch, inner // parts, 2 * heads
     together = 4 if gates % 4 == 0 else 2
     """Gates whose sums are in registers at once."""
+    size = 4 * inner * (2 * gates + 12)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -94,7 +95,7 @@ def mix(batch: int, inner: int, up_width: int, taps: int, parts: int, heads: int
         gate_sums: T.Buffer((parts, batch, gates, TOKENS, lanes), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for part in T.parallel(parts):
+        for part in jobs_loop(parts, size):
             for row in T.serial(batch):
                 for i in T.serial(channels // lanes):
                     channel = T.meta_var(part * channels + i * lanes)
@@ -168,7 +169,7 @@ def chunk(batch: int, heads: int, width: int, parts: int, lanes: int) -> PrimFun
         coefficients: T.Buffer((batch, heads, COEFFICIENTS), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for cell in rows_loop(batch * heads):
+        for cell in jobs_loop(batch * heads, 28 * batch * inner):
             row = T.meta_var(cell // heads)
             head = T.meta_var(cell % heads)
             entering = T.alloc_buffer((TOKENS,), "float32", scope="local")
@@ -252,6 +253,7 @@ def memory(batch: int, heads: int, width: int, columns: int, lanes: int) -> Prim
     h (3 * batch, heads * width) is the hidden state before its norm.
     """
     rows, inner, tiles, vectors = TOKENS * batch, heads * width, width // columns, columns // lanes
+    size = 4 * batch * heads * width * width
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -264,7 +266,7 @@ def memory(batch: int, heads: int, width: int, columns: int, lanes: int) -> Prim
         h: T.Buffer((rows, inner), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for job in T.parallel(batch * heads * tiles):
+        for job in jobs_loop(batch * heads * tiles, size):
             row = T.meta_var(job // (heads * tiles))
             head = T.meta_var(job // tiles % heads)
             tile = T.meta_var(job % tiles)

@@ -4,11 +4,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.functions import lane_sum, relu, silu, wide
-
-
-def rows_loop(rows: int):
-    """Rows of a small kernel: one after the other for one robot, divided among threads for a batch."""
-    return T.serial(rows) if rows <= 3 else T.parallel(rows)
+from lram_export.kernels.tvm.loops import rows_loop
 
 
 @T.inline
@@ -36,7 +32,7 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
         y: T.Buffer((rows, width), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, width):
             found = T.alloc_buffer((2,), "float32", scope="local")
             moments(x, row * every + (every - 1), 0, width, epsilon, lanes, found)
             for i in T.serial(width // lanes):
@@ -53,7 +49,7 @@ def add(rows: int, width: int, addend_width: int, lanes: int) -> PrimFunc:
     @T.prim_func(s_tir=True)
     def kernel(addend: T.Buffer((rows, addend_width), "float32"), x: T.Buffer((rows, width), "float32")):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, width):
             for i in T.serial(width // lanes):
                 at = T.meta_var(T.ramp(i * lanes, 1, lanes))
                 x[row, at] = x[row, at] + addend[row, at]
@@ -82,7 +78,7 @@ def embed(batch: int, hidden: int, observed_width: int, image: bool, epsilon: fl
         x: T.Buffer((3 * batch, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(batch):
+        for row in rows_loop(batch, 3 * hidden):
             for i in T.serial(hidden // lanes):
                 at = T.meta_var(T.ramp(i * lanes, 1, lanes))
                 x[3 * row, at] = reward_weight[at] * wide(reward[row], lanes) + reward_bias[at]
@@ -113,7 +109,7 @@ def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> 
         y: T.Buffer((rows, heads * width), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, width):
             for head in T.serial(heads):
                 found = T.alloc_buffer((2,), "float32", scope="local")
                 moments(x, row, head * width, width, epsilon, lanes, found)
@@ -142,7 +138,7 @@ def gated_output(rows: int, heads: int, width: int, up_width: int, epsilon: floa
         y: T.Buffer((rows, inner), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, width):
             for head in T.serial(heads):
                 found = T.alloc_buffer((2,), "float32", scope="local")
                 moments(h, row, head * width, width, epsilon, lanes, found)

@@ -14,8 +14,8 @@ from lram_export.kernels.tvm.functions import (
     sigmoid,
     wide,
 )
+from lram_export.kernels.tvm.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.mlstm import TOKENS, kept
-from lram_export.kernels.tvm.norms import rows_loop
 
 INITIAL_M = -1e30
 
@@ -33,7 +33,7 @@ def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFun
         y: T.Buffer((TOKENS * batch, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(batch):
+        for row in rows_loop(batch, 4 * hidden):
             for i in T.serial(hidden // lanes):
                 mlstm.convolve(x, row, i * lanes, is_first, weight, bias, window, taps, lanes, y)
 
@@ -48,6 +48,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
     """
     rows, hidden, tiles = TOKENS * batch, heads * width, 4 * width // TILE
     vectors = TILE // lanes
+    size = 4 * heads * width * 4 * width
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -63,7 +64,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
         h: T.Buffer((rows, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for head in T.parallel(heads):
+        for head in jobs_loop(heads, size):
             raw = T.alloc_buffer((4 * width,), "float32", scope="local")
             for row in T.serial(batch):
                 for i in T.serial(width // lanes):
@@ -118,7 +119,7 @@ def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> P
     @T.prim_func(s_tir=True)
     def kernel(up: T.Buffer((rows, up_width), "float32"), y: T.Buffer((rows, size), "float32")):
         T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(rows):
+        for row in rows_loop(rows, 2 * size):
             for i in T.serial(size // lanes):
                 gate = T.meta_var(up[row, T.ramp(i * lanes, 1, lanes)])
                 value = T.meta_var(up[row, T.ramp(size + i * lanes, 1, lanes)])

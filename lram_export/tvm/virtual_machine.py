@@ -21,6 +21,11 @@ from lram_export.errors import LramError
 from lram_export.machine import available_cpus
 from lram_export.tvm.interface import ALIGNMENT
 
+SPIN_COUNT = "3000"
+"""How often an idle thread looks for work before it sleeps: about a millisecond. TVM's own 300,000 keep a core busy
+through the pauses of a 50 Hz loop, and whoever shares the processor waiting; steps in a row take as long
+with either."""
+
 _CPU, _POOLED_ALLOCATOR = 1, 2
 _BIG_CORES = 1  # affinity mode of the thread pool: the fastest cores first
 _configured = threading.local()
@@ -36,6 +41,7 @@ def _runtime_library() -> ctypes.CDLL:
             # ties its threads to them
             os.environ.setdefault("TVM_NUM_THREADS", str(len(available_cpus())))
             os.environ.setdefault("TVM_BIND_THREADS", "0")
+            os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPIN_COUNT)
             return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     raise LramError(
         "tvm: the installed package holds no libtvm_runtime.so; pip install apache-tvm (not 'tvm', another project)"

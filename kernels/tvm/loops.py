@@ -1,0 +1,19 @@
+"""Which loops of a kernel are divided among threads."""
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+PARALLEL_BYTES = 128 * 1024
+"""A kernel that reads less runs on one thread: two take 1 to 3 microseconds to start, in which one reads as much. And
+where another program wants the second core, they wait for each other for milliseconds."""
+
+
+def jobs_loop(count: int, size: int) -> Any:
+    """Jobs that read ``size`` bytes in all."""
+    return T.parallel(count) if size >= PARALLEL_BYTES else T.serial(count)
+
+
+def rows_loop(rows: int, width: int) -> Any:
+    """Rows of a kernel that reads little more than its input and writes as much."""
+    return jobs_loop(rows, 8 * rows * width)

@@ -1,0 +1,215 @@
+"""What a model will need on a device: sizes, the model of a step's time, the choice, and what the command says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lram_export import measuring
+from lram_export.benchmark import BenchResult
+from lram_export.checkpoint import load_checkpoint
+from lram_export.compile_cache import FOLDER_VARIABLE
+from lram_export.devices import DEVICES, find_device
+from lram_export.lowering import lower
+from lram_export.measuring import fit, measure_machine, measured_speed, small_model, this_device
+from lram_export.precision import PRECISIONS
+from lram_export.prediction import MachineSpeed, Prediction, TargetSpeed, choose, predict, shipped_speed
+from lram_export.presets import preset_config
+from lram_export.quantization import QuantizationOptions, quantize
+from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
+from lram_export.tasks import resolve_task
+
+from .conftest import GOLDEN, fail, succeed
+
+STATE_MS = GOLDEN / "state_ms" / "model.zip"
+
+
+class TestSizes:
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
+    def test_weights_are_as_large_as_a_step_graphs_before_anything_is_pruned(self, precision: str) -> None:
+        checkpoint = load_checkpoint(GOLDEN / "state_m" / "model.zip")
+        policy = lower(checkpoint, resolve_task("metaworld/reach-v2"), name="x")
+        if precision != "fp32":
+            policy = quantize(policy, QuantizationOptions(precision=precision), None)
+        predicted = weight_bytes(checkpoint.config, precision)
+        # the graph has one encoder and the head's rows that the task reads, and packs 4x4 blocks to 16x16
+        assert 0.5 * predicted < policy.weight_bytes < 1.5 * predicted
+
+    def test_published_sizes_have_their_published_weights(self) -> None:
+        assert weight_bytes(preset_config("206m"), "fp32") / 4 == pytest.approx(202e6, rel=0.02)
+        assert weight_bytes(preset_config("206m"), "int8") < 0.28 * weight_bytes(preset_config("206m"), "fp32")
+        assert weight_bytes(preset_config("206m"), "int4") < 0.17 * weight_bytes(preset_config("206m"), "fp32")
+        assert state_bytes(preset_config("206m")) / 4 == pytest.approx(33e6, rel=0.02)
+
+
+def result(seconds: float, memory: int, moved: int) -> BenchResult:
+    """A benchmark's result of which only time and memory matter here."""
+    fields = {f.name: 0 for f in dataclasses.fields(BenchResult)}
+    ratio = seconds * BANDWIDTH[max(BANDWIDTH)] / moved
+    return BenchResult(
+        **{**fields, "p50_ms": 1e3 * seconds, "peak_memory": memory, "floor_ratio": ratio}  # type: ignore[arg-type]
+    )
+
+
+BANDWIDTH = {2**22: 200e9, 2**25: 150e9, 2**28: 40e9}
+
+
+class TestModel:
+    @given(
+        per_block=st.floats(2e-6, 1e-3),
+        efficiency=st.floats(0.2, 1.2),
+        base=st.integers(10**7, 10**9),
+        factor=st.floats(1.0, 4.0),
+        precision=st.sampled_from(["fp32", "int8"]),
+    )
+    @settings(max_examples=50, deadline=None)
+    def test_what_made_two_measurements_is_found_again(
+        self, per_block: float, efficiency: float, base: int, factor: float, precision: str
+    ) -> None:
+        truth = TargetSpeed("native", precision, per_block, efficiency, base, factor)
+        speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (truth,))
+        pair = []
+        for width in ("16m", "206m"):
+            config = small_model(width)
+            (predicted,) = predict(config, this_device(speed), speed, None, here=True)
+            assert predicted.seconds is not None
+            pair.append(result(predicted.seconds, predicted.memory, moved_bytes(config, precision)))
+        found = fit("native", precision, pair[0], pair[1], BANDWIDTH)
+        assert found.per_block == pytest.approx(per_block, rel=1e-6)
+        assert found.efficiency == pytest.approx(efficiency, rel=1e-6)
+        assert found.memory_factor == pytest.approx(factor, rel=1e-3)
+
+    def test_bandwidth_is_interpolated_between_and_kept_beyond_what_was_measured(self) -> None:
+        speed = MachineSpeed("", 2, "", BANDWIDTH, ())
+        assert speed.bandwidth_of(1) == 200e9
+        assert speed.bandwidth_of(2**40) == 40e9
+        assert 40e9 < speed.bandwidth_of(2**26) < 150e9
+        assert speed.bandwidth_of(2**25) == 150e9
+
+    def test_a_step_is_never_predicted_faster_than_its_floor_where_the_stream_is_not(self) -> None:
+        truth = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)
+        speed = MachineSpeed("", 2, "", BANDWIDTH, (truth,))
+        for device in DEVICES.values():
+            predictions = predict(preset_config("206m"), device, speed, rate=50)
+            native = predictions[0]
+            assert native.floor == moved_bytes(preset_config("206m"), "fp32") / device.bandwidth
+            assert native.seconds is not None
+            assert native.seconds > native.floor
+            assert native.margin == pytest.approx(1 / (50 * native.seconds))
+            assert ("tensorrt" in {p.target for p in predictions}) == (device.compute_capability is not None)
+
+    def test_measurements_survive_being_written(self) -> None:
+        truth = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)
+        speed = MachineSpeed("cpu", 2, "2026-01-01", BANDWIDTH, (truth,), {"numpy": "2"})
+        assert MachineSpeed.from_json(json.loads(json.dumps(speed.to_json()))) == speed
+
+    def test_the_package_comes_with_a_measurement(self) -> None:
+        speed = shipped_speed()
+        assert {t.target for t in speed.targets} == {"onnxruntime", "openvino", "native", "tvm"}
+        assert all(t.precision in PRECISIONS for t in speed.targets)
+        assert all(0.05 < t.efficiency < 3 and 0 < t.per_block < 0.01 for t in speed.targets)
+
+
+def candidate(precision: str, weights: int, milliseconds: float, rate: float | None, fits: bool = True) -> Prediction:
+    seconds = milliseconds / 1e3
+    margin = None if rate is None else 1 / (rate * seconds)
+    return Prediction("native", precision, weights, 0, 0, fits, 0.0, seconds, margin)
+
+
+class TestChoice:
+    def test_the_most_exact_with_a_comfortable_margin_is_chosen(self) -> None:
+        options = [candidate("fp32", 4, 12, 50), candidate("int8", 1, 4, 50), candidate("bf16", 2, 9, 50)]
+        chosen, reason = choose(options)
+        assert chosen is not None
+        assert chosen.precision == "bf16"
+        assert "most exact" in reason
+
+    def test_where_none_is_comfortable_the_fastest_that_keeps_the_rate(self) -> None:
+        chosen, reason = choose([candidate("fp32", 4, 19, 50), candidate("int8", 1, 15, 50)])
+        assert chosen is not None
+        assert chosen.precision == "int8"
+        assert "measure it there" in reason
+
+    def test_where_none_keeps_the_rate_nothing(self) -> None:
+        chosen, reason = choose([candidate("fp32", 4, 190, 50), candidate("int8", 1, 150, 50)])
+        assert chosen is None
+        assert reason == "none keeps the rate: the fastest, native at int8, is too slow"
+
+    def test_what_does_not_fit_is_never_chosen(self) -> None:
+        chosen, _ = choose([candidate("fp32", 4, 1, 50, fits=False), candidate("int8", 1, 4, 50)])
+        assert chosen is not None
+        assert chosen.precision == "int8"
+        assert choose([candidate("fp32", 4, 1, 50, fits=False)])[0] is None
+
+
+class TestProfiles:
+    @pytest.mark.parametrize("name", list(DEVICES))
+    def test_every_profile_is_whole(self, name: str) -> None:
+        device = find_device(name)
+        assert 4e9 <= device.memory <= 256e9
+        assert 10e9 <= device.bandwidth <= 500e9
+        assert 1 <= device.cores <= 64
+        assert device.instruction_sets
+        assert device.source
+        assert device.machine in ("x86_64", "aarch64")
+
+
+class TestCommand:
+    def test_a_board_gets_a_table_and_an_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, "")  # nothing measured here
+        document = json.loads(
+            succeed("inspect", STATE_MS, "--device", "raspberry-pi-5", "--rate", "50", "--json").stdout
+        )
+        assert document["device"]["cores"] == 4
+        assert document["measured"] == shipped_speed().to_json()
+        assert {"target", "precision", "floor", "seconds", "margin", "fits"} <= set(document["predictions"][0])
+        assert document["choice"]["precision"] == "fp32"  # a tiny model
+        text = succeed("inspect", STATE_MS, "--device", "raspberry-pi-5", "--rate", "50").output
+        assert "Cortex-A76" in text
+        assert "aarch64" in text
+        assert "at 50 Hz" in text
+        assert "assumed: this device computes as fast" in text
+
+    def test_a_bundle_can_be_asked_about_too(self, tmp_path: Path) -> None:
+        options = ("--task", "metaworld/reach-v2", "--target", "native", "--reference-steps", "4", "--no-report")
+        succeed("export", STATE_MS, "-o", tmp_path / "a.lram", *options)
+        text = succeed("inspect", tmp_path / "a.lram", "--device", "agx-orin").output
+        assert "tensorrt" in text
+        assert "not measured" in text
+
+    def test_this_machine_is_measured_once_and_remembered(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+        monkeypatch.setattr(measuring, "PRECISIONS_MEASURED", ("fp32", "int8"))
+        monkeypatch.setattr(measuring, "BLOCKS", 1)
+        monkeypatch.setattr(measuring, "STEPS", 10)
+        monkeypatch.setattr(measuring, "BANDWIDTH_SIZES", (2**22, 2**24))
+        speed = measure_machine(["native"])
+        assert [(t.target, t.precision) for t in speed.targets] == [("native", "fp32"), ("native", "int8")]
+        assert set(speed.bandwidth) == {2**22, 2**24}
+        assert measured_speed(["native"]) == speed
+        assert measured_speed(["native", "tvm"]) is None  # measured with other targets
+        assert this_device(speed).source.startswith("measured on 20")
+
+    def test_wrong_questions_are_refused(self) -> None:
+        line = fail("inspect", STATE_MS, "--device", "toaster")[1]
+        assert line.startswith("error: --device: unknown device 'toaster'; known: jetson-orin-nano, orin-nx")
+        assert line.endswith("lram_export/devices.py: memory, bandwidth, cores, instruction sets")
+        assert fail("inspect", STATE_MS, "--rate", "50")[1] == "error: --rate, --measure: only with --device"
+        assert (
+            fail("inspect", STATE_MS, "--device", "n100", "--measure")[1] == "error: --measure: only with --device here"
+        )
+
+    def test_an_export_for_a_board_without_a_gpu_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
+        line = fail(
+            "export", STATE_MS, "-o", tmp_path / "a.lram", "--task", "metaworld/reach-v2",
+            "--target", "tensorrt", "--device", "n100",
+        )[1]  # fmt: skip
+        assert "has no NVIDIA GPU" in line
+        assert "inspect ... --device n100" in line
