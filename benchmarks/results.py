@@ -63,10 +63,10 @@ def speed_table(measured: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
         for target, r in results.items():
             against = "" if openvino is None else f"{openvino / r['p50_ms']:.2f}"
             memory = "-" if r["peak_memory"] is None else f"{r['peak_memory'] / 1e6:.0f} MB"
-            lines.append(
-                f"| {size} | `{r['precision'] if target == 'original' else precision}` | {target} | "
-                f"{r['p50_ms']:.3g} | {r['p99_ms']:.3g} | {original / r['p50_ms']:.1f} | {against} | {r['floor_ratio']:.2f} | {memory} |"
-            )
+            shown = r["precision"] if target == "original" else precision
+            numbers = (f"{r['p50_ms']:.3g}", f"{r['p99_ms']:.3g}", f"{original / r['p50_ms']:.1f}", against)
+            cells = [size, f"`{shown}`", target, *numbers, f"{r['floor_ratio']:.2f}", memory]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -102,7 +102,8 @@ def context_lines(document: dict[str, Any]) -> list[str]:
         where = "up to no length measured" if crossing["steps"] is None else f"from {crossing['steps']:,.0f} steps on"
         lines.append(
             f"- batch {crossing['batch']}: the transformer ({crossing['transformer']}) is slower than "
-            f"{crossing['lram']} {where}; at {crossing['last']:,} steps it takes {crossing['last_ratio']:.2f} times as long"
+            f"{crossing['lram']} {where}; at {crossing['last']:,} steps it takes {crossing['last_ratio']:.2f} times as "
+            f"long"
         )
     for batch in options["batches"]:
         points = [p for p in document["points"] if p["batch"] == batch]
