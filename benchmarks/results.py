@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8", "int4"])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path("build/results"), help="bundles and numbers stay there")
-    parser.add_argument("--context", type=Path, help="JSON of benchmarks/context_length.py")
+    parser.add_argument("--context", type=Path, nargs="+", help="JSON of runs of benchmarks/context_length.py")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     measured = {}
@@ -165,7 +165,8 @@ def main() -> None:
     text = replace_section(text, "speed", [*said, *speed_table(measured)])
     text = replace_section(text, "parity", [*said, *parity_table(measured)])
     if options.context is not None:
-        text = replace_section(text, "context", context_lines(json.loads(options.context.read_text())))
+        runs = [context_lines(json.loads(path.read_text())) for path in options.context]
+        text = replace_section(text, "context", [line for run in runs for line in [*run, ""]][:-1])
     PAGE.write_text(text, encoding="utf-8")
     print(f"{PAGE}: written")
 

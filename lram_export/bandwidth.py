@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 BUFFER_BYTES = 256 * 2**20
 """Read by all threads together per pass; well beyond any cache a robot's processor has."""
+
+LEAST_PER_PASS = 256 * 2**20
+"""Bytes that a pass reads at least."""
+
+Buffer = NDArray[np.float32]
 
 
 class ReadBandwidth:
@@ -23,15 +31,17 @@ class ReadBandwidth:
         """Read ``size`` bytes, all threads together, per pass."""
         self._buffers = [np.ones(size // 4 // threads, np.float32) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads)
-        self.bytes = sum(b.nbytes for b in self._buffers)
+        # small buffers are read several times per pass: handing a pass to the threads takes longer than reading them
+        self._repeats = max(1, LEAST_PER_PASS // size)
+        self.bytes = self._repeats * sum(b.nbytes for b in self._buffers)
 
     def measure(self, passes: int = 6) -> float:
         """Bytes per second of the fastest of some passes."""
         best = 0.0
         for number in range(passes):
-            reduction = _dot if number % 2 else _bitwise_or
+            read = partial(_read, _dot if number % 2 else _bitwise_or, self._repeats)
             start = time.perf_counter()
-            list(self._pool.map(reduction, self._buffers))
+            list(self._pool.map(read, self._buffers))
             best = max(best, self.bytes / (time.perf_counter() - start))
         return best
 
@@ -44,9 +54,14 @@ class ReadBandwidth:
         self._pool.shutdown()
 
 
-def _dot(buffer: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+def _read(reduction: Callable[[Buffer], float], times: int, buffer: Buffer) -> None:
+    for _ in range(times):
+        reduction(buffer)
+
+
+def _dot(buffer: Buffer) -> float:
     return float(np.dot(buffer, buffer))
 
 
-def _bitwise_or(buffer: np.ndarray[tuple[int], np.dtype[np.float32]]) -> int:
+def _bitwise_or(buffer: Buffer) -> int:
     return int(np.bitwise_or.reduce(buffer.view(np.int64)))

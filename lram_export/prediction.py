@@ -69,7 +69,7 @@ class MachineSpeed:
         for low, high in pairwise(sizes):
             if working_set <= high:
                 share = math.log(working_set / low) / math.log(high / low)
-                return self.bandwidth[low] * (self.bandwidth[high] / self.bandwidth[low]) ** share
+                return float(self.bandwidth[low] * (self.bandwidth[high] / self.bandwidth[low]) ** share)
         return self.bandwidth[sizes[-1]]
 
     def to_json(self) -> dict[str, Any]:

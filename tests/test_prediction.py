@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from lram_export import measuring
 from lram_export.benchmark import BenchResult
-from lram_export.checkpoint import load_checkpoint
 from lram_export.compile_cache import FOLDER_VARIABLE
 from lram_export.devices import DEVICES, find_device
 from lram_export.lowering import lower
 from lram_export.measuring import fit, measure_machine, measured_speed, small_model, this_device
 from lram_export.precision import PRECISIONS
 from lram_export.prediction import MachineSpeed, Prediction, TargetSpeed, choose, predict, shipped_speed
-from lram_export.presets import preset_config
+from lram_export.presets import preset_config, random_checkpoint
 from lram_export.quantization import QuantizationOptions, quantize
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
 from lram_export.tasks import resolve_task
@@ -31,14 +30,14 @@ STATE_MS = GOLDEN / "state_ms" / "model.zip"
 
 class TestSizes:
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
-    def test_weights_are_as_large_as_a_step_graphs_before_anything_is_pruned(self, precision: str) -> None:
-        checkpoint = load_checkpoint(GOLDEN / "state_m" / "model.zip")
-        policy = lower(checkpoint, resolve_task("metaworld/reach-v2"), name="x")
+    def test_weights_are_as_large_as_those_of_a_step_graph_that_uses_all(self, precision: str, tmp_path: Path) -> None:
+        config = dataclasses.replace(small_model("16m"), num_blocks=1)
+        task = dataclasses.replace(resolve_task("metaworld/reach-v2"), observation_dim=204, action_dim=8)
+        policy = lower(random_checkpoint(config, tmp_path), task, name="x")
         if precision != "fp32":
             policy = quantize(policy, QuantizationOptions(precision=precision), None)
-        predicted = weight_bytes(checkpoint.config, precision)
-        # the graph has one encoder and the head's rows that the task reads, and packs 4x4 blocks to 16x16
-        assert 0.5 * predicted < policy.weight_bytes < 1.5 * predicted
+        packed = 3 * config.inner_size * (16 - 4) * 4  # the graph packs blocks of 4 to blocks of 16
+        assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision), rel=1e-3)
 
     def test_published_sizes_have_their_published_weights(self) -> None:
         assert weight_bytes(preset_config("206m"), "fp32") / 4 == pytest.approx(202e6, rel=0.02)
@@ -166,7 +165,7 @@ class TestCommand:
             succeed("inspect", STATE_MS, "--device", "raspberry-pi-5", "--rate", "50", "--json").stdout
         )
         assert document["device"]["cores"] == 4
-        assert document["measured"] == shipped_speed().to_json()
+        assert MachineSpeed.from_json(document["measured"]) == shipped_speed()
         assert {"target", "precision", "floor", "seconds", "margin", "fits"} <= set(document["predictions"][0])
         assert document["choice"]["precision"] == "fp32"  # a tiny model
         text = succeed("inspect", STATE_MS, "--device", "raspberry-pi-5", "--rate", "50").output

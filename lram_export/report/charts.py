@@ -6,10 +6,12 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from lram_export.parity import tolerance
@@ -156,7 +158,7 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def _styles(rows: Sequence[Row]) -> list[tuple[Row, dict[str, object]]]:
+def _styles(rows: Sequence[Row]) -> list[tuple[Row, dict[str, Any]]]:
     """A colour per target and a kind of line, so that a print in grey can be read, too."""
     return [
         (row, {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "label": row.label})
@@ -310,4 +312,5 @@ def _choice(axes: Axes, rows: list[Row]) -> None:
     axes.set_ylabel("typical relative error of the logits")
     legend = axes.legend(loc="best")
     for handle in legend.legend_handles:
-        handle.set_sizes([40])
+        if isinstance(handle, PathCollection):  # dots of one size: the sizes are those on disk
+            handle.set_sizes([40])
