@@ -28,6 +28,14 @@ def tokens_at_once(rows: int) -> int:
     return next(count for count in (3, 2, 1) if rows % count == 0)
 
 
+@T.inline
+def clear(total, count, vectors, lanes):
+    """Zeros into the sums of ``count`` tokens."""
+    for t in T.unroll(count):
+        for v in T.unroll(vectors):
+            total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+
+
 def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
     """y = W x for floating-point weights.
 
@@ -54,9 +62,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
         for tile in jobs_loop(parts * tiles, size):
             for first in T.serial(rows // group):
                 total = T.alloc_buffer((group, TILE), "float32", scope="local")
-                for t in T.unroll(group):
-                    for v in T.unroll(vectors):
-                        total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                clear(total, group, vectors, lanes)
                 for i in T.serial(cols):
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
@@ -250,9 +256,7 @@ def dense_int4_dot(
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope="local")
-                    for t in T.unroll(group):
-                        for v in T.unroll(vectors):
-                            total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                    clear(total, group, vectors, lanes)
                     for g in T.serial(groups):
                         of_group = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
                         for p in T.unroll(group * PLANES):
@@ -322,9 +326,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 total = T.alloc_buffer((group, TILE), "float32", scope="local")
-                for t in T.unroll(group):
-                    for v in T.unroll(vectors):
-                        total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                clear(total, group, vectors, lanes)
                 for i in T.serial(quads):
                     for v in T.unroll(vectors):
                         word = T.bind(
@@ -354,9 +356,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
     @T.inline
     def add_group(x, weight, weight_scales, total, tile, first, part, g, octets):
         of_group = T.alloc_buffer((group, outputs), "float32", scope="local")
-        for t in T.unroll(group):
-            for v in T.unroll(vectors):
-                of_group[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+        clear(of_group, group, vectors, lanes)
         for i in T.serial(octets):
             for v in T.unroll(vectors):
                 both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
@@ -387,9 +387,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope="local")
-                    for t in T.unroll(group):
-                        for v in T.unroll(vectors):
-                            total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
+                    clear(total, group, vectors, lanes)
                     for g in T.serial(cols // GROUP):
                         add_group(x, weight, weight_scales, total, tile, first, part, g, GROUP // 8)
                     if cols % GROUP != 0:
