@@ -34,6 +34,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         check_code_generator(platform)
         find_compiler(platform)
         if platform.gpu is not None:
+            _check_gpu_sizes(policy, platform.name)
             find_nvcc(platform)
     arrays, matrices = pack_weights(policy)
     weights_path = directory / WEIGHTS_FILE
@@ -67,6 +68,19 @@ def check_sizes(policy: LoweredPolicy) -> None:
             raise UsageError(f"tvm: {name}: expected a multiple of 16, got {width}; use another target")
     if config.qkv_block_size not in (1, 2, 4):
         raise UsageError(f"tvm: qkv_block_size: expected 1, 2 or 4, got {config.qkv_block_size}; use another target")
+
+
+GPU_THREADS = 256
+"""Of a block, as in `kernels/tvm/gpu.py`."""
+
+
+def _check_gpu_sizes(policy: LoweredPolicy, platform: str) -> None:
+    """Raise UsageError where a kernel would need more threads than a block has."""
+    config = policy.checkpoint.config
+    needed = {"gates of an mLSTM block times 3": 6 * config.num_heads, "action_dim": policy.task.action_dim or 1}
+    for name, count in needed.items():
+        if count > GPU_THREADS:
+            raise UsageError(f"tvm: {platform}: {name}: expected at most {GPU_THREADS}, got {count}; use a processor")
 
 
 def _epsilons(policy: LoweredPolicy) -> Epsilons:

@@ -29,7 +29,7 @@ class ReadBandwidth:
 
     def __init__(self, threads: int, size: int = BUFFER_BYTES) -> None:
         """Read ``size`` bytes, all threads together, per pass."""
-        self._buffers = [np.ones(size // 4 // threads, np.float32) for _ in range(threads)]
+        self._buffers = [np.ones(2 * (size // 8 // threads), np.float32) for _ in range(threads)]  # also read as int64
         self._pool = ThreadPoolExecutor(threads)
         # small buffers are read several times per pass: handing a pass to the threads takes longer than reading them
         self._repeats = max(1, LEAST_PER_PASS // size)

@@ -77,8 +77,8 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
         for precision in PRECISIONS_MEASURED:
             chosen = [c for c in contenders if c.name.split()[1] == precision]
             if chosen:
-                for contender, result in zip(chosen, bench_together(chosen, options, progress).results, strict=True):
-                    width, _, target = contender.name.split()
+                for name, result in _bench(chosen, options, progress).items():
+                    width, _, target = name.split()
                     results[width, precision, target] = result
             measure_curve()
     # the speed of a shared machine's memory swings within seconds
@@ -95,6 +95,18 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
     speed = MachineSpeed(cpu_model(), threads, today, bandwidth, tuple(speeds), _versions())
     CompileCache.of("machine").write(_identity(targets), memoryview(json.dumps(speed.to_json()).encode()))
     return speed
+
+
+def _bench(contenders: list[Contender], options: BenchOptions, progress: Progress) -> dict[str, BenchResult]:
+    """Results by name; what fails is left out."""
+    broken: list[str] = []
+
+    def failed(contender: Contender, error: LramError) -> None:
+        broken.append(contender.name)
+
+    report = bench_together(contenders, options, progress, failed)
+    alive = [contender.name for contender in contenders if contender.name not in broken]
+    return dict(zip(alive, report.results, strict=True))
 
 
 def this_device(speed: MachineSpeed) -> DeviceProfile:

@@ -22,7 +22,11 @@ from typing import Any
 
 from lram_export.config import ModelConfig
 from lram_export.devices import DeviceProfile
-from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
+from lram_export.sizes import state_bytes, weight_bytes
+
+REACHABLE = 0.8
+"""Share of the bandwidth a maker states that reads reach; an assumption. What was measured on this machine
+has it in."""
 
 SYSTEM_BYTES = 1_000_000_000
 """What an operating system without a desktop and its services keep for themselves; an assumption."""
@@ -114,34 +118,45 @@ def shipped_speed() -> MachineSpeed:
 
 
 def predict(
-    config: ModelConfig, device: DeviceProfile, speed: MachineSpeed, rate: float | None, here: bool = False
+    config: ModelConfig,
+    device: DeviceProfile,
+    speed: MachineSpeed,
+    rate: float | None,
+    here: bool = False,
+    batch: int = 1,
 ) -> list[Prediction]:
     """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
 
-    ``rate`` is that of the control loop, in Hz. A Jetson also gets the target `tensorrt`, of which only the floor is
-    known.
+    ``rate`` is that of the control loop, in Hz; ``batch`` the rows of a step, each with a state of its own. A Jetson
+    also gets the target `tensorrt`, of which only the floor is known.
     """
     from lram_export.tensorrt.memory import LIBRARIES_BYTES
 
     found = []
     for measured in speed.targets:
-        weights, state = weight_bytes(config, measured.precision), state_bytes(config)
-        moved = moved_bytes(config, measured.precision)
+        weights, state = weight_bytes(config, measured.precision), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
-        seconds = config.num_blocks * measured.per_block + moved / (measured.efficiency * bandwidth)
+        # an efficiency over 1 is this machine's cache, which another one need not have
+        reached = measured.efficiency if here else REACHABLE * min(measured.efficiency, 1.0)
+        seconds = config.num_blocks * measured.per_block + (weights + 2 * state) / (reached * bandwidth)
         memory = int(measured.base_memory + measured.memory_factor * weights) + 2 * state
-        found.append(_prediction(measured.target, measured.precision, config, device, memory, bandwidth, seconds, rate))
+        names = measured.target, measured.precision
+        found.append(_prediction(*names, weights, state, device, memory, bandwidth, seconds, rate))
     if device.compute_capability is not None:
         for precision in ("fp32", "fp16", "int8", "int4"):
-            memory = weight_bytes(config, precision) + 2 * state_bytes(config) + LIBRARIES_BYTES
-            found.append(_prediction("tensorrt", precision, config, device, memory, device.bandwidth, None, rate))
+            weights, state = weight_bytes(config, precision), batch * state_bytes(config)
+            memory = weights + 2 * state + LIBRARIES_BYTES
+            found.append(
+                _prediction("tensorrt", precision, weights, state, device, memory, device.bandwidth, None, rate)
+            )
     return found
 
 
 def _prediction(
     target: str,
     precision: str,
-    config: ModelConfig,
+    weights: int,
+    state: int,
     device: DeviceProfile,
     memory: int,
     bandwidth: float,
@@ -151,11 +166,11 @@ def _prediction(
     return Prediction(
         target=target,
         precision=precision,
-        weights=weight_bytes(config, precision),
-        state=state_bytes(config),
+        weights=weights,
+        state=state,
         memory=memory,
         fits=memory <= device.memory - SYSTEM_BYTES,
-        floor=moved_bytes(config, precision) / bandwidth,
+        floor=(weights + 2 * state) / bandwidth,
         seconds=seconds,
         margin=None if rate is None or seconds is None else 1 / (rate * seconds),
     )

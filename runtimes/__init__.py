@@ -72,11 +72,19 @@ def unavailable(target: str, artifact: LoadedArtifact | None = None) -> str | No
 def load_verifier(target: str, artifact: LoadedArtifact, threads: int) -> tuple[Runtime, str]:
     """What verifies an artifact here, and its name: the target's own runtime, else its stand-in."""
     check_verifiable(target)
-    if target in STAND_INS and unavailable(target, artifact) is not None:
+    if target in STAND_INS and not _covers(target, artifact):
         name, entry = STAND_INS[target]
         stand_in: Runtime = import_module(entry.module).load(artifact, threads)
-        return stand_in, name
+        return stand_in, getattr(stand_in, "verified_as", name)
     return load_runtime(target, artifact, threads), target
+
+
+def _covers(target: str, artifact: LoadedArtifact) -> bool:
+    """Whether a target's own runtime runs everything that is in an artifact; a module may have a say, ``covers``."""
+    if unavailable(target, artifact) is not None:
+        return False
+    covers = getattr(import_module(RUNTIMES[target].module), "covers", None)
+    return True if covers is None else bool(covers(artifact))
 
 
 def check_verifiable(target: str) -> None:

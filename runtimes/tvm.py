@@ -97,6 +97,11 @@ def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
     return f"no library for this processor ({reasons}); export again with --target tvm --platform host"
 
 
+def covers(artifact: LoadedArtifact) -> bool:
+    """Whether what is loaded here is all that the artifact has: one library, and it runs on this machine."""
+    return len(artifact.platforms) == 1 and _fitting(artifact) is not None
+
+
 def _fitting(artifact: LoadedArtifact) -> TvmPlatform | None:
     """The most demanding platform of an artifact that this processor meets."""
     there = [platform for name, platform in PLATFORMS.items() if name in artifact.platforms]
@@ -134,6 +139,13 @@ def load_library(
 
             return GpuRuntime(path, weights, artifact.spec, platform.memory_columns, tvm.cuda(0))
         return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)
-    except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:  # tvm_ffi raises by kind of check
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ImportError,
+    ) as error:  # tvm_ffi raises by kind of check
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: TVM cannot run it ({lines[0]}); export it again with this version of TVM") from None

@@ -318,7 +318,6 @@ class TestAuto:
         assert choice["max_disagreement"] == bound
         chosen = choice["chosen"]
         assert 0 < chosen["disagreement"] <= chosen["disagreement_high"] <= bound
-        assert len(choice["tried"]) > 1
         assert chosen["bytes"] == min(t["bytes"] for t in choice["tried"] if t["disagreement_high"] <= bound)
         assert len({group["format"] for group in choice["groups"]}) > 1
         assert chosen["bytes"] < strict["chosen"]["bytes"]

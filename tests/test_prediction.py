@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lram_export import measuring
+from lram_export.bandwidth import ReadBandwidth
 from lram_export.benchmark import BenchResult
 from lram_export.compile_cache import FOLDER_VARIABLE
 from lram_export.devices import DEVICES, find_device
@@ -90,17 +91,30 @@ class TestModel:
         assert 40e9 < speed.bandwidth_of(2**26) < 150e9
         assert speed.bandwidth_of(2**25) == 150e9
 
-    def test_a_step_is_never_predicted_faster_than_its_floor_where_the_stream_is_not(self) -> None:
-        truth = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)
-        speed = MachineSpeed("", 2, "", BANDWIDTH, (truth,))
+    def test_another_device_is_never_predicted_faster_than_its_floor(self) -> None:
+        config = preset_config("206m")
         for device in DEVICES.values():
-            predictions = predict(preset_config("206m"), device, speed, rate=50)
-            native = predictions[0]
-            assert native.floor == moved_bytes(preset_config("206m"), "fp32") / device.bandwidth
-            assert native.seconds is not None
-            assert native.seconds > native.floor
-            assert native.margin == pytest.approx(1 / (50 * native.seconds))
+            predictions = predict(config, device, shipped_speed(), rate=50)
+            for p in predictions:
+                assert p.floor == moved_bytes(config, p.precision) / device.bandwidth
+                if p.seconds is not None:
+                    assert p.seconds > p.floor
+                    assert p.margin == pytest.approx(1 / (50 * p.seconds))
             assert ("tensorrt" in {p.target for p in predictions}) == (device.compute_capability is not None)
+
+    def test_every_row_of_a_batch_has_a_state_of_its_own(self) -> None:
+        config, device = preset_config("206m"), find_device("n100")
+        one, many = (predict(config, device, shipped_speed(), None, batch=batch)[0] for batch in (1, 16))
+        assert many.state == 16 * one.state
+        assert many.memory - one.memory == 2 * 15 * state_bytes(config)
+        assert many.seconds is not None
+        assert one.seconds is not None
+        assert many.seconds > one.seconds
+
+    @pytest.mark.parametrize("threads", [1, 3, 6, 12, 14])
+    def test_bandwidth_is_measured_with_any_number_of_threads(self, threads: int) -> None:
+        with ReadBandwidth(threads, 2**22) as probe:
+            assert probe.measure(passes=2) > 0
 
     def test_measurements_survive_being_written(self) -> None:
         truth = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lram_export.bundle import Bundle
+from lram_export.errors import UsageError
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import ReportOptions, collect, read_evaluation
 from lram_export.report.page import render
@@ -145,15 +147,45 @@ class TestContent:
         assert choice.svg is not None
         assert "native int8" in choice.svg
 
-    def test_closed_loop_success_comes_from_an_evaluation(self, tmp_path: Path) -> None:
+    def test_closed_loop_success_comes_from_an_evaluation(self, bundle: Path, tmp_path: Path) -> None:
         path = tmp_path / "evaluation.json"
         success = {"value": 0.98, "low": 0.9, "high": 1.0}
         results = [
-            {"environment": "metaworld/reach-v3", "policy": "native", "success": success},
-            {"environment": "gym/Ant-v5", "policy": "native", "success": None},
+            {"environment": "metaworld/reach-v3", "policy": "native", "precision": "fp32", "success": success},
+            {"environment": "gym/Ant-v5", "policy": "native", "precision": "fp32", "success": None},
         ]
         path.write_text(json.dumps({"results": results}))
-        assert read_evaluation(path) == {"native": "metaworld/reach-v3: 98%, gym/Ant-v5: no measure of success"}
+        words = "metaworld/reach-v3: 98%, gym/Ant-v5: no measure of success"
+        assert read_evaluation(path) == {("native", "fp32"): words}
+        options = ReportOptions(measure=False)
+        rows = collect(Bundle.open(bundle), options=options, evaluation=path).rows
+        assert [row.closed_loop for row in rows] == [None, words]
+        path.write_text(json.dumps({"results": [{**results[0], "precision": "int4"}]}))
+        with pytest.raises(UsageError, match="nothing about a target"):
+            collect(Bundle.open(bundle), options=options, evaluation=path)
+
+    def test_a_target_that_is_wrong_here_is_not_called_right(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lram_export.runtimes.native import NativeRuntime
+
+        step = NativeRuntime.step
+
+        def wrong(self: NativeRuntime, *arguments: Any) -> Any:
+            output = step(self, *arguments)
+            return output._replace(action_logits=output.action_logits + 1)
+
+        monkeypatch.setattr(NativeRuntime, "step", wrong)
+        text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
+        assert "Wrong on this machine: native fp32: logit error 1, 0.0001 is allowed." in text
+        assert "within the tolerance of its precision: onnxruntime fp32." in text
+
+    def test_other_bundles_are_of_the_same_policy(self, bundle: Path, exported: ExportFunction) -> None:
+        opened, other = Bundle.open(bundle), Bundle.open(exported("state_m", targets=TARGETS))
+        with pytest.raises(UsageError, match="of another checkpoint"):
+            collect(opened, [other], ReportOptions(measure=False))
+        with pytest.raises(UsageError, match="given twice"):
+            collect(opened, [opened], ReportOptions(measure=False))
 
 
 class TestMissing:

@@ -99,6 +99,26 @@ class TestPlatforms:
         with load_policy(output, target="tvm") as policy:
             np.testing.assert_array_equal(policy.act(observation), expected)
 
+    def test_all_libraries_of_a_bundle_are_verified_not_only_the_one_that_would_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        golden, output = load_golden("state_m"), tmp_path / "policy.lram"
+        wrong = PLATFORMS["x86_64-v3"]
+
+        original_build = build_step
+
+        def build_wrong_step(config: Any, task: Any, spec: Any, interface: Any, platform: Any, *rest: Any) -> Any:
+            epsilons = replace(interface.epsilons, block=0.5 if platform is wrong else interface.epsilons.block)
+            return original_build(config, task, spec, replace(interface, epsilons=epsilons), platform, *rest)
+
+        monkeypatch.setattr("lram_export.exporters.tvm.build_step", build_wrong_step)
+        chosen = [part for name in HERE for part in ("--platform", name)]
+        options = (*golden.task_options, "--target", "tvm", *chosen, "--reference-steps", "4")
+        _, line = fail("export", golden.checkpoint, "-o", output, *options)
+        assert "disagree" in line
+        assert "x86_64-v3" in line
+        assert list(tmp_path.iterdir()) == []
+
     def test_two_platforms_of_one_name_are_one(self, tmp_path: Path) -> None:
         golden, output = load_golden("state_m"), tmp_path / "policy.lram"
         options = ("--target", "tvm", "--platform", "host", "--platform", HERE[0], "--reference-steps", "4")

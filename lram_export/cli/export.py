@@ -119,7 +119,7 @@ def export(
     if "tensorrt" in bundle.targets:
         _say_what_tensorrt_needs(output, bundle.artifact("tensorrt"), platform, quiet)
     if not no_report and not (output / REPORT_FILE).exists():
-        message(f"note: no {REPORT_FILE}, which needs: pip install 'lram-export[report]'", quiet)
+        message(f"note: no {REPORT_FILE} in it; lram-export report {output} -o {REPORT_FILE} says why", quiet)
     if precision == "int4" and not calibration:
         message("note: int4 without --calibration rounds to nearest; a recording makes it far more exact", quiet)
 

@@ -44,25 +44,32 @@ def inspect(
     if device is None and (rate is not None or measure):
         raise UsageError("--rate, --measure: only with --device")
     if device is not None:
-        print_prediction(_config(path, reading, quiet), device, rate, measure, as_json, quiet)
+        config, batch = _config(path, reading, quiet)
+        print_prediction(config, batch, device, rate, measure, as_json, quiet)
         return
     if (path / MANIFEST_FILE).is_file():
-        if reading.given:
-            raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
+        _check_no_reading(path, reading)
         _inspect_bundle(path, as_json, ConsoleProgress(quiet))
     else:
         checkpoint = reading.load(path, ConsoleProgress(quiet))
         _inspect_checkpoint(checkpoint, as_json)
 
 
-def _config(path: Path, reading: options.CheckpointOptions, quiet: bool) -> ModelConfig:
-    """The architecture in a bundle or a checkpoint."""
+def _config(path: Path, reading: options.CheckpointOptions, quiet: bool) -> tuple[ModelConfig, int]:
+    """The architecture in a bundle or a checkpoint, and the rows of a step."""
     from lram_export.bundle import Bundle
     from lram_export.manifest import MANIFEST_FILE
 
     if (path / MANIFEST_FILE).is_file():
-        return Bundle.open(path).manifest.model
-    return reading.load(path, ConsoleProgress(quiet)).config
+        _check_no_reading(path, reading)
+        manifest = Bundle.open(path).manifest
+        return manifest.model, manifest.batch_size
+    return reading.load(path, ConsoleProgress(quiet)).config, 1
+
+
+def _check_no_reading(path: Path, reading: options.CheckpointOptions) -> None:
+    if reading.given:
+        raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
 
 
 def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:

@@ -18,7 +18,13 @@ MEASURABLE = ("onnxruntime", "openvino", "native", "tvm")
 
 
 def print_prediction(
-    config: ModelConfig, device_name: str, rate: float | None, measure_again: bool, as_json: bool, quiet: bool
+    config: ModelConfig,
+    batch: int,
+    device_name: str,
+    rate: float | None,
+    measure_again: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Predict and print; `here` is measured, which takes minutes the first time.
 
@@ -37,7 +43,7 @@ def print_prediction(
     else:
         device = find_device(device_name)
         speed = _known_speed() or shipped_speed()
-    predictions = predict(config, device, speed, rate, here)
+    predictions = predict(config, device, speed, rate, here, batch)
     chosen, reason = choose(predictions)
     if as_json:
         print_json(

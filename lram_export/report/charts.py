@@ -22,21 +22,20 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 
-mpl.rcParams.update(
-    {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "lram-export",
-        "font.family": "sans-serif",
-        "font.size": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-        "legend.fontsize": 9.5,
-        "figure.constrained_layout.use": True,
-    }
-)
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "lram-export",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "figure.constrained_layout.use": True,
+}
+"""Only while a chart is drawn: somebody else's plots in this process keep their style."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def all_charts(report: Report) -> list[Chart]:
             "ties",
             "Actions beside how close the call was",
             "Every dot is one action value: how far apart the oracle's two best logits were, and how far the target's "
-            "logits were off. Only below the line can an error decide, so crosses (another action was chosen) may lie "
-            "there and nowhere else.",
+            "logits were off. Only on or above the line can an error decide, so crosses (another action was chosen) "
+            "may lie there and nowhere else.",
             _ties,
             compared,
             not_compared,
@@ -143,11 +142,12 @@ def all_charts(report: Report) -> list[Chart]:
 
 def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> str:
     """A figure as an SVG element that grows with its column and says to a screen reader what it is."""
-    figure = Figure(figsize=(5.4, 3.6))
-    axes = figure.subplots()
-    draw(axes)
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.6))
+        axes = figure.subplots()
+        draw(axes)
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

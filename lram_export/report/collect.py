@@ -18,6 +18,7 @@ from lram_export.bundle import Bundle
 from lram_export.errors import LramError, UsageError
 from lram_export.machine import cpu_model, physical_cores
 from lram_export.manifest import ArtifactEntry
+from lram_export.parity import tolerance
 from lram_export.progress import SILENT, Progress
 from lram_export.reference import StepSequence, random_steps
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
@@ -91,6 +92,7 @@ class Row:
     bundle: str
     entry: ArtifactEntry
     why_not_run: str | None = None
+    why_not_timed: str | None = None
     errors: Errors | None = None
     timing: BenchResult | None = None
     seconds: Floats | None = None
@@ -100,6 +102,15 @@ class Row:
     def label(self) -> str:
         """Target and precision."""
         return f"{self.entry.target} {self.entry.precision}"
+
+    @property
+    def beyond(self) -> str | None:
+        """What was measured here beyond the tolerance, in words; None if nothing was."""
+        if self.errors is None:
+            return None
+        bound = tolerance(self.entry.precision, self.entry.activations)
+        error = float((self.errors.relative if bound.relative else self.errors.largest).max())
+        return None if error <= bound.logit else f"{self.label}: logit error {error:.2g}, {bound.logit:.2g} is allowed"
 
 
 @dataclass(frozen=True)
@@ -138,13 +149,18 @@ def collect(
         BundleError: a damaged bundle.
     """
     options = options or ReportOptions()
+    _check_same_policy(bundle, others)
     success = {} if evaluation is None else read_evaluation(evaluation)
+    ours = {(entry.target, entry.precision) for entry in bundle.manifest.artifacts}
+    if success and not ours & set(success):
+        raise UsageError(f"{evaluation}: has nothing about a target of {bundle.path} at its precision")
     rows: list[Row] = []
     for each in (bundle, *others):
         each.check_files()
         for entry in each.manifest.artifacts:
             reason = unavailable(entry.target, each.load_artifact(entry.target)) if options.measure else "not measured"
-            rows.append(Row(str(each.path), entry, reason, closed_loop=success.get(entry.target)))
+            closed_loop = success.get((entry.target, entry.precision)) if each is bundle else None
+            rows.append(Row(str(each.path), entry, reason, closed_loop=closed_loop))
     if options.measure:
         rows = _with_errors([bundle, *others], rows, options, checkpoint, progress)
     bandwidth = None
@@ -174,15 +190,27 @@ def of_export(bundle: Bundle, recorders: Mapping[str, Recorder]) -> Report:
     return Report(bundle, tuple(rows), ReportOptions(time=False), compared, None, cpu_model(), now.isoformat())
 
 
-def read_evaluation(path: Path) -> dict[str, str]:
-    """Target -> its success in closed loop, in words, from `evaluate --json`; raises UsageError."""
+def _check_same_policy(bundle: Bundle, others: Sequence[Bundle]) -> None:
+    """Raise UsageError unless the others are other bundles of the same checkpoint."""
+    seen = {bundle.path.resolve()}
+    for other in others:
+        if other.path.resolve() in seen:
+            raise UsageError(f"--also: {other.path} is given twice")
+        seen.add(other.path.resolve())
+        if other.manifest.source.get("sha256") != bundle.manifest.source.get("sha256"):
+            raise UsageError(f"--also: {other.path} is of another checkpoint than {bundle.path}")
+
+
+def read_evaluation(path: Path) -> dict[tuple[str, str], str]:
+    """(target, precision) -> its success in closed loop, in words, from `evaluate --json`; raises UsageError."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        found: dict[str, list[str]] = {}
+        found: dict[tuple[str, str], list[str]] = {}
         for result in results:
             success = result["success"]
             words = "no measure of success" if success is None else f"{100 * float(success['value']):.0f}%"
-            found.setdefault(str(result["policy"]), []).append(f"{result['environment']}: {words}")
+            key = str(result["policy"]), str(result["precision"])
+            found.setdefault(key, []).append(f"{result['environment']}: {words}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({error})") from None
     return {policy: ", ".join(lines) for policy, lines in found.items()}
@@ -203,7 +231,11 @@ def _with_errors(
             filled.append(row)
             continue
         bundle = by_path[row.bundle]
-        runtime = load_runtime(row.entry.target, bundle.load_artifact(row.entry.target), options.threads)
+        try:
+            runtime = load_runtime(row.entry.target, bundle.load_artifact(row.entry.target), options.threads)
+        except LramError as error:
+            filled.append(dataclasses.replace(row, why_not_run=str(error)))
+            continue
         oracle = oracles[row.bundle]
         try:
             with progress.stage(f"comparing {row.label}", len(oracle.inputs)) as advance:
@@ -289,13 +321,13 @@ class Recorder:
         flat = difference.reshape(len(difference), -1)
         norm = np.linalg.norm(expected.reshape(len(expected), -1), axis=1)
         per_action = difference.reshape(-1, difference.shape[-1])
-        best = np.sort(expected.reshape(per_action.shape), axis=1)[:, -2:]
+        best = np.sort(expected.reshape(per_action.shape), axis=1)[:, -2:]  # twice the same where there is one
         sample = np.random.default_rng(0).permutation(flat.size)[:SIGNED_ERRORS]
         return Errors(
             largest=np.abs(flat).max(axis=1),
             relative=np.linalg.norm(flat, axis=1) / np.maximum(norm, 1e-30),
             signed=flat.reshape(-1)[sample],
-            gaps=best[:, 1] - best[:, 0],
+            gaps=best[:, -1] - best[:, 0],
             differences=np.abs(per_action).max(axis=1),
             different=(np.stack(self._actions) != np.asarray(actions)).reshape(-1),
             state_steps=np.array(self._steps),
@@ -330,5 +362,8 @@ def _with_times(rows: list[Row], options: ReportOptions, progress: Progress) -> 
     filled = []
     for row in rows:
         timing, seconds = timed.get(id(row), (None, None))
-        filled.append(dataclasses.replace(row, timing=timing, seconds=seconds))
+        reason = (
+            failed.get(next(i for i, r in enumerate(running) if r is row)) if any(row is r for r in running) else None
+        )
+        filled.append(dataclasses.replace(row, timing=timing, seconds=seconds, why_not_timed=reason))
     return filled, report.bandwidth

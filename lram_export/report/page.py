@@ -47,6 +47,9 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     failed = [row.label for row in own if row.entry.parity is not None and not row.entry.parity.passed]
     elsewhere = [f"{r.label} (on {r.entry.verified_by})" for r in own if _elsewhere(r)]
     lines = []
+    beyond = [row.beyond for row in own if row.beyond is not None]
+    if beyond:
+        lines.append({"kind": "bad", "text": f"Wrong on this machine: {'; '.join(beyond)}."})
     if failed:
         lines.append({"kind": "bad", "text": f"Not what the reference model does: {', '.join(failed)}."})
     if unverified:
@@ -54,7 +57,11 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     if elsewhere:
         text = f"Verified at export, but not where it will run: {', '.join(elsewhere)}. Run lram-export verify there."
         lines.append({"kind": "open", "text": text})
-    good = [r.label for r in own if r.entry.parity is not None and r.entry.parity.passed and not _elsewhere(r)]
+    good = [
+        r.label
+        for r in own
+        if r.entry.parity is not None and r.entry.parity.passed and not _elsewhere(r) and r.beyond is None
+    ]
     if good:
         text = f"Does what the reference model does, within the tolerance of its precision: {', '.join(good)}."
         lines.append({"kind": "good", "text": text})
@@ -127,6 +134,8 @@ def _notes(report: Report) -> list[str]:
         for row in report.rows:
             if row.why_not_run is not None:
                 notes.append(f"{row.label} was not run: {row.why_not_run}.")
+            if row.why_not_timed is not None:
+                notes.append(f"{row.label} was not timed: {row.why_not_timed}.")
     others = sorted({row.bundle for row in report.rows} - {str(report.bundle.path)})
     if others:
         notes.append(f"Other bundles in the table: {', '.join(others)}.")

@@ -10,6 +10,7 @@ import dataclasses
 import platform as host
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from lram_export.errors import UsageError
@@ -192,6 +193,8 @@ def unmet(platform: TvmPlatform) -> str | None:
     if missing:
         return f"this processor has no {', '.join(missing)}"
     if platform.gpu is not None:
+        if find_spec("cuda") is None:
+            return "TVM compiles its kernels with cuda-bindings, which is not installed: pip install cuda-bindings"
         found = compute_capability()
         if found is None:
             return "there is no NVIDIA GPU with a driver"
