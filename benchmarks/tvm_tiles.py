@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lram_export.kernel_layout import TILE
-from lram_export.kernels.tvm import dense, mlstm
+from lram_export.kernels.tvm.cpu import dense, mlstm
 from lram_export.presets import PRESETS
 
 HIDDEN, _ = PRESETS["206m"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
+from lram_export.kernels.tvm.gpu import THREADS
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.step import MLSTMBlock, SLSTMBlock
@@ -70,17 +71,13 @@ def check_sizes(policy: LoweredPolicy) -> None:
         raise UsageError(f"tvm: qkv_block_size: expected 1, 2 or 4, got {config.qkv_block_size}; use another target")
 
 
-GPU_THREADS = 256
-"""Of a block, as in `kernels/tvm/gpu.py`."""
-
-
 def _check_gpu_sizes(policy: LoweredPolicy, platform: str) -> None:
     """Raise UsageError where a kernel would need more threads than a block has."""
     config = policy.checkpoint.config
     needed = {"gates of an mLSTM block times 3": 6 * config.num_heads, "action_dim": policy.task.action_dim or 1}
     for name, count in needed.items():
-        if count > GPU_THREADS:
-            raise UsageError(f"tvm: {platform}: {name}: expected at most {GPU_THREADS}, got {count}; use a processor")
+        if count > THREADS:
+            raise UsageError(f"tvm: {platform}: {name}: expected at most {THREADS}, got {count}; use a processor")
 
 
 def _epsilons(policy: LoweredPolicy) -> Epsilons:

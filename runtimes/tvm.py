@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lram_export.runtimes.protocol import (
 )
 from lram_export.specification import StepSpec
 from lram_export.tvm.interface import (
+    INTERFACE_FILE,
     STEP_FUNCTION,
     WEIGHTS_FILE,
     Interface,
@@ -89,6 +91,10 @@ class TvmRuntime:
         self._state, self._arrays = {}, []
 
 
+_REFUSALS = (RuntimeError, OSError, ValueError, TypeError, AttributeError, ImportError)
+"""What TVM raises for a library that it does not accept: which of them depends on the check."""
+
+
 def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
     """Why an artifact cannot run here, in one line; None if it can."""
     if artifact is None or _fitting(artifact) is not None:
@@ -122,14 +128,24 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     platform = _fitting(artifact)
     if platform is None:
         raise UsageError(f"{artifact.directory}: {unavailable(artifact)}")
-    path = artifact.directory / library_file(platform.name)
-    return load_library(artifact, read_interface(artifact.directory), path, platform, threads)
+    return load_own_library(artifact, platform, threads)
+
+
+def load_own_library(artifact: LoadedArtifact, platform: TvmPlatform, threads: int) -> Runtime:
+    """The runtime of an artifact's library for a platform; raises BundleError."""
+    interface = read_interface(artifact.directory)
+    columns = interface.memory_columns.get(platform.name)
+    if columns is None:
+        raise BundleError(f"{artifact.directory}: the manifest names {platform.name}, {INTERFACE_FILE} does not")
+    # as it was compiled, whatever size this version would choose
+    compiled = dataclasses.replace(platform, memory_columns=columns)
+    return load_library(artifact, interface, artifact.directory / library_file(platform.name), compiled, threads)
 
 
 def load_library(
     artifact: LoadedArtifact, interface: Interface, path: Path, platform: TvmPlatform, threads: int
 ) -> Runtime:
-    """The runtime of a library for a platform; raises BundleError."""
+    """The runtime of a library that was compiled for a platform; raises BundleError."""
     weights = map_weights(interface.weights, artifact.directory / WEIGHTS_FILE)
     try:
         if platform.gpu is not None:
@@ -139,13 +155,6 @@ def load_library(
 
             return GpuRuntime(path, weights, artifact.spec, platform.memory_columns, tvm.cuda(0))
         return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)
-    except (
-        RuntimeError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ImportError,
-    ) as error:  # tvm_ffi raises by kind of check
+    except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: TVM cannot run it ({lines[0]}); export it again with this version of TVM") from None

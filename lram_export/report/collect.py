@@ -348,22 +348,20 @@ def _with_times(rows: list[Row], options: ReportOptions, progress: Progress) -> 
     if not running:
         return rows, None
     contenders = [Contender(row.label, Bundle.open(row.bundle), row.entry.target) for row in running]
-    failed: dict[int, str] = {}
+    reasons: list[str | None] = [None] * len(running)
 
     def fail(contender: Contender, error: LramError) -> None:
-        failed[contenders.index(contender)] = str(error)
+        reasons[contenders.index(contender)] = str(error)
 
     settings = BenchOptions((), options.threads, steps=options.steps, rate=options.rate)
     report = bench_together(contenders, settings, progress, fail)
-    succeeded = [row for number, row in enumerate(running) if number not in failed]
-    timed = {
-        id(row): pair for row, pair in zip(succeeded, zip(report.results, report.samples, strict=True), strict=True)
-    }
+    measured = iter(zip(report.results, report.samples, strict=True))
     filled = []
     for row in rows:
-        timing, seconds = timed.get(id(row), (None, None))
-        reason = (
-            failed.get(next(i for i, r in enumerate(running) if r is row)) if any(row is r for r in running) else None
-        )
+        if row.why_not_run is not None:
+            filled.append(row)
+            continue
+        reason = reasons.pop(0)
+        timing, seconds = (None, None) if reason is not None else next(measured)
         filled.append(dataclasses.replace(row, timing=timing, seconds=seconds, why_not_timed=reason))
     return filled, report.bandwidth

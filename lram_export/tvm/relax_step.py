@@ -14,7 +14,8 @@ import tvm
 from tvm import relax
 
 from lram_export.config import IMPALA_CHANNELS, ModelConfig
-from lram_export.kernels.tvm import cpu, dense, gpu, mlstm
+from lram_export.kernels.tvm import cpu, gpu
+from lram_export.kernels.tvm.cpu import dense, mlstm
 from lram_export.precision import GROUP
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
@@ -38,7 +39,7 @@ def build_step(
 ) -> tvm.IRModule:
     """The module with the function `step`, whose parameters are inputs, outputs, weights and states, in this order.
 
-    ``kernels`` is `kernels/tvm/cpu.py` or `kernels/tvm/gpu.py`; by default what the platform has.
+    ``kernels`` is `kernels/tvm/cpu` or `kernels/tvm/gpu`; by default what the platform has.
     """
     chosen = kernels or (gpu if platform.gpu is not None else cpu)
     return _StepBuilder(config, task, spec, interface, platform, chosen).build()
@@ -134,7 +135,7 @@ class _StepBuilder:
     def _weight(self, name: str) -> Value:
         return self._weights[name]
 
-    def _dense(self, name: str, x: Value, rows: int, codes: dict[str, _Codes] | None = None) -> Value:
+    def _dense(self, name: str, x: Value, rows: int) -> Value:
         """y = W x for ``rows`` tokens: (rows, width of the matrix)."""
         matrix = self._matrices[name]
         arrays = [self._weight(array) for array in matrix.arrays]

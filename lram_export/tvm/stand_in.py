@@ -21,10 +21,10 @@ from lram_export.errors import LramError
 from lram_export.kernels.tvm import cpu, gpu
 from lram_export.parity import TOLERANCES
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
-from lram_export.runtimes.tvm import load_library
+from lram_export.runtimes.tvm import load_library, load_own_library
 from lram_export.tvm.build import build_library
 from lram_export.tvm.interface import library_file, read_interface
-from lram_export.tvm.platforms import PLATFORMS, TvmPlatform, host_platform, unmet
+from lram_export.tvm.platforms import PLATFORMS, host_platform, unmet
 from lram_export.tvm.relax_step import build_step
 
 OF_TARGET, STAND_IN = "tvm", "tvm-host"
@@ -35,17 +35,12 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     platforms = [PLATFORMS[name] for name in artifact.platforms if name in PLATFORMS]
     here = [platform for platform in platforms if unmet(platform) is None]
     elsewhere = [platform for platform in platforms if platform not in here]
-    runtimes = {platform.name: _load_own(artifact, platform, threads) for platform in here}
+    runtimes = {platform.name: load_own_library(artifact, platform, threads) for platform in here}
     for on_gpu in (False, True):
         names = [platform.name for platform in elsewhere if (platform.gpu is not None) == on_gpu]
         if names:
             runtimes[", ".join(names)] = _load_representative(artifact, on_gpu, threads)
     return Together(runtimes, OF_TARGET if not elsewhere else STAND_IN)
-
-
-def _load_own(artifact: LoadedArtifact, platform: TvmPlatform, threads: int) -> Runtime:
-    path = artifact.directory / library_file(platform.name)
-    return load_library(artifact, read_interface(artifact.directory), path, platform, threads)
 
 
 def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -> Runtime:

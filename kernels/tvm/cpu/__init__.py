@@ -1,7 +1,7 @@
-"""The kernels for processors, all that a step calls. `gpu.py` has the same names."""
+"""The kernels for processors, all that a step calls. `kernels/tvm/gpu` has the same names."""
 
-from lram_export.kernels.tvm.action import choose
-from lram_export.kernels.tvm.dense import (
+from lram_export.kernels.tvm.cpu.action import choose
+from lram_export.kernels.tvm.cpu.dense import (
     dense_float,
     dense_int4_dequantized,
     dense_int4_dot,
@@ -9,10 +9,10 @@ from lram_export.kernels.tvm.dense import (
     dense_int8_dot,
     encode,
 )
-from lram_export.kernels.tvm.image import flatten, image_convolution, pool, read_image
-from lram_export.kernels.tvm.mlstm import chunk, memory, mix
-from lram_export.kernels.tvm.norms import add, embed, gated_output, head_norm, layer_norm
-from lram_export.kernels.tvm.slstm import gated, recurrence, slstm_convolution
+from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
+from lram_export.kernels.tvm.cpu.mlstm import chunk, memory, mix
+from lram_export.kernels.tvm.cpu.norms import add, embed, gated_output, head_norm, layer_norm
+from lram_export.kernels.tvm.cpu.slstm import gated, recurrence, slstm_convolution
 
 __all__ = [
     "add",

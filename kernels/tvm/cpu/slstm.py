@@ -4,7 +4,9 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernel_layout import TILE
-from lram_export.kernels.tvm import mlstm
+from lram_export.kernels.tvm.cpu import mlstm
+from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
 from lram_export.kernels.tvm.functions import (
     ACTIVATIONS,
     bind,
@@ -14,8 +16,6 @@ from lram_export.kernels.tvm.functions import (
     sigmoid,
     wide,
 )
-from lram_export.kernels.tvm.loops import jobs_loop, rows_loop
-from lram_export.kernels.tvm.mlstm import TOKENS, kept
 
 INITIAL_M = -1e30
 

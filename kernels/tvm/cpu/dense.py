@@ -14,8 +14,8 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernel_layout import TILE
+from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
-from lram_export.kernels.tvm.loops import jobs_loop, rows_loop
 from lram_export.precision import GROUP
 
 PLANES = 2

@@ -6,8 +6,8 @@ Feature maps have channels last and a border of zeros: (height + 2, width + 2, C
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
+from lram_export.kernels.tvm.cpu.loops import jobs_loop
 from lram_export.kernels.tvm.functions import relu, wide
-from lram_export.kernels.tvm.loops import jobs_loop
 
 CHANNELS_AT_ONCE = 16
 

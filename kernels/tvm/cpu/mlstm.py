@@ -9,8 +9,8 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
+from lram_export.kernels.tvm.cpu.loops import jobs_loop
 from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, wide
-from lram_export.kernels.tvm.loops import jobs_loop
 
 TOKENS = 3
 NEVER = -1e30

@@ -3,8 +3,8 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
+from lram_export.kernels.tvm.cpu.loops import rows_loop
 from lram_export.kernels.tvm.functions import lane_sum, relu, silu, wide
-from lram_export.kernels.tvm.loops import rows_loop
 
 
 @T.inline

@@ -1,0 +1,126 @@
+"""The sLSTM block for a GPU, see `kernels/tvm/cpu/slstm.py`."""
+
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from lram_export.kernel_layout import TILE
+from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
+from lram_export.kernels.tvm.cpu.slstm import INITIAL_M
+from lram_export.kernels.tvm.functions import (
+    ACTIVATIONS,
+    bind,
+    exponential,
+    hyperbolic_tangent,
+    log_sigmoid,
+    sigmoid,
+)
+from lram_export.kernels.tvm.gpu.mlstm import convolve
+from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+
+
+def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+    """See `cpu/slstm.py`: one thread per row and channel."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((TOKENS * batch, hidden), "float32"),
+        is_first: T.Buffer((batch,), "float32"),
+        weight: T.Buffer((taps, hidden), "float32"),
+        bias: T.Buffer((hidden,), "float32"),
+        window: T.Buffer((batch, taps - 1, hidden), "float32"),
+        y: T.Buffer((TOKENS * batch, hidden), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((batch * hidden + THREADS - 1) // THREADS):
+            for thread in threads():
+                job = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < batch * hidden:
+                    convolve(x, job // hidden, job % hidden, is_first, weight, bias, window, taps, y)
+
+    return kernel
+
+
+def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
+    """See `cpu/slstm.py`: a block per row and head; a thread per output of the product, then per channel."""
+    rows, hidden, tiles = TOKENS * batch, heads * width, 4 * width // TILE
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        from_conv: T.Buffer((rows, 2 * hidden), "float32"),
+        from_input: T.Buffer((rows, 2 * hidden), "float32"),
+        recurrent: T.Buffer((heads * tiles, width, TILE), "float32"),
+        bias: T.Buffer((heads, 4 * width), "float32"),
+        is_first: T.Buffer((batch,), "float32"),
+        y: T.Buffer((batch, hidden), "float32"),
+        c: T.Buffer((batch, hidden), "float32"),
+        n: T.Buffer((batch, hidden), "float32"),
+        m: T.Buffer((batch, hidden), "float32"),
+        h: T.Buffer((rows, hidden), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks(batch * heads):
+            row = T.meta_var(block // heads)
+            head = T.meta_var(block % heads)
+            raw = T.alloc_buffer((4 * width,), "float32", scope=shared())
+            held = T.alloc_buffer((width,), "float32", scope=shared())
+            for thread in threads():
+                for i in T.serial((width + THREADS - 1) // THREADS):
+                    channel = T.meta_var(i * THREADS + thread)
+                    at = T.meta_var(head * width + i * THREADS + thread)
+                    if i * THREADS + thread < width:
+                        held[channel] = kept(y[row, at], is_first[row], 1)
+                        c[row, at] = kept(c[row, at], is_first[row], 1)
+                        n[row, at] = kept(n[row, at], is_first[row], 1)
+                        m[row, at] = kept(m[row, at], is_first[row], 1, INITIAL_M)
+            for t in T.serial(TOKENS):
+                for thread in threads():
+                    for o in T.serial((4 * width + THREADS - 1) // THREADS):
+                        output = T.meta_var(o * THREADS + thread)
+                        if o * THREADS + thread < 4 * width:
+                            total = T.alloc_buffer((1,), "float32", scope="local")
+                            total[0] = bias[head, output]
+                            for i in T.serial(width):
+                                weight = T.meta_var(recurrent[head * tiles + output // TILE, i, output % TILE])
+                                total[0] = total[0] + weight * held[i]
+                            raw[output] = total[0]
+                for thread in threads():
+                    for i in T.serial((width + THREADS - 1) // THREADS):
+                        channel = T.meta_var(i * THREADS + thread)
+                        at = T.meta_var(head * width + i * THREADS + thread)
+                        token = T.meta_var(TOKENS * row + t)
+                        if i * THREADS + thread < width:
+                            if t > 0 or is_first[row] == T.float32(0):
+                                first = T.meta_var(head * 2 * width + i * THREADS + thread)
+                                entering = T.bind(from_conv[token, first] + raw[channel])
+                                forget = T.bind(from_conv[token, first + width] + raw[width + channel])
+                                z = T.bind(from_input[token, first] + raw[2 * width + channel])
+                                o_gate = T.bind(from_input[token, first + width] + raw[3 * width + channel])
+                                decayed = T.bind(log_sigmoid(forget) + m[row, at])
+                                top = T.bind(T.max(entering, decayed))
+                                entering_gate = T.bind(exponential(entering - top))
+                                forget_gate = T.bind(exponential(decayed - top))
+                                m[row, at] = top
+                                c[row, at] = forget_gate * c[row, at] + entering_gate * hyperbolic_tangent(z)
+                                n[row, at] = forget_gate * n[row, at] + entering_gate
+                                held[channel] = sigmoid(o_gate) * c[row, at] / n[row, at]
+                            h[token, at] = held[channel]
+                            y[row, at] = held[channel]
+
+    return kernel
+
+
+def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> PrimFunc:
+    """See `cpu/slstm.py`: one thread per element."""
+    function = ACTIVATIONS[activation]
+
+    @T.prim_func(s_tir=True)
+    def kernel(up: T.Buffer((rows, up_width), "float32"), y: T.Buffer((rows, size), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((rows * size + THREADS - 1) // THREADS):
+            for thread in threads():
+                at = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < rows * size:
+                    row = T.meta_var(at // size)
+                    y[row, at % size] = bind(up[row, at % size], function) * up[row, size + at % size]
+
+    return kernel
