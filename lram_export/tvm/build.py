@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform as host
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,9 +21,10 @@ def find_compiler(platform: TvmPlatform) -> str:
         found = shutil.which(name)
         if found is not None:
             return found
+    package = "g++" if host.machine() == platform.machine else platform.package
     raise UsageError(
         f"tvm: no compiler that links for {platform.name} (looked for {', '.join(platform.compilers)}); "
-        f"install one, on Debian: apt-get install {platform.package}"
+        f"install one, on Debian: apt-get install {package}"
     )
 
 

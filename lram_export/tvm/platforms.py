@@ -51,7 +51,7 @@ class TvmPlatform:
         memory_columns: columns of C that are updated at once; C is stored in tiles so wide.
         dot: how integer codes are multiplied; None: they are dequantized in registers.
         compilers: programs that can link a library for it, the first found is taken.
-        package: Debian's package with such a program.
+        package: Debian's package with such a program, for a machine of another kind.
         gpu: architecture of the GPU that runs the kernels, as CUDA calls it; the processor then only starts them.
     """
 
