@@ -177,7 +177,7 @@ class TestContent:
 
         monkeypatch.setattr(NativeRuntime, "step", wrong)
         text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
-        assert "Wrong on this machine: native fp32: logit error 1, 0.0001 is allowed." in text
+        assert "Wrong on this machine: native fp32: largest logit error 1 exceeds 0.0001: step" in text
         assert "within the tolerance of its precision: onnxruntime fp32." in text
 
     def test_other_bundles_are_of_the_same_policy(self, bundle: Path, exported: ExportFunction) -> None:

@@ -18,11 +18,11 @@ from lram_export.bundle import Bundle
 from lram_export.errors import LramError, UsageError
 from lram_export.machine import cpu_model, physical_cores
 from lram_export.manifest import ArtifactEntry
-from lram_export.parity import tolerance
-from lram_export.progress import SILENT, Progress
+from lram_export.parity import ParityMeter
+from lram_export.progress import SILENT, Advance, Progress
 from lram_export.reference import StepSequence, random_steps
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
-from lram_export.verify import load_bundle_reference
+from lram_export.verify import load_bundle_reference, parity_meter
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
@@ -87,12 +87,16 @@ class Errors:
 
 @dataclass(frozen=True)
 class Row:
-    """One target of one bundle: what the manifest says, and what was measured; None where it was not."""
+    """One target of one bundle: what the manifest says, and what was measured; None where it was not.
+
+    ``failures`` are the bounds that were exceeded in this measurement, as :meth:`ParityResult.failures` says them.
+    """
 
     bundle: str
     entry: ArtifactEntry
     why_not_run: str | None = None
     why_not_timed: str | None = None
+    failures: tuple[str, ...] = ()
     errors: Errors | None = None
     timing: BenchResult | None = None
     seconds: Floats | None = None
@@ -102,15 +106,6 @@ class Row:
     def label(self) -> str:
         """Target and precision."""
         return f"{self.entry.target} {self.entry.precision}"
-
-    @property
-    def beyond(self) -> str | None:
-        """What was measured here beyond the tolerance, in words; None if nothing was."""
-        if self.errors is None:
-            return None
-        bound = tolerance(self.entry.precision, self.entry.activations)
-        error = float((self.errors.relative if bound.relative else self.errors.largest).max())
-        return None if error <= bound.logit else f"{self.label}: logit error {error:.2g}, {bound.logit:.2g} is allowed"
 
 
 @dataclass(frozen=True)
@@ -239,10 +234,11 @@ def _with_errors(
         oracle = oracles[row.bundle]
         try:
             with progress.stage(f"comparing {row.label}", len(oracle.inputs)) as advance:
-                errors = compare(runtime, oracle, advance)
+                meter = parity_meter(bundle, row.entry.target, runtime)
+                errors = compare(runtime, oracle, meter, advance)
         finally:
             runtime.close()
-        filled.append(dataclasses.replace(row, errors=errors))
+        filled.append(dataclasses.replace(row, errors=errors, failures=tuple(meter.result().failures())))
     return filled
 
 
@@ -286,12 +282,14 @@ def _answers(bundle: Bundle, checkpoint: Checkpoint, inputs: StepSequence) -> tu
     return np.stack(actions), np.stack(logits), np.array(norms)
 
 
-def compare(runtime: Runtime, oracle: _Oracle, advance: Any = lambda amount: None) -> Errors:
-    """Step a runtime over the oracle's inputs and compare."""
+def compare(runtime: Runtime, oracle: _Oracle, meter: ParityMeter, advance: Advance) -> Errors:
+    """Step a runtime over the oracle's inputs and compare; the meter is told every step, too."""
     recorder = Recorder()
     runtime.reset()
-    for arguments in oracle.inputs:
-        recorder.add(runtime, runtime.step(*arguments))
+    for arguments, action, logits in zip(oracle.inputs, oracle.actions, oracle.logits, strict=True):
+        output = runtime.step(*arguments)
+        meter.add_step(action, logits, output.action, output.action_logits)
+        recorder.add(runtime, output)
         advance(1)
     return recorder.errors(oracle.actions, oracle.logits, oracle.norms)
 

@@ -47,7 +47,7 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     failed = [row.label for row in own if row.entry.parity is not None and not row.entry.parity.passed]
     elsewhere = [f"{r.label} (on {r.entry.verified_by})" for r in own if _elsewhere(r)]
     lines = []
-    beyond = [row.beyond for row in own if row.beyond is not None]
+    beyond = [f"{row.label}: {'; '.join(row.failures)}" for row in own if row.failures]
     if beyond:
         lines.append({"kind": "bad", "text": f"Wrong on this machine: {'; '.join(beyond)}."})
     if failed:
@@ -60,7 +60,7 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     good = [
         r.label
         for r in own
-        if r.entry.parity is not None and r.entry.parity.passed and not _elsewhere(r) and r.beyond is None
+        if r.entry.parity is not None and r.entry.parity.passed and not _elsewhere(r) and not r.failures
     ]
     if good:
         text = f"Does what the reference model does, within the tolerance of its precision: {', '.join(good)}."
