@@ -97,6 +97,12 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
     return speed
 
 
+def with_bandwidth_now(speed: MachineSpeed, progress: Progress = SILENT) -> MachineSpeed:
+    """What was measured before, with the bandwidth of these seconds: that of a shared machine differs by the hour."""
+    with progress.stage("measuring the bandwidth"):
+        return dataclasses.replace(speed, bandwidth=measure_bandwidth(speed.threads))
+
+
 def _bench(contenders: list[Contender], options: BenchOptions, progress: Progress) -> dict[str, BenchResult]:
     """Results by name; what fails is left out."""
     broken: list[str] = []

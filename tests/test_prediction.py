@@ -16,7 +16,7 @@ from lram_export.benchmark import BenchResult
 from lram_export.compile_cache import FOLDER_VARIABLE
 from lram_export.devices import DEVICES, find_device
 from lram_export.lowering import lower
-from lram_export.measuring import fit, measure_machine, measured_speed, small_model, this_device
+from lram_export.measuring import fit, measure_machine, measured_speed, small_model, this_device, with_bandwidth_now
 from lram_export.precision import PRECISIONS
 from lram_export.prediction import MachineSpeed, Prediction, TargetSpeed, choose, predict, shipped_speed
 from lram_export.presets import preset_config, random_checkpoint
@@ -209,6 +209,8 @@ class TestCommand:
         assert measured_speed(["native"]) == speed
         assert measured_speed(["native", "tvm"]) is None  # measured with other targets
         assert this_device(speed).source.startswith("measured on 20")
+        monkeypatch.setattr(measuring, "measure_bandwidth", lambda threads: {2**22: 5e9})
+        assert with_bandwidth_now(speed) == dataclasses.replace(speed, bandwidth={2**22: 5e9})
 
     def test_wrong_questions_are_refused(self) -> None:
         line = fail("inspect", STATE_MS, "--device", "toaster")[1]

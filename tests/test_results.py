@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+page = importlib.import_module("results_page")
+results = importlib.import_module("results")
 
 
-def load(name: str) -> ModuleType:
-    """A script of the folder `benchmarks` as a module."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-results = load("results")
-
-
-def timed(target: str, milliseconds: float) -> dict[str, object]:
+def timed(target: str, milliseconds: float) -> dict[str, Any]:
     return {
         "target": target,
         "precision": "fp32",
@@ -39,7 +29,7 @@ def timed(target: str, milliseconds: float) -> dict[str, object]:
 
 def test_speed_is_shown_against_the_original_and_openvino() -> None:
     found = {"bench": {"results": [timed("openvino", 3), timed("native", 1), timed("original", 20)]}, "artifacts": []}
-    lines = results.speed_table({("16m", "int8"): found})
+    lines = page.speed_table({("16m", "int8"): found})
     assert lines[2] == "| 16m | `int8` | openvino | 3 | 6 | 6.7 | 1.00 | 1.25 | 100 MB |"
     assert lines[3] == "| 16m | `int8` | native | 1 | 2 | 20.0 | 3.00 | 1.25 | 100 MB |"
     assert lines[4] == "| 16m | `fp32` | original | 20 | 40 | 1.0 | 0.15 | 1.25 | 100 MB |"
@@ -47,17 +37,69 @@ def test_speed_is_shown_against_the_original_and_openvino() -> None:
 
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- speed -->\nold\n<!-- end of speed -->\nafter\n"
-    assert results.replace_section(text, "speed", ["new", "lines"]) == (
+    assert page.replace_section(text, "speed", ["new", "lines"]) == (
         "before\n<!-- speed -->\nnew\nlines\n<!-- end of speed -->\nafter\n"
     )
     with pytest.raises(SystemExit, match="no marks"):
-        results.replace_section("nothing", "speed", [])
+        page.replace_section("nothing", "speed", [])
+
+
+def test_predictions_stand_beside_what_was_measured_and_the_near_ones_are_counted() -> None:
+    measured = {
+        ("16m", "int8"): {"bench": {"results": [timed("openvino", 4), timed("native", 1), timed("original", 9)]}}
+    }
+    predictions = [
+        {"target": "openvino", "precision": "int8", "seconds": 0.005},
+        {"target": "native", "precision": "int8", "seconds": 0.0014},
+        {"target": "native", "precision": "fp32", "seconds": 0.5},
+        {"target": "tvm", "precision": "int8", "seconds": 0.5},
+    ]
+    lines = page.prediction_table(measured, {"16m": {"predictions": predictions}})
+    assert lines[0] == "1 of 2 predictions are within 30% of the measurement."
+    assert lines[4:] == [
+        "| 16m | `int8` | openvino | 5 | 4 | 1.25 |",
+        "| 16m | `int8` | native | 1.4 | 1 | 1.40 |",
+    ]
+
+
+def played(policy: str, successes: int, agreement: dict[str, Any] | None) -> dict[str, Any]:
+    episodes = [{"success": n < successes, "episode_return": 100.0} for n in range(4)]
+    same = None if agreement is None else successes
+    return {"policy": policy, "agreement": agreement, "same_outcome": same, "episodes": episodes}
+
+
+def test_closed_loop_counts_all_environments_together_and_the_reference_once() -> None:
+    agreement = {"steps": 800, "steps_different": 3, "max_logit_error": 0.25}
+    own = [played("native", 4, agreement), played("native", 2, {**agreement, "max_logit_error": 0.5})]
+    one = {"evaluation": {"results": [played("reference", 4, None), *own]}}
+    lines = page.loop_table({"fp32": one, "int8": one})
+    assert lines[2:] == [
+        "| reference | `fp32` | 4 | 100% (51 to 100) | 100 (100 to 100) | - | - | - |",
+        "| native | `fp32` | 8 | 75% (41 to 93) | 100 (100 to 100) | 6 of 8 | 6 of 1,600 | 0.5 |",
+        "| native | `int8` | 8 | 75% (41 to 93) | 100 (100 to 100) | 6 of 8 | 6 of 1,600 | 0.5 |",
+    ]
 
 
 def test_the_page_has_the_marks_of_every_section() -> None:
-    page = results.PAGE.read_text()
-    for name in ("speed", "parity", "context"):
-        assert results.replace_section(page, name, ["x"]) != page
+    text = page.PAGE.read_text()
+    for name in ("speed", "prediction", "parity", "context", "loop"):
+        assert page.replace_section(text, name, ["x"]) != text
+
+
+def test_numbers_are_kept_and_never_those_of_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    first = results.kept(path, lambda: {"number": 1})
+    assert first["number"] == 1
+    assert results.kept(path, lambda: {"number": 2}) == first
+    path.write_text(json.dumps({**first, "where": {**first["where"], "machine": "another"}}))
+    with pytest.raises(SystemExit, match="measured with other machine; remove it to measure again"):
+        results.kept(path, lambda: {"number": 2})
+
+
+def test_a_wrong_section_is_refused_before_anything_is_measured() -> None:
+    done = subprocess.run([sys.executable, results.__file__, "--sections", "x"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'x'" in done.stderr
 
 
 def test_a_context_length_without_memory_is_said() -> None:
@@ -65,6 +107,7 @@ def test_a_context_length_without_memory_is_said() -> None:
     document = {
         "cpu": "a processor",
         "physical_cores": 2,
+        "total_memory": 8e9,
         "date": "2026-11-25T00:00:00",
         "versions": {"torch": "2"},
         "options": {"preset": "16m", "threads": 2, "batches": [1], "lengths": [50, 100]},
@@ -72,9 +115,10 @@ def test_a_context_length_without_memory_is_said() -> None:
         "crossings": [
             {"batch": 1, "transformer": "transformer", "lram": "native", "steps": None, "last": 50, "last_ratio": 0.5}
         ],
-        "points": [point, {**point, "length": 100, "ms": None}],
+        "points": [point, {**point, "length": 100, "ms": None, "skipped": "not enough memory: the cache needs 9 GB"}],
     }
-    lines = results.context_lines(document)
+    lines = page.context_lines(document, "python benchmarks/context_length.py")
     assert "| 50 | 5 (100) |" in lines
-    assert "| 100 | no memory |" in lines
+    assert "| 100 | no memory (100) |" in lines
+    assert "- transformer: stops at 100 steps; not enough memory: the cache needs 9 GB" in lines
     assert any("up to no length measured; at 50 steps it takes 0.50 times as long" in line for line in lines)

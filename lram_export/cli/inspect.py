@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
 )
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="With --device: of the control loop, in Hz.")
-@click.option("--measure", is_flag=True, help="With --device here: measure again what was measured before.")
+@click.option("--measure", is_flag=True, help="With --device here: measure the targets, too, anew.")
 @options.as_json
 @options.quiet
 def inspect(

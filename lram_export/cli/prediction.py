@@ -65,13 +65,14 @@ def print_prediction(
 
 def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
     from lram_export.exporters import EXPORTERS
-    from lram_export.measuring import measure_machine, measured_speed, this_device
+    from lram_export.measuring import measure_machine, measured_speed, this_device, with_bandwidth_now
     from lram_export.registry import load_target
 
     load_target(EXPORTERS, "pytorch")  # says what is missing: small models are exported
     targets = _installed()
-    speed = None if measure_again else measured_speed(targets)
-    speed = speed or measure_machine(targets, ConsoleProgress(quiet))
+    progress = ConsoleProgress(quiet)
+    known = None if measure_again else measured_speed(targets)
+    speed = measure_machine(targets, progress) if known is None else with_bandwidth_now(known, progress)
     return speed, this_device(speed)
 
 

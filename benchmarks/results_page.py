@@ -1,0 +1,202 @@
+"""What `docs/results.md` says of measurements: tables as lines of Markdown, and the page they are put into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lram_export.intervals import mean, success_rate
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+ORIGINAL, OPENVINO = "original", "openvino"
+ALLOWED = 0.3
+"""How far a step of this machine may be from its prediction."""
+
+Document = Mapping[str, Any]
+
+
+def replace_section(text: str, name: str, lines: Sequence[str]) -> str:
+    """The page with what stands between the marks of a section replaced."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"error: {PAGE}: no marks '<!-- {name} -->' and '<!-- end of {name} -->'")
+    return pattern.sub(lambda match: match[1] + "\n".join(lines) + "\n" + match[2], text)
+
+
+def where(documents: Iterable[Document], command: str) -> list[str]:
+    """The machine, the days and the versions of some measurements, which are those of one machine."""
+    found = [document["where"] for document in documents]
+    days = sorted({place["date"] for place in found})
+    dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    versions = ", ".join(f"{name} {number}" for name, number in found[0]["versions"].items())
+    return [
+        f"Machine: {found[0]['machine']}.",
+        f"Date: {dates}. Versions: {versions}.",
+        f"Command: `{command}`.",
+        "",
+    ]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table of Markdown."""
+    return [
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
+    """Milliseconds per step and what they are against the original, OpenVINO and the floor; keys: size, precision."""
+    rows = []
+    for (size, precision), document in measured.items():
+        results = {r["target"]: r for r in document["bench"]["results"]}
+        original, openvino = results[ORIGINAL]["p50_ms"], results.get(OPENVINO, {}).get("p50_ms")
+        for target, r in results.items():
+            rows.append(
+                [
+                    size,
+                    f"`{r['precision'] if target == ORIGINAL else precision}`",
+                    target,
+                    f"{r['p50_ms']:.3g}",
+                    f"{r['p99_ms']:.3g}",
+                    f"{original / r['p50_ms']:.1f}",
+                    "-" if openvino is None else f"{openvino / r['p50_ms']:.2f}",
+                    f"{r['floor_ratio']:.2f}",
+                    "-" if r["peak_memory"] is None else f"{r['peak_memory'] / 1e6:.0f} MB",
+                ]
+            )
+    columns = ["size", "precision", "target", "p50 ms", "p99", "against the original", "against openvino", "x floor"]
+    return table([*columns, "memory"], rows)
+
+
+def prediction_table(measured: Mapping[tuple[str, str], Document], predicted: Mapping[str, Document]) -> list[str]:
+    """What `inspect --device here` said before, by size, beside what `bench` measured; and how many were near."""
+    rows, near = [], 0
+    for (size, precision), document in measured.items():
+        expected = {
+            p["target"]: 1e3 * p["seconds"] for p in predicted[size]["predictions"] if p["precision"] == precision
+        }
+        for r in document["bench"]["results"]:
+            if r["target"] not in expected:
+                continue
+            ratio = expected[r["target"]] / r["p50_ms"]
+            near += abs(ratio - 1) <= ALLOWED
+            milliseconds = (f"{expected[r['target']]:.3g}", f"{r['p50_ms']:.3g}")
+            rows.append([size, f"`{precision}`", r["target"], *milliseconds, f"{ratio:.2f}"])
+    columns = ["size", "precision", "target", "predicted ms", "measured ms", "predicted / measured"]
+    return [
+        f"{near} of {len(rows)} predictions are within {ALLOWED:.0%} of the measurement.",
+        "",
+        *table(columns, rows),
+    ]
+
+
+def parity_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
+    """What verification found over the recorded steps."""
+    rows = []
+    for (size, precision), document in measured.items():
+        for entry in document["artifacts"]:
+            parity = entry["parity"]
+            rows.append(
+                [
+                    size,
+                    f"`{precision}`",
+                    entry["target"],
+                    f"{sum(file['size'] for file in entry['files']) / 1e6:.1f} MB",
+                    f"{parity['max_logit_error']:.2g}",
+                    f"{parity['relative_error']:.2g}",
+                    f"{parity['actions_different']} of {parity['actions']}",
+                ]
+            )
+    columns = ["size", "precision", "target", "size on disk", "largest logit error", "relative"]
+    return table([*columns, "actions that differ"], rows)
+
+
+def loop_table(measured: Mapping[str, Document]) -> list[str]:
+    """What `evaluate` found, all environments together; keys: precisions. The reference is shown once."""
+    rows, shown = [], set()
+    for precision, document in measured.items():
+        results: dict[str, list[Document]] = {}
+        for result in document["evaluation"]["results"]:
+            results.setdefault(result["policy"], []).append(result)
+        for policy, own in results.items():
+            if policy == "reference" and policy in shown:
+                continue
+            shown.add(policy)
+            rows.append([*_loop_names(policy, precision), *_loop_cells(own)])
+    columns = ["policy", "precision", "episodes", "success", "return", "same outcome as the reference"]
+    return table([*columns, "steps that differ", "largest logit error"], rows)
+
+
+def _loop_names(policy: str, precision: str) -> tuple[str, str]:
+    return (policy, "`fp32`") if policy == "reference" else (policy.partition(" ")[0], f"`{precision}`")
+
+
+def _loop_cells(results: Sequence[Document]) -> list[str]:
+    episodes = [episode for result in results for episode in result["episodes"]]
+    success = success_rate(sum(bool(episode["success"]) for episode in episodes), len(episodes))
+    gained = mean([episode["episode_return"] for episode in episodes])
+    agreements = [result["agreement"] for result in results if result["agreement"] is not None]
+    cells = [
+        str(len(episodes)),
+        f"{success.value:.0%} ({100 * success.low:.0f} to {100 * success.high:.0f})",
+        f"{gained.value:.0f} ({gained.low:.0f} to {gained.high:.0f})",
+    ]
+    if not agreements:
+        return [*cells, "-", "-", "-"]
+    same, differ = sum(r["same_outcome"] for r in results), sum(a["steps_different"] for a in agreements)
+    steps, error = sum(a["steps"] for a in agreements), max(a["max_logit_error"] for a in agreements)
+    return [*cells, f"{same} of {len(episodes)}", f"{differ:,} of {steps:,}", f"{error:.2g}"]
+
+
+def context_lines(document: Document, command: str) -> list[str]:
+    """Headlines and a table per batch size, from the JSON of benchmarks/context_length.py."""
+    options, counts = document["options"], document["parameters"]
+    said = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    lines = [
+        f"Machine: {document['cpu']}, {document['physical_cores']} cores, {document['total_memory'] / 1e9:.0f} GB, "
+        f"{options['threads']} threads.",
+        f"Date: {document['date'][:10]}. Versions: {said}.",
+        f"Command: `{command}`. Parameters: LRAM {counts['lram']:,}, transformer {counts['transformer']:,} without its "
+        f"table of positions.",
+        "",
+    ]
+    for crossing in document["crossings"]:
+        where = "up to no length measured" if crossing["steps"] is None else f"from {crossing['steps']:,.0f} steps on"
+        lines.append(
+            f"- batch {crossing['batch']}: the transformer ({crossing['transformer']}) is slower than "
+            f"{crossing['lram']} {where}; at {crossing['last']:,} steps it takes {crossing['last_ratio']:.2f} times as "
+            f"long"
+        )
+    for batch in options["batches"]:
+        points = [p for p in document["points"] if p["batch"] == batch]
+        names = list(dict.fromkeys(p["contender"] for p in points))
+        at = {(p["length"], p["contender"]): p for p in points}
+        lines += ["", f"Batch {batch}, milliseconds per environment step (weights and cache or state in MB):", ""]
+        rows = [
+            [f"{length:,}", *(_context_cell(at.get((length, name))) for name in names)]
+            for length in options["lengths"]
+            if any((length, name) in at for name in names)
+        ]
+        lines += table(["steps so far", *names], rows)
+        lines += _no_memory([p for p in points if p["ms"] is None])
+    return lines
+
+
+def _context_cell(point: Document | None) -> str:
+    if point is None:
+        return "-"
+    memory = f"{(point['weight_bytes'] + point['context_bytes']) / 1e6:,.0f}"
+    return f"no memory ({memory})" if point["ms"] is None else f"{point['ms']:.3g} ({memory})"
+
+
+def _no_memory(points: Sequence[Document]) -> list[str]:
+    """Where memory stops, for each transformer."""
+    lines = []
+    for name in dict.fromkeys(p["contender"] for p in points):
+        first = min((p for p in points if p["contender"] == name), key=lambda p: p["length"])
+        lines.append(f"- {name}: stops at {first['length']:,} steps; {first['skipped']}")
+    return ["", *lines] if lines else []
