@@ -2,12 +2,13 @@
 
     python benchmarks/results.py [--sections speed context loop] [--sizes 16m 110m 206m] [--precisions fp32 int8 int4]
 
-- `speed`: every size at every precision is exported for all targets that are installed here, verified, and timed beside
+- `speed`: every size at every precision is exported for all targets, verified, and timed beside
   the original in one run, after `inspect --device here` has predicted the time.
 - `context`: `benchmarks/context_length.py` (needs the package `transformers`), which also draws the chart.
 - `loop`: the example policy at every precision in closed loop beside the reference.
 
-Numbers are kept in a folder, so that a run can go on; `benchmarks/results_page.py` makes the tables of them.
+Numbers are kept in a folder, and `--resume` goes on after a run that ended early. `benchmarks/results_page.py` makes
+the tables of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,10 @@ from typing import Any
 
 import results_page as page
 
+from lram_export.atomic import atomic_file
+from lram_export.exporters import EXPORTERS
 from lram_export.machine import cpu_features, cpu_model, physical_cores, total_memory
+from lram_export.precision import PRECISIONS
 from lram_export.presets import PRESETS
 
 BENCHMARKS = Path(__file__).parent
@@ -44,52 +49,56 @@ ENVIRONMENTS = tuple(
         "drawer-close", "button-press-topdown", "window-open", "window-close", "faucet-open",
     )
 )  # fmt: skip
-CONTEXT_RUNS = {
-    1: (),
-    # the original's step takes seconds there, and does not change with the length
-    16: ("--windows", "2", "--steps", "2", "--history", "20"),
-}
-"""Options of `context_length.py` by batch size."""
-
 Document = dict[str, Any]
 
 
-def lram_export(*arguments: str | Path) -> str:
-    """Run a command that must succeed; returns its standard output."""
-    done = subprocess.run([*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
+def run(*command: str | Path) -> str:
+    """Run what must succeed; returns its standard output. What went wrong it says itself, on standard error."""
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"error: {' '.join(map(str, command[-12:]))}: failed; --resume goes on from here")
     return done.stdout
+
+
+def lram_export(*arguments: str | Path) -> str:
+    """Run a command of the program; returns its standard output."""
+    return run(*PROGRAM, *arguments)
 
 
 def place() -> Document:
     """Where and with what it is measured."""
     memory = (total_memory() or 0) / 1e9
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=7"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "no commit"
+    versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "machine": f"{cpu_model()}, {physical_cores()} cores, {memory:.0f} GB ({', '.join(cpu_features())})",
         "date": datetime.date.today().isoformat(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version(), **versions, "commit": commit},
     }
 
 
-def kept(path: Path, measure: Callable[[], Document]) -> Document:
-    """The file's numbers, which must be of this machine and these versions; measured now if it does not exist."""
-    here = place()
+def kept(path: Path, measure: Callable[[], Document], **options: object) -> Document:
+    """The file's numbers, which must be of this machine, these versions and options; measured if there is no file."""
+    here = {**place(), "options": options}
     if path.exists():
         document: Document = json.loads(path.read_text(encoding="utf-8"))
-        for what in ("machine", "versions"):
+        for what in ("machine", "versions", "options"):
             if document["where"][what] != here[what]:
-                raise SystemExit(f"error: {path}: measured with other {what}; remove it to measure again")
+                raise SystemExit(f"error: {path}: measured with other {what}; without --resume all is measured anew")
         return document
     document = {"where": here, **measure()}
     path.write_text(json.dumps(document), encoding="utf-8")
     return document
 
 
-def export(checkpoint: Path, bundle: Path, precision: str, *more: str) -> None:
-    """Export for all targets, which verifies."""
+def export(checkpoint: Path, bundle: Path, precision: str) -> None:
+    """Export for all targets that have the precision, which verifies."""
     say(f"{bundle.stem}: exporting")
-    targets = [part for target in TARGETS for part in ("--target", target)]
+    able = [target for target in TARGETS if precision in EXPORTERS[target].precisions]
+    targets = [part for target in able for part in ("--target", target)]
     options = ["--task", "metaworld/reach-v2", "--precision", precision, "--force", "--no-report", "--quiet"]
-    lram_export("export", checkpoint, "-o", bundle, *targets, *more, *options)
+    lram_export("export", checkpoint, "-o", bundle, *targets, *options)
 
 
 def predict(checkpoint: Path, again: bool) -> Document:
@@ -109,10 +118,11 @@ def bench(bundle: Path, steps: int) -> Document:
 
 
 def evaluate(bundle: Path, episodes: int) -> Document:
-    """Ten tasks in closed loop."""
+    """Ten tasks in closed loop, beside the float32 checkpoint."""
     say(f"{bundle.stem}: {episodes} episodes in each of {len(ENVIRONMENTS)} tasks")
     environments = [part for name in ENVIRONMENTS for part in ("--env", name)]
-    found = lram_export("evaluate", bundle, *environments, "--episodes", str(episodes), "--json", "--quiet")
+    settings = ["--episodes", str(episodes), "--checkpoint", EXAMPLE, "--json", "--quiet"]
+    found = lram_export("evaluate", bundle, *environments, *settings)
     return {"evaluation": json.loads(found)}
 
 
@@ -122,17 +132,19 @@ def measure_size(size: str, options: argparse.Namespace, again: bool) -> tuple[d
     All bundles are made first, so that prediction and measurements are of the same minutes.
     """
     folder: Path = options.folder
-    bundles = {precision: folder / f"{size}-{precision}.lram" for precision in options.precisions}
+    bundles = {precision: folder / f"speed-{size}-{precision}.lram" for precision in options.precisions}
     checkpoint = folder / size
     if not checkpoint.exists():
         lram_export("new", "--preset", size, "-o", checkpoint, "--quiet")
     for precision, bundle in bundles.items():
         if not bundle.with_suffix(".json").exists():
             export(checkpoint, bundle, precision)
-    prediction = kept(folder / f"{size}-prediction.json", partial(predict, checkpoint, again))
+    prediction = kept(folder / f"speed-{size}-prediction.json", partial(predict, checkpoint, again))
     measured = {}
     for precision, bundle in bundles.items():
-        measured[precision] = kept(bundle.with_suffix(".json"), partial(bench, bundle, options.steps))
+        measured[precision] = kept(
+            bundle.with_suffix(".json"), partial(bench, bundle, options.steps), steps=options.steps
+        )
         shutil.rmtree(bundle, ignore_errors=True)  # gigabytes
     return measured, prediction
 
@@ -143,7 +155,7 @@ def speed_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     for size in options.sizes:
         found, predicted[size] = measure_size(size, options, again=not predicted)
         measured.update({(size, precision): document for precision, document in found.items()})
-    chosen = f"--sizes {' '.join(options.sizes)} --precisions {' '.join(options.precisions)}"
+    chosen = f"--sizes {' '.join(options.sizes)} --precisions {' '.join(options.precisions)} --steps {options.steps}"
     said = page.where([*measured.values(), *predicted.values()], f"{COMMAND} --sections speed {chosen}")
     return {
         "speed": [*said, *page.speed_table(measured)],
@@ -153,21 +165,15 @@ def speed_sections(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def context_sections(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The context length at every batch size; the chart goes beside the page."""
-    lines = []
-    for batch, more in CONTEXT_RUNS.items():
-        path = options.folder / f"context-{batch}.json"
-        arguments = ["--batch", str(batch), *more]
-        if not path.exists():
-            say(f"context length, batch {batch}")
-            chart = ["--chart", str(page.PAGE.parent / "context-length.svg")] if batch == 1 else []
-            script = [sys.executable, str(BENCHMARKS / "context_length.py"), *arguments, *chart, "--json"]
-            unfinished = path.with_suffix(".unfinished")
-            subprocess.run([*script, str(unfinished)], stdout=subprocess.DEVNULL, check=True)
-            unfinished.rename(path)
-        command = f"python benchmarks/context_length.py {' '.join(arguments)}"
-        lines += [*page.context_lines(json.loads(path.read_text(encoding="utf-8")), command), ""]
-    return {"context": lines[:-1]}
+    """The context length; its chart goes beside the page."""
+    path = options.folder / "context.json"
+    if not path.exists():
+        say("context length")
+        unfinished = path.with_suffix(".unfinished")
+        outputs = ["--json", unfinished, "--chart", page.PAGE.parent / "context-length.svg"]
+        run(sys.executable, BENCHMARKS / "context_length.py", *outputs)
+        unfinished.rename(path)
+    return {"context": page.context_lines(json.loads(path.read_text(encoding="utf-8")))}
 
 
 def loop_sections(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -176,14 +182,16 @@ def loop_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     for precision in options.precisions:
         path, bundle = options.folder / f"loop-{precision}.json", options.folder / f"example-{precision}.lram"
         if not path.exists():
-            export(EXAMPLE, bundle, precision, "--target", "pytorch")
-        measured[precision] = kept(path, partial(evaluate, bundle, options.episodes))
+            export(EXAMPLE, bundle, precision)
+        measured[precision] = kept(path, partial(evaluate, bundle, options.episodes), episodes=options.episodes)
         shutil.rmtree(bundle, ignore_errors=True)
     chosen = f"--precisions {' '.join(options.precisions)} --episodes {options.episodes}"
     said = page.where(measured.values(), f"{COMMAND} --sections loop {chosen}")
     return {"loop": [*said, *page.loop_table(measured)]}
 
 
+MEASURED_FOR = {"speed": "speed-*.json", "context": "context.json", "loop": "loop-*.json"}
+"""Which files of the folder hold a section's numbers."""
 SECTIONS = {"speed": speed_sections, "context": context_sections, "loop": loop_sections}
 
 
@@ -197,19 +205,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", choices=PRESETS, default=["16m", "110m", "206m"])
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8", "int4"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8", "int4"])
     parser.add_argument("--steps", type=int, default=200, help="timed steps of each target")
     parser.add_argument("--episodes", type=int, default=5, help="in each of the ten tasks")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "results", help="numbers stay there")
+    parser.add_argument("--resume", action="store_true", help="go on: keep what was measured by a run that ended early")
     options = parser.parse_args()
     if "context" in options.sections and find_spec("transformers") is None:
         raise SystemExit("error: the section context needs the package 'transformers': pip install transformers")
+    if "loop" in options.sections and find_spec("metaworld") is None:
+        raise SystemExit("error: the section loop needs the package 'metaworld': pip install 'lram-export[evaluate]'")
     options.folder.mkdir(parents=True, exist_ok=True)
     for section in options.sections:
-        text = page.PAGE.read_text(encoding="utf-8")
-        for name, lines in SECTIONS[section](options).items():
-            text = page.replace_section(text, name, lines)
-        page.PAGE.write_text(text, encoding="utf-8")
+        for path in [] if options.resume else options.folder.glob(MEASURED_FOR[section]):
+            path.unlink()
+        lines = SECTIONS[section](options)
+        text = page.PAGE.read_text(encoding="utf-8")  # after hours: somebody may have edited it
+        for name in lines:
+            text = page.replace_section(text, name, lines[name])
+        with atomic_file(page.PAGE, force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         say(f"{page.PAGE}: {section} written")
 
 

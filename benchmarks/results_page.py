@@ -98,6 +98,7 @@ def parity_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
     """What verification found over the recorded steps."""
     rows = []
     for (size, precision), document in measured.items():
+        sizes = {r["target"]: r["size"] for r in document["bench"]["results"]}
         for entry in document["artifacts"]:
             parity = entry["parity"]
             rows.append(
@@ -105,7 +106,7 @@ def parity_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
                     size,
                     f"`{precision}`",
                     entry["target"],
-                    f"{sum(file['size'] for file in entry['files']) / 1e6:.1f} MB",
+                    f"{sizes[entry['target']] / 1e6:.1f} MB",
                     f"{parity['max_logit_error']:.2g}",
                     f"{parity['relative_error']:.2g}",
                     f"{parity['actions_different']} of {parity['actions']}",
@@ -116,7 +117,7 @@ def parity_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
 
 
 def loop_table(measured: Mapping[str, Document]) -> list[str]:
-    """What `evaluate` found, all environments together; keys: precisions. The reference is shown once."""
+    """What `evaluate` found, all environments together; keys: precisions. The float32 reference is shown once."""
     rows, shown = [], set()
     for precision, document in measured.items():
         results: dict[str, list[Document]] = {}
@@ -126,13 +127,9 @@ def loop_table(measured: Mapping[str, Document]) -> list[str]:
             if policy == "reference" and policy in shown:
                 continue
             shown.add(policy)
-            rows.append([*_loop_names(policy, precision), *_loop_cells(own)])
+            rows.append([policy, "`fp32`" if policy == "reference" else f"`{precision}`", *_loop_cells(own)])
     columns = ["policy", "precision", "episodes", "success", "return", "same outcome as the reference"]
     return table([*columns, "steps that differ", "largest logit error"], rows)
-
-
-def _loop_names(policy: str, precision: str) -> tuple[str, str]:
-    return (policy, "`fp32`") if policy == "reference" else (policy.partition(" ")[0], f"`{precision}`")
 
 
 def _loop_cells(results: Sequence[Document]) -> list[str]:
@@ -152,7 +149,7 @@ def _loop_cells(results: Sequence[Document]) -> list[str]:
     return [*cells, f"{same} of {len(episodes)}", f"{differ:,} of {steps:,}", f"{error:.2g}"]
 
 
-def context_lines(document: Document, command: str) -> list[str]:
+def context_lines(document: Document) -> list[str]:
     """Headlines and a table per batch size, from the JSON of benchmarks/context_length.py."""
     options, counts = document["options"], document["parameters"]
     said = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
@@ -160,8 +157,8 @@ def context_lines(document: Document, command: str) -> list[str]:
         f"Machine: {document['cpu']}, {document['physical_cores']} cores, {document['total_memory'] / 1e9:.0f} GB, "
         f"{options['threads']} threads.",
         f"Date: {document['date'][:10]}. Versions: {said}.",
-        f"Command: `{command}`. Parameters: LRAM {counts['lram']:,}, transformer {counts['transformer']:,} without its "
-        f"table of positions.",
+        f"Command: `python benchmarks/context_length.py`. Parameters: LRAM {counts['lram']:,}, transformer "
+        f"{counts['transformer']:,} without its table of positions.",
         "",
     ]
     for crossing in document["crossings"]:

@@ -23,6 +23,8 @@ def check_output(path: Path, *, force: bool, marker: str | None = None) -> None:
     """
     if path.is_dir() and force and marker and any(path.iterdir()) and not (path / marker).is_file():
         raise UsageError(f"{path}: --force replaces only what lram-export wrote, and this folder has no {marker}")
+    if marker is None and path.is_dir():
+        raise UsageError(f"{path}: is a folder; a file cannot replace it")
     if path.exists() and not force:
         raise UsageError(f"{path}: already exists; choose another --output or add --force to replace it")
     if not path.absolute().parent.is_dir():
@@ -61,8 +63,6 @@ def atomic_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling file of ``path`` that takes its name when the block succeeds."""
     check_output(path, force=force)
     path = path.absolute()
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; a file cannot replace it")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)

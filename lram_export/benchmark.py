@@ -208,7 +208,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
     medians = [float(np.median(w)) for w in run.windows]
     manifest = bundle.manifest
     entry = None if name == BASELINE else bundle.artifact(name)
-    weight_bytes = manifest.artifacts[0].weight_bytes if entry is None else entry.weight_bytes
+    weight_bytes = 4 * manifest.parameters if entry is None else entry.weight_bytes  # the original's are float32
     # every weight once, every state tensor once in and once out
     moved = weight_bytes + 2 * manifest.spec.state_bytes
     ratios = [m * bandwidth / moved for m, bandwidth in zip(medians, bandwidths, strict=True)]
@@ -219,7 +219,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         threads=options.threads,
         batch_size=manifest.batch_size,
         steps=len(seconds),
-        size=0 if entry is None else entry.size,
+        size=0 if entry is None else bundle.artifact_size(name),
         p50_ms=1e3 * p50,
         p90_ms=1e3 * p90,
         p99_ms=1e3 * p99,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,23 @@ class Bundle:
             f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. "
             f"Export again with --target {target}"
         )
+
+    def artifact_size(self, target: str) -> int:
+        """Bytes on disk that a target needs: its own files, and the shared codes where it reads them."""
+        from lram_export.runtimes import RUNTIMES
+
+        shared = self.manifest.quantization
+        reads = target not in RUNTIMES or RUNTIMES[target].reads_quantized
+        return self.artifact(target).size + (shared.file.size if shared is not None and reads else 0)
+
+    def artifact_digest(self, target: str) -> str:
+        """SHA-256 of everything that makes a target's artifact what it is, shared codes included."""
+        from lram_export.runtimes import RUNTIMES
+
+        shared = self.manifest.quantization
+        if shared is None or (target in RUNTIMES and not RUNTIMES[target].reads_quantized):
+            return self.artifact(target).digest
+        return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.sha256}".encode()).hexdigest()
 
     def load_artifact(self, target: str) -> LoadedArtifact:
         """Check the hashes of the files a target reads and describe them to its runtime; raises BundleError."""

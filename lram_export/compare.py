@@ -149,16 +149,13 @@ def _step_all(runtimes: list[Runtime], inputs: StepSequence, advance: Any) -> tu
 
 
 def _side(bundle: Bundle, target: str, seconds: list[float]) -> Side:
-    from lram_export.runtimes import RUNTIMES
-
     manifest, entry = bundle.manifest, bundle.artifact(target)
-    shared = manifest.quantization.file.size if manifest.quantization and RUNTIMES[target].reads_quantized else 0
     return Side(
         bundle=str(bundle.path),
         target=target,
         precision=entry.precision,
         activations=entry.activations,
-        size=entry.size + shared,
+        size=bundle.artifact_size(target),
         weight_bytes=entry.weight_bytes,
         checkpoint=f"{manifest.source.get('file')} ({(manifest.source.get('sha256') or 'not saved')[:12]})",
         written=manifest.created,

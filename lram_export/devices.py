@@ -37,26 +37,32 @@ class DeviceProfile:
         return "aarch64" if "asimd" in self.instruction_sets else "x86_64"
 
 
-_A76 = ("asimd", "asimdhp", "asimddp")
+_ARMV82 = ("asimd", "asimdhp", "asimddp")
+"""Armv8.2-A with half precision and dot products: Cortex-A76 and A78AE have them."""
 _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
-_ORIN = "NVIDIA, Jetson modules comparison; compute capability 8.7: NVIDIA, CUDA GPUs"
+_ORIN = (
+    "memory, bandwidth, cores: NVIDIA, Jetson modules (developer.nvidia.com/embedded/jetson-modules); instruction "
+    "sets: Arm, Cortex-A78AE; compute capability: NVIDIA, CUDA GPUs (developer.nvidia.com/cuda-gpus)"
+)
+_ORIN_NANO = _ORIN + "; bandwidth with the power modes that JetPack 6.2 brought (Super), 68 GB/s before"
 
 DEVICES = {
     profile.name: profile
     for profile in (
-        DeviceProfile("jetson-orin-nano", "Jetson Orin Nano 8GB", 8_000_000_000, 102e9, 6, _A76, "8.7", _ORIN),
-        DeviceProfile("orin-nx", "Jetson Orin NX 16GB", 16_000_000_000, 102.4e9, 8, _A76, "8.7", _ORIN),
-        DeviceProfile("agx-orin", "Jetson AGX Orin 64GB", 64_000_000_000, 204.8e9, 12, _A76, "8.7", _ORIN),
+        DeviceProfile("jetson-orin-nano", "Jetson Orin Nano 8GB", 8_000_000_000, 102e9, 6, _ARMV82, "8.7", _ORIN_NANO),
+        DeviceProfile("orin-nx", "Jetson Orin NX 16GB", 16_000_000_000, 102.4e9, 8, _ARMV82, "8.7", _ORIN),
+        DeviceProfile("agx-orin", "Jetson AGX Orin 64GB", 64_000_000_000, 204.8e9, 12, _ARMV82, "8.7", _ORIN),
         DeviceProfile(
             "thor",
             "Jetson AGX Thor 128GB",
             128_000_000_000,
             273e9,
             14,
-            (*_A76, "i8mm", "bf16", "sve"),
+            (*_ARMV82, "i8mm", "bf16", "sve"),
             "11.0",
-            "NVIDIA, Jetson Thor; compute capability 11.0: NVIDIA, CUDA GPUs",
+            "memory, bandwidth, cores: NVIDIA, Jetson AGX Thor developer kit; instruction sets: Arm, Neoverse V3AE; "
+            "compute capability: NVIDIA, CUDA GPUs (developer.nvidia.com/cuda-gpus)",
         ),
         DeviceProfile(
             "raspberry-pi-5",
@@ -64,9 +70,10 @@ DEVICES = {
             8_000_000_000,
             17.1e9,
             4,
-            _A76,
+            _ARMV82,
             None,
-            "Raspberry Pi, product brief: LPDDR4X-4267 (32 bits wide: 4 bytes x 4267e6), four Cortex-A76",
+            "memory, cores: Raspberry Pi 5 product brief; bandwidth: its LPDDR4X-4267, 32 bits wide (4 bytes x "
+            "4267e6); instruction sets: Arm, Cortex-A76",
         ),
         DeviceProfile(
             "n100",
@@ -76,7 +83,8 @@ DEVICES = {
             4,
             (*_AVX2, "avx_vnni"),
             None,
-            "Intel, processor N100: one channel of DDR5-4800 (8 bytes x 4800e6), four Gracemont cores",
+            "cores, bandwidth: Intel, processor N100, one channel of DDR5-4800 (8 bytes x 4800e6); memory: the most "
+            "that is specified; instruction sets: Intel, Gracemont",
         ),
         DeviceProfile(
             "core-ultra",
@@ -86,7 +94,8 @@ DEVICES = {
             16,
             (*_AVX2, "avx_vnni"),
             None,
-            "Intel, Core Ultra 7 155H: LPDDR5x-7467, 128 bits wide (16 bytes x 7467e6); 6 + 8 + 2 cores",
+            "cores (6 + 8 + 2), bandwidth: Intel, Core Ultra 7 155H, LPDDR5x-7467, 128 bits wide (16 bytes x 7467e6); "
+            "memory: assumed; instruction sets: Intel, Redwood Cove and Crestmont",
         ),
         DeviceProfile(
             "x86-64-v3",
@@ -96,17 +105,17 @@ DEVICES = {
             4,
             _AVX2,
             None,
-            "assumed: 2 x 8 bytes x 3200e6",
+            "all assumed; bandwidth 2 x 8 bytes x 3200e6; instruction sets: x86-64 psABI, level v3",
         ),
         DeviceProfile(
             "x86-64-v4",
-            "Any x86-64 computer with AVX-512: eight cores, two channels of DDR5-4800, 32GB",
+            "Any x86-64 computer with AVX-512 and VNNI: eight cores, two channels of DDR5-4800, 32GB",
             32_000_000_000,
             76.8e9,
             8,
             _AVX512,
             None,
-            "assumed: 2 x 8 bytes x 4800e6",
+            "all assumed; bandwidth 2 x 8 bytes x 4800e6; instruction sets: x86-64 psABI, level v4, and VNNI",
         ),
     )
 }

@@ -197,9 +197,15 @@ def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None) -> Policy:
     It sets the number of torch's threads for the whole process, to what suits the model.
 
     Raises:
-        UsageError: neither is there, the checkpoint is of another architecture, or torch is missing.
+        UsageError: neither is there, the bundle is quantized (its `pytorch` artifact, too), the checkpoint is of
+            another architecture, or torch is missing.
     """
     manifest = bundle.manifest
+    if checkpoint is None and manifest.quantization is not None:
+        raise UsageError(
+            f"{bundle.path}: its weights are {manifest.precision}, so nothing in it is the float32 reference; add "
+            f"--checkpoint CHECKPOINT, or --no-reference to play without a comparison"
+        )
     if checkpoint is None and "pytorch" not in bundle.targets:
         raise UsageError(
             f"{bundle.path}: holds no artifact for 'pytorch' to compare with; add --checkpoint CHECKPOINT, or "

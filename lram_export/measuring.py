@@ -28,15 +28,18 @@ from lram_export.config import ModelConfig
 from lram_export.devices import HERE, DeviceProfile
 from lram_export.errors import LramError
 from lram_export.machine import cpu_features, cpu_model, physical_cores, total_memory
-from lram_export.prediction import MachineSpeed, TargetSpeed
+from lram_export.prediction import STREAMING, MachineSpeed, TargetSpeed
 from lram_export.progress import SILENT, Progress
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
 
 PRECISIONS_MEASURED = ("fp32", "bf16", "int8", "int4")
 BLOCKS = 4
-STEPS = 120
+STEPS = {"16m": 1000, "206m": 120}
+"""By width: a step of the small one takes a fraction of a millisecond."""
 BANDWIDTH_SIZES = tuple(2**n for n in range(22, 29))  # 4 to 256 MiB
 _LEAST_PER_BLOCK = 1e-6
+_MOST_EFFICIENT = 4.0
+"""No cache is more times as fast as the probe of the bandwidth found for the model's size."""
 
 
 def measured_speed(targets: Sequence[str]) -> MachineSpeed | None:
@@ -67,19 +70,18 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
     with TemporaryDirectory(prefix="lram-measuring-") as folder:
         contenders: list[Contender] = []
         for precision in PRECISIONS_MEASURED:
-            for width in ("16m", "206m"):
+            for width in STEPS:
                 bundle = _export(Path(folder), width, precision, targets, progress)
                 if bundle is not None:
                     contenders += [Contender(f"{width} {precision} {t}", bundle, t) for t in bundle.targets]
-        options = BenchOptions((), threads, steps=STEPS)
         results: dict[tuple[str, str, str], BenchResult] = {}
-        # a precision at a time: the processes of all of them would not fit into a small machine's memory
+        # a few at a time: the processes of all of them would not fit into a small machine's memory
         for precision in PRECISIONS_MEASURED:
-            chosen = [c for c in contenders if c.name.split()[1] == precision]
-            if chosen:
-                for name, result in _bench(chosen, options, progress).items():
-                    width, _, target = name.split()
-                    results[width, precision, target] = result
+            for width, steps in STEPS.items():
+                chosen = [c for c in contenders if c.name.startswith(f"{width} {precision} ")]
+                if chosen:
+                    for name, result in _bench(chosen, BenchOptions((), threads, steps=steps), progress).items():
+                        results[width, precision, name.split()[2]] = result
             measure_curve()
     # the speed of a shared machine's memory swings within seconds
     bandwidth = {size: float(np.median([curve[size] for curve in curves])) for size in BANDWIDTH_SIZES}
@@ -100,7 +102,7 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
 def with_bandwidth_now(speed: MachineSpeed, progress: Progress = SILENT) -> MachineSpeed:
     """What was measured before, with the bandwidth of these seconds: that of a shared machine differs by the hour."""
     with progress.stage("measuring the bandwidth"):
-        return dataclasses.replace(speed, bandwidth=measure_bandwidth(speed.threads))
+        return speed.with_bandwidth(measure_bandwidth(speed.threads))
 
 
 def _bench(contenders: list[Contender], options: BenchOptions, progress: Progress) -> dict[str, BenchResult]:
@@ -125,7 +127,7 @@ def this_device(speed: MachineSpeed) -> DeviceProfile:
         cores=physical_cores(),
         instruction_sets=cpu_features(),
         compute_capability=None,
-        source=f"measured on {speed.date} with {speed.threads} threads",
+        source=f"targets measured on {speed.date} with {speed.threads} threads, the bandwidth now",
     )
 
 
@@ -162,22 +164,27 @@ def fit(
     target: str, precision: str, small: BenchResult, large: BenchResult, bandwidth: dict[int, float]
 ) -> TargetSpeed:
     """The two numbers of a target that make both models take as long as they took."""
-    curve = MachineSpeed("", 0, "", bandwidth, ())
+    curve, largest = MachineSpeed("", 0, "", bandwidth, ()), bandwidth[max(bandwidth)]
+    streaming = large.floor_ratio <= 1 / STREAMING
     streams, seconds, weights, memory = [], [], [], []
     for width, result in (("16m", small), ("206m", large)):
         config = small_model(width)
         weight = weight_bytes(config, precision)
-        streams.append(moved_bytes(config, precision) / curve.bandwidth_of(weight + state_bytes(config)))
+        moved = moved_bytes(config, precision)
+        streams.append(moved / (curve.bandwidth_of(weight + state_bytes(config)) if streaming else largest))
         # times of the large one belong to the bandwidth measured beside them, so they are brought to the usual one
-        usual = result.floor_ratio * moved_bytes(config, precision) / bandwidth[max(bandwidth)]
-        seconds.append(result.p50_ms / 1e3 if width == "16m" else usual)
+        usual = result.floor_ratio * moved / largest
+        seconds.append(usual if width == "206m" and streaming else result.p50_ms / 1e3)
         weights.append(weight)
         memory.append((result.peak_memory or 0) - 2 * state_bytes(config))
-    slope = (seconds[1] - seconds[0]) / (streams[1] - streams[0])
-    per_block = max((seconds[0] - slope * streams[0]) / BLOCKS, _LEAST_PER_BLOCK)
+    # a large model that took hardly longer than the small one, by noise, would be a stream of no time
+    slope = max((seconds[1] - seconds[0]) / (streams[1] - streams[0]), 1 / _MOST_EFFICIENT)
+    overhead = min(seconds[0] - slope * streams[0], seconds[1] - streams[1] / _MOST_EFFICIENT)
+    per_block = max(overhead / BLOCKS, _LEAST_PER_BLOCK)
     slope = (seconds[1] - BLOCKS * per_block) / streams[1]  # the large one exactly, where the small one has no room
     factor = max((memory[1] - memory[0]) / (weights[1] - weights[0]), 1.0)
-    return TargetSpeed(target, precision, per_block, 1 / slope, max(int(memory[0] - factor * weights[0]), 0), factor)
+    base = max(int(memory[0] - factor * weights[0]), 0)
+    return TargetSpeed(target, precision, per_block, 1 / slope, base, factor, streaming)
 
 
 def _export(folder: Path, width: str, precision: str, targets: Sequence[str], progress: Progress) -> Bundle | None:

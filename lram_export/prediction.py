@@ -4,10 +4,11 @@ A step is a stream through memory plus what every block costs besides: with the 
 
     seconds = blocks * per_block + bytes / (efficiency * bandwidth)
 
-``per_block`` and ``efficiency`` are a target's, measured on two small models (`lram_export/measuring.py`). The
-bandwidth is the memory's, or that of a cache which the model fits into; another machine is predicted with its own
-bandwidth and the two numbers measured here. That it computes as fast as this one is assumed, so a slow processor can
-be slower.
+``per_block`` and ``efficiency`` are a target's, measured on two small models (`lram_export/measuring.py`). For a target
+that streams, the bandwidth is the memory's, or that of a cache which the model fits into; another machine is predicted
+with its own bandwidth and the two numbers measured here. For one that is limited by its arithmetic instead, far below
+the bandwidth, it is always that of the machine where it was measured: a faster memory would not help it. That another
+machine computes as fast as this one is assumed, so a slow processor can be slower.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
@@ -27,6 +28,9 @@ from lram_export.sizes import state_bytes, weight_bytes
 REACHABLE = 0.8
 """Share of the bandwidth a maker states that reads reach; an assumption. What was measured on this machine
 has it in."""
+
+STREAMING = 0.6
+"""Share of the read bandwidth from which on a target counts as limited by it."""
 
 SYSTEM_BYTES = 1_000_000_000
 """What an operating system without a desktop and its services keep for themselves; an assumption."""
@@ -43,6 +47,8 @@ class TargetSpeed:
         per_block: seconds per block besides the stream.
         efficiency: share of the read bandwidth that the stream reaches; over 1 where a cache holds what the probe of
             the bandwidth does not.
+        streams: whether memory limits it; else ``efficiency`` is relative to the bandwidth of the largest working set
+            at the time of the measurement, and stands for a time per byte.
         base_memory, memory_factor: bytes of a process, and of it per byte of weights.
     """
 
@@ -52,6 +58,7 @@ class TargetSpeed:
     efficiency: float
     base_memory: int
     memory_factor: float
+    streams: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ class MachineSpeed:
                 share = math.log(working_set / low) / math.log(high / low)
                 return float(self.bandwidth[low] * (self.bandwidth[high] / self.bandwidth[low]) ** share)
         return self.bandwidth[sizes[-1]]
+
+    def with_bandwidth(self, bandwidth: Mapping[int, float]) -> MachineSpeed:
+        """The same targets with the memory as it is at another time; those that do not stream take as long."""
+        change = self.bandwidth[max(self.bandwidth)] / bandwidth[max(bandwidth)]
+        targets = tuple(t if t.streams else replace(t, efficiency=t.efficiency * change) for t in self.targets)
+        return replace(self, bandwidth=bandwidth, targets=targets)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""
@@ -127,29 +140,38 @@ def predict(
 ) -> list[Prediction]:
     """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
 
-    ``rate`` is that of the control loop, in Hz; ``batch`` the rows of a step, each with a state of its own. A Jetson
-    also gets the target `tensorrt`, of which only the floor is known.
+    ``rate`` is that of the control loop, in Hz; ``batch`` the rows of a step, each with a state of its own: only more
+    bytes, so that many rows, whose arithmetic counts, take longer than this. A Jetson also gets the target `tensorrt`,
+    of which only the floor and the memory are known, that of building the engine included.
     """
-    from lram_export.tensorrt.memory import LIBRARIES_BYTES
+    from lram_export.tensorrt import memory as tensorrt
 
     found = []
     for measured in speed.targets:
         weights, state = weight_bytes(config, measured.precision), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
-        # an efficiency over 1 is this machine's cache, which another one need not have
-        reached = measured.efficiency if here else REACHABLE * min(measured.efficiency, 1.0)
-        seconds = config.num_blocks * measured.per_block + (weights + 2 * state) / (reached * bandwidth)
+        stream = (weights + 2 * state) / _reached(measured, speed, bandwidth, here)
+        seconds = config.num_blocks * measured.per_block + stream
         memory = int(measured.base_memory + measured.memory_factor * weights) + 2 * state
         names = measured.target, measured.precision
-        found.append(_prediction(*names, weights, state, device, memory, bandwidth, seconds, rate))
+        fits = memory <= device.memory - SYSTEM_BYTES
+        found.append(_prediction(*names, weights, state, memory, fits, bandwidth, seconds, rate))
     if device.compute_capability is not None:
         for precision in ("fp32", "fp16", "int8", "int4"):
             weights, state = weight_bytes(config, precision), batch * state_bytes(config)
-            memory = weights + 2 * state + LIBRARIES_BYTES
-            found.append(
-                _prediction("tensorrt", precision, weights, state, device, memory, device.bandwidth, None, rate)
-            )
+            needed = tensorrt.Memory.of_sizes(weights, state)
+            own = needed.most, needed.fits(device), device.bandwidth
+            found.append(_prediction("tensorrt", precision, weights, state, *own, None, rate))
     return found
+
+
+def _reached(measured: TargetSpeed, speed: MachineSpeed, bandwidth: float, here: bool) -> float:
+    """Bytes per second that a target takes, where the memory gives ``bandwidth``."""
+    if not measured.streams:
+        own = measured.efficiency * speed.bandwidth[max(speed.bandwidth)]
+        return own if here else min(own, REACHABLE * bandwidth)
+    # an efficiency over 1 is this machine's cache, which another one need not have
+    return bandwidth * (measured.efficiency if here else REACHABLE * min(measured.efficiency, 1.0))
 
 
 def _prediction(
@@ -157,8 +179,8 @@ def _prediction(
     precision: str,
     weights: int,
     state: int,
-    device: DeviceProfile,
     memory: int,
+    fits: bool,
     bandwidth: float,
     seconds: float | None,
     rate: float | None,
@@ -169,7 +191,7 @@ def _prediction(
         weights=weights,
         state=state,
         memory=memory,
-        fits=memory <= device.memory - SYSTEM_BYTES,
+        fits=fits,
         floor=(weights + 2 * state) / bandwidth,
         seconds=seconds,
         margin=None if rate is None or seconds is None else 1 / (rate * seconds),
@@ -179,7 +201,8 @@ def _prediction(
 def choose(predictions: Sequence[Prediction]) -> tuple[Prediction | None, str]:
     """What to take, and why: the most exact precision with a comfortable margin, else the fastest that keeps the rate.
 
-    Precisions are as exact as their weights are large. Without a rate the fastest is taken.
+    Precisions are as exact as their weights are large. Without a rate the fastest is taken. `tensorrt`, which was not
+    measured, is never the answer.
     """
     known = [p for p in predictions if p.fits and p.seconds is not None]
     if not known:

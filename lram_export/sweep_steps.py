@@ -127,14 +127,13 @@ class SweepSteps:
             reason = (export.result or {}).get(IMPOSSIBLE)
             return CellResult(cell, reason, {} if reason else {EXPORT: str(export.failure)})
         bundle = self._bundles[cell.precision]
-        entry, quantization = bundle.artifact(cell.target), bundle.manifest.quantization
-        shared = quantization.file.size if quantization and RUNTIMES[cell.target].reads_quantized else 0
+        entry = bundle.artifact(cell.target)
         own = {step: outcome for (c, step), outcome in self._outcomes.items() if c == cell}
         found = {step: outcome.result for step, outcome in own.items() if outcome.result is not None}
         return CellResult(
             cell,
             failures={step: outcome.failure for step, outcome in own.items() if outcome.failure is not None},
-            size=entry.size + shared,
+            size=bundle.artifact_size(cell.target),
             parity=entry.parity,
             disagreement=QuantizationCost(**found[COMPARE]) if COMPARE in found else None,
             speed=found.get(BENCH),

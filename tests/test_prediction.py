@@ -61,8 +61,8 @@ BANDWIDTH = {2**22: 200e9, 2**25: 150e9, 2**28: 40e9}
 
 class TestModel:
     @given(
-        per_block=st.floats(2e-6, 1e-3),
-        efficiency=st.floats(0.2, 1.2),
+        per_block=st.floats(2e-6, 2e-4),
+        efficiency=st.one_of(st.floats(0.05, 0.4), st.floats(0.8, 1.2)),
         base=st.integers(10**7, 10**9),
         factor=st.floats(1.0, 4.0),
         precision=st.sampled_from(["fp32", "int8"]),
@@ -71,7 +71,7 @@ class TestModel:
     def test_what_made_two_measurements_is_found_again(
         self, per_block: float, efficiency: float, base: int, factor: float, precision: str
     ) -> None:
-        truth = TargetSpeed("native", precision, per_block, efficiency, base, factor)
+        truth = TargetSpeed("native", precision, per_block, efficiency, base, factor, efficiency > 0.6)
         speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (truth,))
         pair = []
         for width in ("16m", "206m"):
@@ -82,7 +82,50 @@ class TestModel:
         found = fit("native", precision, pair[0], pair[1], BANDWIDTH)
         assert found.per_block == pytest.approx(per_block, rel=1e-6)
         assert found.efficiency == pytest.approx(efficiency, rel=1e-6)
+        assert found.streams == truth.streams
         assert found.memory_factor == pytest.approx(factor, rel=1e-3)
+
+    @given(small=st.floats(1e-5, 1e-2), large=st.floats(1e-4, 1e-2))
+    @settings(max_examples=50, deadline=None)
+    def test_two_noisy_measurements_never_make_a_step_of_no_time(self, small: float, large: float) -> None:
+        pair = [
+            result(seconds, 10**9, moved_bytes(small_model(width), "fp32"))
+            for width, seconds in (("16m", small), ("206m", large))
+        ]
+        found = fit("native", "fp32", pair[0], pair[1], BANDWIDTH)
+        assert 0 < found.per_block < 1e-2
+        assert 0 < found.efficiency < 1e3
+        speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (found,))
+        (predicted,) = predict(small_model("206m"), this_device(speed), speed, None, here=True)
+        assert predicted.seconds == pytest.approx(large, rel=1e-6)
+
+    def test_only_a_target_that_streams_gets_faster_with_the_memory(self) -> None:
+        streaming = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)
+        computing = TargetSpeed("onnxruntime", "fp32", 1e-5, 0.5, 10**8, 1.0, streams=False)
+        speed, config = MachineSpeed("", 2, "", BANDWIDTH, (streaming, computing)), preset_config("206m")
+        faster = speed.with_bandwidth({size: 2 * value for size, value in BANDWIDTH.items()})
+        before, after = (predict(config, this_device(s), s, None, here=True) for s in (speed, faster))
+        assert before[0].seconds is not None
+        assert after[0].seconds == pytest.approx(before[0].seconds / 2, rel=0.01)
+        assert after[1].seconds == pytest.approx(before[1].seconds)
+        thor = predict(config, find_device("thor"), speed, None)
+        assert thor[0].seconds is not None
+        assert thor[0].seconds < before[0].seconds
+        assert thor[1].seconds == pytest.approx(before[1].seconds)  # it computes as fast as here
+        slow = predict(config, find_device("raspberry-pi-5"), speed, None)
+        assert slow[1].seconds is not None
+        assert before[1].seconds is not None
+        assert slow[1].seconds > before[1].seconds
+
+    def test_a_jetson_must_be_able_to_build_what_it_runs(self) -> None:
+        from lram_export.tensorrt.memory import Memory
+
+        config, device = preset_config("408m"), find_device("jetson-orin-nano")
+        found = [p for p in predict(config, device, shipped_speed(), rate=50) if p.target == "tensorrt"]
+        for p in found:
+            assert p.fits == Memory.of_sizes(p.weights, p.state).fits(device)
+        assert not next(p for p in found if p.precision == "fp32").fits
+        assert next(p for p in found if p.precision == "int8").fits
 
     def test_bandwidth_is_interpolated_between_and_kept_beyond_what_was_measured(self) -> None:
         speed = MachineSpeed("", 2, "", BANDWIDTH, ())
@@ -201,16 +244,16 @@ class TestCommand:
         monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
         monkeypatch.setattr(measuring, "PRECISIONS_MEASURED", ("fp32", "int8"))
         monkeypatch.setattr(measuring, "BLOCKS", 1)
-        monkeypatch.setattr(measuring, "STEPS", 10)
+        monkeypatch.setattr(measuring, "STEPS", {"16m": 10, "206m": 10})
         monkeypatch.setattr(measuring, "BANDWIDTH_SIZES", (2**22, 2**24))
         speed = measure_machine(["native"])
         assert [(t.target, t.precision) for t in speed.targets] == [("native", "fp32"), ("native", "int8")]
         assert set(speed.bandwidth) == {2**22, 2**24}
         assert measured_speed(["native"]) == speed
         assert measured_speed(["native", "tvm"]) is None  # measured with other targets
-        assert this_device(speed).source.startswith("measured on 20")
+        assert this_device(speed).source.startswith("targets measured on 20")
         monkeypatch.setattr(measuring, "measure_bandwidth", lambda threads: {2**22: 5e9})
-        assert with_bandwidth_now(speed) == dataclasses.replace(speed, bandwidth={2**22: 5e9})
+        assert with_bandwidth_now(speed) == speed.with_bandwidth({2**22: 5e9})
 
     def test_wrong_questions_are_refused(self) -> None:
         line = fail("inspect", STATE_MS, "--device", "toaster")[1]

@@ -17,7 +17,7 @@ import pytest
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.report.charts import all_charts
-from lram_export.report.collect import ReportOptions, collect, read_evaluation
+from lram_export.report.collect import ReportOptions, collect
 from lram_export.report.page import render
 
 from .conftest import GOLDEN, ExportFunction, fail, load_golden, succeed
@@ -130,7 +130,7 @@ class TestContent:
         report = collect(
             Bundle.open(bundle), options=ReportOptions(steps=20, time=False, threads=1), checkpoint=checkpoint
         )
-        assert report.compared == "20 fresh steps beside the PyTorch model"
+        assert report.compared == "20 steps beside the PyTorch model"
         for row in report.rows:
             assert row.errors is not None
             assert len(row.errors.largest) == 20
@@ -146,23 +146,72 @@ class TestContent:
         choice = next(chart for chart in all_charts(report) if chart.name == "choice")
         assert choice.svg is not None
         assert "native int8" in choice.svg
+        precise, quantized = report.rows[1].against_float32, report.rows[2].against_float32
+        assert precise is not None
+        assert quantized is not None
+        assert 0 < precise < 1e-4 < quantized < 0.1  # not each beside its own oracle
 
-    def test_closed_loop_success_comes_from_an_evaluation(self, bundle: Path, tmp_path: Path) -> None:
-        path = tmp_path / "evaluation.json"
+    def test_a_quantized_bundle_is_not_said_to_do_what_float32_does(self, tmp_path: Path) -> None:
+        golden, output = load_golden("state_ms"), tmp_path / "int4.lram"
+        options = (*golden.task_options, "--precision", "int4", "--reference-steps", "8", "--no-report")
+        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "onnxruntime", "--target", "native")
+        opened = Bundle.open(output)
+        report = collect(opened, options=ReportOptions(time=False, threads=1))
+        text = render(report)
+        assert "Does what the reference model does" not in text
+        assert "Computes what the weights at its precision say, within the tolerance: onnxruntime int4, native" in text
+        assert "What the precision itself costs: over 8 random steps" in text
+        codes = (output / "quantized.safetensors").stat().st_size
+        assert report.rows[0].size == opened.artifact("onnxruntime").size + codes  # it reads the shared codes
+        assert report.rows[1].size == opened.artifact("native").size
+        header, first, _ = Cells(text).rows
+        cost = opened.manifest.quantization.cost  # type: ignore[union-attr]
+        assert cost is not None
+        assert dict(zip(header, first, strict=True))["cost of the precision"].startswith(
+            f"{cost['relative_error']:.2g};"
+        )
+
+    def test_two_bundles_of_one_precision_can_be_told_apart(self, bundle: Path, tmp_path: Path) -> None:
+        shutil.copytree(bundle, tmp_path / "twin.lram")
+        report = collect(Bundle.open(bundle), [Bundle.open(tmp_path / "twin.lram")], ReportOptions(measure=False))
+        assert [row.label for row in report.rows][2:] == ["onnxruntime fp32 (twin.lram)", "native fp32 (twin.lram)"]
+        assert len({row.label for row in report.rows}) == 4
+
+    def test_rows_of_a_batch_are_compared_and_drawn(self, tmp_path: Path) -> None:
+        golden, output = load_golden("state_m"), tmp_path / "batch.lram"
+        options = (*golden.task_options, "--batch", "3", "--reference-steps", "8", "--no-report")
+        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "native")
+        text = render(collect(Bundle.open(output), options=ReportOptions(time=False, threads=1)))
+        assert text.count("<svg") == 4
+        assert "within the tolerance of its precision: native fp32." in text
+
+    def test_closed_loop_success_comes_from_evaluations_of_these_very_artifacts(
+        self, bundle: Path, tmp_path: Path
+    ) -> None:
+        opened = Bundle.open(bundle)
         success = {"value": 0.98, "low": 0.9, "high": 1.0}
-        results = [
-            {"environment": "metaworld/reach-v3", "policy": "native", "precision": "fp32", "success": success},
-            {"environment": "gym/Ant-v5", "policy": "native", "precision": "fp32", "success": None},
+        result = {"environment": "metaworld/reach-v3", "success": success, "episodes": [{}] * 50}
+        own = {**result, "artifact": opened.artifact_digest("native")}
+        other = {**result, "artifact": None, "success": None}
+
+        def written(name: str, document: dict[str, Any]) -> Path:
+            path = tmp_path / name
+            path.write_text(json.dumps(document))
+            return path
+
+        first = written("a.json", {"failure": None, "results": [other, own]})
+        second = written(
+            "b.json", {"failure": "crashed", "results": [{**own, "environment": "gym/Ant-v5", "success": None}]}
+        )
+        rows = collect(opened, options=ReportOptions(measure=False), evaluations=[first, second]).rows
+        assert [row.closed_loop for row in rows] == [
+            None,
+            "metaworld/reach-v3: 98% (90 to 100, 50 episodes), "
+            "gym/Ant-v5: no measure of success (50 episodes), ended early by a failure",
         ]
-        path.write_text(json.dumps({"results": results}))
-        words = "metaworld/reach-v3: 98%, gym/Ant-v5: no measure of success"
-        assert read_evaluation(path) == {("native", "fp32"): words}
-        options = ReportOptions(measure=False)
-        rows = collect(Bundle.open(bundle), options=options, evaluation=path).rows
-        assert [row.closed_loop for row in rows] == [None, words]
-        path.write_text(json.dumps({"results": [{**results[0], "precision": "int4"}]}))
-        with pytest.raises(UsageError, match="nothing about a target"):
-            collect(Bundle.open(bundle), options=options, evaluation=path)
+        foreign = written("c.json", {"failure": None, "results": [{**own, "artifact": "0" * 64}]})
+        with pytest.raises(UsageError, match="of no artifact of this report"):
+            collect(opened, options=ReportOptions(measure=False), evaluations=[first, foreign])
 
     def test_a_target_that_is_wrong_here_is_not_called_right(
         self, bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +228,57 @@ class TestContent:
         text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
         assert "Wrong on this machine: native fp32: largest logit error 1 exceeds 0.0001: step" in text
         assert "within the tolerance of its precision: onnxruntime fp32." in text
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_target_without_numbers_still_gives_a_page_that_says_so(
+        self, value: float, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lram_export.runtimes.native import NativeRuntime
+
+        step = NativeRuntime.step
+
+        def broken(self: NativeRuntime, *arguments: Any) -> Any:
+            output = step(self, *arguments)
+            return output._replace(action_logits=np.full_like(output.action_logits, value))
+
+        monkeypatch.setattr(NativeRuntime, "step", broken)
+        text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
+        assert "Wrong on this machine: native fp32: largest logit error inf exceeds 0.0001" in text
+        assert text.count("<svg") == 4
+
+    def test_a_wrong_state_counts_even_if_the_actions_are_right(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lram_export.runtimes.native import NativeRuntime
+
+        state = NativeRuntime.state
+        monkeypatch.setattr(NativeRuntime, "state", lambda self: {n: v + 1 for n, v in state(self).items()})
+        text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
+        assert "Wrong on this machine: native fp32: relative state error" in text
+
+    def test_what_a_toolkit_raises_costs_its_own_row_only(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lram_export.runtimes.native import NativeRuntime
+
+        def crash(self: NativeRuntime, *arguments: Any) -> Any:
+            raise RuntimeError("no luck")
+
+        monkeypatch.setattr(NativeRuntime, "step", crash)
+        text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
+        assert "native fp32 was not run: RuntimeError: no luck." in text
+        assert "within the tolerance of its precision: onnxruntime fp32" in text
+
+    def test_what_ran_here_is_not_called_verified_elsewhere(self, bundle: Path, tmp_path: Path) -> None:
+        moved = tmp_path / "moved.lram"
+        shutil.copytree(bundle, moved)
+        manifest = json.loads((moved / "manifest.json").read_text())
+        for artifact in manifest["artifacts"]:
+            artifact["verified_by"] = "tvm-host"
+        (moved / "manifest.json").write_text(json.dumps(manifest))
+        unseen = render(collect(Bundle.open(moved), options=ReportOptions(measure=False)))
+        assert "Verified at export, but not where it will run: onnxruntime fp32 (on tvm-host), native" in unseen
+        seen = render(collect(Bundle.open(moved), options=ReportOptions(time=False, threads=1)))
+        assert "not where it will run" not in seen
+        assert "within the tolerance of its precision: onnxruntime fp32, native fp32." in seen
 
     def test_other_bundles_are_of_the_same_policy(self, bundle: Path, exported: ExportFunction) -> None:
         opened, other = Bundle.open(bundle), Bundle.open(exported("state_m", targets=TARGETS))
@@ -237,6 +337,9 @@ class TestMissing:
         line = fail("report", bundle, "-o", tmp_path / "r.html", "--evaluation", path)[1]
         assert "expected the JSON of lram-export evaluate --json" in line
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_folder_is_no_output(self, bundle: Path, tmp_path: Path) -> None:
+        assert fail("report", bundle, "-o", tmp_path, "--force")[1].endswith("is a folder; a file cannot replace it")
 
     def test_a_checkpoint_of_another_model_is_refused(self, bundle: Path, tmp_path: Path) -> None:
         line = fail(

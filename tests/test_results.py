@@ -24,6 +24,7 @@ def timed(target: str, milliseconds: float) -> dict[str, Any]:
         "p99_ms": 2 * milliseconds,
         "floor_ratio": 1.25,
         "peak_memory": 10**8,
+        "size": 10**6,
     }
 
 
@@ -92,8 +93,44 @@ def test_numbers_are_kept_and_never_those_of_another_machine(tmp_path: Path) -> 
     assert first["number"] == 1
     assert results.kept(path, lambda: {"number": 2}) == first
     path.write_text(json.dumps({**first, "where": {**first["where"], "machine": "another"}}))
-    with pytest.raises(SystemExit, match="measured with other machine; remove it to measure again"):
+    with pytest.raises(SystemExit, match="measured with other machine"):
         results.kept(path, lambda: {"number": 2})
+    path.write_text(json.dumps(first))
+    with pytest.raises(SystemExit, match="measured with other options"):
+        results.kept(path, lambda: {"number": 2}, episodes=50)
+
+
+def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def program(*arguments: object) -> str:
+        """Answers as the program would, without measuring."""
+        calls.append(str(arguments[0]))
+        if arguments[0] == "bench":
+            return json.dumps({"results": [timed("native", 1), timed("original", 2)]})
+        if arguments[0] == "inspect" and "--device" in arguments:
+            return json.dumps({"predictions": [{"target": "native", "precision": "fp32", "seconds": 1e-3}]})
+        parity = {"max_logit_error": 1e-6, "relative_error": 1e-6, "actions_different": 0, "actions": 4}
+        return json.dumps({"artifacts": [{"target": "native", "parity": parity}]})
+
+    copied = tmp_path / "results.md"
+    copied.write_text(page.PAGE.read_text())
+    monkeypatch.setattr(page, "PAGE", copied)
+    monkeypatch.setattr(results, "lram_export", program)
+    arguments = ["results.py", "--sections", "speed", "--sizes", "16m", "--precisions", "fp32", "--folder"]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "measured")])
+    results.main()
+    assert calls == ["new", "export", "inspect", "bench", "inspect"]
+    text = copied.read_text()
+    assert "| 16m | `fp32` | native | 1 | 1 | 1.00 |" in text
+    assert "1 of 1 predictions are within 30% of the measurement." in text
+    calls.clear()
+    results.main()
+    assert calls.count("bench") == 1
+    calls.clear()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
+    results.main()
+    assert calls == ["new"]  # the checkpoint, which the stand-in did not write
 
 
 def test_a_wrong_section_is_refused_before_anything_is_measured() -> None:
@@ -117,7 +154,7 @@ def test_a_context_length_without_memory_is_said() -> None:
         ],
         "points": [point, {**point, "length": 100, "ms": None, "skipped": "not enough memory: the cache needs 9 GB"}],
     }
-    lines = page.context_lines(document, "python benchmarks/context_length.py")
+    lines = page.context_lines(document)
     assert "| 50 | 5 (100) |" in lines
     assert "| 100 | no memory (100) |" in lines
     assert "- transformer: stops at 100 steps; not enough memory: the cache needs 9 GB" in lines

@@ -15,6 +15,7 @@ from lram_export.errors import UsageError
 from lram_export.machine import suitable_threads
 
 if TYPE_CHECKING:
+    from lram_export.bundle import Bundle
     from lram_export.evaluation import Evaluation, PolicyResult
     from lram_export.intervals import Estimate
 
@@ -102,7 +103,7 @@ def evaluate(
     )
     result = library.evaluate(opened, settings, reference, progress)
     if as_json:
-        print_json(to_json(result, bundle))
+        print_json(to_json(result, opened))
     else:
         print_table(f"{bundle}: {episodes} episodes from seed {seed}", COLUMNS, rows(result), notes(result))
     if result.failure:
@@ -153,10 +154,11 @@ def notes(evaluation: Evaluation) -> list[str]:
     return [*lines, f"return aimed at: {', '.join(aims)}"]
 
 
-def to_json(evaluation: Evaluation, bundle: Path) -> dict[str, Any]:
-    """The whole evaluation as plain values."""
+def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
+    """The whole evaluation as plain values; ``artifact`` is the digest of what played, None for the reference."""
+    digests = {target: bundle.artifact_digest(target) for target in bundle.targets}
     return {
-        "bundle": str(bundle),
+        "bundle": str(bundle.path),
         "options": evaluation.options,
         "failure": evaluation.failure,
         "results": [
@@ -164,6 +166,7 @@ def to_json(evaluation: Evaluation, bundle: Path) -> dict[str, Any]:
                 "environment": r.environment,
                 "policy": r.policy,
                 "precision": r.precision,
+                "artifact": digests.get(r.policy),
                 "target_return": r.target_return,
                 "success": _interval(r.success),
                 "return": _interval(r.mean_return),

@@ -109,8 +109,8 @@ def export(
         assert entry.parity is not None
         by = "" if entry.verified_by == entry.target else f" on {entry.verified_by} (not where it will run)"
         message(
-            f"{output}: {entry.target} {entry.precision}, {human_bytes(entry.size)}, verified{by} over "
-            f"{entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "
+            f"{output}: {entry.target} {entry.precision}, {human_bytes(bundle.artifact_size(entry.target))}, "
+            f"verified{by} over {entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "
             f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
             quiet,
         )

@@ -169,7 +169,7 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
             [
                 entry.target,
                 entry.precision,
-                human_bytes(entry.size),
+                human_bytes(bundle.artifact_size(entry.target)),
                 entry.platform,
                 "not verified" if parity is None else f"{parity.max_logit_error:.2g}{_on(entry)}",
                 "" if parity is None else f"{parity.actions_different} of {parity.actions}",

@@ -58,9 +58,10 @@ def print_prediction(
         )
         return
     print_facts(f"device {device.name}", _device_facts(device))
-    _print_table(predictions, device, speed, rate, here)
+    _print_table(predictions, device, speed, rate, here, batch)
     answer = "nothing" if chosen is None else f"{chosen.target} at {chosen.precision}"
-    print_facts("what to choose", [(answer, reason)])
+    unknown = "; tensorrt, the usual choice there, was not measured" if device.compute_capability else ""
+    print_facts("what to choose", [(answer, reason + unknown)])
 
 
 def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
@@ -104,6 +105,13 @@ def _device_facts(device: DeviceProfile) -> list[tuple[str, str]]:
     ]
 
 
+def _keeps(prediction: Prediction, rate: float) -> str:
+    """Whether it keeps the rate; a dash where only the floor is known, and short enough."""
+    if not prediction.fits or 1 / rate < prediction.floor:
+        return "no"
+    return "-" if prediction.margin is None else "yes" if prediction.margin >= 1 else "no"
+
+
 def _tvm_platform(device: DeviceProfile) -> str:
     from lram_export.tvm.platforms import PLATFORMS
 
@@ -118,7 +126,12 @@ def _tvm_platform(device: DeviceProfile) -> str:
 
 
 def _print_table(
-    predictions: list[Prediction], device: DeviceProfile, speed: MachineSpeed, rate: float | None, here: bool
+    predictions: list[Prediction],
+    device: DeviceProfile,
+    speed: MachineSpeed,
+    rate: float | None,
+    here: bool,
+    batch: int,
 ) -> None:
     columns = ["target", "precision", "weights", "state", "memory", "floor ms", "predicted ms"]
     columns += [f"at {rate:g} Hz", "margin"] if rate is not None else []
@@ -134,8 +147,7 @@ def _print_table(
             "not measured" if p.seconds is None else f"{1e3 * p.seconds:.3g}",
         ]
         if rate is not None:
-            kept = "-" if p.margin is None else "yes" if p.margin >= 1 else "no"
-            row += [kept, "-" if p.margin is None else f"{p.margin:.1f}"]
+            row += [_keeps(p, rate), "-" if p.margin is None else f"{p.margin:.1f}"]
         rows.append(row)
     notes = [
         f"overhead and efficiency of the targets: measured on {speed.cpu}, {speed.date}, {speed.threads} threads",
@@ -144,5 +156,10 @@ def _print_table(
         else "assumed: this device computes as fast as the measured machine; on it, --device here measures",
     ]
     if any(p.target == "tensorrt" for p in predictions):
-        notes.append("tensorrt was not measured on any GPU: only its floor is known")
+        notes.append("tensorrt was not measured on any GPU: only its floor is known; its memory is that of building it")
+        notes.append(
+            "the processor of a Jetson reaches less of the bandwidth than its GPU: the other targets are slower"
+        )
+    if batch > 1:
+        notes.append(f"a step of {batch} rows counts as more bytes only; with its arithmetic it takes longer")
     print_table(f"one environment step on {device.title}", columns, rows, notes)

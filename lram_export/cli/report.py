@@ -18,7 +18,11 @@ from lram_export.report import missing_packages
 @options.output
 @click.option("--also", multiple=True, type=options.PATH, help="Another precision of the policy; may be repeated.")
 @click.option("--checkpoint", type=options.PATH, help="Compare with this PyTorch model, not with the recorded steps.")
-@click.option("--evaluation", type=options.PATH, help="Closed loop: what lram-export evaluate --json printed.")
+@click.option("--recording", type=options.PATH, help="With --checkpoint: compare on its steps, not on random ones.")
+@click.option(
+    "--evaluation", "evaluations", type=options.PATH, multiple=True,
+    help="Closed loop: what lram-export evaluate --json printed; may be repeated.",
+)  # fmt: skip
 @click.option("--steps", default=500, show_default=True, type=click.IntRange(10), help="Steps to compare and to time.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Rate of the control loop in Hz: the deadline.")
 @options.threads
@@ -31,7 +35,8 @@ def report(
     output: Path,
     also: tuple[Path, ...],
     checkpoint: Path | None,
-    evaluation: Path | None,
+    recording: Path | None,
+    evaluations: tuple[Path, ...],
     steps: int,
     rate: float | None,
     threads: int | None,
@@ -49,14 +54,16 @@ def report(
 
     if reading.given and checkpoint is None:
         raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+    if recording is not None and checkpoint is None:
+        raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     found = collect(
         Bundle.open(bundle),
         [Bundle.open(other) for other in also],
-        ReportOptions(steps, rate, time=not no_timing, threads=threads or physical_cores()),
+        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads or physical_cores()),
         None if checkpoint is None else reading.load(checkpoint, progress),
-        evaluation,
+        evaluations,
         progress,
     )
     with atomic_file(output, force=force) as temporary:

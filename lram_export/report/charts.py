@@ -53,7 +53,7 @@ def all_charts(report: Report) -> list[Chart]:
     """Every chart, in the order in which somebody who signs off a policy asks."""
     compared = [row for row in report.rows if row.errors is not None and row.bundle == str(report.bundle.path)]
     timed = [row for row in report.rows if row.seconds is not None and row.bundle == str(report.bundle.path)]
-    both = [row for row in report.rows if row.errors is not None and row.timing is not None]
+    both = [row for row in report.rows if row.against_float32 is not None and row.timing is not None]
     not_compared = "No target was run for this report: lram-export report compares those that are installed."
     not_timed = "No target was timed for this report: lram-export report does it, unless --no-timing says otherwise."
 
@@ -85,9 +85,9 @@ def all_charts(report: Report) -> list[Chart]:
         chart(
             "ties",
             "Actions beside how close the call was",
-            "Every dot is one action value: how far apart the oracle's two best logits were, and how far the target's "
-            "logits were off. Only on or above the line can an error decide, so crosses (another action was chosen) "
-            "may lie there and nowhere else.",
+            "Every dot is one action value (of those that agree, a part): how far apart the oracle's two best logits "
+            "were, and how far the target's logits were off. Only on or above the line can an error decide, so crosses "
+            "(another action was chosen) may lie there and nowhere else.",
             _ties,
             compared,
             not_compared,
@@ -105,7 +105,8 @@ def all_charts(report: Report) -> list[Chart]:
             "latency",
             "Time of a step",
             "How often a step took how long. What counts for a control loop is the right end: a target with a thin "
-            "tail is predictable. The dashed line is the deadline, where a rate was given.",
+            "tail is predictable. Whatever is beyond the axis is counted at its end. The dashed line is the deadline, "
+            "where a rate was given.",
             lambda axes, rows: _latency_histogram(axes, rows, deadline),
             timed,
             not_timed,
@@ -123,7 +124,7 @@ def all_charts(report: Report) -> list[Chart]:
             "flat",
             "Time of a step over the steps",
             "A recurrent policy takes as long at the ten thousandth step as at the first, so the lines are level. "
-            "Bumps are the machine's other work.",
+            "Bumps are the machine's other work; single spikes leave the chart at the top.",
             _latency_over_time,
             timed,
             not_timed,
@@ -131,7 +132,8 @@ def all_charts(report: Report) -> list[Chart]:
         chart(
             "choice",
             "The choice: time, error and size",
-            "Down and to the left is better; the area of a dot is the size on disk. Several precisions of one policy "
+            "Down and to the left is better; the area of a dot is the size on disk. The error is that against the "
+            "float32 model: what the precision costs, and what the target adds to it. Several precisions of one policy "
             "(other bundles given with --also) make this the picture to choose from.",
             _choice,
             both,
@@ -188,11 +190,12 @@ def _drift(axes: Axes, rows: list[Row]) -> None:
 
 
 def _error_distribution(axes: Axes, rows: list[Row]) -> None:
-    widest = max(float(np.abs(row.errors.signed).max()) for row in rows if row.errors is not None) or 1e-12
+    numbers = [row.errors.signed[np.isfinite(row.errors.signed)] for row in rows if row.errors is not None]
+    widest = max(float(np.abs(errors).max(initial=0)) for errors in numbers) or 1e-12
     bins = np.linspace(-widest, widest, 61)
-    for row, style in _styles(rows):
+    for (row, style), errors in zip(_styles(rows), numbers, strict=True):
         assert row.errors is not None
-        counts, _ = np.histogram(row.errors.signed, bins)
+        counts, _ = np.histogram(errors, bins)
         axes.stairs(counts / row.errors.signed.size, bins, linewidth=1.4, **style)
     axes.set_yscale("log")
     axes.set_xlabel("error of a logit")
@@ -233,7 +236,7 @@ def _state_norm(axes: Axes, rows: list[Row]) -> None:
         axes.plot(oracle.state_steps, oracle.oracle_norm, color="0.2", linewidth=0.8, label="PyTorch")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
-    axes.set_ylabel("norm of C")
+    axes.set_ylabel("norm of the memory")
     if len(rows) > 1 or oracle is not None:
         axes.legend()
 
@@ -263,7 +266,7 @@ def _latency_tail(axes: Axes, rows: list[Row], rate: float | None) -> None:
         assert row.seconds is not None
         seconds = np.sort(row.seconds)
         longer = 1 - np.arange(len(seconds)) / len(seconds)
-        axes.step(1e3 * seconds, longer, where="post", linewidth=1.4, **style)
+        axes.step(1e3 * seconds, longer, where="pre", linewidth=1.4, **style)
     _deadline(axes, rate)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -292,14 +295,14 @@ def _latency_over_time(axes: Axes, rows: list[Row]) -> None:
 
 
 def _choice(axes: Axes, rows: list[Row]) -> None:
-    largest = max(row.entry.size for row in rows)
+    largest = max(row.size for row in rows)
     for number, row in enumerate(rows):
-        assert row.errors is not None
+        assert row.against_float32 is not None
         assert row.timing is not None
         axes.scatter(
             row.timing.p50_ms,
-            max(float(np.median(row.errors.relative)), 1e-9),
-            s=30 + 420 * row.entry.size / largest,
+            max(row.against_float32, 1e-9),
+            s=30 + 420 * row.size / largest,
             marker=MARKERS[number % len(MARKERS)],
             color=COLOURS[number % len(COLOURS)],
             alpha=0.8,
@@ -309,7 +312,7 @@ def _choice(axes: Axes, rows: list[Row]) -> None:
     axes.set_yscale("log")
     axes.margins(0.25)
     axes.set_xlabel("median milliseconds of a step")
-    axes.set_ylabel("typical relative error of the logits")
+    axes.set_ylabel("relative error against float32")
     legend = axes.legend(loc="best")
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):  # dots of one size: the sizes are those on disk

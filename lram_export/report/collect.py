@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from lram_export.benchmark import BenchOptions, BenchResult, Contender, bench_together
 from lram_export.bundle import Bundle
-from lram_export.errors import LramError, UsageError
+from lram_export.errors import LramError, UsageError, describe
 from lram_export.machine import cpu_model, physical_cores
 from lram_export.manifest import ArtifactEntry
-from lram_export.parity import ParityMeter
-from lram_export.progress import SILENT, Advance, Progress
-from lram_export.reference import StepSequence, random_steps
+from lram_export.progress import SILENT, Progress
+from lram_export.reference import Reference, StepSequence, sample_state
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
-from lram_export.verify import load_bundle_reference, parity_meter
+from lram_export.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
@@ -41,6 +40,7 @@ class ReportOptions:
     Attributes:
         steps: compared with a checkpoint, and timed per target; without a checkpoint the bundle's recorded steps are
             compared.
+        recording: with a checkpoint, its steps are compared instead of random ones.
         rate: of the control loop, in Hz, for the deadline.
         measure: whether to run anything; without it the report has what the manifest has.
         time: whether to time the targets.
@@ -48,6 +48,7 @@ class ReportOptions:
     """
 
     steps: int = 500
+    recording: Path | None = None
     rate: float | None = None
     measure: bool = True
     time: bool = True
@@ -89,13 +90,25 @@ class Errors:
 class Row:
     """One target of one bundle: what the manifest says, and what was measured; None where it was not.
 
-    ``failures`` are the bounds that were exceeded in this measurement, as :meth:`ParityResult.failures` says them.
+    Attributes:
+        bundle: its path.
+        entry: of the manifest.
+        label: target and precision, and the bundle's name where these are not enough.
+        size: bytes on disk, shared codes included.
+        cost: what the precision changed against the float32 model (:class:`QuantizationCost` as JSON); None at `fp32`,
+            and where the bundle does not say.
+        compared_here: whether ``errors`` are of this machine, by the target's own runtime.
+        failures: bounds that were exceeded here, as :meth:`ParityResult.failures` says them.
     """
 
     bundle: str
     entry: ArtifactEntry
+    label: str
+    size: int
+    cost: Mapping[str, Any] | None = None
     why_not_run: str | None = None
     why_not_timed: str | None = None
+    compared_here: bool = False
     failures: tuple[str, ...] = ()
     errors: Errors | None = None
     timing: BenchResult | None = None
@@ -103,9 +116,12 @@ class Row:
     closed_loop: str | None = None
 
     @property
-    def label(self) -> str:
-        """Target and precision."""
-        return f"{self.entry.target} {self.entry.precision}"
+    def against_float32(self) -> float | None:
+        """Relative error of the logits against the float32 model, at most: what the precision cost, and the target's
+        own typical error; None where one of them is not known."""
+        if self.errors is None or (self.cost is None and self.entry.precision != "fp32"):
+            return None
+        return float(np.median(self.errors.relative)) + (self.cost["relative_error"] if self.cost else 0.0)
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,7 @@ def collect(
     others: Sequence[Bundle] = (),
     options: ReportOptions | None = None,
     checkpoint: Checkpoint | None = None,
-    evaluation: Path | None = None,
+    evaluations: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Report:
     """Measure what can be measured here.
@@ -136,57 +152,70 @@ def collect(
         others: bundles of the same policy at other precisions, which the tables and the choice show beside it.
         options: what to run.
         checkpoint: whose PyTorch model every step is compared with; without one the bundle's recorded steps are.
-        evaluation: JSON of `lram-export evaluate --json`.
+        evaluations: JSON of `lram-export evaluate --json`, of these bundles.
         progress: told about every stage.
 
     Raises:
-        UsageError: a checkpoint of another model, or an evaluation that is none.
+        UsageError: a checkpoint of another model, or an evaluation that is none or of another bundle.
         BundleError: a damaged bundle.
     """
     options = options or ReportOptions()
+    bundles = (bundle, *others)
     _check_same_policy(bundle, others)
-    success = {} if evaluation is None else read_evaluation(evaluation)
-    ours = {(entry.target, entry.precision) for entry in bundle.manifest.artifacts}
-    if success and not ours & set(success):
-        raise UsageError(f"{evaluation}: has nothing about a target of {bundle.path} at its precision")
+    success = read_evaluations(evaluations, {b.artifact_digest(t) for b in bundles for t in b.targets})
     rows: list[Row] = []
-    for each in (bundle, *others):
+    for each in bundles:
         each.check_files()
-        for entry in each.manifest.artifacts:
-            reason = unavailable(entry.target, each.load_artifact(entry.target)) if options.measure else "not measured"
-            closed_loop = success.get((entry.target, entry.precision)) if each is bundle else None
-            rows.append(Row(str(each.path), entry, reason, closed_loop=closed_loop))
+        for row in _rows(each, bundles):
+            target = row.entry.target
+            reason = unavailable(target, each.load_artifact(target)) if options.measure else "not measured"
+            rows.append(
+                dataclasses.replace(row, why_not_run=reason, closed_loop=success.get(each.artifact_digest(target)))
+            )
     if options.measure:
-        rows = _with_errors([bundle, *others], rows, options, checkpoint, progress)
+        rows = _with_errors(bundles, rows, options, checkpoint, progress)
     bandwidth = None
     if options.measure and options.time:
         rows, bandwidth = _with_times(rows, options, progress)
-    steps = len(load_bundle_reference(bundle).inputs) if checkpoint is None else options.steps
-    over = "recorded steps of the reference model" if checkpoint is None else "fresh steps beside the PyTorch model"
-    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    compared = f"{steps} {over}" if options.measure else "nothing: the targets were not run for this report"
-    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), now.isoformat())
+    compared = "nothing: the targets were not run for this report" if not options.measure else _over(rows, checkpoint)
+    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now())
 
 
 def of_export(bundle: Bundle, recorders: Mapping[str, Recorder]) -> Report:
     """The report that an export writes: what its verification saw, and no times."""
     reference = load_bundle_reference(bundle)
-    nothing: Floats = np.zeros(0)
     rows = [
-        Row(
-            str(bundle.path),
-            entry,
-            errors=recorders[entry.target].errors(reference.action, reference.action_logits, nothing),
-        )
-        for entry in bundle.manifest.artifacts
+        dataclasses.replace(row, errors=recorders[row.entry.target].errors(reference, np.zeros(0)))
+        for row in _rows(bundle, [bundle])
     ]
-    compared = f"{len(reference.inputs)} recorded steps of the reference model, at export"
-    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    return Report(bundle, tuple(rows), ReportOptions(time=False), compared, None, cpu_model(), now.isoformat())
+    compared = f"{len(reference.inputs)} recorded steps, at export"
+    return Report(bundle, tuple(rows), ReportOptions(time=False), compared, None, cpu_model(), _now())
+
+
+def _rows(bundle: Bundle, among: Sequence[Bundle]) -> list[Row]:
+    """What the manifest says about each target; ``among`` are all bundles of the report."""
+    quantization = bundle.manifest.quantization
+    cost = None if quantization is None else quantization.cost
+    alike = [b for b in among if b.manifest.precision == bundle.manifest.precision]
+    suffix = f" ({bundle.path.name})" if len(alike) > 1 else ""
+    return [
+        Row(str(bundle.path), e, f"{e.target} {e.precision}{suffix}", bundle.artifact_size(e.target), cost)
+        for e in bundle.manifest.artifacts
+    ]
+
+
+def _over(rows: Sequence[Row], checkpoint: Checkpoint | None) -> str:
+    steps = sorted({len(row.errors.largest) for row in rows if row.errors is not None})
+    over = "recorded steps" if checkpoint is None else "steps beside the PyTorch model"
+    return f"{' or '.join(map(str, steps)) or 'no'} {over}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat()
 
 
 def _check_same_policy(bundle: Bundle, others: Sequence[Bundle]) -> None:
-    """Raise UsageError unless the others are other bundles of the same checkpoint."""
+    """Raise UsageError unless the others are other bundles of the same checkpoint and task."""
     seen = {bundle.path.resolve()}
     for other in others:
         if other.path.resolve() in seen:
@@ -194,21 +223,38 @@ def _check_same_policy(bundle: Bundle, others: Sequence[Bundle]) -> None:
         seen.add(other.path.resolve())
         if other.manifest.source.get("sha256") != bundle.manifest.source.get("sha256"):
             raise UsageError(f"--also: {other.path} is of another checkpoint than {bundle.path}")
+        if other.manifest.spec != bundle.manifest.spec or other.manifest.task != bundle.manifest.task:
+            raise UsageError(f"--also: {other.path} is for another task or batch size than {bundle.path}")
 
 
-def read_evaluation(path: Path) -> dict[tuple[str, str], str]:
-    """(target, precision) -> its success in closed loop, in words, from `evaluate --json`; raises UsageError."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        found: dict[tuple[str, str], list[str]] = {}
-        for result in results:
-            success = result["success"]
-            words = "no measure of success" if success is None else f"{100 * float(success['value']):.0f}%"
-            key = str(result["policy"]), str(result["precision"])
-            found.setdefault(key, []).append(f"{result['environment']}: {words}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({error})") from None
-    return {policy: ", ".join(lines) for policy, lines in found.items()}
+def read_evaluations(paths: Sequence[Path], known: Collection[str]) -> dict[str, str]:
+    """Digest of an artifact -> its success in closed loop, in words, from `evaluate --json`.
+
+    ``known`` are the digests of the report's artifacts. Raises UsageError for a file that is none, or has none of them.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            early = "" if document["failure"] is None else ", ended early by a failure"
+            results = [(r["artifact"], f"{r['environment']}: {_success(r)}{early}") for r in document["results"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what = f"no '{error.args[0]}'" if isinstance(error, KeyError) else error
+            raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({what})") from None
+        own = [(digest, words) for digest, words in results if digest in known]
+        if not own:
+            raise UsageError(f"{path}: of no artifact of this report: other bundles, or exported again since")
+        for digest, words in own:
+            found.setdefault(digest, []).append(words)
+    return {digest: ", ".join(lines) for digest, lines in found.items()}
+
+
+def _success(result: Mapping[str, Any]) -> str:
+    success, episodes = result["success"], len(result["episodes"])
+    if success is None:
+        return f"no measure of success ({episodes} episodes)"
+    value, low, high = (100 * float(success[name]) for name in ("value", "low", "high"))
+    return f"{value:.0f}% ({low:.0f} to {high:.0f}, {episodes} episodes)"
 
 
 def _with_errors(
@@ -219,79 +265,62 @@ def _with_errors(
     progress: Progress,
 ) -> list[Row]:
     filled = []
-    oracles = {str(b.path): _Oracle(b, options, checkpoint) for b in bundles}
-    by_path = {str(b.path): b for b in bundles}
+    by_path = {str(b.path): (b, _oracle(b, options, checkpoint)) for b in bundles}
     for row in rows:
         if row.why_not_run is not None:
             filled.append(row)
             continue
-        bundle = by_path[row.bundle]
+        bundle, oracle = by_path[row.bundle]
         try:
-            runtime = load_runtime(row.entry.target, bundle.load_artifact(row.entry.target), options.threads)
-        except LramError as error:
-            filled.append(dataclasses.replace(row, why_not_run=str(error)))
-            continue
-        oracle = oracles[row.bundle]
-        try:
-            with progress.stage(f"comparing {row.label}", len(oracle.inputs)) as advance:
-                meter = parity_meter(bundle, row.entry.target, runtime)
-                errors = compare(runtime, oracle, meter, advance)
-        finally:
-            runtime.close()
-        filled.append(dataclasses.replace(row, errors=errors, failures=tuple(meter.result().failures())))
+            filled.append(_compared(row, bundle, oracle, options.threads, progress))
+        except Exception as error:  # toolkits are foreign code, and the page goes on without this target
+            filled.append(dataclasses.replace(row, why_not_run=describe(error)))
     return filled
 
 
-class _Oracle:
-    """Inputs, and what the oracle answers to them: recorded, or computed once from a checkpoint."""
-
-    def __init__(self, bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | None) -> None:
-        self.inputs: StepSequence
-        if checkpoint is None:
-            reference = load_bundle_reference(bundle)
-            self.inputs, self.actions, self.logits = reference.inputs, reference.action, reference.action_logits
-            self.norms: Floats = np.zeros(0)
-            return
-        manifest = bundle.manifest
-        if checkpoint.config != manifest.model:
-            raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
-        self.inputs = random_steps(manifest.spec, manifest.task, options.steps, seed=1, episode=max(options.steps, 2))
-        self.actions, self.logits, self.norms = _answers(bundle, checkpoint, self.inputs)
+def _compared(row: Row, bundle: Bundle, oracle: Oracle, threads: int, progress: Progress) -> Row:
+    target, recorder = row.entry.target, Recorder()
+    runtime = load_runtime(target, bundle.load_artifact(target), threads)
+    try:
+        with progress.stage(f"comparing {row.label}", len(oracle.reference.inputs)) as advance:
+            meter = parity_meter(bundle, target, runtime)
+            replay(runtime, oracle.reference, meter, advance, recorder.add)
+    finally:
+        runtime.close()
+    errors, failures = recorder.errors(oracle.reference, oracle.norms), tuple(meter.result().failures())
+    return dataclasses.replace(row, errors=errors, failures=failures, compared_here=True)
 
 
-def _answers(bundle: Bundle, checkpoint: Checkpoint, inputs: StepSequence) -> tuple[Any, Any, Floats]:
-    """The oracle's actions, logits and state norms: the PyTorch model, dequantized where the bundle is quantized."""
+@dataclass(frozen=True)
+class Oracle:
+    """Inputs and what the oracle answers to them; ``norms`` of its state every :data:`STATE_EVERY` steps, or empty."""
+
+    reference: Reference
+    norms: Floats
+
+
+def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | None) -> Oracle:
+    """Recorded, or computed from a checkpoint: the PyTorch model, dequantized where the bundle is quantized."""
+    if checkpoint is None:
+        return Oracle(load_bundle_reference(bundle), np.zeros(0))
     from lram_export.dequantization import dequantized_checkpoint
     from lram_export.model import ReferenceModel, oracle_threads
     from lram_export.quantized import QuantizedFile
     from lram_export.runtimes.pytorch import PytorchRuntime
 
     manifest = bundle.manifest
+    if checkpoint.config != manifest.model:
+        raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
+    inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
     if manifest.quantization is not None:
         matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
         checkpoint = dequantized_checkpoint(checkpoint, matrices)
     runtime = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
-    actions, logits, norms = [], [], []
-    with oracle_threads(checkpoint.config):
-        for number, arguments in enumerate(inputs):
-            output = runtime.step(*arguments)
-            actions.append(output.action.copy())
-            logits.append(output.action_logits.copy())
-            if number % STATE_EVERY == 0:
-                norms.append(state_norm(runtime))
-    return np.stack(actions), np.stack(logits), np.array(norms)
-
-
-def compare(runtime: Runtime, oracle: _Oracle, meter: ParityMeter, advance: Advance) -> Errors:
-    """Step a runtime over the oracle's inputs and compare; the meter is told every step, too."""
     recorder = Recorder()
-    runtime.reset()
-    for arguments, action, logits in zip(oracle.inputs, oracle.actions, oracle.logits, strict=True):
-        output = runtime.step(*arguments)
-        meter.add_step(action, logits, output.action, output.action_logits)
-        recorder.add(runtime, output)
-        advance(1)
-    return recorder.errors(oracle.actions, oracle.logits, oracle.norms)
+    with oracle_threads(checkpoint.config):
+        for arguments in inputs:
+            recorder.add(runtime, runtime.step(*arguments))
+    return recorder.oracle(inputs, runtime)
 
 
 class Recorder:
@@ -312,9 +341,15 @@ class Recorder:
         self._logits.append(output.action_logits.copy())
         self._actions.append(output.action.copy())
 
-    def errors(self, actions: NDArray[Any], logits: NDArray[Any], norms: Floats) -> Errors:
-        """Compare with an oracle's actions and logits, (steps, ...); ``norms`` of its state may be empty."""
-        expected, actual = np.asarray(logits, np.float64), np.asarray(np.stack(self._logits), np.float64)
+    def oracle(self, inputs: StepSequence, runtime: Runtime) -> Oracle:
+        """What was answered as what others are compared with; the runtime is that which answered."""
+        answers = np.stack(self._actions), np.stack(self._logits)
+        return Oracle(Reference(inputs, *answers, sample_state(runtime.state())), np.array(self._norms))
+
+    def errors(self, reference: Reference, norms: Floats) -> Errors:
+        """Compare with an oracle's answers; ``norms`` of its state may be empty."""
+        expected = np.asarray(reference.action_logits, np.float64)
+        actual = np.asarray(np.stack(self._logits), np.float64)
         difference = actual - expected
         flat = difference.reshape(len(difference), -1)
         norm = np.linalg.norm(expected.reshape(len(expected), -1), axis=1)
@@ -327,7 +362,7 @@ class Recorder:
             signed=flat.reshape(-1)[sample],
             gaps=best[:, -1] - best[:, 0],
             differences=np.abs(per_action).max(axis=1),
-            different=(np.stack(self._actions) != np.asarray(actions)).reshape(-1),
+            different=(np.stack(self._actions) != np.asarray(reference.action)).reshape(-1),
             state_steps=np.array(self._steps),
             state_norm=np.array(self._norms),
             oracle_norm=norms,
@@ -342,24 +377,24 @@ def state_norm(runtime: Runtime) -> float:
 
 
 def _with_times(rows: list[Row], options: ReportOptions, progress: Progress) -> tuple[list[Row], float | None]:
-    running = [row for row in rows if row.why_not_run is None]
-    if not running:
+    contenders = {
+        row.label: Contender(row.label, Bundle.open(row.bundle), row.entry.target)
+        for row in rows
+        if row.why_not_run is None
+    }
+    if not contenders:
         return rows, None
-    contenders = [Contender(row.label, Bundle.open(row.bundle), row.entry.target) for row in running]
-    reasons: list[str | None] = [None] * len(running)
+    reasons: dict[str, str] = {}
 
     def fail(contender: Contender, error: LramError) -> None:
-        reasons[contenders.index(contender)] = str(error)
+        reasons[contender.name] = str(error)
 
     settings = BenchOptions((), options.threads, steps=options.steps, rate=options.rate)
-    report = bench_together(contenders, settings, progress, fail)
-    measured = iter(zip(report.results, report.samples, strict=True))
+    report = bench_together(list(contenders.values()), settings, progress, fail)
+    alive = [label for label in contenders if label not in reasons]
+    measured = dict(zip(alive, zip(report.results, report.samples, strict=True), strict=True))
     filled = []
     for row in rows:
-        if row.why_not_run is not None:
-            filled.append(row)
-            continue
-        reason = reasons.pop(0)
-        timing, seconds = (None, None) if reason is not None else next(measured)
-        filled.append(dataclasses.replace(row, timing=timing, seconds=seconds, why_not_timed=reason))
+        timing, seconds = measured.get(row.label, (None, None))
+        filled.append(dataclasses.replace(row, timing=timing, seconds=seconds, why_not_timed=reasons.get(row.label)))
     return filled, report.bandwidth

@@ -28,13 +28,22 @@ class Memory:
     @staticmethod
     def of(weight_bytes: int, spec: StepSpec) -> Memory:
         """For an engine with that many bytes of weights: two copies of the state, inputs and outputs are small."""
-        state = 2 * 4 * sum(tensor.size for tensor in spec.states)
-        running = weight_bytes + state + LIBRARIES_BYTES
+        return Memory.of_sizes(weight_bytes, 4 * sum(tensor.size for tensor in spec.states))
+
+    @staticmethod
+    def of_sizes(weight_bytes: int, state_bytes: int) -> Memory:
+        """For that many bytes of weights, and of one copy of the state."""
+        running = weight_bytes + 2 * state_bytes + LIBRARIES_BYTES
         return Memory(running, max(running, BUILD_FACTOR * weight_bytes + LIBRARIES_BYTES))
+
+    @property
+    def most(self) -> int:
+        """Bytes to build and to run it."""
+        return max(self.running, self.building)
 
     def fits(self, device: DeviceProfile) -> bool:
         """Whether a device can build and run it."""
-        return max(self.running, self.building) <= self.left_by(device)
+        return self.most <= self.left_by(device)
 
     @staticmethod
     def left_by(device: DeviceProfile) -> int:

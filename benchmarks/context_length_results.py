@@ -1,0 +1,213 @@
+"""What `context_length.py` measured: points, where lines cross, tables and the chart."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decision_transformer import transformer_name
+
+from lram_export.atomic import atomic_file
+from lram_export.cli.console import print_table
+
+IN_PYTORCH = "LRAM, PyTorch"
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; ``seconds`` ends a window early, ``history`` counts steps of the LRAM."""
+
+    preset: str
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    threads: int
+    target: str
+    caches: tuple[str, ...]
+    windows: int
+    steps: int
+    seconds: float
+    history: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One contender at one context length, in environment steps of the whole batch.
+
+    ``ms`` is the median of all timed steps, ``window_ms`` that of each window; None and empty where ``skipped`` says
+    why nothing was measured. ``context_bytes`` are the key-value cache or the recurrent state. ``history`` is the
+    number of steps an LRAM had really taken by the end of its turns, None for a transformer.
+    """
+
+    contender: str
+    batch: int
+    length: int
+    ms: float | None
+    window_ms: tuple[float, ...]
+    timed_steps: int
+    weight_bytes: int
+    context_bytes: int
+    history: int | None
+    skipped: str | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.weight_bytes + self.context_bytes
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the transformer becomes slower than an LRAM for good: ``steps``, None if nowhere up to ``last``."""
+
+    transformer: str
+    lram: str
+    batch: int
+    steps: float | None
+    first: int
+    last: int
+    last_ratio: float
+
+    def __str__(self) -> str:
+        if self.steps is None:
+            where = f"not up to {self.last:,} steps"
+        elif self.steps == self.first:
+            where = f"from the first length on ({self.first:,} steps)"
+        else:
+            where = f"from {self.steps:,.0f} steps on"
+        ratio = f"at {self.last:,} steps {self.last_ratio:.2f} times its time"
+        return f"batch {self.batch}: {self.transformer} slower than {self.lram} {where}; {ratio}"
+
+
+def exported_name(options: Options) -> str:
+    """The contender's name."""
+    return f"LRAM, {options.target}"
+
+
+def results(points: Sequence[Point], options: Options) -> dict[str, Any]:
+    """Points and headlines as plain JSON values."""
+    found = [dataclasses.asdict(crossing) for crossing in crossings(points, options)]
+    return {"points": [dataclasses.asdict(point) for point in points], "crossings": found}
+
+
+def crossings(points: Sequence[Point], options: Options) -> Iterator[Crossing]:
+    """Every transformer against every LRAM at every batch size."""
+    times = {(p.contender, p.batch, p.length): p.ms for p in points if p.ms is not None}
+    names = [transformer_name(kind) for kind in options.caches]
+    for batch, transformer, lram in itertools.product(options.batches, names, (IN_PYTORCH, exported_name(options))):
+        ratios = {
+            length: times[transformer, batch, length] / times[lram, batch, length]
+            for length in options.lengths
+            if (transformer, batch, length) in times and (lram, batch, length) in times
+        }
+        if ratios:
+            lengths = list(ratios)
+            last = lengths[-1]
+            yield Crossing(transformer, lram, batch, crossing_of(ratios), lengths[0], last, ratios[last])
+
+
+def crossing_of(ratios: dict[int, float]) -> float | None:
+    """The context length from which on all ratios are above 1, interpolated between logarithms; None if nowhere."""
+    points = list(ratios.items())
+    slower = len(list(itertools.takewhile(lambda point: point[1] > 1, reversed(points))))
+    if slower == 0:
+        return None
+    if slower == len(points):
+        return float(points[0][0])
+    (x0, y0), (x1, y1) = points[-slower - 1], points[-slower]
+    part = -math.log(y0) / (math.log(y1) - math.log(y0))
+    return math.exp(math.log(x0) + part * (math.log(x1) - math.log(x0)))
+
+
+def show(document: dict[str, Any], points: Sequence[Point], options: Options) -> None:
+    """Tables on standard output, one per batch size, and the headlines."""
+    for batch in options.batches:
+        show_batch([point for point in points if point.batch == batch], batch, options)
+    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    lram, transformer = (document["parameters"][name] for name in ("lram", "transformer"))
+    print(f"{document['cpu']}, {options.threads} threads; {versions}")
+    print(
+        f"parameters: LRAM {lram:,}, transformer {transformer:,} ({transformer / lram - 1:+.1%}, without its table of "
+        f"positions)"
+    )
+    for crossing in crossings(points, options):
+        print(crossing)
+
+
+def show_batch(points: Sequence[Point], batch: int, options: Options) -> None:
+    """One table: rows are context lengths."""
+    names = list(dict.fromkeys(p.contender for p in points))
+    at = {(p.contender, p.length): p for p in points}
+    exported, transformer = exported_name(options), names[0]
+    rows = []
+    for length in options.lengths:
+        cells = ["no memory" if (ms := at[name, length].ms) is None else f"{ms:,.2f}" for name in names]
+        memory = [f"{at[name, length].memory / MB:,.0f}" for name in (transformer, exported)]
+        rows.append([f"{length:,}", *cells, *memory])
+    columns = ["context (steps)", *(f"{name} (ms)" for name in names), "transformer (MB)", "LRAM (MB)"]
+    notes = [f"{p.length:,} steps, {p.contender}: {p.skipped}" for p in points if p.skipped]
+    title = f"{options.preset}, batch {batch}: milliseconds per environment step, weights and cache or state"
+    print_table(title, columns, rows, notes)
+
+
+def draw(document: dict[str, Any], points: Sequence[Point], options: Options, path: Path) -> None:
+    """The chart: latency and memory against the context, one line per contender and batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import matplotlib.ticker
+
+    names = list(dict.fromkeys(p.contender for p in points))
+    palette = [*("#d55e00", "#e69f00")[: len(options.caches)], "#0072b2", "#009e73"]
+    colours = dict(zip(names, palette, strict=True))
+    figure, (latency, memory) = plt.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
+    for batch, line in zip(options.batches, itertools.cycle(("-", "--", ":", "-."))):
+        style = {"linestyle": line, "marker": "o", "markersize": 4}
+        for name in names:
+            own = [p for p in points if p.contender == name and p.batch == batch]
+            timed = [p for p in own if p.ms is not None]
+            label = f"{name}, batch {batch}"
+            latency.plot([p.length for p in timed], [p.ms for p in timed], color=colours[name], label=label, **style)
+        for name, label in ((names[0], "transformer"), (exported_name(options), "LRAM")):
+            own = [p for p in points if p.contender == name and p.batch == batch]
+            sizes = [p.memory / MB for p in own]
+            label = f"{label}, batch {batch}"
+            memory.plot([p.length for p in own], sizes, color=colours[name], label=label, **style)
+    if document["total_memory"]:
+        memory.axhline(document["total_memory"] / MB, color="0.5", linewidth=1, label="memory of this machine")
+    for axes, what in ((latency, "milliseconds per environment step"), (memory, "MB: weights and cache or state")):
+        axes.set(xscale="log", yscale="log", xlabel="context (environment steps)", ylabel=what)
+        axes.set_xticks(options.lengths, [f"{length:,}" for length in options.lengths], rotation=45)
+        axes.set_xticks([], minor=True)
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 1)))
+        axes.grid(True, which="major", color="0.9")
+        axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.24))
+    figure.suptitle(textwrap.fill(title(points, options), 110))
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
+    figure.supxlabel(f"{options.preset}, float32, {document['cpu']}, {threads}", fontsize=8, color="0.4")
+    with atomic_file(path, force=True) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def title(points: Sequence[Point], options: Options) -> str:
+    """The sentence above the chart, from what was measured: the transformer at its best against both LRAMs."""
+    found = [c for c in crossings(points, options) if c.batch == options.batches[0]]
+    if not found:
+        return "The transformer's cache did not fit into this machine's memory at any context length"
+    last = max(c.last for c in found)
+    ratios = {c.lram: min(o.last_ratio for o in found if (o.lram, o.last) == (c.lram, last)) for c in found}
+    in_pytorch, exported = (f"{ratios[name]:.2g}" for name in (IN_PYTORCH, exported_name(options)))
+    return (
+        f"After {last:,} steps the transformer takes {in_pytorch} times as long per step as the LRAM in PyTorch and "
+        f"{exported} times as long as the exported one (batch {options.batches[0]})"
+    )
