@@ -103,7 +103,7 @@ metaworld: $(STAMP) ## train the example policy anew: episodes, training, evalua
 	$(MAKE) -j2 $(METAWORLD)/evaluation-1.json $(METAWORLD)/evaluation-2.json
 	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)/run
 
-results: $(STAMP) ## measure the tables of docs/results.md anew (about two hours, 10 GB of disk)
+results: $(STAMP) ## measure the tables of docs/results.md anew (about an hour, 10 GB of disk)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers
 	$(BIN)/python benchmarks/results.py
 

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 TASK = "metaworld/reach-v2"
 """39 observed values, 4 actions."""
 
-LENGTHS = [50 * 2**i for i in range(10)]
+LENGTHS = [50, 200, 800, 3_200, 6_400, 12_800, 25_600]
 
 GB = 1e9
 RESERVE_BYTES = 2**30

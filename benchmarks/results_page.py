@@ -161,13 +161,8 @@ def context_lines(document: Document) -> list[str]:
         f"{counts['transformer']:,} without its table of positions.",
         "",
     ]
-    for crossing in document["crossings"]:
-        where = "up to no length measured" if crossing["steps"] is None else f"from {crossing['steps']:,.0f} steps on"
-        lines.append(
-            f"- batch {crossing['batch']}: the transformer ({crossing['transformer']}) is slower than "
-            f"{crossing['lram']} {where}; at {crossing['last']:,} steps it takes {crossing['last_ratio']:.2f} times as "
-            f"long"
-        )
+    lines += [_crossing(crossing) for crossing in document["crossings"]]
+    lines += _flat(document["points"])
     for batch in options["batches"]:
         points = [p for p in document["points"] if p["batch"] == batch]
         names = list(dict.fromkeys(p["contender"] for p in points))
@@ -180,6 +175,34 @@ def context_lines(document: Document) -> list[str]:
         ]
         lines += table(["steps so far", *names], rows)
         lines += _no_memory([p for p in points if p["ms"] is None])
+    return lines
+
+
+def _crossing(crossing: Document) -> str:
+    """Where a transformer becomes slower than an LRAM, the headline."""
+    transformer = crossing["transformer"].replace(", ", " with the ")
+    last = f"{crossing['last']:,} steps"
+    if crossing["steps"] is None:
+        where = f"at no length up to {last}"
+    elif crossing["steps"] == crossing["first"]:
+        where = f"at every length, from {crossing['first']:,} steps on"
+    else:
+        where = f"**from {crossing['steps']:,.0f} steps on**"
+    ratio = f"{crossing['last_ratio']:.3g}"
+    return (
+        f"- batch {crossing['batch']}: the {transformer} is slower than {crossing['lram']} {where}; at {last} it takes "
+        f"{ratio} times as long"
+    )
+
+
+def _flat(points: Sequence[Document]) -> list[str]:
+    """What an LRAM takes at any length."""
+    lines = []
+    for batch, name in dict.fromkeys((p["batch"], p["contender"]) for p in points if p["contender"].startswith("LRAM")):
+        own = [p for p in points if (p["batch"], p["contender"]) == (batch, name) and p["ms"] is not None]
+        low, high = min(p["ms"] for p in own), max(p["ms"] for p in own)
+        lengths = f"{own[0]['length']:,} to {own[-1]['length']:,} steps"
+        lines.append(f"- batch {batch}: {name} takes {low:.3g} to {high:.3g} ms, whether after {lengths}")
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.benchmark import BenchOptions, Contender, bench_together
 from lram_export.bundle import Bundle
 from lram_export.cost import QuantizationCost, quantization_cost
-from lram_export.errors import UsageError
+from lram_export.errors import LramError, UsageError
 from lram_export.policy import default_target
 from lram_export.progress import SILENT, Progress
 from lram_export.recording import load_steps
@@ -20,13 +20,13 @@ from lram_export.reference import StepSequence
 from lram_export.runtimes import Runtime, load_runtime
 from lram_export.verify import load_bundle_reference
 
-WARM_UP = 3
-"""First steps, whose time does not count."""
+TIMED_STEPS = 200
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two bundles. ``size`` is that of the artifact's files in bytes, shared codes included."""
+    """One of the two bundles. ``size`` is that of the artifact's files in bytes, shared codes included; ``p50_ms`` the
+    median time of a step, None where ``not_timed`` says why; ``tools`` what the artifact was written with."""
 
     bundle: str
     target: str
@@ -37,7 +37,9 @@ class Side:
     checkpoint: str
     written: str
     generator: str
-    p50_ms: float
+    tools: dict[str, str]
+    p50_ms: float | None
+    not_timed: str | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def compare_bundles(
     threads: int,
     progress: Progress = SILENT,
 ) -> Comparison:
-    """Step both side by side over the first one's recorded steps, or over those of a recording.
+    """Step both side by side over the first one's recorded steps, or over those of a recording; then time them.
 
     Args:
         first, second: the bundles; each keeps its own state, from its initial values.
@@ -82,13 +84,11 @@ def compare_bundles(
             bundle.artifact(target)
             runtimes.append(load_runtime(target, bundle.load_artifact(target), threads))
         with progress.stage("comparing", len(inputs)) as advance:
-            outputs, seconds = _step_all(runtimes, inputs, advance)
+            outputs = _step_all(runtimes, inputs, advance)
     finally:
         for runtime in runtimes:
             runtime.close()
-    sides = [
-        _side(bundle, target, times) for bundle, target, times in zip((first, second), chosen, seconds, strict=True)
-    ]
+    sides = _sides([(first, chosen[0]), (second, chosen[1])], threads, progress)
     task = first.manifest.task
     distance = np.abs(outputs[0][0].astype(np.float64) - outputs[1][0].astype(np.float64))
     steps = np.flatnonzero(distance.reshape(len(inputs), -1).any(axis=1))
@@ -130,25 +130,39 @@ def _recorded(bundle: Bundle, recording: Path) -> StepSequence:
 Outputs = tuple[NDArray[Any], NDArray[np.float32]]
 
 
-def _step_all(runtimes: list[Runtime], inputs: StepSequence, advance: Any) -> tuple[list[Outputs], list[list[float]]]:
-    """Actions and logits of every step, and seconds, of each runtime; they take turns."""
+def _step_all(runtimes: list[Runtime], inputs: StepSequence, advance: Any) -> list[Outputs]:
+    """Actions and logits of every step of each runtime."""
     actions: list[list[NDArray[Any]]] = [[] for _ in runtimes]
     logits: list[list[NDArray[np.float32]]] = [[] for _ in runtimes]
-    seconds: list[list[float]] = [[] for _ in runtimes]
     for runtime in runtimes:
         runtime.reset()
     for arguments in inputs:
         for i, runtime in enumerate(runtimes):
-            started = time.perf_counter()
             output = runtime.step(*arguments)
-            seconds[i].append(time.perf_counter() - started)
             actions[i].append(output.action.copy())
             logits[i].append(output.action_logits.copy())
         advance(1)
-    return [(np.stack(a), np.stack(g)) for a, g in zip(actions, logits, strict=True)], seconds
+    return [(np.stack(a), np.stack(g)) for a, g in zip(actions, logits, strict=True)]
 
 
-def _side(bundle: Bundle, target: str, seconds: list[float]) -> Side:
+def _sides(pairs: list[tuple[Bundle, str]], threads: int, progress: Progress) -> list[Side]:
+    """Both sides, timed in processes of their own: in one process their threads and caches would be in each other's
+    way."""
+    contenders = [Contender(f"{bundle.path.name} {target}", bundle, target) for bundle, target in pairs]
+    reasons: dict[int, str] = {}
+
+    def failed(contender: Contender, error: LramError) -> None:
+        reasons[next(i for i, each in enumerate(contenders) if each is contender)] = str(error)
+
+    report = bench_together(contenders, BenchOptions((), threads, steps=TIMED_STEPS), progress, failed)
+    times = iter(result.p50_ms for result in report.results)
+    return [
+        _side(bundle, target, None if i in reasons else next(times), reasons.get(i))
+        for i, (bundle, target) in enumerate(pairs)
+    ]
+
+
+def _side(bundle: Bundle, target: str, p50_ms: float | None, not_timed: str | None) -> Side:
     manifest, entry = bundle.manifest, bundle.artifact(target)
     return Side(
         bundle=str(bundle.path),
@@ -160,5 +174,7 @@ def _side(bundle: Bundle, target: str, seconds: list[float]) -> Side:
         checkpoint=f"{manifest.source.get('file')} ({(manifest.source.get('sha256') or 'not saved')[:12]})",
         written=manifest.created,
         generator=manifest.generator,
-        p50_ms=1000 * float(np.median(seconds[WARM_UP:] or seconds)),
+        tools=dict(entry.tools),
+        p50_ms=p50_ms,
+        not_timed=not_timed,
     )

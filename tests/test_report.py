@@ -356,7 +356,9 @@ const found = {
     const box = svg.getBoundingClientRect();
     const texts = [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect().height);
     return {
-      width: box.width, height: box.height, marks: svg.querySelectorAll("path, use").length,
+      width: box.width, height: box.height,
+      data: [...svg.querySelectorAll('g[id*="-data-"]')].map(g => g.getBoundingClientRect())
+        .filter(b => b.width + b.height > 5 && b.left >= box.left && b.right <= box.right).length,
       texts: texts.length, smallest: Math.min(...texts)
     };
   }),
@@ -364,6 +366,17 @@ const found = {
 parent.document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
 </script></body>"""
 """Looks at the page from inside, in a frame: Chromium's own window is never narrower than 500 pixels."""
+
+
+def opened(path: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A file in headless Chromium, which says on standard error what the page's console says."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,3100", "--enable-logging=stderr",
+        *options, path.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -377,13 +390,7 @@ class TestBrowser:
         probed.write_text(
             f'<body><iframe style="width:{width}px;height:3000px;border:0" srcdoc="{inside}"></iframe></body>'
         )
-        command = [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-            f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3100", "--enable-logging=stderr",
-            "--dump-dom", probed.as_uri(),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        done = opened(probed, tmp_path, "--dump-dom")
         assert "CONSOLE" not in done.stderr
         found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
         assert found["width"] <= width  # nothing but the table scrolls sideways, and that inside its own box
@@ -391,6 +398,11 @@ class TestBrowser:
         for chart in found["charts"]:
             assert chart["width"] >= min(width - 40, 440)
             assert chart["height"] > 0.5 * chart["width"]
-            assert chart["marks"] > 10
+            assert chart["data"] == len(TARGETS)  # each a line, a histogram or dots, inside its chart
             assert chart["texts"] > 8
             assert chart["smallest"] >= 8  # pixels
+
+    def test_the_file_itself_opens_and_prints(self, page: Path, tmp_path: Path) -> None:
+        printed = tmp_path / "page.pdf"
+        assert "CONSOLE" not in opened(page, tmp_path, f"--print-to-pdf={printed}").stderr
+        assert printed.read_bytes().startswith(b"%PDF")

@@ -140,7 +140,15 @@ def test_a_wrong_section_is_refused_before_anything_is_measured() -> None:
 
 
 def test_a_context_length_without_memory_is_said() -> None:
-    point = {"contender": "transformer", "batch": 1, "length": 50, "ms": 5.0, "weight_bytes": 10**8, "context_bytes": 0}
+    point = {
+        "contender": "transformer, dynamic cache",
+        "batch": 1,
+        "length": 50,
+        "ms": 5.0,
+        "weight_bytes": 10**8,
+        "context_bytes": 0,
+    }
+    lram = {**point, "contender": "LRAM, native", "ms": 4.5}
     document = {
         "cpu": "a processor",
         "physical_cores": 2,
@@ -150,12 +158,30 @@ def test_a_context_length_without_memory_is_said() -> None:
         "options": {"preset": "16m", "threads": 2, "batches": [1], "lengths": [50, 100]},
         "parameters": {"lram": 10, "transformer": 11},
         "crossings": [
-            {"batch": 1, "transformer": "transformer", "lram": "native", "steps": None, "last": 50, "last_ratio": 0.5}
+            {
+                "batch": 1,
+                "transformer": "transformer, dynamic cache",
+                "lram": "LRAM, native",
+                "steps": steps,
+                "first": 50,
+                "last": 80,
+                "last_ratio": 0.5,
+            }
+            for steps in (None, 50, 70)
         ],
-        "points": [point, {**point, "length": 100, "ms": None, "skipped": "not enough memory: the cache needs 9 GB"}],
+        "points": [
+            lram,
+            {**lram, "length": 100, "ms": 4.0},
+            point,
+            {**point, "length": 100, "ms": None, "skipped": "not enough memory: the cache needs 9 GB"},
+        ],
     }
     lines = page.context_lines(document)
-    assert "| 50 | 5 (100) |" in lines
-    assert "| 100 | no memory (100) |" in lines
-    assert "- transformer: stops at 100 steps; not enough memory: the cache needs 9 GB" in lines
-    assert any("up to no length measured; at 50 steps it takes 0.50 times as long" in line for line in lines)
+    assert "| 50 | 4.5 (100) | 5 (100) |" in lines
+    assert "| 100 | 4 (100) | no memory (100) |" in lines
+    assert "- transformer, dynamic cache: stops at 100 steps; not enough memory: the cache needs 9 GB" in lines
+    slower = "- batch 1: the transformer with the dynamic cache is slower than LRAM, native"
+    assert f"{slower} at no length up to 80 steps; at 80 steps it takes 0.5 times as long" in lines
+    assert f"{slower} at every length, from 50 steps on; at 80 steps it takes 0.5 times as long" in lines
+    assert f"{slower} **from 70 steps on**; at 80 steps it takes 0.5 times as long" in lines
+    assert "- batch 1: LRAM, native takes 4 to 4.5 ms, whether after 50 to 100 steps" in lines

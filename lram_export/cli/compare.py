@@ -53,7 +53,8 @@ def compare(
         ["written", *(f"{side.written} by {side.generator}" for side in sides)],
         ["size", *(human_bytes(side.size) for side in sides)],
         ["weights a step reads", *(human_bytes(side.weight_bytes) for side in sides)],
-        ["p50 ms", *(f"{side.p50_ms:.3g}" for side in sides)],
+        ["with", *(", ".join(f"{name} {version}" for name, version in side.tools.items()) for side in sides)],
+        ["p50 ms", *("-" if side.p50_ms is None else f"{side.p50_ms:.3g}" for side in sides)],
     ]
     over = "the first one's recorded steps" if recording is None else str(recording)
     where = "" if found.first_different_step is None else f", first at step {found.first_different_step}"
@@ -62,6 +63,7 @@ def compare(
         f"differ{where}, {100 * difference.disagreement:.2g}% by more than one bin, by at most "
         f"{found.largest_difference:.3g}",
         f"action logits: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
-        "both took turns, so their times compare; lram-export bench has the tails and the floor",
+        "both were timed in turns, so their times compare; lram-export bench has the tails and the floor",
+        *(f"{side.bundle} was not timed: {side.not_timed}" for side in sides if side.not_timed is not None),
     ]
     print_table(f"{first} and {second}", ["", str(first), str(second)], rows, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,9 @@ def all_charts(report: Report) -> list[Chart]:
     def chart(
         name: str, title: str, reading: str, draw: Callable[[Axes, list[Row]], None], rows: list[Row], missing: str
     ) -> Chart:
-        return Chart(name, title, reading, _svg(name, title, lambda axes: draw(axes, rows)) if rows else None, missing)
+        labels = {row.label for row in rows}
+        svg = _svg(name, title, labels, lambda axes: draw(axes, rows)) if rows else None
+        return Chart(name, title, reading, svg, missing)
 
     deadline = report.options.rate
     return [
@@ -142,13 +144,15 @@ def all_charts(report: Report) -> list[Chart]:
     ]
 
 
-def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> str:
+def _svg(name: str, title: str, labels: Collection[str], draw: Callable[[Axes], None]) -> str:
     """A figure as an SVG element that grows with its column and says to a screen reader what it is."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.6))
         axes = figure.subplots()
         draw(axes)
+        for number, artist in enumerate(a for a in axes.get_children() if str(a.get_label()) in labels):
+            artist.set_gid(f"data-{number}")  # so that a test can tell data from axes
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
