@@ -20,7 +20,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -68,7 +68,7 @@ def lram_export(*arguments: str | Path) -> str:
 def place() -> Document:
     """Where and with what it is measured."""
     memory = (total_memory() or 0) / 1e9
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=7"]
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "no commit"
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {
@@ -102,11 +102,11 @@ def export(checkpoint: Path, bundle: Path, precision: str) -> None:
 
 
 def predict(checkpoint: Path, again: bool) -> Document:
-    """What a step is predicted to take here; ``again`` measures the targets anew, else only the memory."""
+    """What is known of this machine now; ``again`` measures the targets anew, else only the memory."""
     say(f"{checkpoint.name}: predicting")
     anew = ["--measure"] if again else []
     inspected = lram_export("inspect", checkpoint, "--device", "here", *anew, "--json", "--quiet")
-    return {"predictions": json.loads(inspected)["predictions"]}
+    return {"measured": json.loads(inspected)["measured"]}
 
 
 def bench(bundle: Path, steps: int) -> Document:
@@ -126,40 +126,36 @@ def evaluate(bundle: Path, episodes: int) -> Document:
     return {"evaluation": json.loads(found)}
 
 
-def measure_size(size: str, options: argparse.Namespace, again: bool) -> tuple[dict[str, Document], Document]:
-    """Measurements of a size by precision, and its prediction.
-
-    All bundles are made first, so that prediction and measurements are of the same minutes.
-    """
+def measure_size(size: str, options: argparse.Namespace) -> Iterator[tuple[str, Document, Document]]:
+    """Precision, measurement and prediction, which is made in the seconds before it; all bundles are made first."""
     folder: Path = options.folder
     bundles = {precision: folder / f"speed-{size}-{precision}.lram" for precision in options.precisions}
     checkpoint = folder / size
     if not checkpoint.exists():
         lram_export("new", "--preset", size, "-o", checkpoint, "--quiet")
     for precision, bundle in bundles.items():
-        if not bundle.with_suffix(".json").exists():
+        finished = options.resume and bundle.exists()
+        if not bundle.with_suffix(".json").exists() and not finished:
             export(checkpoint, bundle, precision)
-    prediction = kept(folder / f"speed-{size}-prediction.json", partial(predict, checkpoint, again))
-    measured = {}
     for precision, bundle in bundles.items():
-        measured[precision] = kept(
-            bundle.with_suffix(".json"), partial(bench, bundle, options.steps), steps=options.steps
-        )
+        first = not any(folder.glob("speed-*-here.json"))
+        here = kept(folder / f"speed-{size}-{precision}-here.json", partial(predict, checkpoint, first))
+        timed = partial(bench, bundle, options.steps)
+        yield precision, kept(bundle.with_suffix(".json"), timed, steps=options.steps), here
         shutil.rmtree(bundle, ignore_errors=True)  # gigabytes
-    return measured, prediction
 
 
 def speed_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     """Speed, prediction and parity."""
-    measured, predicted = {}, {}
+    measured, here = {}, {}
     for size in options.sizes:
-        found, predicted[size] = measure_size(size, options, again=not predicted)
-        measured.update({(size, precision): document for precision, document in found.items()})
+        for precision, document, before in measure_size(size, options):
+            measured[size, precision], here[size, precision] = document, before
     chosen = f"--sizes {' '.join(options.sizes)} --precisions {' '.join(options.precisions)} --steps {options.steps}"
-    said = page.where([*measured.values(), *predicted.values()], f"{COMMAND} --sections speed {chosen}")
+    said = page.where([*measured.values(), *here.values()], f"{COMMAND} --sections speed {chosen}")
     return {
         "speed": [*said, *page.speed_table(measured)],
-        "prediction": [*said, *page.prediction_table(measured, predicted)],
+        "prediction": [*said, *page.prediction_table(measured, here)],
         "parity": [*said, *page.parity_table(measured)],
     }
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from lram_export.prediction import MachineSpeed, TargetSpeed
+from lram_export.presets import preset_config
+from lram_export.sizes import state_bytes, weight_bytes
+
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 page = importlib.import_module("results_page")
 results = importlib.import_module("results")
@@ -45,22 +49,25 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
         page.replace_section("nothing", "speed", [])
 
 
+def speed(bandwidth: float) -> dict[str, Any]:
+    """A machine on which 16m at int8 takes 12 * 10 us and the stream of its bytes."""
+    targets = tuple(TargetSpeed(name, "int8", 1e-5, 1.0, 0, 1.0) for name in ("openvino", "native", "tvm"))
+    return {"measured": MachineSpeed("", 2, "2026-01-01", {2**22: bandwidth, 2**28: bandwidth}, targets).to_json()}
+
+
 def test_predictions_stand_beside_what_was_measured_and_the_near_ones_are_counted() -> None:
-    measured = {
-        ("16m", "int8"): {"bench": {"results": [timed("openvino", 4), timed("native", 1), timed("original", 9)]}}
-    }
-    predictions = [
-        {"target": "openvino", "precision": "int8", "seconds": 0.005},
-        {"target": "native", "precision": "int8", "seconds": 0.0014},
-        {"target": "native", "precision": "fp32", "seconds": 0.5},
-        {"target": "tvm", "precision": "int8", "seconds": 0.5},
-    ]
-    lines = page.prediction_table(measured, {"16m": {"predictions": predictions}})
-    assert lines[0] == "1 of 2 predictions are within 30% of the measurement."
-    assert lines[4:] == [
-        "| 16m | `int8` | openvino | 5 | 4 | 1.25 |",
-        "| 16m | `int8` | native | 1.4 | 1 | 1.40 |",
-    ]
+    config = preset_config("16m")
+    moved = weight_bytes(config, "int8") + 2 * state_bytes(config)
+    predicted = 1e3 * (config.num_blocks * 1e-5 + moved / 50e9)
+    during = 1e3 * (config.num_blocks * 1e-5 + moved / 100e9)
+    times = [timed("openvino", predicted), timed("native", during), timed("original", 9)]
+    measured = {("16m", "int8"): {"bench": {"results": times, "bandwidth": 100e9}}}
+    lines = page.prediction_table(measured, {("16m", "int8"): speed(50e9)})
+    assert lines[0].startswith("1 of 2 predictions are within 30% of the measurement; with the bandwidth that the")
+    assert lines[0].endswith("found, 1.")
+    first, second = lines[4:]
+    assert first.startswith(f"| 16m | `int8` | openvino | {predicted:.3g} | {predicted:.3g} | 1.00 | 2.00 |")
+    assert second.endswith("| 2.00 | 1.00 |")
 
 
 def played(policy: str, successes: int, agreement: dict[str, Any] | None) -> dict[str, Any]:
@@ -107,9 +114,9 @@ def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pyte
         """Answers as the program would, without measuring."""
         calls.append(str(arguments[0]))
         if arguments[0] == "bench":
-            return json.dumps({"results": [timed("native", 1), timed("original", 2)]})
+            return json.dumps({"results": [timed("native", 1), timed("original", 2)], "bandwidth": 50e9})
         if arguments[0] == "inspect" and "--device" in arguments:
-            return json.dumps({"predictions": [{"target": "native", "precision": "fp32", "seconds": 1e-3}]})
+            return json.dumps(speed(50e9))
         parity = {"max_logit_error": 1e-6, "relative_error": 1e-6, "actions_different": 0, "actions": 4}
         return json.dumps({"artifacts": [{"target": "native", "parity": parity}]})
 
@@ -117,13 +124,13 @@ def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pyte
     copied.write_text(page.PAGE.read_text())
     monkeypatch.setattr(page, "PAGE", copied)
     monkeypatch.setattr(results, "lram_export", program)
-    arguments = ["results.py", "--sections", "speed", "--sizes", "16m", "--precisions", "fp32", "--folder"]
+    arguments = ["results.py", "--sections", "speed", "--sizes", "16m", "--precisions", "int8", "--folder"]
     monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "measured")])
     results.main()
     assert calls == ["new", "export", "inspect", "bench", "inspect"]
     text = copied.read_text()
-    assert "| 16m | `fp32` | native | 1 | 1 | 1.00 |" in text
-    assert "1 of 1 predictions are within 30% of the measurement." in text
+    assert "| 16m | `int8` | native | 1 | 2 | 2.0 |" in text
+    assert " of 1 predictions are within 30% of the measurement" in text
     calls.clear()
     results.main()
     assert calls.count("bench") == 1
