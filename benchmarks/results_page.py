@@ -61,7 +61,7 @@ def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
             rows.append(
                 [
                     size,
-                    f"`{r['precision'] if target == ORIGINAL else precision}`",
+                    f"`fp32`, beside `{precision}`" if target == ORIGINAL else f"`{precision}`",
                     target,
                     f"{r['p50_ms']:.3g}",
                     f"{r['p99_ms']:.3g}",

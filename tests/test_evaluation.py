@@ -28,6 +28,7 @@ from lram_export.evaluation import (
     rollout,
 )
 from lram_export.policy import load_policy
+from lram_export.report.collect import read_evaluations
 
 from .conftest import ExportFunction, fail, shell, succeed
 
@@ -234,6 +235,12 @@ class TestFailures:
         assert code == 2
         assert "batches of 3" in text
 
+    def test_a_quantized_bundle_holds_no_float32_reference(self, exported: ExportFunction) -> None:
+        bundle = exported("state_m", options=(*OPTIONS, "--precision", "int8"))
+        code, text = fail("evaluate", bundle, "--env", f"gym/{LINE}")
+        assert code == 2
+        assert "its weights are int8, so nothing in it is the float32 reference; add --checkpoint CHECKPOINT" in text
+
 
 class TestCommandLine:
     def test_json_holds_every_episode(self, line: Path) -> None:
@@ -247,6 +254,15 @@ class TestCommandLine:
         assert target["same_outcome"] == 2
         assert set(target["success"]) == set(target["return"]) == {"value", "low", "high"}
         assert document["failure"] is None
+        assert reference["artifact"] is None
+        assert target["artifact"] == Bundle.open(line).artifact_digest("onnxruntime")
+
+    def test_a_report_reads_it(self, line: Path, tmp_path: Path) -> None:
+        played = ("--env", f"gym/{LINE}", "--episodes", "2", "--target", "onnxruntime")
+        path = tmp_path / "evaluation.json"
+        path.write_text(succeed("evaluate", line, *played, "--json", "-q").stdout)
+        digest = Bundle.open(line).artifact_digest("onnxruntime")
+        assert read_evaluations([path], {digest})[digest].startswith(f"gym/{LINE}: ")
 
     def test_the_table_shows_reference_and_target(self, line: Path) -> None:
         out = succeed("evaluate", line, "--env", f"gym/{LINE}", "--episodes", "2").stdout

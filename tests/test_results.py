@@ -37,7 +37,7 @@ def test_speed_is_shown_against_the_original_and_openvino() -> None:
     lines = page.speed_table({("16m", "int8"): found})
     assert lines[2] == "| 16m | `int8` | openvino | 3 | 6 | 6.7 | 1.00 | 1.25 | 100 MB |"
     assert lines[3] == "| 16m | `int8` | native | 1 | 2 | 20.0 | 3.00 | 1.25 | 100 MB |"
-    assert lines[4] == "| 16m | `fp32` | original | 20 | 40 | 1.0 | 0.15 | 1.25 | 100 MB |"
+    assert lines[4] == "| 16m | `fp32`, beside `int8` | original | 20 | 40 | 1.0 | 0.15 | 1.25 | 100 MB |"
 
 
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
