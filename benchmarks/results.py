@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=PRESETS, default=["16m", "110m", "206m"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8", "int4"])
     parser.add_argument("--steps", type=int, default=200, help="timed steps of each target")
-    parser.add_argument("--episodes", type=int, default=5, help="in each of the ten tasks")
+    parser.add_argument("--episodes", type=int, default=3, help="in each of the ten tasks")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "results", help="numbers stay there")
     parser.add_argument("--resume", action="store_true", help="go on: keep what was measured by a run that ended early")
     options = parser.parse_args()
