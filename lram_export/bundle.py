@@ -81,11 +81,9 @@ class Bundle:
         return self.artifact(target).size + (shared.file.size if shared is not None and reads else 0)
 
     def artifact_digest(self, target: str) -> str:
-        """SHA-256 of everything that makes a target's artifact what it is, shared codes included."""
-        from lram_export.runtimes import RUNTIMES
-
+        """What tells what a target runs from anything else: one SHA-256 over its files and the shared codes."""
         shared = self.manifest.quantization
-        if shared is None or (target in RUNTIMES and not RUNTIMES[target].reads_quantized):
+        if shared is None:
             return self.artifact(target).digest
         return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.sha256}".encode()).hexdigest()
 

@@ -157,8 +157,8 @@ class SweepSteps:
     def _made_with(self, cell: Cell, **others: Any) -> dict[str, Any]:
         return {"artifact": self._identity(cell), **_tools(cell.target), **others}
 
-    def _identity(self, cell: Cell) -> list[str]:
-        return artifact_identity(self._bundles[cell.precision], cell.target)
+    def _identity(self, cell: Cell) -> str:
+        return self._bundles[cell.precision].artifact_digest(cell.target)
 
     def _held(self, precision: str) -> list[str]:
         """Targets of the bundle that is there which need not be exported again."""
@@ -170,7 +170,7 @@ class SweepSteps:
             return []
         cells = [Cell(precision, t) for t in bundle.targets if t in EXPORTERS]
         done = {c: self._folder.done(c, EXPORT, self._export_made_with(c)) for c in cells}
-        return [c.target for c in cells if done[c] == {ARTIFACT: artifact_identity(bundle, c.target)}]
+        return [c.target for c in cells if done[c] == {ARTIFACT: bundle.artifact_digest(c.target)}]
 
     def _exported(self) -> list[Cell]:
         return [
@@ -227,7 +227,7 @@ class SweepSteps:
         path, progress = self._folder.bundle(precision), _Labelled(self._progress, f"{precision}: ")
         try:
             bundle = export_bundle(plan.source.load(), plan.task, path, options, progress, failures)
-            results = {t: {ARTIFACT: artifact_identity(bundle, t)} for t in bundle.targets}
+            results = {t: {ARTIFACT: bundle.artifact_digest(t)} for t in bundle.targets}
         except Exception as error:  # of the whole precision; the others go on
             failures = {t: failures.get(t, TargetFailure(describe(error))) for t in targets}
             results = {}
@@ -267,12 +267,6 @@ class SweepSteps:
             raise LramError(evaluation.failure)
         (result,) = evaluation.results
         return {"episodes": [dataclasses.asdict(e) for e in result.episodes]}
-
-
-def artifact_identity(bundle: Bundle, target: str) -> list[str]:
-    """What tells what a target of a bundle runs from anything else: hashes of its files and of the shared codes."""
-    quantization = bundle.manifest.quantization
-    return [bundle.artifact(target).digest, *([quantization.file.sha256] if quantization else [])]
 
 
 def _tools(target: str) -> dict[str, str]:

@@ -252,6 +252,15 @@ class TestCommand:
         assert measured_speed(["native"]) == speed
         assert measured_speed(["native", "tvm"]) is None  # measured with other targets
         assert this_device(speed).source.startswith("targets measured on 20")
+        monkeypatch.setattr("lram_export.cli.prediction.MEASURABLE", ("native",))
+        document = json.loads(succeed("inspect", STATE_MS, "--device", "here", "--rate", "50", "--json", "-q").stdout)
+        assert document["device"]["name"] == "here"
+        assert [(p["target"], p["precision"]) for p in document["predictions"]] == [
+            ("native", "fp32"), ("native", "int8"),
+        ]  # fmt: skip
+        kept = {t["precision"]: t["per_block"] for t in document["measured"]["targets"]}
+        assert kept == {t.precision: t.per_block for t in speed.targets}  # not measured again
+        assert all(p["seconds"] > 0 for p in document["predictions"])
         monkeypatch.setattr(measuring, "measure_bandwidth", lambda threads: {2**22: 5e9})
         assert with_bandwidth_now(speed) == speed.with_bandwidth({2**22: 5e9})
 

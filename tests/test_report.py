@@ -176,6 +176,11 @@ class TestContent:
         report = collect(Bundle.open(bundle), [Bundle.open(tmp_path / "twin.lram")], ReportOptions(measure=False))
         assert [row.label for row in report.rows][2:] == ["onnxruntime fp32 (twin.lram)", "native fp32 (twin.lram)"]
         assert len({row.label for row in report.rows}) == 4
+        (tmp_path / "elsewhere").mkdir()
+        namesake = tmp_path / "elsewhere" / bundle.name
+        shutil.copytree(bundle, namesake)
+        report = collect(Bundle.open(bundle), [Bundle.open(namesake)], ReportOptions(measure=False))
+        assert len({row.label for row in report.rows}) == 4
 
     def test_rows_of_a_batch_are_compared_and_drawn(self, tmp_path: Path) -> None:
         golden, output = load_golden("state_m"), tmp_path / "batch.lram"

@@ -196,8 +196,9 @@ def _rows(bundle: Bundle, among: Sequence[Bundle]) -> list[Row]:
     """What the manifest says about each target; ``among`` are all bundles of the report."""
     quantization = bundle.manifest.quantization
     cost = None if quantization is None else quantization.cost
-    alike = [b for b in among if b.manifest.precision == bundle.manifest.precision]
-    suffix = f" ({bundle.path.name})" if len(alike) > 1 else ""
+    alike = [b.path for b in among if b.manifest.precision == bundle.manifest.precision]
+    named_alike = [path for path in alike if path.name == bundle.path.name]
+    suffix = "" if len(alike) == 1 else f" ({bundle.path.name if len(named_alike) == 1 else bundle.path})"
     return [
         Row(str(bundle.path), e, f"{e.target} {e.precision}{suffix}", bundle.artifact_size(e.target), cost)
         for e in bundle.manifest.artifacts
@@ -237,7 +238,7 @@ def read_evaluations(paths: Sequence[Path], known: Collection[str]) -> dict[str,
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             early = "" if document["failure"] is None else ", ended early by a failure"
-            results = [(r["artifact"], f"{r['environment']}: {_success(r)}{early}") for r in document["results"]]
+            results = [(str(r["artifact"]), f"{r['environment']}: {_success(r)}{early}") for r in document["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"no '{error.args[0]}'" if isinstance(error, KeyError) else error
             raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({what})") from None
