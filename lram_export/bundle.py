@@ -209,6 +209,7 @@ class BundleWriter:
             created=now.isoformat(),
             source=source,
             quantization=quantization,
+            limits=spec.limits,
         )
         (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
         return manifest

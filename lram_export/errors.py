@@ -32,6 +32,10 @@ class ParityError(LramError):
     """An artifact that does not do what the reference model does."""
 
 
+class StepError(LramError):
+    """A step whose results are not finite, or one that cannot be taken because such a step lost the state."""
+
+
 class EnvironmentFailure(LramError):
     """An environment, which is foreign code, raised something; says what it was doing."""
 

@@ -17,10 +17,10 @@ from lram_export.config import ModelConfig
 from lram_export.parity import FLOAT32, ParityResult
 from lram_export.precision import FORMATS, MIXED, PRECISIONS, matrix_kind
 from lram_export.quantized import QUANTIZED_FILE, MatrixEntry
-from lram_export.specification import StepSpec, step_spec
+from lram_export.specification import MAX_FLOAT32, StepSpec, step_spec
 from lram_export.tasks import TaskSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 
 
@@ -100,6 +100,7 @@ class Manifest:
     source: dict[str, str] = field(default_factory=dict)
     generator: str = f"lram-export {__version__}"
     quantization: QuantizationEntry | None = None
+    limits: dict[str, float] = field(default_factory=dict)
 
     @property
     def precision(self) -> str:
@@ -108,8 +109,8 @@ class Manifest:
 
     @property
     def spec(self) -> StepSpec:
-        """Names, shapes and dtypes of a step, derived from model, task and batch size."""
-        return step_spec(self.model, self.task, self.batch_size)
+        """Names, shapes and dtypes of a step, derived from model, task and batch size, with the inputs' limits."""
+        return step_spec(self.model, self.task, self.batch_size).with_limits(self.limits)
 
     def dumps(self) -> str:
         """The manifest as JSON text."""
@@ -171,6 +172,7 @@ def read_manifest(text: str) -> Manifest:
         batch_size=_field(specification, "batch_size", int, "specification."),
         reference=_file(_field(document, "reference", dict), "reference"),
         quantization=_quantization(document.get("quantization")),
+        limits=_limits(_field(specification, "inputs", list, "specification.")),
         artifacts=tuple(
             _artifact(entry, f"artifacts[{i}]") for i, entry in enumerate(_field(document, "artifacts", list))
         ),
@@ -189,6 +191,22 @@ def read_manifest(text: str) -> Manifest:
     if (manifest.quantization is None) != (manifest.precision == "fp32"):
         raise ValueError(f"quantization: does not fit the artifacts' precision '{manifest.precision}'")
     return manifest
+
+
+def _limits(inputs: list[Any]) -> dict[str, float]:
+    """The limits of the float32 inputs of a step; bundles before schema version 3 have none."""
+    found: dict[str, float] = {}
+    for i, entry in enumerate(inputs):
+        if isinstance(entry, dict) and "limit" in entry:
+            name, limit = entry.get("name"), entry["limit"]
+            allowed = isinstance(limit, float) and 0 < limit <= MAX_FLOAT32
+            if name not in ("observation", "return_to_go", "reward") or not allowed or entry.get("dtype") != "float32":
+                raise ValueError(
+                    f"specification.inputs[{i}].limit: expected a positive float32 number, of observation, "
+                    f"return_to_go or reward, got {limit!r} of {name!r}"
+                )
+            found[name] = limit
+    return found
 
 
 def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:

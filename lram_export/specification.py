@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +10,26 @@ from typing import Any
 from lram_export.config import ModelConfig
 from lram_export.tasks import TaskSpec
 
+MAX_FLOAT32 = float.fromhex("0x1.fffffep127")
+"""The largest float32 number."""
+
 SLSTM_INITIAL_M = -1e30
 """Initial stabilizer of an sLSTM block: makes the first step take m = i, as the original's branch does."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named tensor; ``initial`` is the value every element has at the start of an episode (state only)."""
+    """One named tensor.
+
+    ``initial`` is the value every element has at the start of an episode (state only). ``limit`` is the largest
+    magnitude with which the step's arithmetic stays within float32 (float32 inputs only); None: not known.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     initial: float | None = None
+    limit: float | None = None
 
     @property
     def size(self) -> int:
@@ -31,9 +40,10 @@ class TensorSpec:
         return size
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``initial`` only where there is one."""
+        """Plain JSON values; ``initial`` and ``limit`` only where there is one."""
         data: dict[str, Any] = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
-        return data if self.initial is None else {**data, "initial": self.initial}
+        optional = {"initial": self.initial, "limit": self.limit}
+        return {**data, **{name: value for name, value in optional.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,16 @@ class StepSpec:
     def output_names(self) -> tuple[str, ...]:
         """Names of all graph outputs, in order."""
         return tuple(t.name for t in self.outputs) + tuple(next_name(t.name) for t in self.states)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name of an input -> its ``limit``, of those that have one."""
+        return {t.name: t.limit for t in self.inputs if t.limit is not None}
+
+    def with_limits(self, limits: Mapping[str, float]) -> StepSpec:
+        """The same with these limits of inputs."""
+        inputs = tuple(dataclasses.replace(t, limit=limits.get(t.name)) for t in self.inputs)
+        return dataclasses.replace(self, inputs=inputs)
 
     @property
     def state_bytes(self) -> int:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lram_export.config import TOKENS_PER_STEP, ModelConfig
+from lram_export.limits import input_limits
 from lram_export.model import ReferenceModel, decode_action
 from lram_export.specification import SLSTM_INITIAL_M, StepSpec, step_spec
 from lram_export.tasks import TaskSpec
@@ -57,11 +58,13 @@ class StepGraph(nn.Module):
         """Lower a model for a task; weights are shared with the model where they are used whole.
 
         Raises:
-            ValueError: model and task do not fit (see :func:`~lram_export.specification.step_spec`).
+            ValueError: model and task do not fit (see :func:`~lram_export.specification.step_spec`), or the
+                encoders leave float32 with ordinary inputs (:func:`~lram_export.limits.input_limits`).
         """
         super().__init__()
         self.config, self.task = model.config, task
-        self.spec: StepSpec = step_spec(model.config, task, batch_size)
+        limits = input_limits(dict(model.named_parameters()), task)
+        self.spec: StepSpec = step_spec(model.config, task, batch_size).with_limits(limits)
         self.embed_reward, self.embed_return = model.embed_rewards, model.embed_return
         if task.observation == "image":
             self.embed_observation: nn.Module = _ImageEncoder(model)
