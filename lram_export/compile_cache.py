@@ -11,13 +11,15 @@ import hashlib
 import json
 import mmap
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lram_export.atomic import atomic_file
+from lram_export.errors import LramError
 
 FOLDER_VARIABLE = "LRAM_CACHE_DIR"
 KEPT = 8
@@ -69,18 +71,16 @@ class CompileCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                    file.write(hashlib.sha256(content).digest())
-                Path(temporary).replace(self._path(identity))
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            with atomic_file(self._path(identity), force=True) as temporary, temporary.open("wb") as file:
+                file.write(content)
+                file.write(hashlib.sha256(content).digest())
             newest = sorted(self.folder.glob("*.bin"), key=lambda path: path.stat().st_mtime, reverse=True)
             for path in newest[KEPT:]:
                 path.unlink(missing_ok=True)
-        except OSError:  # no space, no permission, another process was faster: the next load compiles again
+        except (
+            OSError,
+            LramError,
+        ):  # no space, no permission: the next load compiles again
             return
 
     def _path(self, identity: Mapping[str, object]) -> Path:

@@ -7,9 +7,8 @@ import tarfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from lram_export.atomic import atomic_file
+from lram_export.atomic import atomic_file, scratch_directory
 from lram_export.bundle import BUNDLE_SUFFIX, Bundle
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
@@ -58,11 +57,11 @@ def write_kit(
             f"--target: '{chosen}' {why}; a kit can have: {', '.join(_shippable(bundle)) or 'nothing of it'}"
         )
     kit_name(bundle)
-    with atomic_file(path, force=force) as temporary, TemporaryDirectory() as folder:
+    with atomic_file(path, force=force) as temporary, scratch_directory() as folder:
         with progress.stage("checking hashes"):
             bundle.check_files()
         with progress.stage("packing"):
-            _pack(bundle, chosen, Path(folder), temporary)
+            _pack(bundle, chosen, folder, temporary)
     size = sum(entry.size for entry in bundle.files())
     return Kit(path, chosen, path.stat().st_size, size, predicted_memory(bundle, chosen))
 

@@ -15,11 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from lram_export import __version__
+from lram_export.atomic import scratch_directory
 from lram_export.bandwidth import ReadBandwidth
 from lram_export.benchmark import BenchOptions, BenchResult, Contender, bench_together
 from lram_export.bundle import Bundle
@@ -67,11 +67,11 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
             curves.append(measure_bandwidth(threads))
 
     measure_curve()
-    with TemporaryDirectory(prefix="lram-measuring-") as folder:
+    with scratch_directory() as folder:
         contenders: list[Contender] = []
         for precision in PRECISIONS_MEASURED:
             for width in STEPS:
-                bundle = _export(Path(folder), width, precision, targets, progress)
+                bundle = _export(folder, width, precision, targets, progress)
                 if bundle is not None:
                     contenders += [Contender(f"{width} {precision} {t}", bundle, t) for t in bundle.targets]
         results: dict[tuple[str, str, str], BenchResult] = {}

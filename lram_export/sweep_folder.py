@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lram_export.atomic import atomic_file, check_output
+from lram_export.atomic import atomic_file, check_output, clear_stale
 from lram_export.bundle import BUNDLE_SUFFIX
 from lram_export.errors import LramError, UsageError
 from lram_export.sweep_grid import Cell
@@ -106,11 +106,10 @@ def open_sweep(path: Path, identity: Mapping[str, Any], *, force: bool) -> Itera
         except BlockingIOError:
             raise UsageError(f"{path}: another sweep is at work here; wait for it or choose another --output") from None
         if force:
-            _empty(path, "*")
+            _empty(path)
         if (path / MARKER).is_file():
             _check_identity(path / MARKER, _plain(identity))
-        _empty(path, ".*.tmp")  # what a killed process left
-        _empty(path, ".*.old")
+        clear_stale(path)
         _write(path / MARKER, identity)
         yield SweepFolder(path)
     finally:
@@ -130,8 +129,8 @@ def _check_identity(marker: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _empty(path: Path, pattern: str) -> None:
-    for found in path.glob(pattern):
+def _empty(path: Path) -> None:
+    for found in path.glob("*"):
         if found.is_dir() and not found.is_symlink():
             shutil.rmtree(found)
         else:

@@ -242,7 +242,7 @@ class TestResume:
         assert sorted(p.name for p in copy.rglob("*.json") if p.parent.name == "results") == ["fp32-native.json"]
 
     def test_what_a_killed_sweep_left_is_removed(self, copy: Path) -> None:
-        (copy / ".fp32.lram.abc.tmp").mkdir()
+        (copy / ".fp32.lram.abcdefgh.lram-tmp").mkdir()
         run(copy)
         assert not list(copy.glob(".*"))
 

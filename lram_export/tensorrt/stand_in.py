@@ -8,7 +8,6 @@ which is what a GPU computes up to the order of its sums.
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx_ir as ir
@@ -16,6 +15,7 @@ import onnxruntime
 from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.tape import Tape
 
+from lram_export.atomic import scratch_directory
 from lram_export.runtimes.onnxruntime import MODEL_FILE, OnnxRuntime, session_options
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime
 from lram_export.tensorrt.typed_onnx import HALF_TYPES
@@ -30,9 +30,9 @@ def session_of(path: Path, options: Any) -> Any:
     """A session that computes a typed step graph as it is written."""
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     model = ir.load(path)
-    with TemporaryDirectory() as folder:
+    with scratch_directory() as folder:
         if widen_products(model):
-            path = Path(folder) / MODEL_FILE
+            path = folder / MODEL_FILE
             ir.save(model, path, external_data=f"{MODEL_FILE}.data")
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.atomic import scratch_directory
 from lram_export.errors import LramError
 from lram_export.kernels.tvm import cpu, gpu
 from lram_export.parity import TOLERANCES
@@ -50,8 +49,8 @@ def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -
     with gpu.emulate() if on_gpu else nullcontext():
         kernels = gpu if on_gpu else cpu
         module = build_step(artifact.config, artifact.task, artifact.spec, interface, platform, kernels)
-    with TemporaryDirectory() as folder:  # a library that is loaded needs its file no more
-        path = Path(folder) / library_file(platform.name)
+    with scratch_directory() as folder:  # a library that is loaded needs its file no more
+        path = folder / library_file(platform.name)
         build_library(module, platform, path)
         return load_library(artifact, interface, path, platform, threads)
 
