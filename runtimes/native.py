@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export import _native
-from lram_export.errors import BundleError, LramError, UsageError
+from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.native_options import NativeOptions
 from lram_export.runtimes.protocol import (
     LoadedArtifact,
@@ -52,7 +52,10 @@ class NativeRuntime:
     ) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
         self._inputs.fill(observation, return_to_go, reward, is_first)
-        self._held.step()
+        try:
+            self._held.step()
+        except OverflowError as error:
+            raise StepError(str(error)) from None
         return self._outputs
 
     def state(self) -> State:

@@ -15,7 +15,7 @@ import pytest
 
 from lram_export import load_policy
 from lram_export.bundle import Bundle
-from lram_export.errors import BundleError
+from lram_export.errors import BundleError, StepError
 from lram_export.hashing import file_sha256
 from lram_export.machine import total_memory
 from lram_export.manifest import MANIFEST_FILE
@@ -54,6 +54,11 @@ def patch(path: Path, at: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(content)
+
+
+def inputs(observation: np.ndarray, first: int) -> tuple[np.ndarray, ...]:
+    """Those of a step of one row."""
+    return observation[None], *(np.array([value], np.float32) for value in (0.5, 0, first))
 
 
 def flip(path: Path, at: int) -> None:
@@ -219,6 +224,42 @@ class TestState:
         for found, expected in zip(arrays[4:], outputs, strict=True):
             np.testing.assert_array_equal(found, expected)
 
+    @pytest.mark.parametrize(("index", "name"), [(0, "observation"), (1, "return_to_go"), (2, "reward")])
+    def test_an_input_too_large_changes_neither_state_nor_outputs(
+        self, running: tuple[_native.State, list[np.ndarray]], index: int, name: str
+    ) -> None:
+        state, arrays = running
+        before, outputs = self.saved(state), [a.copy() for a in arrays[4:]]
+        arrays[index].reshape(-1)[0] = 1e38
+        with pytest.raises(OverflowError, match=rf"{name}: 1e\+38 in row 0 is too large"):
+            state.step()
+        np.testing.assert_array_equal(self.saved(state), before)
+        for found, expected in zip(arrays[4:], outputs, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        arrays[index].reshape(-1)[0] = 0
+        state.step()
+
+    @pytest.mark.parametrize("isa", _native.instruction_sets())
+    @pytest.mark.parametrize("state_format", ["float32", "lazy-fp16"])
+    def test_a_spoilt_state_is_refused_until_an_episode_starts(
+        self, isa: str, state_format: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LRAM_ISA", isa)
+        monkeypatch.setenv("LRAM_NATIVE_STATE_FORMAT", state_format)
+        observation = np.linspace(-1, 1, Bundle.open(bundle).manifest.task.observation_dim, dtype=np.float32)
+        with load_policy(bundle, "native", threads=1) as policy, load_policy(bundle, "native", threads=1) as fresh:
+            runtime = policy.runtime
+            action = runtime.step(*inputs(observation, 1)).action.copy()
+            runtime._held.memory()[:] = np.nan
+            with pytest.raises(StepError, match="its state is lost"):
+                runtime.step(*inputs(observation, 0))
+            with pytest.raises(StepError, match="row 0 was lost in an earlier step; reset it, load one, or start"):
+                runtime.step(*inputs(observation, 0))
+            np.testing.assert_array_equal(runtime._outputs.action, action)
+            for first in (1, 0, 0):
+                expected = fresh.runtime.step(*inputs(observation, first))
+                np.testing.assert_array_equal(runtime.step(*inputs(observation, first))[1], expected[1])
+
     def test_a_saved_state_that_does_not_fit_changes_nothing(
         self, running: tuple[_native.State, list[np.ndarray]]
     ) -> None:
@@ -229,6 +270,10 @@ class TestState:
         spoiled = 2 * before
         spoiled[-1] = np.nan
         with pytest.raises(ValueError, match=r"state\.\d\.m: expected finite values, got nan at element"):
+            state.load(spoiled)
+        spoiled = before.copy()
+        spoiled[0] = -1e18
+        with pytest.raises(ValueError, match=r"state\.0\.conv: expected magnitudes up to 1e\+17, got -1e\+18"):
             state.load(spoiled)
         np.testing.assert_array_equal(self.saved(state), before)
 

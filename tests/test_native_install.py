@@ -192,6 +192,11 @@ class TestCpp:
         assert re.search(r"from tick to action +p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms", printed)
         assert ("first held: observation: expected finite values, got nan at element 0" in printed) == (held > 0)
 
+    def test_it_holds_no_action_for_ever(self, programs: dict[str, Path], model: Path) -> None:
+        done = subprocess.run([programs["cpp"], model, "--fault", "1"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: no action any more: observation: expected finite values, got nan")
+
     def test_it_skips_the_ticks_it_cannot_keep(self, programs: dict[str, Path], model: Path) -> None:
         printed = run(programs["cpp"], model, "--rate", "200000", "--seconds", "0.2")
         steps, missed, skipped, _ = self.counts(printed)

@@ -250,7 +250,9 @@ class TestOnTheDevice:
     def test_a_failed_build_leaves_nothing(self, kit: Path, simulated: SimulatedTensorrt) -> None:
         simulated.failure = "Error Code 9: could not find any implementation for node blocks.0"
         assert "could not find any implementation for node blocks.0" in fail("compile", kit)[1]
-        assert [p.name for p in (kit.parent / "arm.engines").iterdir() if p.suffix in (".plan", ".json", ".lram-tmp")] == []
+        assert [
+            p.name for p in (kit.parent / "arm.engines").iterdir() if p.suffix in (".plan", ".json", ".lram-tmp")
+        ] == []
 
     def test_a_full_disk_leaves_nothing(
         self, kit: Path, simulated: SimulatedTensorrt, monkeypatch: pytest.MonkeyPatch

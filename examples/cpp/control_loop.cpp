@@ -3,10 +3,10 @@
 //     control_loop reach.lram/native/model.lrn [--rate 200] [--seconds 10] [--threads 1] [--realtime] [--fault N]
 //
 // A tick's deadline is the next tick. After an overrun the loop goes on at the next tick that is still to come: missed
-// ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held. Ctrl-C ends it, and so
-// do the seconds; either way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see
-// docs/native.md).
-// --fault makes every N-th observation NaN, to see the loop hold.
+// ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held, but not for more than
+// 20 ticks in a row: then the loop ends, and a robot would have to halt. Ctrl-C ends it, and so do the seconds; either
+// way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see docs/native.md). --fault makes every
+// N-th observation NaN, to see the loop hold.
 #include <lram.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -29,6 +29,8 @@
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int kMostHeld = 20;  // ticks in a row
 
 volatile std::sig_atomic_t stopping = 0;
 
@@ -98,7 +100,7 @@ class Policy {
     if (about_.feedback == LRAM_REWARD_OBSERVED) reward_ = value / about_.reward_scale;
   }
 
-  // False where the step failed: then nothing has changed, neither the state nor the action.
+  // False where the step failed: then the action is the one before.
   bool act(const std::vector<float>& observation) {
     const lram_inputs inputs = {observation.data(), &return_to_go_, &reward_, &is_first_};
     const lram_outputs outputs = {action_.data(), nullptr};
@@ -209,6 +211,7 @@ int run(const Options& options) {
   std::int64_t missed = 0;   // actions that came after the next tick
   std::int64_t skipped = 0;  // ticks without an action
   std::int64_t held = 0;
+  int held_in_a_row = 0;
   std::string problem;
   const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / options.rate));
   auto tick = Clock::now() + period;
@@ -217,8 +220,12 @@ int run(const Options& options) {
     std::this_thread::sleep_until(tick);
     awake.add(Clock::now() - tick);
     robot.read(observation);
-    if (!policy.act(observation)) {
+    if (policy.act(observation)) {
+      held_in_a_row = 0;
+    } else {
       if (held++ == 0) problem = lram_last_error();
+      if (++held_in_a_row > kMostHeld)
+        throw std::runtime_error(std::string("no action any more: ") + lram_last_error());
     }
     robot.command(policy.action());  // after a failure the last one
     const auto took = Clock::now() - tick;

@@ -51,7 +51,7 @@ void write_artifacts(const std::string& folder) {
 void write_states(const std::string& folder) {
   int number = 0;
   for (int model = 0; model < 4; ++model)
-    for (const float value : {0.0F, 1.0F, -3e38F, 1e-40F}) {
+    for (const float value : {0.0F, 1.0F, -9e16F, -3e38F, 1e-40F}) {
       std::vector<std::uint8_t> bytes = {static_cast<std::uint8_t>(4 + model)};
       for (int i = 0; i < 600; ++i) {
         const auto* begin = reinterpret_cast<const std::uint8_t*>(&value);

@@ -22,8 +22,8 @@
  * Pointers that are neither NULL nor valid, and arrays shorter than asked for, cannot be told from good ones.
  *
  * Errors. Whatever can fail returns a status; LRAM_OK is 0. After a failure nothing has changed: no state, no output
- * array but the handle of the function that creates one, which is then NULL. lram_last_error tells in one line what
- * was wrong, what was expected and what came.
+ * array but the handle of the function that creates one, which is then NULL (one exception: lram_step).
+ * lram_last_error tells in one line what was wrong, what was expected and what came.
  *
  * Threads. Calls on different models never interfere. A model may be used from any thread. Different states of one
  * model may be used at the same time, except that one model runs one step at a time: a second one is refused with
@@ -66,9 +66,10 @@ typedef enum lram_status {
   LRAM_ERROR_ARTIFACT = 3, /* the artifact is damaged or not one */
   LRAM_ERROR_VERSION = 4,  /* the artifact is newer than this library */
   LRAM_ERROR_MEMORY = 5,   /* memory that cannot be had, or not be locked */
-  LRAM_ERROR_STATE = 6,    /* a saved state that does not fit or is not finite */
+  LRAM_ERROR_STATE = 6,    /* a saved state that does not fit, is not finite, or too large */
   LRAM_ERROR_INPUT = 7,    /* an input of a step that is not finite or not allowed */
-  LRAM_ERROR_BUSY = 8      /* another thread is inside a step of this model */
+  LRAM_ERROR_BUSY = 8,     /* another thread is inside a step of this model */
+  LRAM_ERROR_OVERFLOW = 9  /* a step whose arithmetic leaves float32: an input too large, or a state that is lost */
 } lram_status;
 
 /* The version of the library that runs, which may be newer than LRAM_VERSION. Never NULL. */
@@ -194,7 +195,8 @@ LRAM_API lram_status lram_state_save(const lram_state *state, float *values, siz
  * values  `count` finite floats, borrowed.
  * count   batch * state_size; anything else is LRAM_ERROR_STATE.
  *
- * All of it is checked before any of it is taken. Fails with ARGUMENT and STATE. */
+ * Magnitudes are at most 1e17, but for stabilizers (`m`): beyond, a step may leave float32, and no run comes there. All
+ * of it is checked before any of it is taken. Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_load(lram_state *state, const float *values, size_t count);
 
 /* ---- step -------------------------------------------------------------------------------------------------- */
@@ -220,8 +222,15 @@ typedef struct lram_outputs {
 /* One environment step of every row. Returns when it is done. Allocates nothing; the only lock is the one under which
  * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads.
  *
- * Fails with ARGUMENT, INPUT (not finite, or is_first neither 0 nor 1: the text names the field) and BUSY. A control
- * loop that gets an error holds its last action; the state is as it was. */
+ * Fails with ARGUMENT, INPUT (not finite, or is_first neither 0 nor 1: the text names the field), BUSY, and OVERFLOW:
+ * an input is so large that its encoding is beyond 1e17, where the arithmetic of float32 ends (the text names it). A
+ * control loop that gets an error holds its last action; the state is as it was.
+ *
+ * One exception: if the logits of a row are not finite in spite of these checks, that is OVERFLOW, too, and no output
+ * is written, but the row's state is lost, while the others have made their step. Every further step is refused with
+ * OVERFLOW and a text that says so, until the row is reset, a state is loaded, or is_first is 1 in it. Inputs do not
+ * bring a policy there: what a step adds to a state is bounded by its weights. Damaged weights do, or a state that no
+ * run produced. */
 LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, const lram_outputs *outputs);
 
 #ifdef __cplusplus

@@ -18,7 +18,7 @@ namespace nb = nanobind;
 
 namespace {
 
-// ValueError is the caller's error, MemoryError the machine's, RuntimeError the artifact's.
+// ValueError is the caller's error, MemoryError the machine's, OverflowError a step's, RuntimeError the artifact's.
 void check(lram_status status) {
   switch (status) {
     case LRAM_OK:
@@ -29,6 +29,9 @@ void check(lram_status status) {
       throw nb::value_error(lram_last_error());
     case LRAM_ERROR_MEMORY:
       PyErr_SetString(PyExc_MemoryError, lram_last_error());
+      throw nb::python_error();
+    case LRAM_ERROR_OVERFLOW:
+      PyErr_SetString(PyExc_OverflowError, lram_last_error());
       throw nb::python_error();
     default:
       throw std::runtime_error(lram_last_error());

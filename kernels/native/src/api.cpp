@@ -1,6 +1,7 @@
 // The C interface: turns exceptions into statuses. See lram.h.
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 
@@ -180,8 +181,9 @@ lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_o
     lram::check_inputs(*state, *inputs, *outputs);
     if (!state->model().begin_step())
       throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");
+    const std::unique_ptr<lram::Model, void (*)(lram::Model*)> stepping(&state->model(),
+                                                                        [](lram::Model* model) { model->end_step(); });
     lram::run_step(*state, *inputs, *outputs);
-    state->model().end_step();
   });
 }
 

@@ -1,5 +1,6 @@
-// Errors of everything but the step itself, which cannot fail once its inputs are checked.
+// Errors, and numbers as their texts show them.
 #pragma once
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 
@@ -15,5 +16,11 @@ class Error : public std::runtime_error {
  private:
   lram_status status_;
 };
+
+inline std::string shown(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
+  return text;
+}
 
 }  // namespace lram

@@ -20,7 +20,10 @@ int checked_batch(int batch) {
 }  // namespace
 
 State::State(Model& model, int batch)
-    : model_(model), batch_(checked_batch(batch)), arena_(planned_bytes(), model.lock_memory()) {
+    : model_(model),
+      batch_(checked_batch(batch)),
+      arena_(planned_bytes(), model.lock_memory()),
+      lost_(static_cast<std::size_t>(batch), false) {
   Planner planner(arena_.begin());
   plan(planner);
   tensors_ = describe_state(model_);
@@ -39,6 +42,7 @@ State::State(Model& model, int batch)
 
 State::State(const State& other) : State(other.model_, other.batch_) {
   std::memcpy(memory(), other.memory(), state_bytes_);
+  lost_ = other.lost_;
 }
 
 std::size_t State::planned_bytes() {
@@ -140,7 +144,7 @@ std::vector<StateTensor> describe_state(const Model& model) {
       std::size_t size = 1;
       for (const std::size_t extent : extents) size *= extent;
       const std::string name = "state." + std::to_string(block) + "." + part;
-      tensors.push_back({name, std::move(extents), initial, size, nullptr, *part == 'C'});
+      tensors.push_back({name, std::move(extents), initial, size, nullptr, *part == 'C', *part == 'm'});
     };
     if (model.blocks[block].is_slstm) {
       add("conv", {window, hidden});
@@ -166,6 +170,7 @@ void State::for_each_lazy_cell(Work work) const {
 }
 
 void State::reset(int row) {
+  set_lost(row, false);
   for (const StateTensor& tensor : tensors_)
     if (tensor.data != nullptr)
       std::fill_n(tensor.data + static_cast<std::size_t>(row) * tensor.size, tensor.size, tensor.initial);
@@ -202,12 +207,17 @@ void State::load(const float* values) {
   const float* at = values;
   for (const StateTensor& tensor : tensors_) {
     const std::size_t count = tensor.size * static_cast<std::size_t>(batch_);
-    for (std::size_t i = 0; i < count; ++i)
-      if (!std::isfinite(at[i]))
-        throw Error(LRAM_ERROR_STATE, tensor.name + ": expected finite values, got " + std::to_string(at[i]) +
-                                          " at element " + std::to_string(i));
+    for (std::size_t i = 0; i < count; ++i) {
+      const char* problem = !std::isfinite(at[i])                                   ? "finite values"
+                            : !tensor.stabilizer && !(std::fabs(at[i]) <= kLargest) ? "magnitudes up to 1e+17"
+                                                                                    : nullptr;
+      if (problem != nullptr)
+        throw Error(LRAM_ERROR_STATE, tensor.name + ": expected " + problem + ", got " + shown(at[i]) + " at element " +
+                                          std::to_string(i));
+    }
     at += count;
   }
+  lost_.assign(lost_.size(), false);
   const int width = model_.sizes().head_width;
   const auto matrix = static_cast<std::size_t>(width) * static_cast<std::size_t>(width);
   std::vector<const float*> matrices;

@@ -64,6 +64,7 @@ struct StateTensor {
   std::size_t size;  // per row
   float* data;       // NULL for lazy matrices
   bool matrices;     // in column tiles
+  bool stabilizer;   // m: an exponent, which may be as large as it likes
 };
 
 // The tensors of a model's state in the order in which they are saved; `data` is NULL.
@@ -85,7 +86,11 @@ class State {
 
   void reset(int row);
   void save(float* values) const;
-  void load(const float* values);  // throws Error if one is not finite
+  void load(const float* values);  // throws Error if one is not finite, or too large
+
+  // Rows whose step came to what is no number; reset and load make them whole.
+  bool lost(int row) const { return lost_[static_cast<std::size_t>(row)]; }
+  void set_lost(int row, bool lost) { lost_[static_cast<std::size_t>(row)] = lost; }
 
   // The recurrent memory as it is, for tests that need to spoil it.
   float* memory() const { return reinterpret_cast<float*>(arena_.begin()); }
@@ -113,6 +118,7 @@ class State {
   Arena arena_;
   std::vector<StateTensor> tensors_;
   std::size_t size_ = 0;
+  std::vector<bool> lost_;
 };
 
 }  // namespace lram

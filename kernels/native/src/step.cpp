@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "error.h"
 
@@ -12,8 +13,15 @@ namespace {
 void check_finite(const char* name, const float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i)
     if (!std::isfinite(values[i]))
-      throw Error(LRAM_ERROR_INPUT, std::string(name) + ": expected finite values, got " + std::to_string(values[i]) +
+      throw Error(LRAM_ERROR_INPUT, std::string(name) + ": expected finite values, got " + shown(values[i]) +
                                         " at element " + std::to_string(i));
+}
+
+// Whether no value is NaN or of a magnitude beyond `largest`.
+bool within(const float* values, int count, float largest) {
+  int beyond = 0;
+  for (int i = 0; i < count; ++i) beyond |= static_cast<int>(!(std::fabs(values[i]) <= largest));
+  return beyond == 0;
 }
 
 // The observation of every row, before its bias, divided among the threads by tiles.
@@ -37,14 +45,15 @@ void encode_observation(StepContext& context, int thread) {
   context.barrier(thread);
 }
 
-// The three tokens of every row, normalized, into this thread's residual stream.
+// The three tokens of every row, before their norm, into this thread's residual stream.
 void embed(StepContext& context, int thread) {
   const Model& model = context.model;
   State& state = context.state;
   const int hidden = context.sizes.hidden;
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
   for (int row = 0; row < state.batch(); ++row) {
-    const float reward = context.inputs.reward[row];
+    const float reward =
+        context.first(row) ? 0.0F : context.inputs.reward[row];  // that token is skipped, whatever it is
     const float return_to_go = context.inputs.return_to_go[row];
     const float* observed =
         state.shared.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
@@ -55,10 +64,16 @@ void embed(StepContext& context, int thread) {
       x[hidden + i] = model.images() ? std::max(encoded, 0.0F) : encoded;
       x[2 * hidden + i] = model.embed_return_weight[i] * return_to_go + model.embed_return_bias[i];
     }
-    for (int t = 0; t < kTokens; ++t)
-      context.kernels.layer_norm(x + t * hidden, model.embed_norm_weight, model.embed_norm_bias,
-                                 model.header().embed_epsilon, hidden, x + t * hidden);
   }
+}
+
+void normalize_embedded(StepContext& context, int thread) {
+  const Model& model = context.model;
+  const int hidden = context.sizes.hidden;
+  float* x = context.state.threads[static_cast<std::size_t>(thread)].x;
+  for (int token = 0; token < context.state.tokens(); ++token)
+    context.kernels.layer_norm(x + token * hidden, model.embed_norm_weight, model.embed_norm_bias,
+                               model.header().embed_epsilon, hidden, x + token * hidden);
 }
 
 // Logits at the return-to-go token, divided among the threads by tiles.
@@ -87,13 +102,18 @@ int arg_max(const float* logits, int count) {
   return best;
 }
 
-// Adds the head's bias and chooses actions.
+void add_head_bias(StepContext& context) {
+  for (int row = 0; row < context.state.batch(); ++row) {
+    float* logits = context.logits(row);
+    for (int i = 0; i < context.sizes.logits; ++i) logits[i] += context.model.head_bias[i];
+  }
+}
+
 void choose(StepContext& context) {
   const FileHeader& h = context.model.header();
   const int count = static_cast<int>(h.action_tokens);
   for (int row = 0; row < context.state.batch(); ++row) {
-    float* logits = context.state.shared.logits + row * State::padded(context.sizes.logits);
-    for (int i = 0; i < context.sizes.logits; ++i) logits[i] += context.model.head_bias[i];
+    const float* logits = context.logits(row);
     for (int action = 0; action < context.sizes.actions; ++action) {
       const int token = arg_max(logits + action * count, count);
       const int at = row * context.sizes.actions + action;
@@ -114,6 +134,11 @@ void work(void* opaque, int thread) {
   StepContext& context = *static_cast<StepContext*>(opaque);
   encode_observation(context, thread);
   embed(context, thread);
+  // every thread has the same tokens, so all go on or none does
+  if (!within(context.state.threads[static_cast<std::size_t>(thread)].x, context.state.tokens() * context.sizes.hidden,
+              kLargest))
+    return;
+  normalize_embedded(context, thread);
   for (int block = 0; block < context.sizes.blocks; ++block) {
     if (context.model.blocks[static_cast<std::size_t>(block)].is_slstm)
       slstm_block(context, block, thread);
@@ -121,6 +146,44 @@ void work(void* opaque, int thread) {
       mlstm_block(context, block, thread);
   }
   decode(context, thread);
+  if (thread == 0) context.decoded = true;
+}
+
+float largest_of(const float* values, std::size_t count) {
+  float found = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    if (std::fabs(values[i]) > std::fabs(found)) found = values[i];
+  return found;
+}
+
+// Names the input whose embedded token is too large.
+[[noreturn]] void refuse_inputs(const StepContext& context) {
+  const int hidden = context.sizes.hidden;
+  int token = 0;
+  while (within(context.state.threads[0].x + token * hidden, hidden, kLargest)) ++token;
+  const auto row = static_cast<std::size_t>(token / kTokens);
+  const std::string end = " in row " + std::to_string(row) +
+                          " is too large: its encoding leaves what float32 computes with (1e17); nothing has changed";
+  const std::size_t size = context.model.observation_size();
+  if (token % kTokens == 0) throw Error(LRAM_ERROR_OVERFLOW, "reward: " + shown(context.inputs.reward[row]) + end);
+  if (token % kTokens == 2)
+    throw Error(LRAM_ERROR_OVERFLOW, "return_to_go: " + shown(context.inputs.return_to_go[row]) + end);
+  if (context.model.images()) throw Error(LRAM_ERROR_OVERFLOW, "observation: the image" + end);
+  const float* observation = static_cast<const float*>(context.inputs.observation) + row * size;
+  throw Error(LRAM_ERROR_OVERFLOW, "observation: " + shown(largest_of(observation, size)) + end);
+}
+
+// Marks the rows whose logits are not finite.
+void check_logits(const StepContext& context) {
+  int first_lost = -1;
+  for (int row = context.state.batch() - 1; row >= 0; --row) {
+    const bool lost = !within(context.logits(row), context.sizes.logits, std::numeric_limits<float>::max());
+    context.state.set_lost(row, lost);
+    if (lost) first_lost = row;
+  }
+  if (first_lost >= 0)
+    throw Error(LRAM_ERROR_OVERFLOW, "logits: expected finite values, got others in row " + std::to_string(first_lost) +
+                                         "; its state is lost: reset it, load one, or start an episode");
 }
 
 }  // namespace
@@ -142,8 +205,12 @@ void check_inputs(const State& state, const lram_inputs& inputs, const lram_outp
   check_finite("reward", inputs.reward, rows);
   for (std::size_t row = 0; row < rows; ++row)
     if (inputs.is_first[row] != 0 && inputs.is_first[row] != 1)
-      throw Error(LRAM_ERROR_INPUT, "is_first: expected 0 or 1, got " + std::to_string(inputs.is_first[row]) +
-                                        " at element " + std::to_string(row));
+      throw Error(LRAM_ERROR_INPUT, "is_first: expected 0 or 1, got " + shown(inputs.is_first[row]) + " at element " +
+                                        std::to_string(row));
+  for (int row = 0; row < state.batch(); ++row)
+    if (state.lost(row) && inputs.is_first[row] == 0)
+      throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(row) +
+                                           " was lost in an earlier step; reset it, load one, or start an episode");
 }
 
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
@@ -151,6 +218,9 @@ void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outpu
   StepContext context = {state, model, model.kernels(), model.sizes(), inputs, outputs};
   const FloatingPointMode mode;
   model.pool().run(work, &context);
+  if (!context.decoded) refuse_inputs(context);
+  add_head_bias(context);
+  check_logits(context);
   choose(context);
 }
 

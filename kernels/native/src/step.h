@@ -8,10 +8,11 @@
 
 namespace lram {
 
-// Throws Error naming the first input that is not finite or not allowed.
+// Throws Error naming the first input that is not finite or not allowed, or the row that is lost.
 void check_inputs(const State& state, const lram_inputs& inputs, const lram_outputs& outputs);
 
-// Advances the state; inputs must have been checked.
+// Advances the state; inputs must have been checked. Throws Error (OVERFLOW): an input too large, which changes
+// nothing; or logits that are not finite, whose rows are lost then.
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs);
 
 // What the parts of a step share.
@@ -22,10 +23,12 @@ struct StepContext {
   const Sizes& sizes;
   const lram_inputs& inputs;
   const lram_outputs& outputs;
+  bool decoded = false;  // whether there are logits; set by the first thread
 
   int threads() const { return model.pool().threads(); }
   void barrier(int thread) { model.pool().barrier(thread); }
   bool first(int row) const { return inputs.is_first[row] > 0; }
+  float* logits(int row) const { return state.shared.logits + row * State::padded(sizes.logits); }
 };
 
 // A contiguous share of some work.

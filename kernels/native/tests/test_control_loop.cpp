@@ -364,7 +364,7 @@ TEST(what_is_refused_leaves_every_byte) {
       if (loop.about.observation == LRAM_VECTOR)
         refused(loop.observation, value, "observation: expected finite values, got ");
     }
-    refused(loop.is_first, 0.5F, "is_first: expected 0 or 1, got 0.500000 at element 1");
+    refused(loop.is_first, 0.5F, "is_first: expected 0 or 1, got 0.5 at element 1");
 
     std::vector<float> state(kRows * loop.about.state_size);
     CHECK_OK(lram_state_save(loop.state.get(), state.data(), state.size()));

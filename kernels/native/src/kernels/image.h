@@ -32,7 +32,7 @@ LRAM_INLINE void convolve_pixels(const lram::ImageConvolution& c, int row, int c
       const std::size_t to = at + static_cast<std::size_t>(p) * c.channels + r * kWidth;
       F y = acc[p][r];
       if (c.residual != nullptr) y = y + load(c.residual + to);
-      store(c.y + to, c.relu ? vmax(y, set(0.0F)) : y);
+      store(c.y + to, c.relu ? vmax(set(0.0F), y) : y);
     }
 }
 

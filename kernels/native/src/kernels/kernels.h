@@ -16,6 +16,9 @@ constexpr int kGroup = 64;     // inputs that share an int4 scale
 constexpr int kLazySteps = 16;  // steps between two rewrites of a tile of a half precision state
 constexpr int kLazyTokens = kLazySteps * kTokens;
 
+// Larger numbers in a state or in an embedded token are refused: their squares, which norms add up, leave float32.
+constexpr float kLargest = 1e17F;
+
 enum class Format : std::uint32_t { float32, int8, int4 };
 
 enum class Activation : std::uint32_t { gelu = 0, relu = 1, relu_squared = 2, sigmoid = 3, swish = 4, selu = 5 };

@@ -1,10 +1,11 @@
-// Functions of vectors. Errors are a few units in the last place of float32, absolute near 0.
+// Functions of vectors. Errors are a few units in the last place of float32, absolute near 0. NaN stays NaN: where an
+// instruction set's minimum and maximum return one of two operands, that is the second.
 #pragma once
 
 namespace {
 
 LRAM_INLINE F exponential(F x) {
-  x = vmin(vmax(x, set(-87.3F)), set(88.0F));
+  x = vmin(set(88.0F), vmax(set(-87.3F), x));
   const F n = round_even(x * set(1.44269504088896341F));
   F r = fma(n, set(-0.693359375F), x);
   r = fma(n, set(2.12194440e-4F), r);
@@ -40,7 +41,7 @@ LRAM_INLINE F log_sigmoid(F x) {
   p = fma(p, square, set(2.0F / 5));
   p = fma(p, square, set(2.0F / 3));
   p = fma(p, square, set(2.0F));
-  return vmin(x, set(0.0F)) - s * p;
+  return vmin(set(0.0F), x) - s * p;
 }
 
 // Abramowitz and Stegun 7.1.26, absolute error 1.5e-7

@@ -119,7 +119,7 @@ LRAM_INLINE Scores score(const lram::ChunkWeights& chunk, int width, const float
       normalizer += s.weighted[t][j];
     }
     const float magnitude = normalizer < 0 ? -normalizer : normalizer;
-    s.inverse_normalizer[t] = 1.0F / ((magnitude > chunk.floor[t] ? magnitude : chunk.floor[t]) + 1e-6F);
+    s.inverse_normalizer[t] = 1.0F / ((magnitude <= chunk.floor[t] ? chunk.floor[t] : magnitude) + 1e-6F);
   }
   return s;
 }

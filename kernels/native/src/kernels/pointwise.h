@@ -19,7 +19,9 @@ LRAM_INLINE Moments moments(const float* x, float epsilon, int n) {
     const F d = load(x + i) - set(mean);
     squares = fma(d, d, squares);
   }
-  return {mean, 1.0F / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + epsilon)};
+  const float variance = sum(squares) / static_cast<float>(n);
+  // beyond float32 it would make zeros of all it divides; the difference is 0, or else NaN, which the logits show
+  return {mean, 1.0F / __builtin_sqrtf(variance + epsilon) + (variance - variance)};
 }
 
 void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y) {
@@ -51,7 +53,7 @@ LRAM_INLINE void gate_with(Function function, const float* gate, const float* up
 
 void gated(lram::Activation activation, const float* gate, const float* up, int n, float* y) {
   using lram::Activation;
-  const auto relu = [](F x) { return vmax(x, set(0.0F)); };
+  const auto relu = [](F x) { return vmax(set(0.0F), x); };
   switch (activation) {
     case Activation::gelu:
       return gate_with([](F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }, gate, up,
@@ -75,7 +77,7 @@ void gated(lram::Activation activation, const float* gate, const float* up, int 
 }
 
 void rectify(const float* x, int n, float* y) {
-  for (int i = 0; i < n; i += kWidth) store(y + i, vmax(load(x + i), set(0.0F)));
+  for (int i = 0; i < n; i += kWidth) store(y + i, vmax(set(0.0F), load(x + i)));
 }
 
 void head_output(const lram::HeadOutput& o) {
