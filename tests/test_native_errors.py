@@ -289,3 +289,31 @@ class TestState:
         model = _native.Model(str(bundle / "native" / "model.lrn"), threads=1)
         with pytest.raises(ValueError, match=f"batch: expected 1 to 4096, got {batch}"):
             _native.State(model, batch)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_after_a_fork_the_first_call_is_an_error_and_nothing_waits(threads: int, bundle: Path) -> None:
+    program = f"""
+import os, signal
+import numpy as np
+from lram_export import load_policy
+bundle, observation = {str(bundle)!r}, np.zeros(204, np.float32)
+policy = load_policy(bundle, "native", threads={threads})
+expected = policy.act(observation).copy()
+if os.fork() == 0:
+    signal.alarm(60)
+    try:
+        policy.act(observation)
+    except RuntimeError as error:
+        print(error, flush=True)
+    policy.close()
+    del policy
+    own = load_policy(bundle, "native", threads={threads})
+    assert (own.act(observation) == expected).all()
+    raise SystemExit
+assert os.wait()[1] == 0
+policy.act(observation)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "fork" in done.stdout and len(done.stdout.splitlines()) == 1

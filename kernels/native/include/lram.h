@@ -30,8 +30,10 @@
  * LRAM_ERROR_BUSY and does not wait. The same state must not be used by two calls at the same time, unless both only
  * read it (lram_state_save, lram_state_clone). What differs is said at the function.
  *
- * Processes. A model does not survive fork(): its threads are not in the child. Open it after forking. The artifact
- * is mapped, not copied: do not write into it while it is open (replace it with rename(2), as lram-export does); a
+ * Processes. A model does not survive fork(): its threads are not in the child, where every call on it or on its states
+ * is refused with LRAM_ERROR_FORKED, but for the descriptions, and for lram_state_free and lram_close, which give back
+ * all but the little that the threads had. Open it in the child, however many the parent has open. The artifact is
+ * mapped, not copied: do not write into it while it is open (replace it with rename(2), as lram-export does); a
  * file that shrinks under a running model ends the process with SIGBUS. No function may be called from a signal
  * handler.
  *
@@ -65,11 +67,12 @@ typedef enum lram_status {
   LRAM_ERROR_FILE = 2,     /* the artifact cannot be opened or read */
   LRAM_ERROR_ARTIFACT = 3, /* the artifact is damaged or not one */
   LRAM_ERROR_VERSION = 4,  /* the artifact is newer than this library */
-  LRAM_ERROR_MEMORY = 5,   /* memory that cannot be had, or not be locked */
+  LRAM_ERROR_MEMORY = 5,   /* memory or threads that cannot be had, or memory that cannot be locked */
   LRAM_ERROR_STATE = 6,    /* a saved state that does not fit, is not finite, or too large */
   LRAM_ERROR_INPUT = 7,    /* an input of a step that is not finite or not allowed */
   LRAM_ERROR_BUSY = 8,     /* another thread is inside a step of this model */
-  LRAM_ERROR_OVERFLOW = 9  /* a step whose arithmetic leaves float32: an input too large, or a state that is lost */
+  LRAM_ERROR_OVERFLOW = 9, /* a step whose arithmetic leaves float32: an input too large, or a state that is lost */
+  LRAM_ERROR_FORKED = 10   /* the model was opened in a process of which this one is a fork */
 } lram_status;
 
 /* The version of the library that runs, which may be newer than LRAM_VERSION. Never NULL. */
@@ -112,7 +115,7 @@ LRAM_API void lram_options_init(lram_options *options);
  * model    receives the model, which the caller gives back to lram_close; NULL after a failure.
  *
  * Fails with ARGUMENT (options, LRAM_ISA), FILE, ARTIFACT, VERSION, and MEMORY: larger than this machine's memory, no
- * address space, or `lock_memory` beyond the limit (ulimit -l). */
+ * address space, `lock_memory` beyond the limit (ulimit -l), or a thread that cannot be started (ulimit -u). */
 LRAM_API lram_status lram_open(const char *path, const lram_options *options, lram_model **model);
 
 /* Ends the threads and unmaps. All states of the model must have been freed, and no other call on it may be under way.

@@ -37,13 +37,21 @@ lram_status guarded(Work work) noexcept {
     return fail(error.status(), error.what());
   } catch (const std::bad_alloc&) {
     return fail(LRAM_ERROR_MEMORY, "memory: none left");
-  } catch (const std::exception& error) {
-    return fail(LRAM_ERROR_ARGUMENT, error.what());
+  } catch (const std::exception& error) {  // what is left is the machine's: arguments are checked one by one
+    return fail(LRAM_ERROR_MEMORY, error.what());
   }
 }
 
 void expect(bool holds, const char* text) {
   if (!holds) throw lram::Error(LRAM_ERROR_ARGUMENT, text);
+}
+
+// A child has no threads of its parent's models, and finds a state in the middle of a step.
+void expect_own(const lram::Model& model) {
+  if (model.forked())
+    throw lram::Error(LRAM_ERROR_FORKED,
+                      "model: it was opened before fork(), whose child has none of its threads; open "
+                      "it in the child");
 }
 
 void expect_size(const lram::State& state, std::size_t count) {
@@ -128,6 +136,7 @@ lram_status lram_state_create(lram_model* model, int batch, lram_state** state) 
     expect(state != nullptr, "state: expected a place for the result, got NULL");
     *state = nullptr;
     expect(model != nullptr, "model: expected one, got NULL");
+    expect_own(*model);
     *state = new lram_state(*model, batch);
   });
 }
@@ -137,6 +146,7 @@ lram_status lram_state_clone(const lram_state* state, lram_state** copy) {
     expect(copy != nullptr, "copy: expected a place for the result, got NULL");
     *copy = nullptr;
     expect(state != nullptr, "state: expected one, got NULL");
+    expect_own(state->model());
     *copy = new lram_state(*state);
   });
 }
@@ -146,6 +156,7 @@ void lram_state_free(lram_state* state) { delete state; }
 lram_status lram_state_reset(lram_state* state, const int* rows, size_t count) {
   return guarded([&] {
     expect(state != nullptr, "state: expected one, got NULL");
+    expect_own(state->model());
     if (rows == nullptr) {
       for (int row = 0; row < state->batch(); ++row) state->reset(row);
       return;
@@ -161,6 +172,7 @@ lram_status lram_state_reset(lram_state* state, const int* rows, size_t count) {
 lram_status lram_state_save(const lram_state* state, float* values, size_t count) {
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
+    expect_own(state->model());
     expect_size(*state, count);
     state->save(values);
   });
@@ -169,6 +181,7 @@ lram_status lram_state_save(const lram_state* state, float* values, size_t count
 lram_status lram_state_load(lram_state* state, const float* values, size_t count) {
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
+    expect_own(state->model());
     expect_size(*state, count);
     state->load(values);
   });
@@ -178,6 +191,7 @@ lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_o
   return guarded([&] {
     expect(state != nullptr && inputs != nullptr && outputs != nullptr,
            "state, inputs, outputs: expected all, got NULL");
+    expect_own(state->model());
     lram::check_inputs(*state, *inputs, *outputs);
     if (!state->model().begin_step())
       throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");

@@ -73,7 +73,9 @@ Model::Model(const std::string& path, const lram_options& options)
       kernels_(choose_kernels()),
       lock_memory_(options.lock_memory != 0),
       lazy_state_(options.state_format == LRAM_STATE_LAZY_HALF),
-      pool_(usable_threads(options, sizes_), pinned_cpus(options), options.spin_microseconds) {
+      generation_(fork_generation()),
+      pool_(std::make_unique<ThreadPool>(usable_threads(options, sizes_), pinned_cpus(options),
+                                         options.spin_microseconds)) {
   resolve();
 }
 
@@ -83,8 +85,14 @@ Model::Model(const std::uint8_t* bytes, std::size_t size)
       kernels_(choose_kernels()),
       lock_memory_(false),
       lazy_state_(false),
-      pool_(usable_threads(one_thread(), sizes_), {}, 0) {
+      generation_(fork_generation()),
+      pool_(std::make_unique<ThreadPool>(usable_threads(one_thread(), sizes_), std::vector<int>(), 0)) {
   resolve();
+}
+
+Model::~Model() {
+  // no thread is there to be waited for, and a lock may be held for ever: a child gives up its copy of the pool
+  if (forked()) static_cast<void>(pool_.release());
 }
 
 std::size_t Model::observation_size() const {

@@ -1,10 +1,12 @@
 // An artifact with its tensors found, the kernels for this processor, and the threads.
 #pragma once
 #include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "artifact.h"
+#include "forked.h"
 #include "kernels/kernels.h"
 #include "lram.h"
 #include "thread_pool.h"
@@ -80,6 +82,9 @@ class Model {
  public:
   Model(const std::string& path, const lram_options& options);
   Model(const std::uint8_t* bytes, std::size_t size);  // see Artifact; one thread
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   const Artifact& artifact() const { return artifact_; }
   const FileHeader& header() const { return artifact_.header(); }
@@ -92,7 +97,9 @@ class Model {
   std::size_t observation_size() const;
   Activation ffn_activation() const { return static_cast<Activation>(header().ffn_activation); }
 
-  ThreadPool& pool() { return pool_; }
+  ThreadPool& pool() { return *pool_; }
+  // Whether this is a child of the process that opened the model.
+  bool forked() const { return generation_ != fork_generation(); }
   // Set while a step runs; true if it was not.
   bool begin_step() { return !stepping_.test_and_set(std::memory_order_acquire); }
   void end_step() { stepping_.clear(std::memory_order_release); }
@@ -121,7 +128,8 @@ class Model {
   const Kernels& kernels_;
   bool lock_memory_;
   bool lazy_state_;
-  ThreadPool pool_;
+  std::uint32_t generation_;
+  std::unique_ptr<ThreadPool> pool_;
   std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
 };
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <system_error>
 
 #include "error.h"
 
@@ -40,7 +41,7 @@ ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_micro
       arrivals_(static_cast<std::size_t>(threads)) {
   try {
     for (int thread = 1; thread < threads; ++thread) {
-      workers_.emplace_back([this, thread] { serve(thread); });
+      start(thread);
       if (cpus.empty()) continue;
       const int cpu = cpus[static_cast<std::size_t>(thread - 1) % cpus.size()];
       cpu_set_t chosen;
@@ -54,6 +55,16 @@ ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_micro
   } catch (...) {
     stop();
     throw;
+  }
+}
+
+void ThreadPool::start(int thread) {
+  try {
+    workers_.emplace_back([this, thread] { serve(thread); });
+  } catch (const std::system_error& error) {
+    throw Error(LRAM_ERROR_MEMORY, "threads: thread " + std::to_string(thread + 1) + " of " + std::to_string(threads_) +
+                                       " cannot be started: " + error.code().message() +
+                                       "; use fewer, or raise the limit (ulimit -u)");
   }
 }
 

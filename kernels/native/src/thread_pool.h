@@ -31,6 +31,7 @@ class ThreadPool {
     std::atomic<std::uint32_t> count{0};
   };
 
+  void start(int thread);
   void serve(int thread);
   bool wait_for_job(std::uint32_t last) const;
   void stop();

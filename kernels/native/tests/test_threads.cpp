@@ -1,4 +1,9 @@
 // Threads: the same bits for any number of them, sleeping and waking, models side by side.
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <thread>
 
@@ -101,6 +106,77 @@ TEST(a_second_step_at_the_same_time_is_refused_or_runs_whole) {
     CHECK_OK(lram_state_save(states[i].get(), saved[i].data(), saved[i].size()));
   }
   CHECK(saved[0] == saved[1]);
+}
+
+TEST(a_model_is_refused_after_a_fork_and_closed_without_waiting) {
+  const TemporaryFile file(make_artifact({}));
+  for (const int threads : {1, 3}) {
+    const ModelPointer model = open_model(file, "", threads);
+    const Driver parent(model, 1);
+    parent.step(0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // now they sleep, with the lock's state in memory
+    const std::vector<float> expected = parent.save();
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(60);  // a hang ends here
+      lram_description about;
+      CHECK(lram_describe(model.get(), &about) == LRAM_OK);
+      lram_state* other = nullptr;
+      std::vector<float> values(about.state_size);
+      const float zero = 0;
+      std::vector<float> observation(about.observation_size);
+      float action[3] = {};
+      const lram_inputs inputs = {observation.data(), &zero, &zero, &zero};
+      const lram_outputs outputs = {action, nullptr};
+      lram_state* const state = parent.state.get();
+      const lram_status refused[] = {lram_step(state, &inputs, &outputs),
+                                     lram_state_create(model.get(), 1, &other),
+                                     lram_state_clone(state, &other),
+                                     lram_state_reset(state, nullptr, 0),
+                                     lram_state_save(state, values.data(), values.size()),
+                                     lram_state_load(state, values.data(), values.size())};
+      for (const lram_status status : refused) CHECK(status == LRAM_ERROR_FORKED && other == nullptr);
+      CHECK(std::string(lram_last_error()).find("model: it was opened before fork()") == 0);
+      const ModelPointer own = open_model(file, "", threads);  // before and after the parent's is given back
+      const Driver mine(own, 1);
+      mine.step(0);
+      CHECK(mine.save() == expected);
+      lram_state_free(state);
+      lram_close(model.get());
+      const ModelPointer again = open_model(file, "", threads);
+      const Driver third(again, 1);
+      third.step(0);
+      mine.step(1);
+      const pid_t grandchild = fork();
+      if (grandchild == 0) _exit(lram_state_reset(mine.state.get(), nullptr, 0) == LRAM_ERROR_FORKED ? 0 : 1);
+      int status = 0;
+      CHECK(waitpid(grandchild, &status, 0) == grandchild && status == 0);
+      _exit(failures == 0 ? 0 : 1);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    parent.step(1);
+  }
+}
+
+TEST(a_thread_that_cannot_start_is_no_wrong_argument) {
+  const TemporaryFile file(make_artifact({}));
+  const pid_t child = fork();
+  if (child == 0) {
+    lram_options options;
+    lram_options_init(&options);
+    options.threads = 4;
+    const rlimit no_more = {0, 0};
+    CHECK(chmod(file.path().c_str(), 0644) == 0);
+    if (setrlimit(RLIMIT_NPROC, &no_more) != 0 || (getuid() == 0 && setuid(65534) != 0)) _exit(2);
+    lram_model* model = nullptr;
+    CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_MEMORY && model == nullptr);
+    const std::string text = lram_last_error();
+    CHECK(text.find("threads: thread 2 of 4 cannot be started: Resource temporarily unavailable") == 0);
+    _exit(failures == 0 ? 0 : 1);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 int main() { return run_all(); }
