@@ -17,7 +17,7 @@ from lram_export.cli import evaluate as closed_loop
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_table
 from lram_export.evaluation import EvaluationOptions, evaluate, reference_policy
 from lram_export.export import export_bundle
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 from lram_export.tasks import resolve_task
 from lram_export.verify import checkpoint_steps, verify_against_checkpoint
 
@@ -28,10 +28,11 @@ STEPS, EPISODES = 200, 3
 
 def main() -> None:
     """Export, verify against the reference model, time, act in closed loop, and print what it took."""
-    progress, threads = ConsoleProgress(quiet=False), physical_cores()
+    progress = ConsoleProgress(quiet=False)
     task, checkpoint = resolve_task("metaworld/reach-v2"), load_checkpoint(CHECKPOINT)
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_bundle(checkpoint, task, Path(folder) / "reach.lram", progress=progress)
+        threads = suitable_threads(bundle.manifest.parameters, bundle.manifest.batch_size)
         steps = checkpoint_steps(bundle, None, STEPS, seed=1)
         meters = verify_against_checkpoint(
             bundle, checkpoint, bundle.targets, inputs=steps, threads=threads, progress=progress

@@ -6,7 +6,6 @@ what was an output is written to it (``Assign``), so the state never crosses the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import opset15 as ops
 from openvino.op.util import Variable, VariableInfo
 
@@ -22,6 +20,7 @@ from lram_export.errors import LramError
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
+from lram_export.onnx_quantization import name_weights, weight_name
 from lram_export.progress import SILENT, Progress
 from lram_export.quantized import QuantizedMatrix
 from lram_export.specification import StepSpec, TensorSpec, next_name
@@ -38,7 +37,10 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 
     paths = (directory / MODEL_FILE, directory / WEIGHTS_FILE)
     with TemporaryDirectory(dir=directory) as folder:  # until the end: OpenVINO maps the weights of the ONNX file
-        onnx_path, _ = save_onnx(build_onnx(policy), Path(folder), policy.spec)
+        graph = build_onnx(policy)
+        if policy.quantization is not None:
+            name_weights(graph, policy.quantization.matrices)
+        onnx_path, _ = save_onnx(graph, Path(folder), policy.spec)
         # not ov.convert_model: it does no more than this here, and sends statistics about its use
         model = ov.Core().read_model(onnx_path)
         if policy.quantization is not None:
@@ -61,18 +63,17 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -> None:
     """Put codes and scales in the place of the quantized matrices, in the form that is executed compressed.
 
-    The graph computes with the dequantized values (it was traced from the oracle), so a matrix is known by them.
+    A matrix is known by the name of its constant (:func:`~lram_export.onnx_quantization.name_weights`).
 
     Raises:
         LramError: a matrix is not in the graph (our bug; the model would hold it in float32).
     """
-    by_values = {_fingerprint(matrix.dequantize()): matrix for matrix in matrices.values()}
+    by_name = {weight_name(matrix): matrix for matrix in matrices.values()}
     found = set()
     for product in model.get_ordered_ops():
-        if product.get_type_name() != "MatMul" or product.input_value(1).get_node().get_type_name() != "Constant":
+        if product.get_type_name() != "MatMul":
             continue
-        values = product.input_value(1).get_node().data
-        matrix = by_values.get(_fingerprint(values if product.get_attributes()["transpose_b"] else values.T))
+        matrix = by_name.get(product.input_value(1).get_node().get_friendly_name())
         if matrix is not None:
             compressed = ops.matmul(product.input_value(0), _compressed(matrix), False, True)
             compressed.set_friendly_name(matrix.name)
@@ -81,10 +82,6 @@ def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -
     missing = sorted(set(matrices) - found)
     if missing:
         raise LramError(f"{missing[0]}: no product with this matrix in the OpenVINO model")
-
-
-def _fingerprint(values: NDArray[np.float32]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(values).data).digest() + str(values.shape).encode()
 
 
 def _compressed(matrix: QuantizedMatrix) -> ov.Node:

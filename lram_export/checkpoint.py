@@ -117,9 +117,9 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path, *, force: bool = Fa
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     """Write our own format's two files into an existing folder."""
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file  # that of torch refuses tied weights, which share memory
 
-    save_file({k: w.contiguous() for k, w in checkpoint.weights.items()}, directory / WEIGHTS_FILE)
+    save_file({k: w.contiguous().numpy() for k, w in checkpoint.weights.items()}, directory / WEIGHTS_FILE)
     (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors writes it for the owner alone
     document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "model": checkpoint.config.to_json()}
     (directory / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ Free of torch, so that a robot can read it from a bundle's manifest.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +164,11 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for block in range(config.num_blocks):
         shapes |= _slstm_shapes(config, block) if block in config.slstm_at else _mlstm_shapes(config, block)
     return shapes
+
+
+def weight_count(config: ModelConfig) -> int:
+    """How many weights a model has."""
+    return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
 def _image_encoder_shapes(image_shape: tuple[int, int, int], hidden: int) -> dict[str, tuple[int, ...]]:

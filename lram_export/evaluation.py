@@ -21,7 +21,7 @@ from lram_export.environments import open_environment, table_target_return
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.errors import EnvironmentFailure, UsageError
 from lram_export.intervals import Estimate
-from lram_export.machine import suitable_threads
+from lram_export.machine import threads_beside_others
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime
@@ -222,7 +222,7 @@ def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None) -> Policy:
         runtime = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
     import torch
 
-    torch.set_num_threads(suitable_threads(manifest.parameters))
+    torch.set_num_threads(threads_beside_others(manifest.parameters))
     return Policy(runtime, manifest.task)
 
 

@@ -17,7 +17,7 @@ from lram_export.devices import Platform
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 from lram_export.manifest import QuantizationEntry
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization import QuantizationOptions, check_options, cost_on_episodes, quantize
@@ -249,7 +249,7 @@ def _verify(writer: BundleWriter, bundle: Bundle, target: str, recorder: Recorde
         bundle,
         target,
         load_verifier,
-        threads=physical_cores(),
+        threads=suitable_threads(bundle.manifest.parameters, bundle.manifest.batch_size),
         progress=progress,
         watch=None if recorder is None else recorder.add,
     )

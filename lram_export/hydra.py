@@ -1,12 +1,14 @@
 """Reads the original training config (`.hydra/config.yaml`) into a :class:`ModelConfig`.
 
-Every option of the original model that changes what it computes is looked at: supported values are
-listed in :data:`SUPPORTED_OPTIONS`, everything else is refused by name and value. Where an option is
-absent, the original constructors' default holds, which may itself be unsupported.
+Every option of the original's agent and model is on one of two lists: those that can change what the policy
+computes when it acts, with the values that are supported (``SUPPORTED_...``); and those that cannot, with the reason
+(``INERT_...``). Everything else is refused by name and value. Where an option is absent, the original constructors'
+default holds, which may itself be unsupported.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,13 @@ from lram_export.errors import CheckpointError
 SUPPORTED_KINDS = ("MDDXLSTM",)
 _ABSENT = object()
 
+Options = dict[str, tuple[object, tuple[object, ...]]]
+"""Option -> (default in the original constructors, values that are supported)."""
+Reasons = dict[str, tuple[str, ...]]
+"""Why options do not matter when the policy acts -> the options."""
+
 # options of agent_params that change what the agent feeds its model or does with what comes out
-SUPPORTED_AGENT: dict[str, tuple[object, tuple[object, ...]]] = {
+SUPPORTED_AGENT: Options = {
     "kind": ("", SUPPORTED_KINDS),
     "stochastic_policy": (False, (False,)),
     "s_proj_dim": (None, (None,)),
@@ -25,9 +32,47 @@ SUPPORTED_AGENT: dict[str, tuple[object, tuple[object, ...]]] = {
     "s_proj_raw": (False, (False,)),
     "target_reward": (None, (None,)),
     "a_sample_kwargs": (None, (None,)),
+    "reset_inf_cache_freq": (None, (None,)),
+    "persist_context": (False, (False,)),
+    "augment_params": (None, (None,)),
+    "target_return_type": ("fixed", ("fixed", "predefined", "predefined_noisy", "max", "mean_topk", "quantile")),
+    "target_return_mult": (1, (1,)),
+}
+READ_AGENT = frozenset(("huggingface", "model_kwargs", "replay_buffer_kwargs"))
+"""Sections that are read by themselves; of the replay buffer's only ``max_act_dim`` reaches the model."""
+INERT_AGENT: Reasons = {
+    "how the weights were trained": (
+        *("learning_rate", "learning_starts", "batch_size", "gamma", "train_freq", "gradient_steps", "max_grad_norm"),
+        *("weight_decay", "ent_coef", "lr_entropy", "ent_tuning_start", "target_entropy", "offline_steps"),
+        *("warmup_steps", "accumulation_steps", "label_smoothing", "loss_fn", "loss_fn_kwargs", "optimizer_kind"),
+        *("last_seq_only", "max_grad_steps", "steps_per_task", "lr_sched_kwargs", "frozen", "freeze_kwargs"),
+        *("set_frozen_eval", "rtg_loss_weight", "use_bc_loss", "policy_ent", "policy_delay", "detach_policy_dt"),
+        *("target_return_loss_fn_type", "target_reward_loss_fn_type", "target_state_loss_fn_type"),
+    ),
+    "networks beside the policy, which never act": (
+        *("use_critic", "critic_reward_scale", "critic_lr", "critic_gamma", "critic_optim_kind", "critic_kwargs"),
+        *("critic_as_dt_head", "critic_share_extractor", "critic_on_features", "critic_grad_norm"),
+        *("critic_last_seq_only", "update_with_critic", "tau", "target_update_interval", "target_step_kind"),
+        *("target_policy_noise", "use_policy_target", "policy_target_as_dt_head"),
+    ),
+    "which data was trained on": (
+        *("data_paths", "buffer_size", "buffer_weight_by", "buffer_max_len_type", "buffer_topk"),
+        "buffer_target_return",
+    ),
+    "noise while data is collected": (
+        *("action_noise_std", "ou_noise", "action_noise_prob", "eval_deterministic_prob", "exploration_sched"),
+        *("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
+    ),
+    "what training started from; the checkpoint holds what came out": ("load_path", "load_kwargs"),
+    "how it was computed: float32 and without compilation here": ("compile", "use_amp", "bfloat16"),
+    "the window of the form that is not recurrent; exported policies act in the recurrent one": (
+        *("use_inference_cache", "eval_context_len"),
+    ),
+    "settings of options that are refused": ("rtg_sample_kwargs", "n_proj_mat"),
+    "logging and checks": ("verbose", "debug", "log_attn_maps", "create_eval_env", "supported_action_spaces"),
 }
 # option of agent_params.model_kwargs -> (default in the original constructors, values that are supported)
-SUPPORTED_OPTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+SUPPORTED_OPTIONS: Options = {
     "num_task_heads": (1, (1,)),
     "n_layer_head": (1, (1,)),
     "use_time_embds": (True, (False,)),
@@ -55,24 +100,19 @@ SUPPORTED_OPTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "num_learned_s_tok": (None, (None,)),
     "embed_bias_init": ("normal", ("normal",)),
 }
-# options of model_kwargs without influence on what the policy computes when it acts
-IGNORED_OPTIONS = frozenset(
-    [
-        "use_crossattn_mask",
-        "max_act_dim",
-        "inf_dummy_batch_size",
-        "p_mask",
-        "p_token_drop",
-        "use_action_pad",
-        "tok_rtg_target_only",
-        "rtg_tok_kwargs",
-        "r_tok_kwargs",
-        "s_tok_kwargs",
-    ]
-)
+INERT_OPTIONS: Reasons = {
+    "masks of training": ("p_mask", "p_token_drop"),
+    "cross-attention, which xLSTM does not have": ("use_crossattn_mask",),
+    "padding of past actions, which the policy is not shown": ("use_action_pad",),
+    "repeats a row; one is kept": ("inf_dummy_batch_size",),
+    "read by heads that this model does not have": ("max_act_dim",),
+    "settings of options that are refused": (
+        *("tok_rtg_target_only", "rtg_tok_kwargs", "r_tok_kwargs", "s_tok_kwargs"),
+    ),
+}
 SIZE_OPTIONS = frozenset(("action_channels", "discrete_actions", "state_dim", "image_shape"))
 # options of agent_params.huggingface that change the computation
-SUPPORTED_HUGGINGFACE: dict[str, tuple[object, tuple[object, ...]]] = {
+SUPPORTED_HUGGINGFACE: Options = {
     "ln_bias": (False, (False,)),
     "rms_norm": (False, (False,)),
     "embed_rms_norm": (False, (False,)),
@@ -80,23 +120,71 @@ SUPPORTED_HUGGINGFACE: dict[str, tuple[object, tuple[object, ...]]] = {
     "add_cross_attention": (False, (False,)),
     "rope": (None, (None, False)),
 }
-# fields of the xlstm package's configs that are read as sizes, must have one value, or do not matter
-SUPPORTED_STACK: dict[str, tuple[object, tuple[object, ...]]] = {
+INERT_HUGGINGFACE: Reasons = {
+    "sizes that the weights show and xlstm_config says": ("hidden_size", "n_layer", "n_head"),
+    "the transformer in whose place xLSTM is put": (
+        *("activation_function", "use_fast_attn", "n_positions", "n_inner", "vocab_size", "layer_norm_epsilon"),
+        *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "use_cache"),
+        *("bos_token_id", "eos_token_id", "action_tanh"),
+    ),
+    "the window of the form that is not recurrent, and its table of times": ("max_length", "max_ep_len"),
+    "how the weights were trained": ("initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
+}
+# fields of the xlstm package's configs; sizes are read where they are needed
+SUPPORTED_STACK: Options = {
     "add_post_blocks_norm": (True, (True,)),
     "bias": (False, (False,)),
 }
-SUPPORTED_SLSTM: dict[str, tuple[object, tuple[object, ...]]] = {
+SIZES_STACK = frozenset(("num_blocks", "embedding_dim", "slstm_at", "mlstm_block", "slstm_block"))
+_TRAINED, _OVERWRITTEN = "how the weights were trained", "overwritten or computed by the xlstm package"
+_PARALLEL = "the mask of the form that is not recurrent"
+INERT_STACK: Reasons = {_TRAINED: ("dropout",), _PARALLEL: ("context_length",), _OVERWRITTEN: ("_block_map",)}
+INERT_BLOCK: Reasons = {_OVERWRITTEN: ("_num_blocks", "_block_idx")}
+_WIDTH = ("proj_factor", "round_proj_up_to_multiple_of", "round_proj_up_dim_up")
+SIZES_MLSTM = frozenset(("num_heads", "conv1d_kernel_size", "qkv_proj_blocksize", *_WIDTH))
+INERT_MLSTM: Reasons = {
+    _OVERWRITTEN: (
+        *("embedding_dim", "bias", "dropout", "context_length", "_num_blocks", "_inner_embedding_dim", "_proj_up_dim"),
+    ),
+}
+SUPPORTED_SLSTM: Options = {
     "function": ("slstm", ("slstm",)),
     "group_norm_weight": (True, (True,)),
     "num_states": (4, (4,)),
     "num_gates": (4, (4,)),
     "forward_clipval": (None, (None,)),
     "initial_val": (0.0, (0.0, 0)),
+    "input_shape": ("BSGNH", ("BSGNH",)),
+    "internal_input_shape": ("SBNGH", ("SBNGH",)),
+    "output_shape": ("BNSH", ("BNSH",)),
+    "constants": ({}, ({},)),
 }
-SUPPORTED_FEEDFORWARD: dict[str, tuple[object, tuple[object, ...]]] = {
+SIZES_SLSTM = frozenset(("num_heads", "conv1d_kernel_size"))
+INERT_SLSTM: Reasons = {
+    _TRAINED: ("bias_init", "recurrent_weight_init", "gradient_recurrent_cut", "gradient_recurrent_clipval"),
+    _OVERWRITTEN: ("embedding_dim", "hidden_size", "dropout", "_block_idx", "_num_blocks"),
+    "how the kernel computed: float32 here": (
+        *("backend", "batch_size", "enable_automatic_mixed_precision", "dtype"),
+        *("dtype_b", "dtype_r", "dtype_w", "dtype_g", "dtype_s", "dtype_a"),
+    ),
+}
+SUPPORTED_FEEDFORWARD: Options = {
     "ff_type": ("ffn_gated", ("ffn_gated",)),
     "bias": (False, (False,)),
     "act_fn": ("gelu", ("gelu", "relu", "swish", "selu", "sigmoid", "relu^2")),
+}
+SIZES_FEEDFORWARD = frozenset(_WIDTH)
+INERT_FEEDFORWARD: Reasons = {_TRAINED: ("dropout",), _OVERWRITTEN: ("embedding_dim", "_num_blocks", "_proj_up_dim")}
+# what the wrappers of env_params do to observations and rewards before the policy is given them
+SUPPORTED_ENVIRONMENT: Options = {
+    # running statistics that no checkpoint holds
+    "norm_obs": (False, (False,)),
+    "norm_reward": (False, (False,)),
+    "frame_stack": (None, (None, 1)),
+    "add_task_ids": (False, (False,)),
+}
+_HINTS = {
+    "target_return_mult": "set it to 1 in a copy of the config (--config) and export with --target-return times it",
 }
 
 
@@ -150,16 +238,34 @@ class _Section:
             raise CheckpointError(f"{self.file}: {self.path}.{name}: expected a number, got {value!r}")
         return float(value)
 
-    def require(self, options: dict[str, tuple[object, tuple[object, ...]]]) -> None:
+    def require(self, options: Options) -> None:
+        """Raise CheckpointError unless every option has a supported value."""
         for name, (default, supported) in options.items():
             value = self.get(name, default)
             # `in` alone would take 1 for True
             if not any(value == s and isinstance(value, bool) == isinstance(s, bool) for s in supported):
                 absent = " (the default of the training code)" if name not in self.names() else ""
+                hint = f"; {_HINTS[name]}" if name in _HINTS else ""
                 raise CheckpointError(
                     f"{self.file}: {self.path}.{name} = {value!r}{absent} is not supported; "
-                    f"supported: {', '.join(repr(s) for s in supported)}"
+                    f"supported: {', '.join(repr(s) for s in supported)}{hint}"
                 )
+
+    def know(self, inert: Reasons, *others: Iterable[str]) -> None:
+        """Raise CheckpointError for an option that is neither inert nor among the others."""
+        known = {name for names in (*inert.values(), *others) for name in names}
+        for name in self.names():
+            if name not in known:
+                raise CheckpointError(
+                    f"{self.file}: {self.path}.{name} = {self._shown(name)} is not supported: this option of the "
+                    f"training code is not known, and may change what the policy does"
+                )
+
+    def _shown(self, name: str) -> str:
+        try:
+            return repr(self.get(name))
+        except CheckpointError:
+            return "a reference that cannot be resolved"
 
     def _cannot_resolve(self, path: str, error: Exception) -> CheckpointError:
         reason = str(error).splitlines()[0]
@@ -191,13 +297,17 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     stack = _Section(config, "agent_params.huggingface.xlstm_config", file)
 
     _check_options(agent, model, huggingface, stack)
-    # running statistics of an environment wrapper, which no checkpoint holds
-    _Section(config, "env_params", file).require({"norm_obs": (False, (False,))})
+    _Section(config, "env_params", file).require(SUPPORTED_ENVIRONMENT)
     hidden_size, num_blocks = stack.integer("embedding_dim"), stack.integer("num_blocks")
     mlstm = _Section(config, f"{stack.path}.mlstm_block.mlstm", file)
     slstm = _Section(config, f"{stack.path}.slstm_block.slstm", file)
     feedforward = _Section(config, f"{stack.path}.slstm_block.feedforward", file)
 
+    for block, layers in (("mlstm_block", ("mlstm",)), ("slstm_block", ("slstm", "feedforward"))):
+        _Section(config, f"{stack.path}.{block}", file).know(INERT_BLOCK, layers)
+    mlstm.know(INERT_MLSTM, SIZES_MLSTM)
+    slstm.know(INERT_SLSTM, SIZES_SLSTM, SUPPORTED_SLSTM)
+    feedforward.know(INERT_FEEDFORWARD, SIZES_FEEDFORWARD, SUPPORTED_FEEDFORWARD)
     slstm_at = stack.get("slstm_at", [])
     if slstm_at == "all":
         slstm_at = list(range(num_blocks))
@@ -237,28 +347,13 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
 
 def _check_options(agent: _Section, model: _Section, huggingface: _Section, stack: _Section) -> None:
     agent.require(SUPPORTED_AGENT)
-    if agent.get("target_return_type", "fixed") == "infer":
-        raise CheckpointError(
-            f"{agent.file}: agent_params.target_return_type = 'infer' is not supported: return-to-go would be "
-            f"predicted by the model at every step; supported: types that choose a target before the episode"
-        )
-    unknown = sorted(set(model.names()) - set(SUPPORTED_OPTIONS) - IGNORED_OPTIONS - SIZE_OPTIONS)
-    if unknown:
-        raise CheckpointError(
-            f"{model.file}: {model.path}.{unknown[0]} = {model.get(unknown[0])!r} is not supported: "
-            f"this option of the training code is not known"
-        )
+    agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT)
+    model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS)
     model.require(SUPPORTED_OPTIONS)
     huggingface.require(SUPPORTED_HUGGINGFACE)
+    huggingface.know(INERT_HUGGINGFACE, SUPPORTED_HUGGINGFACE, ["xlstm_config"])
     stack.require(SUPPORTED_STACK)
-    known = {"hidden_size", "n_layer", "n_head", "xlstm_config", *SUPPORTED_HUGGINGFACE}
-    inert = {"max_ep_len", "max_length", "activation_function", "use_fast_attn", "n_positions", "n_inner"}
-    for name in huggingface.names():
-        if name not in known | inert and not name.endswith(("dropout", "pdrop", "_range", "_epsilon")):
-            raise CheckpointError(
-                f"{huggingface.file}: {huggingface.path}.{name} = {huggingface.get(name)!r} is not supported: "
-                f"this option of the training code is not known"
-            )
+    stack.know(INERT_STACK, SUPPORTED_STACK, SIZES_STACK)
 
 
 def _width(section: _Section, hidden_size: int, default_factor: float) -> int:

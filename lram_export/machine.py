@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+from lram_export.cgroup import cpu_quota
+
 _CPU_FEATURES = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
     "amx_tile", "amx_int8",
@@ -17,6 +19,9 @@ _ARM_FEATURES = {
 """Instruction sets of aarch64: entry of the auxiliary vector (AT_HWCAP, AT_HWCAP2) and bit, from Linux's hwcap.h."""
 
 
+WEIGHTS_PER_THREAD = 6_000_000
+"""Least weights, times rows of a step, that make one more thread worth its risk; docs/command-line.md has the numbers
+that it is from. SINGLE_THREAD_WEIGHTS is the same where runtimes take turns in one process."""
 SINGLE_THREAD_WEIGHTS = 100_000_000
 
 
@@ -39,13 +44,28 @@ def physical_cores() -> int:
     return max(len(cores), 1)
 
 
-def suitable_threads(weights: int) -> int:
-    """How many threads suit a model of that many weights where others want the same cores.
+def usable_cores() -> int:
+    """Threads that can compute at the same time: physical cores, as far as affinity and control group allow them."""
+    quota = cpu_quota()
+    cores = physical_cores()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
-    Small models get one: their products are so short that threads wait for each other longer than they
-    compute, by far when another runtime's threads are waiting too.
+
+def suitable_threads(weights: int, rows: int = 1) -> int:
+    """How many threads a step of that many rows of a model of that many weights takes, unless it is told.
+
+    Small models get one: two would save a fraction of a millisecond, and cost tens of them as soon as another program
+    wants a core. Large ones get all :func:`usable_cores`.
     """
-    return 1 if weights < SINGLE_THREAD_WEIGHTS else physical_cores()
+    return max(1, min(usable_cores(), weights * rows // WEIGHTS_PER_THREAD))
+
+
+def threads_beside_others(weights: int) -> int:
+    """How many threads each of several runtimes gets that step in turns in one process, the reference among them.
+
+    Threads of one that wait for work keep the cores from the next, so that only large models gain from more than one.
+    """
+    return 1 if weights < SINGLE_THREAD_WEIGHTS else usable_cores()
 
 
 def cpu_model() -> str:

@@ -27,7 +27,7 @@ from lram_export.compile_cache import CompileCache
 from lram_export.config import ModelConfig
 from lram_export.devices import HERE, DeviceProfile
 from lram_export.errors import LramError
-from lram_export.machine import cpu_features, cpu_model, physical_cores, total_memory
+from lram_export.machine import cpu_features, cpu_model, total_memory, usable_cores
 from lram_export.prediction import STREAMING, MachineSpeed, TargetSpeed
 from lram_export.progress import SILENT, Progress
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
@@ -59,7 +59,7 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
     Raises:
         LramError: no target could be measured.
     """
-    threads = physical_cores()
+    threads = usable_cores()
     curves = []
 
     def measure_curve() -> None:
@@ -124,7 +124,7 @@ def this_device(speed: MachineSpeed) -> DeviceProfile:
         title=f"this machine ({speed.cpu})",
         memory=total_memory() or 0,
         bandwidth=speed.bandwidth[max(speed.bandwidth)],
-        cores=physical_cores(),
+        cores=usable_cores(),
         instruction_sets=cpu_features(),
         compute_capability=None,
         source=f"targets measured on {speed.date} with {speed.threads} threads, the bandwidth now",
@@ -215,7 +215,7 @@ def _identity(targets: Sequence[str]) -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "features": cpu_features(),
-        "threads": physical_cores(),
+        "threads": usable_cores(),
         "targets": list(targets),
         "versions": _versions(),
     }

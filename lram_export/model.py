@@ -7,7 +7,6 @@ added: rows of a batch may start an episode independently (``is_first``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -26,8 +25,8 @@ from xlstm import (
     xLSTMBlockStackConfig,
 )
 
-from lram_export.config import IMPALA_CHANNELS, TOKENS_PER_STEP, ModelConfig, expected_shapes, image_features
-from lram_export.machine import suitable_threads
+from lram_export.config import IMPALA_CHANNELS, TOKENS_PER_STEP, ModelConfig, image_features, weight_count
+from lram_export.machine import threads_beside_others
 from lram_export.specification import state_name, state_specs
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ class ReferenceModel(nn.Module):
 def oracle_threads(config: ModelConfig) -> Iterator[None]:
     """Give torch the threads that suit the reference model, as long as the block lasts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(suitable_threads(sum(math.prod(shape) for shape in expected_shapes(config).values())))
+    torch.set_num_threads(threads_beside_others(weight_count(config)))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Sequence
@@ -66,12 +67,29 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     model = program.model
     model.metadata_props.clear()
     model.producer_name = "lram-export"
+    _name_products(model.graph, policy.graph)
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: they tell about the exporting machine, not the model
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
     return model
+
+
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+"""What torch says of a node: the modules it was traced in, from the outermost, and its name in the traced graph."""
+
+
+def _name_products(graph: onnx_ir.Graph, module: torch.nn.Module) -> None:
+    """Name every product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
+
+    Weights lose their names where they are transposed at translation, the products keep where they come from.
+    """
+    linear = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+    for node in graph:
+        scopes: list[str] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
+        if node.op_type in ("MatMul", "Gemm") and len(scopes) > 1 and scopes[-2] in linear:
+            node.name = scopes[-2]
 
 
 def save_onnx(

@@ -1,14 +1,13 @@
 """Puts quantized matrices into an ONNX step graph: the codes stay in the bundle's one file, the graph refers to them.
 
-Every product of the graph with a quantized matrix is replaced by a form that computes with the codes. The
-graph that comes in computes with the dequantized values (it was traced from the oracle), so a product is
-known by the values of its constant.
+Every product of the graph with a quantized matrix is replaced by a form that computes with the codes. A product
+has the name of its matrix (see :mod:`~lram_export.onnx_graph`): two matrices may hold the same values.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,13 +62,9 @@ def rewrite_projections(model: ir.Model, matrices: Mapping[str, QuantizedMatrix]
     """Replace every product with a quantized matrix by the nodes that ``product`` emits, in place.
 
     Raises:
-        LramError: a matrix is not in the graph (our bug; the export would compute with other weights).
+        LramError: see :func:`find_projections`.
     """
-    found = list(find_projections(model.graph, matrices))
-    missing = set(matrices) - {p.matrix.name for p in found}
-    if missing:
-        raise LramError(f"{sorted(missing)[0]}: no product with this matrix in the ONNX graph")
-    for projection in found:
+    for projection in find_projections(model.graph, matrices):
         tape = Tape()
         result = product(tape, projection.input, projection.matrix)
         if projection.bias is not None:
@@ -89,24 +84,49 @@ def remove_unused(model: ir.Model) -> None:
     ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
-def find_projections(graph: ir.Graph, matrices: Mapping[str, QuantizedMatrix]) -> Iterator[Projection]:
-    """Products whose constant holds exactly the values of a matrix, transposed or not."""
-    by_shape: dict[tuple[int, ...], list[tuple[QuantizedMatrix, NDArray[np.float32]]]] = {}
-    for matrix in matrices.values():
-        by_shape.setdefault(matrix.shape, []).append((matrix, matrix.dequantize()))
+def find_projections(graph: ir.Graph, matrices: Mapping[str, QuantizedMatrix]) -> list[Projection]:
+    """The products named after the matrices, in the graph's order.
+
+    Raises:
+        LramError: a matrix has no product in the graph, or not one, or one with other values than it stands for
+            (our bug; the export would compute with other weights).
+    """
+    found: dict[str, Projection] = {}
     for node in graph:
-        if node.op_type not in ("MatMul", "Gemm"):
+        name = node.name or ""
+        if name not in matrices or node.op_type not in ("MatMul", "Gemm"):
             continue
         x, weight, *bias = node.inputs
         values = None if weight is None else constant_matrix(weight)
-        if values is None or x is None:
-            continue
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-        values = values if transposed else values.T
-        for matrix, expected in by_shape.get(values.shape, []):
-            if np.array_equal(values, expected):
-                yield Projection(node, x, bias[0] if bias else None, matrix)
-                break
+        expected = matrices[name].dequantize()
+        if values is None or x is None or not np.array_equal(values if transposed else values.T, expected):
+            raise LramError(f"{name}: the product in the ONNX graph has other values than this matrix")
+        if name in found:
+            raise LramError(f"{name}: more than one product with this matrix in the ONNX graph")
+        found[name] = Projection(node, x, bias[0] if bias else None, matrices[name])
+    missing = sorted(set(matrices) - set(found))
+    if missing:
+        raise LramError(f"{missing[0]}: no product with this matrix in the ONNX graph")
+    return list(found.values())
+
+
+def name_weights(model: ir.Model, matrices: Mapping[str, QuantizedMatrix]) -> None:
+    """Give every product with a quantized matrix a constant of its own, named by :func:`weight_name`, in place."""
+    for projection in find_projections(model.graph, matrices):
+        weight, name = projection.node.inputs[1], weight_name(projection.matrix)
+        values = None if weight is None else constant_matrix(weight)
+        assert values is not None
+        tensor = ir.tensor(values, name=name)  # shares the memory
+        own = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        model.graph.register_initializer(own)
+        projection.node.replace_input_with(1, own)
+    remove_unused(model)
+
+
+def weight_name(matrix: QuantizedMatrix) -> str:
+    """Name of the constant that :func:`name_weights` makes for a matrix."""
+    return f"{matrix.name}.dequantized"
 
 
 def constant_matrix(value: ir.Value) -> NDArray[np.float32] | None:

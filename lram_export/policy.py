@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.protocol import State, check_rows, first_not_finite
 from lram_export.specification import StepSpec
@@ -201,9 +201,9 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
     Args:
         path: the bundle's folder.
         target: which artifact to run; default: the bundle's first whose runtime is installed.
-        threads: threads of the runtime; default: physical cores. A control loop that shares the machine
-            with other loops may want 1: it gives up some speed for latency that does not depend on who
-            else needs a core.
+        threads: threads of the runtime; default: 1 for small models, up to all usable cores for large ones. A control
+            loop that shares the machine with other loops may want 1: it gives up some speed for latency that does
+            not depend on who else needs a core.
 
     Raises:
         UsageError: no such bundle or target; TargetNotInstalledError with the pip command.
@@ -214,8 +214,11 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
     bundle = Bundle.open(path)
     chosen = target or default_target(bundle)
     bundle.artifact(chosen)
-    runtime = load_runtime(chosen, bundle.load_artifact(chosen), threads or physical_cores())
-    return Policy(runtime, bundle.manifest.task)
+    manifest = bundle.manifest
+    if threads is None:
+        threads = suitable_threads(manifest.parameters, manifest.batch_size)
+    runtime = load_runtime(chosen, bundle.load_artifact(chosen), threads)
+    return Policy(runtime, manifest.task)
 
 
 def default_target(bundle: Bundle) -> str:

@@ -49,7 +49,7 @@ class SweepOptions:
         batch_size: rows per step.
         reference_steps: steps recorded in every bundle.
         bench_steps: timed steps per cell.
-        threads: of every runtime; None: all physical cores, in closed loop what suits the model.
+        threads: of every runtime; None: what suits the model, one step at a time or in closed loop.
         environments: ``family/task`` to play in, if any.
         episodes: per environment and cell.
         seed: of the first episode.

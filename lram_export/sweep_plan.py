@@ -9,6 +9,7 @@ from lram_export.calibration import load_calibration
 from lram_export.checkpoint import Checkpoint, CheckpointSource
 from lram_export.hashing import file_sha256
 from lram_export.lowering import LoweredPolicy, lower
+from lram_export.machine import suitable_threads
 from lram_export.precision import calibrated, select_matrices
 from lram_export.quantization import QuantizationOptions
 from lram_export.reference import StepSequence, random_steps
@@ -41,6 +42,11 @@ class SweepPlan:
     compared_over: list[str]
     calibration: list[str]
     assumptions: tuple[str, ...]
+
+    @property
+    def threads(self) -> int:
+        """Of every runtime, where one steps at a time."""
+        return self.options.threads or suitable_threads(self.parameters, self.options.batch_size)
 
 
 def prepare(source: CheckpointSource, task: TaskSpec, options: SweepOptions) -> SweepPlan:

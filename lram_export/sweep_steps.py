@@ -22,7 +22,7 @@ from lram_export.evaluation import EpisodeResult, EvaluationOptions, evaluate
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
-from lram_export.machine import available_cpus, cpu_model, physical_cores, suitable_threads
+from lram_export.machine import available_cpus, cpu_model, threads_beside_others
 from lram_export.model import oracle_threads
 from lram_export.precision import calibrated
 from lram_export.progress import Advance, Progress
@@ -76,7 +76,7 @@ class SweepSteps:
     def bench(self) -> None:
         """Time all cells in turns, in one run."""
         cells = self._exported()
-        options = BenchOptions((), self._options.threads or physical_cores(), self._options.bench_steps)
+        options = BenchOptions((), self._plan.threads, self._options.bench_steps)
         run = {
             "cells": [[c.precision, c.target, self._identity(c)] for c in cells],
             "steps": options.steps,
@@ -106,7 +106,7 @@ class SweepSteps:
     def play(self) -> None:
         """Closed loop, the same seeds for every cell."""
         options = self._options
-        threads = options.threads or suitable_threads(self._plan.parameters)
+        threads = options.threads or threads_beside_others(self._plan.parameters)
         for name in options.environments:
             made_with = {
                 c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
@@ -250,7 +250,7 @@ class SweepSteps:
 
     def _disagreement(self, cell: Cell, expected: RolloutOutputs) -> QuantizationCost:
         bundle, episodes = self._bundles[cell.precision], self._plan.episodes
-        threads = self._options.threads or physical_cores()
+        threads = self._plan.threads
         runtime = load_runtime(cell.target, bundle.load_artifact(cell.target), threads)
         try:
             with self._progress.stage(f"{cell}: comparing", sum(len(e) for e in episodes)) as advance:

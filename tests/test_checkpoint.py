@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from xlstm import xLSTMBlockStackConfig
+from xlstm.blocks.mlstm.block import mLSTMBlockConfig
+from xlstm.blocks.mlstm.layer import mLSTMLayerConfig
+from xlstm.blocks.slstm.block import sLSTMBlockConfig
+from xlstm.blocks.slstm.layer import sLSTMLayerConfig
+from xlstm.components.feedforward import FeedForwardConfig
 
+from lram_export import hydra
 from lram_export.checkpoint import Checkpoint, Hints, load_checkpoint, save_checkpoint
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.presets import PRESETS, preset_config, random_checkpoint
@@ -165,8 +173,6 @@ class TestInference:
         assert (config.act_dim, config.discrete_actions, config.action_channels) == (4, 36, 512)
 
     def test_an_unusual_image_size_is_asked_for(self, tmp_path: Path) -> None:
-        import dataclasses
-
         config = dataclasses.replace(preset_config("16m", image=True), num_blocks=1, image_shape=(3, 84, 84))
         policy = write_zip(tmp_path / "model.zip", random_checkpoint(config, tmp_path).weights)
         with pytest.raises(UsageError, match="--image-shape"):
@@ -290,7 +296,25 @@ class TestDamage:
             ("agent_params", {"a_sample_kwargs": {"temperature": 0.7}}, "a_sample_kwargs = "),
             ("env_params", {"norm_obs": True}, r"env_params\.norm_obs = True is not supported"),
             ("agent_params", {"target_reward": 1}, "target_reward = 1"),
+            ("env_params", {"norm_reward": True}, r"env_params\.norm_reward = True is not supported"),
+            ("env_params", {"frame_stack": 4}, r"env_params\.frame_stack = 4 is not supported"),
             ("agent_params", {"target_return_type": "infer"}, "target_return_type = 'infer' is not supported"),
+            (
+                "agent_params",
+                {"target_return_mult": 2},
+                r"target_return_mult = 2 .*supported: 1; set it to 1 in a copy",
+            ),
+            ("agent_params", {"reset_inf_cache_freq": 50}, "reset_inf_cache_freq = 50 is not supported"),
+            ("agent_params", {"persist_context": True}, "persist_context = True is not supported"),
+            ("agent_params", {"augment_params": {"p": 1}}, "augment_params = {'p': 1} is not supported"),
+            ("agent_params", {"brand_new": 1}, r"agent_params\.brand_new = 1 is not supported: .* is not known"),
+            ("agent_params", {"brand_new": "${no.where}"}, "brand_new = a reference that cannot be resolved is not"),
+            ("agent_params.huggingface", {"brand_new_dropout": 0.5}, "brand_new_dropout = 0.5 is not supported"),
+            ("agent_params.huggingface.xlstm_config", {"brand_new": 1}, r"xlstm_config\.brand_new = 1 is not"),
+            *(
+                (f"agent_params.huggingface.xlstm_config.{section}", {"brand_new": 1}, rf"{section}\.brand_new = 1")
+                for section in ("mlstm_block", "mlstm_block.mlstm", "slstm_block.slstm", "slstm_block.feedforward")
+            ),
             ("agent_params.huggingface", {"ln_bias": True}, "ln_bias = True"),
             ("agent_params.huggingface", {"rms_norm": True}, "rms_norm = True"),
             ("agent_params.huggingface.xlstm_config", {"bias": True}, "bias = True"),
@@ -305,6 +329,36 @@ class TestDamage:
     ) -> None:
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(change_config(state_m, section, **values))
+
+    def test_options_that_do_not_matter_may_have_any_value(self, state_ms: Path) -> None:
+        before = load_checkpoint(state_ms).config
+        sections = {
+            "agent_params": hydra.INERT_AGENT,
+            "agent_params.model_kwargs": hydra.INERT_OPTIONS,
+            "agent_params.huggingface": hydra.INERT_HUGGINGFACE,
+            "agent_params.huggingface.xlstm_config": hydra.INERT_STACK,
+            "agent_params.huggingface.xlstm_config.mlstm_block.mlstm": hydra.INERT_MLSTM,
+            "agent_params.huggingface.xlstm_config.slstm_block.slstm": hydra.INERT_SLSTM,
+            "agent_params.huggingface.xlstm_config.slstm_block.feedforward": hydra.INERT_FEEDFORWARD,
+        }
+        for section, reasons in sections.items():
+            # what other sections refer to keeps its value
+            names = [n for names in reasons.values() for n in names if n not in ("hidden_size", "n_layer", "n_head")]
+            change_config(state_ms, section, **dict.fromkeys(names, "any"))
+        assert load_checkpoint(state_ms).config == before
+
+    def test_every_field_of_the_xlstm_package_is_on_a_list(self) -> None:
+        lists = (
+            (xLSTMBlockStackConfig, hydra.INERT_STACK, hydra.SUPPORTED_STACK, hydra.SIZES_STACK),
+            (mLSTMBlockConfig, hydra.INERT_BLOCK, ("mlstm",)),
+            (sLSTMBlockConfig, hydra.INERT_BLOCK, ("slstm", "feedforward")),
+            (mLSTMLayerConfig, hydra.INERT_MLSTM, hydra.SIZES_MLSTM),
+            (sLSTMLayerConfig, hydra.INERT_SLSTM, hydra.SUPPORTED_SLSTM, hydra.SIZES_SLSTM),
+            (FeedForwardConfig, hydra.INERT_FEEDFORWARD, hydra.SUPPORTED_FEEDFORWARD, hydra.SIZES_FEEDFORWARD),
+        )
+        for kind, inert, *others in lists:
+            known = {name for names in (*inert.values(), *others) for name in names}
+            assert {f.name for f in dataclasses.fields(kind)} == known, kind
 
     def test_a_config_that_is_no_yaml(self, state_m: Path) -> None:
         (state_m.parent / ".hydra" / "config.yaml").write_text("a: [1\nb: }")

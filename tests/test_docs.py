@@ -231,6 +231,7 @@ def test_every_option_of_the_training_code_is_documented() -> None:
         hydra.SUPPORTED_STACK,
         hydra.SUPPORTED_SLSTM,
         hydra.SUPPORTED_FEEDFORWARD,
+        hydra.SUPPORTED_ENVIRONMENT,
     )
     for table in tables:
         for name, (_, supported) in table.items():
@@ -238,8 +239,15 @@ def test_every_option_of_the_training_code_is_documented() -> None:
             assert rows, f"docs/checkpoint.md: {name} has no row"
             wrong = [v for v in supported if not any(yaml(v) in row for row in rows)]
             assert not wrong, f"docs/checkpoint.md: {name}: the rows do not list {wrong}"
-    missing = [n for n in (*hydra.IGNORED_OPTIONS, *hydra.SIZE_OPTIONS) if f"`{n}`" not in page]
+    sizes = (hydra.SIZE_OPTIONS, hydra.SIZES_STACK, hydra.SIZES_MLSTM, hydra.SIZES_SLSTM, hydra.SIZES_FEEDFORWARD)
+    missing = [n for names in sizes for n in names if n not in page]
     assert not missing, f"docs/checkpoint.md: {missing} not documented"
+    inert = (hydra.INERT_AGENT, hydra.INERT_OPTIONS, hydra.INERT_HUGGINGFACE, hydra.INERT_STACK, hydra.INERT_BLOCK)
+    for table_of_reasons in (*inert, hydra.INERT_MLSTM, hydra.INERT_SLSTM, hydra.INERT_FEEDFORWARD):
+        for reason, names in table_of_reasons.items():
+            listed = re.findall(rf"^- {re.escape(reason)}: ((?:.|\n  )*?)[;.]$", page, re.MULTILINE)
+            missing = [n for n in names if not any(f"`{n}`" in line for line in listed)]
+            assert not missing, f"docs/checkpoint.md: {missing} are not listed under '{reason}'"
 
 
 def yaml(value: object) -> str:

@@ -11,7 +11,7 @@ from lram_export.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
 from lram_export.errors import UsageError
-from lram_export.machine import cpu_model, physical_cores
+from lram_export.machine import cpu_model, suitable_threads
 
 if TYPE_CHECKING:
     from lram_export.benchmark import BenchReport
@@ -66,7 +66,7 @@ def bench(
     opened = Bundle.open(bundle)
     chosen = library.BenchOptions(
         targets=installed_targets(opened, targets),
-        threads=threads or physical_cores(),
+        threads=threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size),
         steps=steps,
         rate=rate,
         baseline=baseline,

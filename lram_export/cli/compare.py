@@ -32,14 +32,14 @@ def compare(
     """Step two bundles over the same inputs: sizes, speed, and how often and how far their actions differ."""
     from lram_export.bundle import Bundle
     from lram_export.compare import compare_bundles
-    from lram_export.machine import physical_cores
+    from lram_export.machine import suitable_threads
 
+    bundles = Bundle.open(first), Bundle.open(second)
     found = compare_bundles(
-        Bundle.open(first),
-        Bundle.open(second),
+        *bundles,
         targets=(target, second_target or target),
         recording=recording,
-        threads=threads or physical_cores(),
+        threads=threads or max(suitable_threads(b.manifest.parameters, b.manifest.batch_size) for b in bundles),
         progress=ConsoleProgress(quiet),
     )
     if as_json:

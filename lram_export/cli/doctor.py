@@ -9,10 +9,21 @@ from typing import Any
 import click
 
 from lram_export import __version__
+from lram_export.cgroup import cpu_quota
 from lram_export.cli import options
 from lram_export.cli.console import human_bytes, print_facts, print_json, print_table
+from lram_export.config import weight_count
 from lram_export.errors import UsageError
-from lram_export.machine import available_cpus, cpu_features, cpu_model, physical_cores, total_memory
+from lram_export.machine import (
+    available_cpus,
+    cpu_features,
+    cpu_model,
+    physical_cores,
+    suitable_threads,
+    total_memory,
+    usable_cores,
+)
+from lram_export.presets import PRESETS, preset_config
 from lram_export.tvm.platforms import PLATFORMS, unmet
 
 
@@ -40,6 +51,9 @@ def doctor(as_json: bool) -> None:
         "cpu": cpu_model(),
         "physical_cores": physical_cores(),
         "logical_cpus": len(available_cpus()),
+        "cpu_quota": cpu_quota(),
+        "usable_cores": usable_cores(),
+        "default_threads": _default_threads(),
         "cpu_features": list(cpu_features()),
         "memory": total_memory(),
     }
@@ -50,6 +64,8 @@ def doctor(as_json: bool) -> None:
         return
     shown = {
         **machine,
+        "cpu_quota": "none" if machine["cpu_quota"] is None else f"{machine['cpu_quota']:g} CPUs",
+        "default_threads": ", ".join(f"{size}: {threads}" for size, threads in _default_threads().items()),
         "cpu_features": ", ".join(cpu_features()) or "none known",
         "memory": human_bytes(total_memory()),
         "native_kernels": "none: the target native is not installed" if kernels is None else _described(kernels),
@@ -67,6 +83,11 @@ def doctor(as_json: bool) -> None:
         for name, facts in targets.items()
     ]
     print_table("targets", ["target", "runs", "exports", "versions", "what is missing"], rows)
+
+
+def _default_threads() -> dict[str, int]:
+    """Threads that the published sizes get when they are not told."""
+    return {size: suitable_threads(weight_count(preset_config(size))) for size in PRESETS}
 
 
 def _native_kernels() -> dict[str, Any]:

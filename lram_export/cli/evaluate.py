@@ -12,7 +12,7 @@ from lram_export.atomic import check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.errors import UsageError
-from lram_export.machine import suitable_threads
+from lram_export.machine import threads_beside_others
 
 if TYPE_CHECKING:
     from lram_export.bundle import Bundle
@@ -99,7 +99,7 @@ def evaluate(
         seed=seed,
         rewards=not no_reward,
         target_return=target_return,
-        threads=threads or suitable_threads(opened.manifest.parameters),
+        threads=threads or threads_beside_others(opened.manifest.parameters),
     )
     result = library.evaluate(opened, settings, reference, progress)
     if as_json:

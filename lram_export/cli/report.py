@@ -48,7 +48,7 @@ def report(
     """Write one HTML page about a bundle: tables, charts, and how to read them."""
     check_packages()
     from lram_export.bundle import Bundle
-    from lram_export.machine import physical_cores
+    from lram_export.machine import suitable_threads
     from lram_export.report.collect import ReportOptions, collect
     from lram_export.report.page import render
 
@@ -58,10 +58,13 @@ def report(
         raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
+    opened = Bundle.open(bundle)
+    if threads is None:
+        threads = suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
     found = collect(
-        Bundle.open(bundle),
+        opened,
         [Bundle.open(other) for other in also],
-        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads or physical_cores()),
+        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads),
         None if checkpoint is None else reading.load(checkpoint, progress),
         evaluations,
         progress,

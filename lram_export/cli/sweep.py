@@ -59,7 +59,7 @@ NOTES = (
 @options.reference_steps
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(10), help="Timed steps per cell.")
 @click.option(
-    "--threads", type=click.IntRange(1), help="Of every runtime; default: physical cores, with --env as evaluate."
+    "--threads", type=click.IntRange(1), help="Of every runtime; default: by the model, with --env as evaluate."
 )
 @click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play there; may be repeated.")
 @click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and cell.")

@@ -11,7 +11,7 @@ from lram_export.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.errors import UsageError
-from lram_export.machine import physical_cores
+from lram_export.machine import suitable_threads
 from lram_export.parity import ParityResult
 
 DEFAULT_SEED = 1
@@ -76,7 +76,7 @@ def verify(
     opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
     if opened.manifest.quantization is not None and not any(RUNTIMES[t].reads_quantized for t in chosen):
         opened.check_files([opened.manifest.quantization.file])
-    cores = threads or physical_cores()
+    cores = threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
     drift: dict[str, list[float]] = {}
     if checkpoint is None:
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)

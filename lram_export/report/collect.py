@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lram_export.benchmark import BenchOptions, BenchResult, Contender, bench_together
 from lram_export.bundle import Bundle
 from lram_export.errors import LramError, UsageError, describe
-from lram_export.machine import cpu_model, physical_cores
+from lram_export.machine import cpu_model, usable_cores
 from lram_export.manifest import ArtifactEntry
 from lram_export.progress import SILENT, Progress
 from lram_export.reference import Reference, StepSequence, sample_state
@@ -52,7 +52,7 @@ class ReportOptions:
     rate: float | None = None
     measure: bool = True
     time: bool = True
-    threads: int = field(default_factory=physical_cores)
+    threads: int = field(default_factory=usable_cores)
 
 
 @dataclass(frozen=True)
