@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from lram_export.atomic import atomic_directory
 from lram_export.config import IMPALA_CHANNELS, ModelConfig, expected_shapes
-from lram_export.errors import CheckpointError, UsageError
+from lram_export.errors import CheckpointError, UsageError, describe
+from lram_export.foreign import POLICY, refuse_foreign, refuse_nested, refuse_prefixed
 from lram_export.hashing import file_sha256
 from lram_export.hydra import read_hydra_config
 
@@ -133,7 +134,9 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
     config_path, weights_path = path / CONFIG_FILE, path / WEIGHTS_FILE
     for file in (config_path, weights_path):
         if not file.is_file():
-            raise CheckpointError(f"{path}: {file.name} is missing; expected {CONFIG_FILE} and {WEIGHTS_FILE}")
+            raise CheckpointError(
+                f"{path}: {file.name} is missing; expected {CONFIG_FILE} and {WEIGHTS_FILE}{_meant(path)}"
+            )
     try:
         document = json.loads(config_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -156,12 +159,23 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
     return Checkpoint(path, config, _checked(weights, config, weights_path), file_sha256(weights_path))
 
 
+def _meant(path: Path) -> str:
+    """What a folder that is no checkpoint was probably meant to be."""
+    if (path / "model.zip").is_file():
+        return f"; did you mean {path / 'model.zip'}?"
+    if (path / "manifest.json").is_file():
+        return "; this is a bundle, which was exported from a checkpoint"
+    return ""
+
+
 def _load_zip(path: Path, config_file: Path | None, hints: Hints) -> Checkpoint:
     if config_file is not None and not config_file.is_file():
         raise UsageError(f"--config: {config_file}: no such file")
-    raw = _read_tensors(path, "policy.pth")
+    refuse_foreign(path)
+    raw = _read_tensors(path, POLICY)
     _refuse_normalization(path)
     weights, skipped = _strip(raw, path)
+    refuse_prefixed(list(weights), f"{path}: {POLICY}")
     beside = path.parent / ".hydra" / "config.yaml"
     assumptions: tuple[str, ...] = ()
     if config_file is not None or beside.is_file():
@@ -197,6 +211,7 @@ def _read_tensors(path: Path, entry: str) -> Weights:
     import torch
 
     raw = _load_entry(path, entry)
+    refuse_nested(raw, f"{path}: {entry}")
     if not isinstance(raw, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in raw.items()):
         raise CheckpointError(f"{path}: {entry}: expected a dictionary of named tensors")
     return raw
@@ -222,7 +237,7 @@ def _load_entry(path: Path, entry: str) -> object:
             f"{path}: {entry} holds more than weights (a pickle that wants to run code?); refused, nothing ran"
         ) from None
     except Exception as error:  # torch raises many types for a damaged file
-        raise CheckpointError(f"{path}: {entry} is damaged ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: {entry} is damaged ({describe(error)})") from None
 
 
 def _strip(raw: Weights, path: Path) -> tuple[Weights, list[str]]:

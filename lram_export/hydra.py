@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.config import ModelConfig, round_up
-from lram_export.errors import CheckpointError
+from lram_export.errors import CheckpointError, describe
 
 SUPPORTED_KINDS = ("MDDXLSTM",)
 _ABSENT = object()
@@ -268,7 +268,7 @@ class _Section:
             return "a reference that cannot be resolved"
 
     def _cannot_resolve(self, path: str, error: Exception) -> CheckpointError:
-        reason = str(error).splitlines()[0]
+        reason = describe(error)
         return CheckpointError(f"{self.file}: {path}: cannot be resolved ({reason})")
 
 
@@ -288,7 +288,7 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     try:
         config = OmegaConf.load(file)
     except Exception as error:  # OmegaConf and PyYAML raise many types, all meaning: not a readable config
-        raise CheckpointError(f"{file}: not a readable YAML config: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{file}: not a readable YAML config: {describe(error)}") from None
     if not OmegaConf.is_dict(config) or "agent_params" not in config:
         raise CheckpointError(f"{file}: agent_params: missing; expected the .hydra/config.yaml of a training run")
     agent = _Section(config, "agent_params", file)
