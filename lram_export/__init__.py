@@ -3,12 +3,15 @@
 Importing this package is cheap: nothing heavier than the standard library is loaded until it is used.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # typing itself takes longer to import than all the rest
 __version__ = "0.1.0"
 __all__ = ["Bundle", "BundleError", "LramError", "Policy", "load_policy"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lram_export.bundle import Bundle
     from lram_export.errors import BundleError, LramError
     from lram_export.policy import Policy, load_policy

@@ -26,7 +26,7 @@ def pack_wheel(directory: Path) -> Path:
     stem = f"lram_export-{package.version}"
     path = directory / f"{stem}-py3-none-any.whl"
     tags = "Wheel-Version: 1.0\nGenerator: lram-export\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    entry_points = "[console_scripts]\nlram-export = lram_export.cli:main\n"
+    entry_points = "[console_scripts]\nlram-export = lram_export.entry:main\n"
     information = f"{stem}.dist-info"
     record = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -282,7 +282,7 @@ def load_episodes(folder: Path) -> dict[str, Episodes]:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--batches", default=Recipe.batches, show_default=True)
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True)
-@click.option("--seed", default=Recipe.seed, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=Recipe.seed, show_default=True)
 @click.option("--processes", default=2, show_default=True, help="Processes that share a batch, one thread each.")
 def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, processes: int) -> None:
     """Train on the EPISODES that collect.py left, or go on with an interrupted run."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from lram_export import __version__
+from lram_export.cli.stopping import Stopped, stopped_by_signals
+from lram_export.cli.streams import CLOSED_PIPE, failure, prepare_streams, say, unread, write_out
 from lram_export.errors import LramError
 
 COMMANDS = {
@@ -61,39 +61,53 @@ class LazyGroup(click.Group):
         """Run the command line; whatever a user can cause ends in one line on standard error."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **settings)
-        if threading.current_thread() is threading.main_thread():
-            # a stopped service cleans up like an interrupted user: nothing half-written stays
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        prepare_streams()
+        code, line = self._outcome(args, prog_name, settings)
+        if line is not None:
+            say(f"error: {' '.join(line.split())}")
+        unwritten = write_out()
+        if unwritten is not None:
+            code, line = unwritten
+            if line is not None:
+                say(f"error: {line}")
+        sys.exit(code)
+
+    def _outcome(
+        self, args: Sequence[str] | None, prog_name: str | None, settings: dict[str, Any]
+    ) -> tuple[int, str | None]:
+        """Exit code, and the line that says why it is not 0."""
         try:
-            code = super().main(args, prog_name, standalone_mode=False, **settings)
+            with stopped_by_signals():
+                code = super().main(args, prog_name, standalone_mode=False, **settings)
+        except SystemExit as error:
+            # how click and rich leave when their reader has
+            if error.code and (isinstance(error.__context__, BrokenPipeError) or unread(1)):
+                return CLOSED_PIPE, None
+            return (error.code, None) if isinstance(error.code, int) else (int(error.code is not None), error.code)
+        except Stopped as stopped:
+            return stopped.code, stopped.reason
         except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            sys.exit(error.exit_code)
+            say(error.format_message())
+            return error.exit_code, None
         except click.ClickException as error:
             command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-            _fail(error.format_message() + (f" See: {command} --help" if command else ""), error.exit_code)
-        except click.Abort:
-            _fail("interrupted", 130)
+            return error.exit_code, error.format_message() + (f" See: {command} --help" if command else "")
+        except (click.Abort, KeyboardInterrupt):
+            return 130, "interrupted"
         except LramError as error:
-            _fail(str(error), error.exit_code)
+            return error.exit_code, str(error)
         except MemoryError:
-            _fail("not enough memory for this model on this machine", 1)
+            return 1, "not enough memory for this model on this machine"
         except ModuleNotFoundError as error:
             if (error.name or "lram_export").startswith("lram_export"):
                 raise
-            _fail(
+            return 2, (
                 f"this command needs the package '{error.name}', which is not installed. "
-                f"Install it with: pip install 'lram-export[export]'",
-                2,
+                f"Install it with: pip install 'lram-export[export]'"
             )
         except OSError as error:
-            _fail((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), 1)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+            return failure(error)
+        return code if isinstance(code, int) else 0, None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

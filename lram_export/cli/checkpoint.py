@@ -49,7 +49,7 @@ def convert(
 @options.output
 @click.option("--slstm-at", default="", metavar="1,3", help="Blocks that are sLSTM blocks; default: none.")
 @click.option("--image", is_flag=True, help="Add the image encoder.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the random weights.")
 @options.force
 @options.as_json
 @options.quiet

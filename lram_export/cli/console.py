@@ -35,7 +35,7 @@ class ConsoleProgress:
         outermost = self._bar is None
         bar = self._bar or RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             _CountColumn(),
             TimeElapsedColumn(),
@@ -104,11 +104,11 @@ def print_table(
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Two columns: what, and its value."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))
     _console().print(table)
 
 
@@ -117,13 +117,13 @@ def _console() -> Console:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, lines: bool = True) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     if not lines:
         table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(Text(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

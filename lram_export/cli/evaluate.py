@@ -38,7 +38,7 @@ COLUMNS = (
 @click.option("--env", "environments", multiple=True, required=True, metavar="FAMILY/TASK", help="May be repeated.")
 @click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and policy.")
 @options.targets
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first episode.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the first episode.")
 @click.option("--checkpoint", type=options.PATH, help="The reference; default: the bundle's pytorch artifact.")
 @options.checkpoint_options
 @click.option("--no-reference", is_flag=True, help="Play without the PyTorch reference (needs no torch).")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**32 - 1)
+"""What every generator of random numbers takes, those of environments included."""
 
 output = click.option("-o", "--output", required=True, type=PATH, help="Where to write.")
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")

@@ -24,7 +24,7 @@ DEFAULT_SEED = 10_000
     help="Or step over an .npz with observations and, optionally, rewards and is_first.",
 )
 @click.option("--episodes", type=click.IntRange(1), help="With --env: episodes per environment; default 10.")
-@click.option("--seed", type=click.IntRange(0), help="With --env: seed of the first episode; default 10000.")
+@click.option("--seed", type=options.SEED, help="With --env: seed of the first episode; default 10000.")
 @click.option("--no-reward", is_flag=True, help="With --env: give the policy no rewards.")
 @click.option("--target-return", type=float, help="With --env: return to aim at; default: the task table's.")
 @options.output

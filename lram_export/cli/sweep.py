@@ -63,7 +63,7 @@ NOTES = (
 )
 @click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play there; may be repeated.")
 @click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and cell.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first episode.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the first episode.")
 @options.checkpoint_options
 @click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
 @options.as_json

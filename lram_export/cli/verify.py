@@ -39,7 +39,7 @@ COLUMNS = (
 @click.option(
     "--steps", type=click.IntRange(1), help="With --checkpoint: number of steps; default 500, or all recorded."
 )
-@click.option("--seed", type=int, help="With --checkpoint: seed of the steps; default 1.")
+@click.option("--seed", type=options.SEED, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
 @options.as_json
 @options.quiet
