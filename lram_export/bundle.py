@@ -67,9 +67,11 @@ class Bundle:
         for entry in self.manifest.artifacts:
             if entry.target == target:
                 return entry
+        from lram_export.runtimes import RUNTIMES
+
+        way_out = f"Export again with --target {target}" if target in RUNTIMES else "No runtime has that name"
         raise UsageError(
-            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. "
-            f"Export again with --target {target}"
+            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. {way_out}"
         )
 
     def artifact_size(self, target: str) -> int:

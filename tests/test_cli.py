@@ -49,7 +49,7 @@ class TestWrongUse:
             (("export", STATE_M, *REACH, "--target", "pytorch", "--target", "pytorch"), "--target: expected"),
             (("export", STATE_M, *REACH, "--batch", "0"), "Invalid value for '--batch'"),
             (("export", STATE_M, *REACH, "--reward-scale", "0"), "--reward-scale: expected a positive number"),
-            (("export", STATE_M, *REACH, "--target-return", "nan"), "--target-return: expected a finite number"),
+            (("export", STATE_M, *REACH, "--target-return", "nan"), "'--target-return': expected a finite number"),
             (("export", STATE_M, *REACH, "--config", "no.yaml"), "--config: no.yaml: no such file"),
             (("export", STATE_M, *REACH, "--act-dim", "8"), "only for a zip without a config"),
             (("export", STATE_M, "--task", "dmcontrol/cheetah-run"), "--action-dim: the task table has none"),
@@ -123,14 +123,14 @@ class TestWrongUse:
         assert code == 2 and "not the architecture" in line
 
     def test_a_target_that_is_not_installed(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, bundle: Path, recording: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         import lram_export.registry as registry
 
         monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "onnxruntime" else True)
         for arguments in (
             ("verify", bundle, "--target", "onnxruntime"),
-            ("run", bundle, "--target", "onnxruntime", "--observations", "x.npz", "-o", tmp_path / "o.npz"),
+            ("run", bundle, "--target", "onnxruntime", "--observations", recording, "-o", tmp_path / "o.npz"),
             ("export", STATE_M, *REACH, "-o", tmp_path / "o.lram"),
         ):
             code, line = fail(*arguments)

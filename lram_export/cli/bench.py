@@ -10,6 +10,7 @@ import click
 from lram_export.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
 from lram_export.errors import UsageError
 from lram_export.machine import cpu_model, suitable_threads
 
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from lram_export.benchmark import BenchReport
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
 @options.targets
-@click.option("--steps", default=1000, show_default=True, type=click.IntRange(10), help="Timed steps per target.")
+@click.option("--steps", default=1000, show_default=True, type=steps(10), help="Timed steps per target.")
 @options.threads
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     help="Pace the loop at this many Hz and count missed deadlines.",
 )
 @click.option(
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--checkpoint",
-    type=options.PATH,
+    type=PATH,
     help="With --baseline: the weights it runs; default: the bundle's or random ones.",
 )
 @options.checkpoint_options

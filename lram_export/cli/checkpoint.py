@@ -10,13 +10,14 @@ import click
 from lram_export.atomic import check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.parameters import SEED, Command
 from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
 
 
-@click.command()
+@click.command(cls=Command)
 @options.checkpoint
 @options.output
 @options.checkpoint_options
@@ -39,7 +40,7 @@ def convert(
     _save(reading.load(checkpoint, progress), output, force, as_json, progress)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--preset",
     required=True,
@@ -49,7 +50,7 @@ def convert(
 @options.output
 @click.option("--slstm-at", default="", metavar="1,3", help="Blocks that are sLSTM blocks; default: none.")
 @click.option("--image", is_flag=True, help="Add the image encoder.")
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the random weights.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the random weights.")
 @options.force
 @options.as_json
 @options.quiet

@@ -8,14 +8,15 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+from lram_export.cli.parameters import INPUT_FILE, PATH, TARGET, Command
 
 
-@click.command()
-@click.argument("first", type=options.PATH)
-@click.argument("second", type=options.PATH)
-@click.option("--target", metavar="TARGET", help="Target of both; default: each one's first that runs here.")
-@click.option("--second-target", metavar="TARGET", help="Target of the second; default: as --target.")
-@click.option("--recording", type=options.PATH, help="Steps of lram-export record; default: the first one's own.")
+@click.command(cls=Command)
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option("--target", type=TARGET, help="Target of both; default: each one's first that runs here.")
+@click.option("--second-target", type=TARGET, help="Target of the second; default: as --target.")
+@click.option("--recording", type=INPUT_FILE, help="Steps of lram-export record; default: the first one's own.")
 @options.threads
 @options.as_json
 @options.quiet

@@ -8,12 +8,13 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.parameters import TARGET, Command
 from lram_export.errors import UsageError
 
 
-@click.command("compile")
+@click.command("compile", cls=Command)
 @options.bundle
-@click.option("--target", default="tensorrt", show_default=True, metavar="TARGET", help="Target to compile for.")
+@click.option("--target", default="tensorrt", type=TARGET, show_default=True, help="Target to compile for.")
 @click.option("--force", is_flag=True, help="Compile again what was compiled before.")
 @options.as_json
 @options.quiet

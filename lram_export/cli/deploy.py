@@ -8,12 +8,13 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.parameters import TARGET, Command
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
 @options.output
-@click.option("--target", metavar="TARGET", help="Target the robot runs; default: tensorrt, else the bundle's first.")
+@click.option("--target", type=TARGET, help="Target the robot runs; default: tensorrt, else the bundle's first.")
 @options.force
 @options.as_json
 @options.quiet

@@ -12,6 +12,7 @@ from lram_export import __version__
 from lram_export.cgroup import cpu_quota
 from lram_export.cli import options
 from lram_export.cli.console import human_bytes, print_facts, print_json, print_table
+from lram_export.cli.parameters import Command
 from lram_export.config import weight_count
 from lram_export.errors import UsageError
 from lram_export.machine import (
@@ -27,7 +28,7 @@ from lram_export.presets import PRESETS, preset_config
 from lram_export.tvm.platforms import PLATFORMS, unmet
 
 
-@click.command()
+@click.command(cls=Command)
 @options.as_json
 def doctor(as_json: bool) -> None:
     """Show which targets are installed, their versions, and what the processor offers."""

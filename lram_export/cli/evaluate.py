@@ -11,6 +11,7 @@ import click
 from lram_export.atomic import check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.cli.parameters import EPISODES, FINITE, PATH, SEED, THREADS, Command, OutputFile
 from lram_export.errors import UsageError
 from lram_export.machine import threads_beside_others
 
@@ -33,21 +34,23 @@ COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
 @click.option("--env", "environments", multiple=True, required=True, metavar="FAMILY/TASK", help="May be repeated.")
-@click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and policy.")
+@click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and policy.")
 @options.targets
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the first episode.")
-@click.option("--checkpoint", type=options.PATH, help="The reference; default: the bundle's pytorch artifact.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
+@click.option("--checkpoint", type=PATH, help="The reference; default: the bundle's pytorch artifact.")
 @options.checkpoint_options
 @click.option("--no-reference", is_flag=True, help="Play without the PyTorch reference (needs no torch).")
 @click.option("--no-reward", is_flag=True, help="Give the policy no rewards, like a robot that has none.")
-@click.option("--target-return", type=float, help="Return to aim at; default: the task table's for the environment.")
+@click.option("--target-return", type=FINITE, help="Return to aim at; default: the task table's for the environment.")
 @click.option(
-    "--video", type=options.PATH, help="Write the first episodes as .gif or .mp4, played by the first target."
+    "--video",
+    type=OutputFile(".gif", ".mp4"),
+    help="Write the first episodes as .gif or .mp4, played by the first target.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of each target; default: 1, all cores for large models.")
+@click.option("--threads", type=THREADS, help="Of each target; default: 1, all cores for large models.")
 @options.force
 @options.as_json
 @options.quiet

@@ -11,6 +11,7 @@ from lram_export.atomic import check_output
 from lram_export.bundle import BUNDLE_SUFFIX
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.parameters import Command
 from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lram_export.manifest import ArtifactEntry
 
 
-@click.command()
+@click.command(cls=Command)
 @options.checkpoint
 @options.output
 @options.targets

@@ -10,6 +10,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.cli.parameters import PATH, POSITIVE, Command
 from lram_export.cli.precision import cost_line
 from lram_export.cli.prediction import print_prediction
 from lram_export.config import ModelConfig
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from lram_export.manifest import ArtifactEntry, QuantizationEntry
 
 
-@click.command()
-@click.argument("path", type=options.PATH)
+@click.command(cls=Command)
+@click.argument("path", type=PATH)
 @options.checkpoint_options
 @click.option(
     "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="With --device: of the control loop, in Hz.")
+@click.option("--rate", type=POSITIVE, help="With --device: of the control loop, in Hz.")
 @click.option("--measure", is_flag=True, help="With --device here: measure the targets, too, anew.")
 @options.as_json
 @options.quiet

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lram_export.cli.console import ConsoleProgress, message
+from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile, steps
 from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,20 +20,25 @@ if TYPE_CHECKING:
     from lram_export.tasks import RewardFeedback, TaskSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
-SEED = click.IntRange(0, 2**32 - 1)
-"""What every generator of random numbers takes, those of environments included."""
 
 output = click.option("-o", "--output", required=True, type=PATH, help="Where to write.")
+
+
+def output_file(*suffixes: str) -> Callable[[Command], Command]:
+    """``--output`` for a file, whose name ends with one of the suffixes."""
+    help_text = f"Where to write; its name ends with {' or '.join(suffixes)}."
+    return click.option("-o", "--output", required=True, type=OutputFile(*suffixes), help=help_text)
+
+
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
-targets = click.option("--target", "targets", multiple=True, metavar="TARGET", help="Target to use; may be repeated.")
-target = click.option("--target", metavar="TARGET", help="Target to use; default: the first installed.")
-threads = click.option("--threads", type=click.IntRange(1), help="Threads of the runtime; default: by the model.")
+targets = click.option("--target", "targets", multiple=True, type=TARGET, help="Target to use; may be repeated.")
+target = click.option("--target", type=TARGET, help="Target to use; default: the first installed.")
+threads = click.option("--threads", type=THREADS, help="Threads of the runtime; default: by the model.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 checkpoint = click.argument("checkpoint", type=PATH)
 bundle = click.argument("bundle", type=PATH)
-batch = click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Rows per step.")
+batch = click.option("--batch", default=1, show_default=True, type=BATCH, help="Rows per step.")
 keep_fp32 = click.option(
     "--keep-fp32",
     multiple=True,
@@ -42,14 +48,14 @@ keep_fp32 = click.option(
 calibration = click.option(
     "--calibration",
     multiple=True,
-    type=PATH,
+    type=INPUT_FILE,
     help="Recording of lram-export record to calibrate integer formats on; may be repeated.",
 )
 reference_steps = click.option(
     "--reference-steps",
     default=64,
     show_default=True,
-    type=click.IntRange(4),
+    type=steps(4),
     help="Steps recorded in the bundle.",
 )
 
@@ -116,10 +122,10 @@ def checkpoint_options(command: Command) -> Command:
             type=PATH,
             help="Training config of a model.zip; default: .hydra/config.yaml beside it.",
         ),
-        click.option("--act-dim", type=click.IntRange(1), help="Zip without config: action dimensions of the head."),
+        click.option("--act-dim", type=DIMENSION, help="Zip without config: action dimensions of the head."),
         click.option(
             "--discrete-actions",
-            type=click.IntRange(0),
+            type=click.IntRange(0, 1_000_000),
             help="Zip without config: discrete actions of the head.",
         ),
         click.option("--image-shape", metavar="C,H,W", help="Zip without config: shape of the images."),
@@ -159,12 +165,12 @@ def task_options(command: Command) -> Command:
 
     add = (
         click.option("--task", metavar="DOMAIN/TASK", help="Task of the table, e.g. metaworld/reach-v2."),
-        click.option("--observation-dim", type=click.IntRange(1), help="Length of the state observation."),
+        click.option("--observation-dim", type=DIMENSION, help="Length of the state observation."),
         click.option("--image", is_flag=True, help="Observations are images."),
-        click.option("--action-dim", type=click.IntRange(1), help="Number of continuous action values."),
+        click.option("--action-dim", type=DIMENSION, help="Number of continuous action values."),
         click.option("--discrete", is_flag=True, help="Actions are discrete."),
-        click.option("--target-return", type=float, help="Return to aim at, in the environment's units."),
-        click.option("--reward-scale", type=float, help="Divisor of return-to-go and rewards."),
+        click.option("--target-return", type=FINITE, help="Return to aim at, in the environment's units."),
+        click.option("--reward-scale", type=FINITE, help="Divisor of return-to-go and rewards."),
         click.option(
             "--reward-feedback",
             type=click.Choice(["none", "observed"]),

@@ -9,25 +9,26 @@ import click
 from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
+from lram_export.cli.parameters import EPISODES, FINITE, INPUT_FILE, SEED, Command
 from lram_export.errors import UsageError
 
 DEFAULT_SEED = 10_000
 """Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
 @click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play here; may be repeated.")
 @click.option(
     "--observations",
-    type=options.PATH,
+    type=INPUT_FILE,
     help="Or step over an .npz with observations and, optionally, rewards and is_first.",
 )
-@click.option("--episodes", type=click.IntRange(1), help="With --env: episodes per environment; default 10.")
-@click.option("--seed", type=options.SEED, help="With --env: seed of the first episode; default 10000.")
+@click.option("--episodes", type=EPISODES, help="With --env: episodes per environment; default 10.")
+@click.option("--seed", type=SEED, help="With --env: seed of the first episode; default 10000.")
 @click.option("--no-reward", is_flag=True, help="With --env: give the policy no rewards.")
-@click.option("--target-return", type=float, help="With --env: return to aim at; default: the task table's.")
-@options.output
+@click.option("--target-return", type=FINITE, help="With --env: return to aim at; default: the task table's.")
+@options.output_file(".npz")
 @options.target
 @options.threads
 @options.force

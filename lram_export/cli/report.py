@@ -9,22 +9,23 @@ import click
 from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message
+from lram_export.cli.parameters import INPUT_FILE, INPUT_PATH, PATH, POSITIVE, Command, steps
 from lram_export.errors import UsageError
 from lram_export.report import missing_packages
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
-@options.output
-@click.option("--also", multiple=True, type=options.PATH, help="Another precision of the policy; may be repeated.")
-@click.option("--checkpoint", type=options.PATH, help="Compare with this PyTorch model, not with the recorded steps.")
-@click.option("--recording", type=options.PATH, help="With --checkpoint: compare on its steps, not on random ones.")
+@options.output_file(".html")
+@click.option("--also", multiple=True, type=INPUT_PATH, help="Another precision of the policy; may be repeated.")
+@click.option("--checkpoint", type=PATH, help="Compare with this PyTorch model, not with the recorded steps.")
+@click.option("--recording", type=INPUT_FILE, help="With --checkpoint: compare on its steps, not on random ones.")
 @click.option(
-    "--evaluation", "evaluations", type=options.PATH, multiple=True,
+    "--evaluation", "evaluations", type=INPUT_FILE, multiple=True,
     help="Closed loop: what lram-export evaluate --json printed; may be repeated.",
 )  # fmt: skip
-@click.option("--steps", default=500, show_default=True, type=click.IntRange(10), help="Steps to compare and to time.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Rate of the control loop in Hz: the deadline.")
+@click.option("--steps", default=500, show_default=True, type=steps(10), help="Steps to compare and to time.")
+@click.option("--rate", type=POSITIVE, help="Rate of the control loop in Hz: the deadline.")
 @options.threads
 @click.option("--no-timing", is_flag=True, help="Do not time the targets.")
 @options.force

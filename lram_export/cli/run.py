@@ -10,17 +10,18 @@ import numpy as np
 from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
+from lram_export.cli.parameters import INPUT_FILE, Command
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
 @click.option(
     "--observations",
     required=True,
-    type=options.PATH,
+    type=INPUT_FILE,
     help="An .npz with observations and, optionally, rewards and is_first; time comes first.",
 )
-@options.output
+@options.output_file(".npz")
 @options.target
 @options.threads
 @options.force

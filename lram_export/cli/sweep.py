@@ -11,6 +11,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json, print_table
+from lram_export.cli.parameters import EPISODES, INPUT_FILE, PATH, SEED, THREADS, Command, steps
 from lram_export.machine import cpu_model
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ NOTES = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @options.checkpoint
 @click.option(
-    "-o", "--output", default="sweep", show_default=True, type=options.PATH, help="The folder to make or to go on in."
+    "-o", "--output", default="sweep", show_default=True, type=PATH, help="The folder to make or to go on in."
 )
 @click.option("--targets", metavar="T1,T2,...", help="Targets; default: all that are installed, without pytorch.")
 @click.option(
@@ -51,19 +52,17 @@ NOTES = (
 @click.option(
     "--recording",
     "recordings",
-    type=options.PATH,
+    type=INPUT_FILE,
     multiple=True,
     metavar="FILE",
     help="Recording to compare actions over; may be repeated; default: what calibration held out, or random steps.",
 )
 @options.reference_steps
-@click.option("--steps", default=1000, show_default=True, type=click.IntRange(10), help="Timed steps per cell.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Of every runtime; default: by the model, with --env as evaluate."
-)
+@click.option("--steps", default=1000, show_default=True, type=steps(10), help="Timed steps per cell.")
+@click.option("--threads", type=THREADS, help="Of every runtime; default: by the model, with --env as evaluate.")
 @click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play there; may be repeated.")
-@click.option("--episodes", type=click.IntRange(1), default=10, show_default=True, help="Per environment and cell.")
-@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Seed of the first episode.")
+@click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and cell.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
 @options.checkpoint_options
 @click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
 @options.as_json

@@ -10,6 +10,7 @@ import click
 from lram_export.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.cli.parameters import INPUT_FILE, PATH, SEED, Command, steps
 from lram_export.errors import UsageError
 from lram_export.machine import suitable_threads
 from lram_export.parity import ParityResult
@@ -30,16 +31,14 @@ COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @options.bundle
-@click.option("--checkpoint", type=options.PATH, help="Compare with this checkpoint's reference model (needs torch).")
+@click.option("--checkpoint", type=PATH, help="Compare with this checkpoint's reference model (needs torch).")
 @options.checkpoint_options
 @options.targets
-@click.option("--recording", type=options.PATH, help="With --checkpoint: steps of lram-export record, not random ones.")
-@click.option(
-    "--steps", type=click.IntRange(1), help="With --checkpoint: number of steps; default 500, or all recorded."
-)
-@click.option("--seed", type=options.SEED, help="With --checkpoint: seed of the steps; default 1.")
+@click.option("--recording", type=INPUT_FILE, help="With --checkpoint: steps of lram-export record, not random ones.")
+@click.option("--steps", type=steps(1), help="With --checkpoint: number of steps; default 500, or all recorded.")
+@click.option("--seed", type=SEED, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
 @options.as_json
 @options.quiet
