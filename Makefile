@@ -40,7 +40,7 @@ $(REPLAY)/.written: $(STAMP) tests/native_replay.py exporters/native.py $(wildca
 # $(call build-native,folder,options)
 define build-native
 	mkdir -p build
-	$(CMAKE) -S $(NATIVE) -B build/$(1) -DLRAM_SHARED=OFF $(2) > build/$(1).log || (cat build/$(1).log; false)
+	$(CMAKE) -S $(NATIVE) -B build/$(1) -DLRAM_SHARED=OFF -DLRAM_WERROR=ON $(2) > build/$(1).log || (cat build/$(1).log; false)
 	$(CMAKE) --build build/$(1) --parallel $(NATIVE_JOBS)
 endef
 NATIVE_TESTS := -DLRAM_TESTS=ON -DLRAM_REPLAY=$(abspath $(REPLAY))

@@ -7,6 +7,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +144,31 @@ except MemoryError as error:
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert done.returncode == 0 and message in done.stdout, done.stderr
+
+    def test_other_threads_run_while_it_is_opened(self, artifact: Path) -> None:
+        size = 256 << 20
+        os.truncate(artifact, size)  # a hole, which is read all the same
+        patch(artifact, FILE_BYTES_AT, struct.pack("<Q", size))
+        rounds, done = [0], threading.Event()
+
+        def work() -> None:
+            while not done.is_set():
+                rounds[0] += 1
+                time.sleep(0)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(60)  # a thread gives up Python's lock by itself, or not at all
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            time.sleep(0.05)
+            before = rounds[0]
+            _native.Model(str(artifact), threads=1)
+            assert rounds[0] > before
+        finally:
+            done.set()
+            sys.setswitchinterval(interval)
+            worker.join()
 
     def test_a_newer_one_in_a_bundle_is_one_line(self, exported: ExportFunction, tmp_path: Path) -> None:
         bundle = tmp_path / "newer.lram"

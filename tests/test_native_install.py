@@ -106,7 +106,12 @@ class TestLibrary:
     )
     def test_the_header_compiles_without_a_warning(self, compiler: tuple[str, ...], tmp_path: Path) -> None:
         source = tmp_path / "header.source"
-        source.write_text("#include <lram.h>\n#include <lram.h>\nint main(void) { return lram_version()[0] == 0; }\n")
+        newer = "LRAM_VERSION_AT_LEAST(0, 1, 1) || LRAM_VERSION_AT_LEAST(0, 2, 0) || LRAM_VERSION_AT_LEAST(1, 0, 0)"
+        older = "LRAM_VERSION_AT_LEAST(0, 1, 0) && LRAM_VERSION_AT_LEAST(0, 0, 9)"
+        source.write_text(
+            f"#include <lram.h>\n#include <lram.h>\n#if {newer} || !({older})\n#error version\n#endif\n"
+            "int main(void) { return lram_version()[0] == 0; }\n"
+        )
         run(*compiler, "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{HEADER}", source)
 
     def test_the_code_of_the_page_compiles(self, tmp_path: Path) -> None:
@@ -125,6 +130,22 @@ class TestLibrary:
         rpath = f"-Wl,-rpath,{folder.parent}"
         run("cc", "-std=c99", ROOT / "examples" / "c" / "run_bundle.c", *flags, rpath, "-o", tmp_path / "program")
         assert len(run(tmp_path / "program", model, "2").splitlines()) == 2
+
+    def test_a_program_may_hold_the_library_itself(self, prefix: Path, model: Path, tmp_path: Path) -> None:
+        (archive,) = prefix.glob("lib*/**/liblram.a")
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.18)\nproject(holds LANGUAGES C CXX)\nfind_package(lram 0.1 REQUIRED)\n"
+            f"add_executable(holds {ROOT / 'examples' / 'c' / 'run_bundle.c'})\n"
+            "target_link_libraries(holds PRIVATE lram::lram_static)\n"
+            "set_target_properties(holds PROPERTIES LINKER_LANGUAGE CXX)\n"
+        )
+        run("cmake", "-S", tmp_path, "-B", tmp_path / "built", f"-DCMAKE_PREFIX_PATH={prefix}")
+        run("cmake", "--build", tmp_path / "built")
+        assert len(run(tmp_path / "built" / "holds", model, "2").splitlines()) == 2
+        assert "liblram" not in run("readelf", "-d", tmp_path / "built" / "holds")
+        plain = ("cc", "-std=c99", ROOT / "examples" / "c" / "run_bundle.c", f"-I{prefix / 'include'}", archive)
+        run(*plain, "-lstdc++", "-lm", "-lpthread", "-o", tmp_path / "plain")
+        assert len(run(tmp_path / "plain", model, "2").splitlines()) == 2
 
 
 class TestC:

@@ -213,6 +213,8 @@ def test_all_that_has_a_version_has_the_same() -> None:
     ):
         found = re.search(pattern, path.read_text(encoding="utf-8"))
         assert found and found[1] == version, path
+    header = (native / "include" / "lram.h").read_text(encoding="utf-8")
+    assert ".".join(re.findall(r"#define LRAM_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header)) == version
     assert _native.__version__ == version
     for example in ("c", "cpp"):
         text = (ROOT / "examples" / example / "CMakeLists.txt").read_text(encoding="utf-8")

@@ -57,6 +57,14 @@ extern "C" {
 #endif
 
 #define LRAM_VERSION "0.1.0" /* of this header */
+#define LRAM_VERSION_MAJOR 0
+#define LRAM_VERSION_MINOR 1
+#define LRAM_VERSION_PATCH 0
+/* Whether this header is of a version or of a later one: #if LRAM_VERSION_AT_LEAST(0, 2, 0) */
+#define LRAM_VERSION_AT_LEAST(major, minor, patch) \
+  ((LRAM_VERSION_MAJOR) > (major) ||               \
+   ((LRAM_VERSION_MAJOR) == (major) &&             \
+    ((LRAM_VERSION_MINOR) > (minor) || ((LRAM_VERSION_MINOR) == (minor) && (LRAM_VERSION_PATCH) >= (patch)))))
 
 typedef struct lram_model lram_model;
 typedef struct lram_state lram_state;
@@ -77,6 +85,10 @@ typedef enum lram_status {
 
 /* The version of the library that runs, which may be newer than LRAM_VERSION. Never NULL. */
 LRAM_API const char *lram_version(void);
+
+/* The name of a status, e.g. "LRAM_ERROR_BUSY", for logs; "unknown status" for a number that is none. Never NULL,
+ * static. */
+LRAM_API const char *lram_status_name(lram_status status);
 
 /* What went wrong in the last call that failed on this thread; "" if none did. Never NULL. The library owns it; it is
  * valid until the next failure on this thread. */

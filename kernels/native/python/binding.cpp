@@ -38,6 +38,13 @@ void check(lram_status status) {
   }
 }
 
+// Other threads of Python run meanwhile. What failed is told to this thread, whatever they do.
+template <class Call>
+lram_status unlocked(Call call) {
+  const nb::gil_scoped_release released;
+  return call();
+}
+
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using AnyConst = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
@@ -60,7 +67,7 @@ struct Model {
     options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
     options.verify = verify ? 1 : 0;
     lram_model* opened = nullptr;
-    check(lram_open(path.c_str(), &options, &opened));
+    check(unlocked([&] { return lram_open(path.c_str(), &options, &opened); }));
     handle = std::shared_ptr<lram_model>(opened, lram_close);
   }
 
@@ -93,7 +100,7 @@ struct State {
 
   State(const Model& owner, int batch) : model(owner.handle) {
     lram_state* created = nullptr;
-    check(lram_state_create(model.get(), batch, &created));
+    check(unlocked([&] { return lram_state_create(model.get(), batch, &created); }));
     handle = std::shared_ptr<lram_state>(created, lram_state_free);
   }
 
@@ -126,16 +133,15 @@ struct State {
   }
 
   void step() {
-    lram_status status = LRAM_OK;
-    {
-      const nb::gil_scoped_release released;
-      status = lram_step(handle.get(), &inputs, &outputs);
-    }
-    check(status);
+    check(unlocked([&] { return lram_step(handle.get(), &inputs, &outputs); }));
   }
 
-  void save(const Floats& values) const { check(lram_state_save(handle.get(), values.data(), values.size())); }
-  void load(const ConstFloats& values) { check(lram_state_load(handle.get(), values.data(), values.size())); }
+  void save(const Floats& values) const {
+    check(unlocked([&] { return lram_state_save(handle.get(), values.data(), values.size()); }));
+  }
+  void load(const ConstFloats& values) {
+    check(unlocked([&] { return lram_state_load(handle.get(), values.data(), values.size()); }));
+  }
   void reset(const std::vector<int>& rows) { check(lram_state_reset(handle.get(), rows.data(), rows.size())); }
   std::size_t size() const { return inner().size(); }
 };

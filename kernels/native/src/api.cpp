@@ -72,6 +72,34 @@ extern "C" {
 
 const char* lram_version(void) { return LRAM_VERSION; }
 
+const char* lram_status_name(lram_status status) {
+  switch (status) {
+    case LRAM_OK:
+      return "LRAM_OK";
+    case LRAM_ERROR_ARGUMENT:
+      return "LRAM_ERROR_ARGUMENT";
+    case LRAM_ERROR_FILE:
+      return "LRAM_ERROR_FILE";
+    case LRAM_ERROR_ARTIFACT:
+      return "LRAM_ERROR_ARTIFACT";
+    case LRAM_ERROR_VERSION:
+      return "LRAM_ERROR_VERSION";
+    case LRAM_ERROR_MEMORY:
+      return "LRAM_ERROR_MEMORY";
+    case LRAM_ERROR_STATE:
+      return "LRAM_ERROR_STATE";
+    case LRAM_ERROR_INPUT:
+      return "LRAM_ERROR_INPUT";
+    case LRAM_ERROR_BUSY:
+      return "LRAM_ERROR_BUSY";
+    case LRAM_ERROR_OVERFLOW:
+      return "LRAM_ERROR_OVERFLOW";
+    case LRAM_ERROR_FORKED:
+      return "LRAM_ERROR_FORKED";
+  }
+  return "unknown status";
+}
+
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {

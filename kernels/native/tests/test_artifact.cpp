@@ -132,6 +132,14 @@ TEST(options_that_make_no_sense_are_refused) {
   CHECK(told("LRAM_ISA: expected one of"));
 }
 
+TEST(a_status_has_a_name) {
+  CHECK(std::string(lram_status_name(LRAM_OK)) == "LRAM_OK");
+  CHECK(std::string(lram_status_name(LRAM_ERROR_FORKED)) == "LRAM_ERROR_FORKED");
+  for (int status = LRAM_OK; status <= LRAM_ERROR_FORKED; ++status)
+    CHECK(std::string(lram_status_name(static_cast<lram_status>(status))).find("LRAM_") == 0);
+  CHECK(std::string(lram_status_name(static_cast<lram_status>(LRAM_ERROR_FORKED + 1))) == "unknown status");
+}
+
 TEST(a_model_describes_itself) {
   const TemporaryFile file(make_artifact({}));
   const ModelPointer model = open_model(file, "plain");
