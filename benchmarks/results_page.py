@@ -156,7 +156,7 @@ def _loop_cells(results: Sequence[Document]) -> list[str]:
     cells = [
         str(len(episodes)),
         f"{success.value:.0%} ({100 * success.low:.0f} to {100 * success.high:.0f})",
-        f"{gained.value:.0f} ({gained.low:.0f} to {gained.high:.0f})",
+        str(gained),
     ]
     if not agreements:
         return [*cells, "-", "-", "-"]

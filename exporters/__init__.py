@@ -78,3 +78,24 @@ def export_target(target: str, policy: LoweredPolicy, directory: Path, progress:
     """Write one target's artifact; raises UsageError or TargetNotInstalledError before anything is written."""
     artifact: ExportedArtifact = load_target(EXPORTERS, target).export(policy, directory, progress)
     return artifact
+
+
+def stored_bytes(target: str, policy: LoweredPolicy) -> dict[str, int]:
+    """Bytes that a target needs for each large matrix of a policy, by the matrix's name in the step graph.
+
+    An exporter that brings matrices into a layout of its own counts them itself (``stored_bytes`` in its module):
+    what it has no kernels for it stores as float32. The others keep codes and scales as the bundle holds them.
+    """
+    count = getattr(load_target(EXPORTERS, target), "stored_bytes", _as_in_the_bundle)
+    sizes: dict[str, int] = count(policy)
+    return sizes
+
+
+def _as_in_the_bundle(policy: LoweredPolicy) -> dict[str, int]:
+    from lram_export.rounding import matrix_names, matrix_values
+
+    codes = {} if policy.quantization is None else policy.quantization.matrices
+    return {
+        name: codes[name].stored_bytes if name in codes else matrix_values(policy, name).nbytes
+        for name in matrix_names(policy)
+    }

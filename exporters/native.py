@@ -56,6 +56,18 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     return ExportedArtifact((path,), tools, size, activations="int8" if one_plane else "float32")
 
 
+def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
+    """Bytes of each large matrix in ``model.lrn``, see :func:`lram_export.exporters.stored_bytes`."""
+    check_sizes(policy)
+    kinds = {Id.UP: "proj_up", Id.DOWN: "proj_down", Id.FFN_UP: "ffn_up", Id.FFN_DOWN: "ffn_down"}
+    names = {(id, n): f"blocks.{n}.{kind}" for id, kind in kinds.items() for n in range(len(policy.graph.blocks))}
+    names[Id.HEAD, 0] = "head"
+    if policy.task.observation == "image":
+        names[Id.EMBED_OBSERVATION, 0] = "embed_observation.cnn.linear.0"
+    tensors = _Packer(policy).tensors()
+    return {names[t.id, t.block]: t.bytes for t in tensors if (t.id, t.block) in names}
+
+
 def check_sizes(policy: LoweredPolicy) -> None:
     """Raise UsageError unless every width is a multiple of 16 and q, k, v have blocks of 4."""
     config = policy.checkpoint.config

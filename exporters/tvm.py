@@ -14,6 +14,7 @@ from lram_export.exporters import ExportedArtifact
 from lram_export.kernels.tvm.gpu import THREADS
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
+from lram_export.rounding import matrix_names
 from lram_export.step import MLSTMBlock, SLSTMBlock
 from lram_export.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
 from lram_export.tvm.interface import WEIGHTS_FILE, Epsilons, Interface, library_file, write_weights
@@ -55,6 +56,17 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         weight_bytes=sum(entry.bytes for entry in entries),
         platform=", ".join(columns),
     )
+
+
+def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
+    """Bytes of each large matrix in ``weights.bin``, see :func:`lram_export.exporters.stored_bytes`."""
+    check_sizes(policy)
+    arrays, packed = pack_weights(policy)
+    image = policy.task.observation == "image"
+    names = {
+        name: "embed_observation" if image and name.startswith("embed_") else name for name in matrix_names(policy)
+    }
+    return {name: sum(arrays[a].nbytes for a in packed[stored].arrays) for name, stored in names.items()}
 
 
 def check_sizes(policy: LoweredPolicy) -> None:

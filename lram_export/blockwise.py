@@ -61,7 +61,9 @@ def quantize_blockwise(
     quantized = unquantized
     matrices: dict[str, QuantizedMatrix] = {}
     ranges: dict[str, tuple[ActivationRange, float]] = {}
-    for stage in stages(graph, formats):
+    every = stages(graph, formats)
+    last = max((i for i, stage in enumerate(every) if stage.matrices), default=-1)
+    for number, stage in enumerate(every[: last + 1]):
         unquantized, wanted = run_stage(stage, policy.graph, batches, unquantized, stage.matrices)
         for name in stage.matrices:
             _, seen = run_stage(stage, graph, batches, quantized, [name])
@@ -72,8 +74,9 @@ def quantize_blockwise(
             _replace(graph, name, matrix.dequantize())
             matrices[name] = matrix
             advance(1)
-        quantized, _ = run_stage(stage, graph, batches, quantized)
-    rounded = well_rounded(graph, ranges, calibration)
+        if number < last:
+            quantized, _ = run_stage(stage, graph, batches, quantized)
+    rounded = well_rounded(graph, ranges, calibration) if ranges else []
     if activations and not rounded:
         raise LramError(
             "--precision w8a8: 8-bit inputs take every matrix of this policy beyond the tolerance of "

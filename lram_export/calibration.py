@@ -50,6 +50,13 @@ class Calibration:
         kept = tuple(e for i, e in enumerate(self.episodes) if i % HELD_OUT != HELD_OUT - 1)
         return Calibration(kept, self.sha256), Calibration(held_out, self.sha256)
 
+    def thirds(self) -> tuple[Calibration, Calibration, Calibration]:
+        """Episodes to calibrate on, to choose by, and to judge the choice by: each in one of them, the last as held
+        out by :meth:`split`."""
+        parts = (Calibration(self.episodes[i::HELD_OUT], self.sha256) for i in range(HELD_OUT))
+        calibrate, choose, judge = parts
+        return calibrate, choose, judge
+
     def at_most(self, steps: int) -> Calibration:
         """Evenly chosen episodes of about as many steps."""
         keep = max(1, round(len(self.episodes) * min(1.0, steps / max(self.steps, 1))))

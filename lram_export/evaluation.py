@@ -20,7 +20,7 @@ from lram_export.bundle import Bundle
 from lram_export.environments import open_environment, table_target_return
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.errors import EnvironmentFailure, UsageError
-from lram_export.intervals import Estimate
+from lram_export.intervals import Estimate, Mean
 from lram_export.machine import threads_beside_others
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Progress
@@ -134,7 +134,7 @@ class PolicyResult:
         return intervals.success_rate(sum(known), len(known)) if known else None
 
     @property
-    def mean_return(self) -> Estimate | None:
+    def mean_return(self) -> Mean | None:
         """Mean return; None before the first episode."""
         return intervals.mean([e.episode_return for e in self.episodes]) if self.episodes else None
 

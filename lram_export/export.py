@@ -94,14 +94,15 @@ def export_bundle(
             policy = lower(checkpoint, task, name=writer.name, batch_size=options.batch_size)
         calibration = _load_calibration(policy, options)
         inputs = _reference_inputs(policy, options, calibration)
-        reference = _record(policy, inputs, progress)
         quantization = None
-        if options.quantization.precision != "fp32":
-            in_float32, before = policy, reference
-            policy = quantize(in_float32, options.quantization, calibration, progress)
+        if options.quantization.precision == "fp32":
+            reference = _record(policy, inputs, progress)
+        else:
+            in_float32 = policy
+            policy = quantize(in_float32, options.quantization, calibration, progress, targets=options.targets)
             reference = _record(policy, inputs, progress)
             if calibration is None:
-                cost = cost_of(policy, before, reference)
+                cost = cost_of(policy, _record(in_float32, inputs, progress), reference)
             else:
                 with progress.stage("measuring the cost"):
                     cost = cost_on_episodes(in_float32, policy, calibration)

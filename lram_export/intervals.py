@@ -1,4 +1,4 @@
-"""95% intervals of what episodes show: of a rate of successes, and of a mean."""
+"""95% intervals of what episodes show: of a rate of successes, of a share of values, and of a mean."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ class Estimate(NamedTuple):
     high: float
 
 
+class Mean(NamedTuple):
+    """A mean with the bounds of its 95% interval; None where a single value shows none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        """In whole numbers: ``12 (10 to 15)``, or ``12 (n/a)``."""
+        bounds = "n/a" if self.low is None or self.high is None else f"{self.low:.0f} to {self.high:.0f}"
+        return f"{self.value:.0f} ({bounds})"
+
+
 def success_rate(successes: int, episodes: int) -> Estimate:
     """Rate with its Wilson score interval (Wilson 1927), which holds for few episodes and near 0 and 1.
 
@@ -29,23 +42,67 @@ def success_rate(successes: int, episodes: int) -> Estimate:
     """
     if episodes < 1 or not 0 <= successes <= episodes:
         raise ValueError(f"successes: expected 0 to {episodes} of at least one episode, got {successes}")
-    rate, z = successes / episodes, Z95
-    scale = 1.0 + z * z / episodes
-    centre = (rate + z * z / (2 * episodes)) / scale
-    half = z / scale * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
+    return _wilson(successes / episodes, episodes)
+
+
+def share(counts: Sequence[int], sizes: Sequence[int], steps: int) -> Estimate:
+    """Share of values that something holds for, with its Wilson score interval over correlated steps.
+
+    The interval is that of as many independent draws as the values amount to. Values of one step are decided
+    together, so they are one draw at most: there are no more than ``steps``. Steps of one episode resemble each
+    other: there are fewer by the design effect (Kish 1965), which is how much more the shares of whole episodes
+    scatter than independent steps would let them. Where no value counts nothing scatters, and all steps are taken
+    for draws: the interval still ends above 0.
+
+    Args:
+        counts: how many values it holds for, per episode.
+        sizes: how many values there are, per episode.
+        steps: steps of all episodes.
+
+    Raises:
+        ValueError: no episodes, or counts that do not fit the sizes.
+    """
+    if (
+        not sizes
+        or len(counts) != len(sizes)
+        or not all(0 <= c <= n and n > 0 for c, n in zip(counts, sizes, strict=True))
+    ):
+        raise ValueError("counts: expected 0 to the size of each of at least one episode")
+    total, episodes = sum(sizes), len(sizes)
+    rate, draws = sum(counts) / total, float(steps)
+    if 0 < rate < 1:
+        scatter = sum((c - rate * n) ** 2 for c, n in zip(counts, sizes, strict=True)) / total**2
+        scatter = scatter * episodes / (episodes - 1) if episodes > 1 else rate * (1 - rate)
+        draws = min(draws, rate * (1 - rate) / scatter) if scatter > 0 else draws
+    return _wilson(rate, draws)
+
+
+def steps_needed(bound: float) -> int:
+    """Steps without a single counted value after which :func:`share` keeps to a bound above 0."""
+    return math.ceil(Z95 * Z95 * (1 - bound) / bound)
+
+
+def _wilson(rate: float, draws: float) -> Estimate:
+    z = Z95
+    scale = 1.0 + z * z / draws
+    centre = (rate + z * z / (2 * draws)) / scale
+    half = z / scale * math.sqrt(rate * (1 - rate) / draws + z * z / (4 * draws * draws))
     # exact at both ends, where rounding would leave the rate outside of its interval
-    low = 0.0 if successes == 0 else centre - half
-    return Estimate(rate, low, 1.0 if successes == episodes else centre + half)
+    low = 0.0 if rate == 0 else centre - half
+    return Estimate(rate, low, 1.0 if rate == 1 else centre + half)
 
 
-def mean(values: Sequence[float], seed: int = 0) -> Estimate:
+def mean(values: Sequence[float], seed: int = 0) -> Mean:
     """Mean with its percentile bootstrap interval (Efron 1979), which assumes no distribution of returns.
 
-    The resampling is seeded: the same values give the same interval. Raises ValueError without values.
+    One value has no interval: it does not show how values scatter. The resampling is seeded: the same values give
+    the same interval. Raises ValueError without values.
     """
     if not values:
         raise ValueError("values: expected at least one")
     array = np.asarray(values, np.float64)
+    if array.size == 1:
+        return Mean(float(array[0]), None, None)
     rows = np.random.default_rng(seed).integers(0, array.size, (RESAMPLES, array.size))
     low, high = np.percentile(array[rows].mean(axis=1), (2.5, 97.5))
-    return Estimate(float(array.mean()), float(low), float(high))
+    return Mean(float(array.mean()), float(low), float(high))

@@ -69,6 +69,8 @@ def quantize(
     options: QuantizationOptions,
     calibration: Calibration | None = None,
     progress: Progress = SILENT,
+    *,
+    targets: Sequence[str] = ("onnxruntime",),
 ) -> LoweredPolicy:
     """Turn every large matrix into codes; a policy in `fp32` comes back as it is.
 
@@ -77,6 +79,7 @@ def quantize(
         options: what and how.
         calibration: the episodes of ``options.calibration``, where they are loaded already.
         progress: told about the stages.
+        targets: what it is for: `auto` chooses among the formats that all of them store.
 
     Raises:
         UsageError: a pattern that fits no matrix, or options that do not go together.
@@ -96,18 +99,23 @@ def quantize(
         return with_quantization(policy, Quantization(options.precision, NEAREST, matrices))
     recorded = calibration or load_calibration(options.calibration, policy.spec)
     with oracle_threads(policy.checkpoint.config):  # the last bits of products depend on their number
-        return with_quantization(policy, _calibrated(policy, names, options, recorded, progress))
+        return with_quantization(policy, _calibrated(policy, names, options, recorded, targets, progress))
 
 
 def _calibrated(
-    policy: LoweredPolicy, names: Sequence[str], options: QuantizationOptions, recorded: Calibration, progress: Progress
+    policy: LoweredPolicy,
+    names: Sequence[str],
+    options: QuantizationOptions,
+    recorded: Calibration,
+    targets: Sequence[str],
+    progress: Progress,
 ) -> Quantization:
-    fitted, held_out = recorded.split()
-    check_enough(fitted, policy.graph, names)
     if options.precision == AUTO:
         bound = DEFAULT_DISAGREEMENT if options.max_disagreement is None else options.max_disagreement
-        choice = choose_formats(policy, names, fitted, held_out, bound, progress)
-        return Quantization(MIXED, GPTQ, choice.matrices, recorded.sha256, choice.to_json())
+        choice = choose_formats(policy, names, recorded, bound, targets, progress)
+        return Quantization(MIXED, GPTQ, choice.matrices, recorded.sha256, choice.to_json(), choice.cost)
+    fitted, _ = recorded.split()
+    check_enough(fitted, policy.graph, names)
     formats = dict.fromkeys(names, PRECISIONS[options.precision].weights)
     with progress.stage(f"calibrating {options.precision}", len(names)) as advance:
         matrices = quantize_blockwise(policy, formats, fitted, activations=options.static_activations, advance=advance)
@@ -115,7 +123,9 @@ def _calibrated(
 
 
 def cost_on_episodes(policy: LoweredPolicy, quantized: LoweredPolicy, calibration: Calibration) -> QuantizationCost:
-    """What quantization changed over the episodes that were held out from calibration."""
+    """What quantization changed over the episodes that were held out from calibration; `auto` has measured it."""
+    if quantized.quantization is not None and quantized.quantization.cost is not None:
+        return quantized.quantization.cost
     batches = batch_episodes(calibration.split()[1].episodes)
     with oracle_threads(policy.checkpoint.config):
         expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)

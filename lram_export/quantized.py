@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.cost import QuantizationCost
 from lram_export.errors import BundleError
 from lram_export.precision import FORMATS, GROUP, PRECISIONS
 
@@ -177,7 +178,8 @@ class Quantization:
 
     ``precision`` is a name of :data:`~lram_export.precision.PRECISIONS`, or `mixed`; ``method`` is
     `round-to-nearest` or `gptq`; ``calibration`` has the SHA-256 of the recordings; ``choice`` is what `auto`
-    measured before it chose the formats, as plain JSON values.
+    measured before it chose the formats, as plain JSON values, and ``cost`` what it measured of the result on the
+    episodes that were held out.
     """
 
     precision: str
@@ -185,6 +187,7 @@ class Quantization:
     matrices: Mapping[str, QuantizedMatrix]
     calibration: tuple[str, ...] = ()
     choice: Mapping[str, Any] | None = None
+    cost: QuantizationCost | None = None
 
     @property
     def entries(self) -> tuple[MatrixEntry, ...]:

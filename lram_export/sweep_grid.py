@@ -13,7 +13,7 @@ from lram_export.cost import QuantizationCost
 from lram_export.errors import UsageError
 from lram_export.evaluation import EpisodeResult
 from lram_export.exporters import EXPORTERS
-from lram_export.intervals import Estimate
+from lram_export.intervals import Estimate, Mean
 from lram_export.parity import ParityResult
 from lram_export.precision import PRECISIONS, calibrated
 from lram_export.reference import DEFAULT_STEPS as REFERENCE_STEPS
@@ -105,7 +105,7 @@ class CellResult:
         known = [e.success for e in played if e.success is not None]
         return intervals.success_rate(sum(known), len(known)) if known else None
 
-    def mean_return(self, environment: str) -> Estimate | None:
+    def mean_return(self, environment: str) -> Mean | None:
         """Mean return in an environment; None if nothing was played there."""
         played = [e.episode_return for e in self.episodes.get(environment, ())]
         return intervals.mean(played) if played else None

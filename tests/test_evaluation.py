@@ -257,6 +257,12 @@ class TestCommandLine:
         assert reference["artifact"] is None
         assert target["artifact"] == Bundle.open(line).artifact_digest("onnxruntime")
 
+    def test_one_episode_shows_no_interval_of_the_return(self, line: Path) -> None:
+        played = ("--env", f"gym/{LINE}", "--episodes", "1", "--no-reference", "--target", "onnxruntime")
+        (result,) = json.loads(succeed("evaluate", line, *played, "--json", "-q").stdout)["results"]
+        assert result["return"]["low"] is None and result["return"]["high"] is None
+        assert f"{result['return']['value']:.0f} (n/a)" in succeed("evaluate", line, *played).stdout
+
     def test_a_report_reads_it(self, line: Path, tmp_path: Path) -> None:
         played = ("--env", f"gym/{LINE}", "--episodes", "2", "--target", "onnxruntime")
         path = tmp_path / "evaluation.json"

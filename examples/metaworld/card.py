@@ -16,6 +16,7 @@ from collect import Episodes
 from lram_export.atomic import atomic_file
 from lram_export.checkpoint import load_checkpoint
 from lram_export.cli.console import message
+from lram_export.intervals import Mean
 
 TEMPLATE = """# A small LRAM for ten Meta-World tasks
 
@@ -70,10 +71,10 @@ def main(run: Path, output: Path) -> None:
     rows = []
     for result in results:
         task = result["environment"].partition("/")[2]
-        success, gained = result["success"], result["return"]
+        success, gained = result["success"], Mean(**result["return"])
         rows.append(
             f"| `{task}` | {played[task]} | {100 * success['value']:.0f}% ({100 * success['low']:.0f} to "
-            f"{100 * success['high']:.0f}) | {gained['value']:.0f} ({gained['low']:.0f} to {gained['high']:.0f}) |"
+            f"{100 * success['high']:.0f}) | {gained} |"
         )
     seeds = [episode["seed"] for episode in results[0]["episodes"]]
     config = checkpoint.config

@@ -18,7 +18,7 @@ from lram_export.machine import threads_beside_others
 if TYPE_CHECKING:
     from lram_export.bundle import Bundle
     from lram_export.evaluation import Evaluation, PolicyResult
-    from lram_export.intervals import Estimate
+    from lram_export.intervals import Estimate, Mean
 
 COLUMNS = (
     "environment",
@@ -131,7 +131,7 @@ def _row(evaluation: Evaluation, result: PolicyResult) -> list[str]:
         result.environment,
         result.policy,
         _percent(result.success),
-        _number(result.mean_return),
+        "-" if result.mean_return is None else str(result.mean_return),
         "-" if same is None else f"{same} of {len(result.episodes)}",
         "-" if agreement is None else f"{agreement.steps_different} of {agreement.steps}",
         f"{agreement.largest_tie:.2g}" if agreement is not None and agreement.steps_different else "-",
@@ -144,7 +144,8 @@ def _row(evaluation: Evaluation, result: PolicyResult) -> list[str]:
 def notes(evaluation: Evaluation) -> list[str]:
     """What the table's numbers mean."""
     lines = [
-        "success and return with 95% intervals; a step differs if any action value does, fed the same history",
+        "success and return with 95% intervals (n/a: the return of one episode has none); a step differs if any action "
+        "value does, fed the same history",
     ]
     results = [r for r in evaluation.results if r.agreement is not None]
     if any(r.agreement is not None and r.agreement.steps_different for r in results):
@@ -185,7 +186,7 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _interval(estimate: Estimate | None) -> dict[str, float] | None:
+def _interval(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
     return None if estimate is None else estimate._asdict()
 
 
@@ -193,7 +194,3 @@ def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
     return f"{100 * estimate.value:.0f}% ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
-
-
-def _number(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.0f} ({estimate.low:.0f} to {estimate.high:.0f})"

@@ -42,21 +42,27 @@ def cost_line(cost: dict[str, Any]) -> str:
 
 def print_choice(auto: dict[str, Any]) -> None:
     """The table of what `auto` measured and chose."""
+    formats = list(dict.fromkeys(f for group in auto["groups"] for f in group["alone"]))
     rows = []
     for group in auto["groups"]:
         alone = group["alone"]
-        cells = [f"{alone[f]['relative_error']:.2g} / {100 * alone[f]['disagreement']:.2g}%" for f in alone]
+        cells = [
+            f"{alone[f]['relative_error']:.2g} / {100 * alone[f]['disagreement']:.2g}%" if f in alone else "-"
+            for f in formats
+        ]
         rows.append([group["name"], *cells, group["format"]])
     chosen, tried = auto["chosen"], auto["tried"]
-    formats = list(auto["groups"][0]["alone"])
     notes = [
-        "alone: relative logit error / action values off by more than one bin, on held-out episodes, where only this "
-        "group is quantized",
-        f"chosen: {human_bytes(chosen['bytes'])}, {100 * chosen['disagreement']:.2g}% of action values off by more "
-        f"than one bin (95% bound {100 * chosen['disagreement_high']:.2g}%, allowed "
-        f"{100 * auto['max_disagreement']:g}%)",
+        "alone: relative logit error / action values off by more than one bin, on the episodes to choose by, where "
+        "only this group is quantized; -: a target does not store that format",
+        f"chosen: {human_bytes(chosen['bytes'])} for these matrices; on {chosen['episodes']} held-out episodes "
+        f"({chosen['steps']} steps) {100 * chosen['disagreement']:.2g}% of action values off by more than one bin (95% "
+        f"bound {100 * chosen['disagreement_high']:.2g}%, allowed {100 * auto['max_disagreement']:g}%)",
         "tried: "
         + ", ".join(f"{human_bytes(t['bytes'])} {100 * t['disagreement_high']:.2g}%" for t in tried)
-        + " (95% bounds)",
+        + " (95% bounds, on the episodes to choose by)",
     ]
+    if auto["failed"]:
+        failed = ", ".join(f"{human_bytes(t['bytes'])} {100 * t['disagreement_high']:.2g}%" for t in auto["failed"])
+        notes.append(f"not kept to on the held-out episodes, so the next larger one was taken: {failed} (95% bounds)")
     print_table("precision auto", ["group", *(f"{f} alone" for f in formats), "chosen"], rows, notes)

@@ -15,7 +15,7 @@ from lram_export.cli.parameters import EPISODES, INPUT_FILE, PATH, SEED, THREADS
 from lram_export.machine import cpu_model
 
 if TYPE_CHECKING:
-    from lram_export.intervals import Estimate
+    from lram_export.intervals import Estimate, Mean
     from lram_export.sweep import SweepReport
     from lram_export.sweep_grid import CellResult
 
@@ -197,7 +197,7 @@ def to_json(report: SweepReport) -> dict[str, Any]:
     }
 
 
-def _interval(estimate: Estimate | None) -> dict[str, float] | None:
+def _interval(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
     return None if estimate is None else estimate._asdict()
 
 
