@@ -19,7 +19,7 @@ from lram_export import intervals
 from lram_export.bundle import Bundle
 from lram_export.environments import open_environment, table_target_return
 from lram_export.environments.fitting import FittedEnvironment
-from lram_export.errors import EnvironmentFailure, UsageError
+from lram_export.errors import EnvironmentFailure, StepError, UsageError
 from lram_export.intervals import Estimate, Mean
 from lram_export.machine import threads_beside_others
 from lram_export.policy import Policy
@@ -330,7 +330,10 @@ def rollout(
     began = time.perf_counter()
     observation = environment.reset(seed)
     environment_seconds += time.perf_counter() - began
-    policy.reset(target_return=aim)
+    try:
+        policy.reset(target_return=aim)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     done = False
     while not done:
         began = time.perf_counter()
@@ -355,6 +358,8 @@ def _act(environment: FittedEnvironment, policy: Policy, observation: Array, rew
         return policy.act(observation, reward)
     except ValueError as error:  # a NaN, say: the step API names the field
         raise EnvironmentFailure(environment.name, "what it showed", error) from error
+    except StepError as error:
+        raise StepError(f"{environment.name}: {error}") from None
 
 
 def first_difference(expected: Trajectory, played: Trajectory) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 import zipfile
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.errors import LramError
+from lram_export.errors import LramError, StepError, UsageError
 from lram_export.policy import Policy
 from lram_export.progress import Advance
+
+ARRAYS = ("observations", "rewards", "is_first")
+"""Arrays of a recorded observation file."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,17 @@ def read_recording(path: Path, batch_size: int) -> Recording:
     Arrays lead with time, then (for bundles of batch B > 1, optional for 1) with the batch.
 
     Raises:
-        LramError: not such a file, or arrays that do not fit together, naming the array.
+        LramError: not such a file, a misspelt name, or arrays that do not fit together, naming the array.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {n: file[n] for n in ("observations", "rewards", "is_first") if n in file.files}
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise LramError(
+                f"{path}: one array, expected an .npz of named ones; write it with np.savez(file, observations=array)"
+            )
+        with file:
+            _check_names(path, file.files)
+            arrays = {name: file[name] for name in ARRAYS if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise LramError(f"{path}: not a readable .npz file ({error})") from None
     if "observations" not in arrays:
@@ -77,11 +87,25 @@ def read_recording(path: Path, batch_size: int) -> Recording:
     return Recording(observations, None if rewards is None else rewards.astype(np.float32), starts)
 
 
+def check_not_overwritten(observations: Path, output: Path) -> None:
+    """Raise UsageError if the output would replace the observations it is made from."""
+    if observations.resolve() == output.resolve():
+        raise UsageError(f"{output}: is the file of --observations, which it would replace; choose another --output")
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raise LramError for a name that is nearly one of ours; other arrays may be in the file, too."""
+    for name in names:
+        near = difflib.get_close_matches(name, ARRAYS, n=1, cutoff=0.8)
+        if near and name not in ARRAYS and near[0] not in names:
+            raise LramError(f"{path}: {name}: unknown array, did you mean '{near[0]}'?")
+
+
 def run_recording(policy: Policy, recording: Recording, advance: Advance = lambda amount: None) -> RunResult:
     """Step through a recording; the reward of each step is given to the next.
 
     Raises:
-        LramError: a step's input is wrong, naming the step and the field.
+        LramError: a step's input is wrong, or its results are not finite (StepError), naming the step.
     """
     actions, logits, returns, seconds = [], [], [], []
     for step, observation in enumerate(recording.observations):
@@ -94,6 +118,8 @@ def run_recording(policy: Policy, recording: Recording, advance: Advance = lambd
             action = policy.act(observation, reward)
         except ValueError as error:
             raise LramError(f"step {step}: {error}") from None
+        except StepError as error:
+            raise StepError(f"step {step}: {error}") from None
         seconds.append(time.perf_counter() - start)
         actions.append(action)
         logits.append(policy.action_logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +14,17 @@ from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.machine import suitable_threads
 from lram_export.runtimes import Runtime, load_runtime, unavailable
-from lram_export.runtimes.protocol import State, check_rows, first_not_finite
-from lram_export.specification import StepSpec
+from lram_export.runtimes.guard import Guard
+from lram_export.runtimes.protocol import State, check_magnitude, check_rows, check_tensor, short
+from lram_export.specification import MAX_FLOAT32, StepSpec
 from lram_export.tasks import TaskSpec
 
 
 class Policy:
     """A running policy: keeps return-to-go and the recurrent state, one or more rows (robots) at a time.
 
-    Not thread-safe: one control loop, one policy. Results do not depend on what ran before ``reset``.
+    One control loop, one policy: every method but ``close`` raises RuntimeError where the policy is closed, in use by
+    another thread, or was loaded before this process forked. Results do not depend on what ran before ``reset``.
 
     Attributes:
         runtime: the target's runtime, for callers that keep return-to-go themselves.
@@ -31,12 +34,12 @@ class Policy:
 
     def __init__(self, runtime: Runtime, task: TaskSpec) -> None:
         self.runtime, self.task = runtime, task
-        self._closed = False
+        self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
         batch = self.spec.batch_size
         self._target = np.zeros(batch, np.float32)
         self._return_to_go = np.zeros(batch, np.float32)
-        self._reward_token = np.zeros(batch, np.float32)
+        self._no_reward = np.zeros(batch, np.float32)
         self._is_first = np.ones(batch, np.float32)
         self._logits = np.zeros(self.spec.outputs[1].shape, np.float32)
         self.reset(target_return=task.target_return)
@@ -55,25 +58,28 @@ class Policy:
         """Start an episode, in all rows or in the given ones; the others go on undisturbed.
 
         Args:
-            rows: batch rows; default all.
+            rows: numbers of batch rows, or a mask with one boolean per row; default all.
             target_return: return to aim at from now on, in the environment's units: one number, or one per
                 reset row; default: what the row aimed at before, at first the bundle's.
 
         Raises:
-            ValueError: a row that does not exist, or a target that is not finite or of the wrong shape.
+            ValueError: a row that does not exist, a mask of another length, or a target that is not finite, too large
+                or of the wrong shape; nothing has changed then.
         """
-        self._check_open()
-        chosen = check_rows(rows, self.spec.batch_size)
-        if target_return is not None:
-            target = _as_float32("target_return", target_return)
-            if target.shape not in ((), (len(chosen),)):
-                raise ValueError(
-                    f"target_return: expected one number or shape ({len(chosen)},), got shape {target.shape}"
-                )
-            self._target[chosen] = target / np.float32(self.task.reward_scale)
-        self._return_to_go[chosen] = self._target[chosen]
-        self._is_first[chosen] = 1.0
-        self.runtime.reset(chosen)
+        with self._guard:
+            chosen = check_rows(rows, self.spec.batch_size)
+            target = self._target[chosen]
+            if target_return is not None:
+                given = self._scaled("target_return", target_return, self.spec.inputs[1].limit)
+                if given.shape not in ((), (len(chosen),)):
+                    raise ValueError(
+                        f"target_return: expected one number or shape ({len(chosen)},), got shape {given.shape}"
+                    )
+                target = given
+            self.runtime.reset(chosen)
+            self._target[chosen] = target
+            self._return_to_go[chosen] = self._target[chosen]
+            self._is_first[chosen] = 1.0
 
     def act(self, observation: NDArray[np.generic], reward: ArrayLike | None = None) -> NDArray[np.generic]:
         """One environment step: the action for an observation.
@@ -90,53 +96,61 @@ class Policy:
 
         Raises:
             ValueError: naming the field, what was expected and what came; nothing has changed then.
+            StepError: the results are not finite. Nothing has changed, or the recurrent state is lost: then every
+                step raises this until all rows are reset or a state is loaded.
+            BundleError: the target's runtime failed.
         """
-        self._check_open()
-        batched, single = self._batched_observation(observation)
-        rewards = self._checked_reward(reward)
-        return_to_go = self._return_to_go
-        if rewards is not None:
-            return_to_go = np.where(self._is_first > 0, return_to_go, return_to_go - rewards)
-            if self.task.reward_feedback == "observed":
-                np.copyto(self._reward_token, rewards)
-        output = self.runtime.step(batched, return_to_go, self._reward_token, self._is_first)
-        self._return_to_go = return_to_go
-        self._is_first.fill(0.0)
-        self._logits = output.action_logits
-        return output.action[0].copy() if single else output.action.copy()
+        with self._guard:
+            batched, single = self._batched_observation(observation)
+            rewards = self._checked_reward(reward)
+            return_to_go, token = self._return_to_go, self._no_reward
+            if rewards is not None:
+                return_to_go = np.where(self._is_first > 0, return_to_go, return_to_go - rewards)
+                if self.task.reward_feedback == "observed":
+                    token = rewards
+            output = self.runtime.step(batched, return_to_go, token, self._is_first)
+            self._return_to_go = return_to_go
+            self._is_first.fill(0.0)
+            np.copyto(self._logits, output.action_logits)
+            return output.action[0].copy() if single else output.action.copy()
 
     def state(self) -> State:
         """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go``, ``target_return``
         and ``is_first``, as named float32 arrays with the same names on every target."""
-        self._check_open()
-        return {
-            **self.runtime.state(),
-            "return_to_go": self._return_to_go.copy(),
-            "target_return": self._target.copy(),
-            "is_first": self._is_first.copy(),
-        }
+        with self._guard:
+            return {
+                **self.runtime.state(),
+                "return_to_go": self._return_to_go.copy(),
+                "target_return": self._target.copy(),
+                "is_first": self._is_first.copy(),
+            }
 
     def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         """Continue from a :meth:`state` of any target; raises ValueError and changes nothing if it does not fit."""
-        self._check_open()
-        own = {"return_to_go": self._return_to_go, "target_return": self._target, "is_first": self._is_first}
-        for name, array in own.items():
-            value = state.get(name)
-            fits = isinstance(value, np.ndarray) and (value.shape, value.dtype) == (array.shape, array.dtype)
-            if value is None or not fits or not np.isfinite(value).all():
-                raise ValueError(f"{name}: expected finite float32 of shape {array.shape}, got {value!r}")
-        if not np.isin(state["is_first"], (0.0, 1.0)).all():
-            raise ValueError(f"is_first: expected 0 or 1, got {state['is_first'].tolist()}")
-        self.runtime.load_state({k: v for k, v in state.items() if k not in own})
-        self._return_to_go = np.array(state["return_to_go"], np.float32)
-        self._target = np.array(state["target_return"], np.float32)
-        self._is_first = np.array(state["is_first"], np.float32)
+        with self._guard:
+            if not isinstance(state, Mapping):
+                raise ValueError(f"state: expected named arrays, as state() returns them, got {type(state).__name__}")
+            _, return_to_go, _, is_first = self.spec.inputs
+            own = {t.name: t for t in (return_to_go, dataclasses.replace(return_to_go, name="target_return"), is_first)}
+            for name, tensor in own.items():
+                if name not in state:
+                    raise ValueError(f"{name}: missing from the state; is it what state() of a policy returned?")
+                check_tensor(tensor, state[name])
+            if not np.isin(state["is_first"], (0.0, 1.0)).all():
+                raise ValueError(f"is_first: expected 0 or 1, got {state['is_first'].tolist()}")
+            self.runtime.load_state({k: v for k, v in state.items() if k not in own})
+            self._return_to_go = np.array(state["return_to_go"], np.float32)
+            self._target = np.array(state["target_return"], np.float32)
+            self._is_first = np.array(state["is_first"], np.float32)
 
     def close(self) -> None:
-        """Free what the runtime holds; safe to call twice, but nothing else works afterwards."""
-        self._closed = True
-        self._logits = self._logits.copy()  # they may lie in memory of the runtime
-        self.runtime.close()
+        """Free what the runtime holds; safe to call twice, but nothing else works afterwards.
+
+        Raises:
+            RuntimeError: another thread is using the policy.
+        """
+        if self._guard.close():
+            self.runtime.close()
 
     def __enter__(self) -> Policy:
         return self
@@ -145,10 +159,6 @@ class Policy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the policy is closed; load it again")
 
     def _batched_observation(self, observation: NDArray[np.generic]) -> tuple[NDArray[np.generic], bool]:
         spec = self.spec.inputs[0]
@@ -160,11 +170,10 @@ class Policy:
         right_type = observation.dtype.kind == "f" if spec.dtype == "float32" else observation.dtype == spec.dtype
         if observation.shape not in shapes or not right_type:
             raise ValueError(f"{expected}, got {observation.dtype} of shape {observation.shape}")
-        if observation.dtype.kind == "f" and not np.isfinite(observation).all():
-            raise ValueError(f"observation: expected finite values, got {first_not_finite(observation)}")
-        with np.errstate(over="ignore"):  # too large for float32: the runtime finds the infinity
-            converted = observation.astype(spec.dtype, copy=False)
-        return converted.reshape(spec.shape), observation.shape == row
+        values = np.asarray(observation)  # numpy.ma hides what is under a mask
+        if spec.dtype == "float32":
+            check_magnitude("observation", values, spec.limit)
+        return values.astype(spec.dtype, copy=False).reshape(spec.shape), observation.shape == row
 
     def _checked_reward(self, reward: ArrayLike | None) -> NDArray[np.float32] | None:
         batch = self.spec.batch_size
@@ -175,24 +184,34 @@ class Policy:
                     "reward feedback 'observed'"
                 )
             return None
-        rewards = _as_float32("reward", reward)
+        rewards = self._scaled("reward", reward, self.spec.inputs[2].limit)
         if rewards.shape == () and batch == 1:
             rewards = rewards.reshape(1)
         if rewards.shape != (batch,):
             raise ValueError(f"reward: expected shape ({batch},), got shape {rewards.shape}")
-        return rewards / np.float32(self.task.reward_scale)
+        return rewards
+
+    def _scaled(self, name: str, values: ArrayLike, limit: float | None) -> NDArray[np.float32]:
+        """What came in the environment's units, divided by the reward scale as the original does: in float32."""
+        scale = self.task.reward_scale
+        numbers = _numbers(name, values)
+        check_magnitude(name, numbers, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
+        return numbers.astype(np.float32) / np.float32(scale)
 
 
-def _as_float32(name: str, values: ArrayLike) -> NDArray[np.float32]:
-    """Numbers as float32, as the original has them; raises ValueError unless all are numbers and finite."""
+def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Numbers as an array; raises ValueError unless all are numbers (text that reads like one is none)."""
     try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(values, dtype=np.float64).astype(np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected numbers, got {values!r}") from None
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite values, got {first_not_finite(array)}")
-    return array
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiubO" or any(isinstance(value, str | bytes) for value in _objects(array)):
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: expected numbers, got {short(values)}") from None
+
+
+def _objects(array: NDArray[np.generic]) -> Iterable[object]:
+    return array.ravel().tolist() if array.dtype.kind == "O" else ()
 
 
 def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:
@@ -209,8 +228,8 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
         UsageError: no such bundle or target; TargetNotInstalledError with the pip command.
         BundleError: the bundle is damaged, or written by a newer version.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: expected 1 or more, got {threads}")
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise UsageError(f"threads: expected a whole number, 1 or more, got {threads!r}")
     bundle = Bundle.open(path)
     chosen = target or default_target(bundle)
     bundle.artifact(chosen)

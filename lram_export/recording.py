@@ -20,7 +20,7 @@ from lram_export.observations import Recording, run_recording
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Advance, Progress
 from lram_export.reference import StepSequence
-from lram_export.runtimes.protocol import Runtime, State, StepOutput, first_not_finite
+from lram_export.runtimes.protocol import Runtime, State, StepOutput, first_beyond
 from lram_export.specification import StepSpec
 
 
@@ -156,7 +156,7 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
                 f"got {array.dtype} of shape {array.shape}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise LramError(f"{path}: {tensor.name}: expected finite values, got {first_not_finite(array)}")
+            raise LramError(f"{path}: {tensor.name}: expected finite values, got {first_beyond(array)}")
     starts = arrays["is_first"]
     if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
         raise LramError(f"{path}: is_first: expected 0 or 1, and 1 at step 0 of every row")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,75 +11,49 @@ from numpy.typing import NDArray
 from lram_export import _native
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.native_options import NativeOptions
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec
 
 MODEL_FILE = "model.lrn"
 
 
-class NativeRuntime:
+class NativeRuntime(BaseRuntime):
     """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
 
     def __init__(self, model: _native.Model, spec: StepSpec, state_format: str) -> None:
-        self.spec, self.state_format = spec, state_format
-        self._inputs = StepInputs(spec)
+        super().__init__(spec)
+        self.state_format = state_format
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
-        self._episodes: _native.State | None = _native.State(model, spec.batch_size)
+        self._episodes: Any = _native.State(model, spec.batch_size)
         observation, return_to_go, reward, is_first = self._inputs.arrays
         self._episodes.bind(observation, return_to_go, reward, is_first, *self._outputs)
         # the memory itself, which nobody but a test that spoils it writes to
         self._state = {"memory": self._episodes.memory()}
 
-    @property
-    def _held(self) -> _native.State:
-        if self._episodes is None:
-            raise RuntimeError("the runtime is closed")
-        return self._episodes
-
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         try:
-            self._held.step()
+            self._episodes.step()
         except OverflowError as error:
             raise StepError(str(error)) from None
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        values = np.empty(self._held.size, np.float32)
-        self._held.save(values)
+    def _save(self) -> State:
+        values = np.empty(self._episodes.size, np.float32)
+        self._episodes.save(values)
         found, start = {}, 0
         for tensor in self.spec.states:
             found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape)
             start += tensor.size
         return found
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
-        self._held.load(np.concatenate([state[t.name].reshape(-1) for t in self.spec.states]))
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        self._episodes.load(np.concatenate([state[t.name].reshape(-1) for t in self.spec.states]))
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._held.reset(check_rows(rows, self.spec.batch_size))
+    def _restart(self, rows: list[int]) -> None:
+        self._episodes.reset(rows)
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         self._state = {}
         self._episodes = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,28 +10,22 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lram_export.errors import BundleError
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-class OnnxRuntime:
+class OnnxRuntime(BaseRuntime):
     """The step graph in an ONNX Runtime session on the CPU."""
 
+    in_place = False
+
     def __init__(self, session: Any, spec: StepSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._session = session
-        self._inputs = StepInputs(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         # Even steps read set 0 and write set 1, odd steps the other way round.
         self._states = tuple({t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states} for _ in range(2))
@@ -53,37 +47,25 @@ class OnnxRuntime:
             binding.bind_output(*arguments(next_name(name), destination[name]))
         return binding
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         self._session.run_with_iobinding(self._bindings[self._current])
-        self._current = 1 - self._current
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _commit(self) -> None:
+        self._current = 1 - self._current
+
+    def _save(self) -> State:
         return {name: array.copy() for name, array in self._states[self._current].items()}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for name, array in self._states[self._current].items():
             np.copyto(array, state[name])
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
-            self._states[self._current][tensor.name][chosen] = tensor.initial
+            self._states[self._current][tensor.name][rows] = tensor.initial
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         self._bindings.clear()
         self._session = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from lram_export.compile_cache import CompileCache
 from lram_export.errors import BundleError, UsageError
 from lram_export.machine import cpu_features
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec, TensorSpec
 
 MODEL_FILE = "model.xml"
@@ -38,12 +31,11 @@ class CompiledModel:
     memory: NDArray[np.uint8] | None
 
 
-class OpenvinoRuntime:
+class OpenvinoRuntime(BaseRuntime):
     """The stateful step graph in one inference request; inputs and outputs are bound once."""
 
     def __init__(self, compiled: CompiledModel, spec: StepSpec) -> None:
-        self.spec = spec
-        self._inputs = StepInputs(spec)
+        super().__init__(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._request: Any = compiled.model.create_infer_request()
         for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):
@@ -52,38 +44,24 @@ class OpenvinoRuntime:
         self._compiled: CompiledModel | None = compiled
         self.reset()  # before a first step OpenVINO shows zeros, whatever the initial values
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         self._request.infer(share_outputs=True)
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _save(self) -> State:
         return {tensor.name: self._read(tensor) for tensor in self.spec.states}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for tensor in self.spec.states:
             self._write(tensor, state[tensor.name])
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
             array = self._read(tensor)
-            array[chosen] = tensor.initial
+            array[rows] = tensor.initial
             self._write(tensor, array)
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         self._variables.clear()
         self._request = None
         self._compiled = None  # after the request, which still reads its memory

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from lram_export.config import ModelConfig
 from lram_export.quantized import QuantizedFile
-from lram_export.specification import StepSpec, TensorSpec
+from lram_export.specification import MAX_FLOAT32, StepSpec, TensorSpec
 from lram_export.tasks import TaskSpec
 
 State = dict[str, NDArray[np.float32]]
+LARGEST_STATE = 1e17
+"""Largest magnitude of a state that is loaded, but for stabilizers: a step multiplies and adds up, and beyond this
+float32 overflows. Steps of a trained policy stay far below it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class StepOutput(NamedTuple):
 
 
 class Runtime(Protocol):
-    """Runs steps and keeps the recurrent state where the target keeps it. Not thread-safe: one loop, one runtime.
+    """Runs steps and keeps the recurrent state where the target keeps it. One loop, one runtime.
+
+    Every method but ``close`` raises RuntimeError where the runtime is closed, in use by another thread, or was made
+    before this process forked. ``close`` does nothing in a forked process.
 
     A runtime that does not keep the state in float32 says so in an attribute ``state_format``, a string; it decides
     the tolerance.
@@ -74,16 +80,30 @@ class Runtime(Protocol):
 
         Raises:
             ValueError: naming the input, what was expected and what came; the state is as it was.
+            StepError: the results are not finite. The state is as it was, or lost where the target updates it in
+                place: then every step raises this until all rows are reset or a state is loaded.
+            BundleError: the target's runtime failed.
         """
 
     def state(self) -> State:
-        """A copy of the recurrent state: named float32 arrays, the same names on every target."""
+        """A copy of the recurrent state: named float32 arrays, the same names on every target.
+
+        Raises:
+            StepError: it was lost, see :meth:`step`.
+        """
 
     def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         """Continue from a state of any target; raises ValueError and changes nothing if it does not fit."""
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
-        """Fill the state of the given rows (default: all) with initial values, whatever it held."""
+        """Fill the state of the given rows (default: all) with initial values, whatever it held.
+
+        Args:
+            rows: their numbers, or a mask with one boolean per row.
+
+        Raises:
+            ValueError: neither numbers of rows that there are nor a mask with one boolean per row.
+        """
 
     def close(self) -> None:
         """Free what the runtime holds; it cannot be used afterwards. Safe to call twice."""
@@ -100,48 +120,91 @@ class StepInputs:
 
     def fill(self, *values: NDArray[np.generic]) -> None:
         """Check all inputs, then copy them in; raises ValueError before anything has changed."""
-        for spec, signature, value in zip(self._specs, self._signatures, values, strict=True):
+        # numpy.ma hides what is under a mask
+        plain = [np.asarray(v) if isinstance(v, np.ndarray) else v for v in values]
+        for spec, signature, value in zip(self._specs, self._signatures, plain, strict=True):
             if not isinstance(value, np.ndarray) or (value.shape, value.dtype) != signature:
                 raise ValueError(_mismatch(spec, value))
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise ValueError(f"{spec.name}: expected finite values, got {first_not_finite(value)}")
-        is_first = values[3]
+            if spec.dtype == "float32" and spec.name != "is_first":
+                check_magnitude(spec.name, value, spec.limit)
+        is_first = plain[3]
         if ((is_first != 0) & (is_first != 1)).any():
             raise ValueError(f"is_first: expected 0 or 1, got {is_first.tolist()}")
-        for array, value in zip(self.arrays, values, strict=True):
+        for array, value in zip(self.arrays, plain, strict=True):
             np.copyto(array, value, casting="no")
 
 
 def check_state(spec: StepSpec, state: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raise ValueError, naming the tensor, unless ``state`` has exactly the right names, shapes and finite values."""
+    """Raise ValueError, naming the tensor, unless ``state`` has the right names, shapes, and values a step can take."""
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state: expected named arrays, as state() returns them, got {type(state).__name__}")
     for tensor in spec.states:
         if tensor.name not in state:
             raise ValueError(f"{tensor.name}: missing from the state; is it the state of another model?")
-        value = state[tensor.name]
-        if not isinstance(value, np.ndarray) or value.shape != tensor.shape or value.dtype != np.float32:
-            raise ValueError(_mismatch(tensor, value))
-        if not np.isfinite(value).all():
-            raise ValueError(f"{tensor.name}: expected finite values, got {first_not_finite(value)}")
-    unknown = sorted(set(state) - {t.name for t in spec.states})
+        check_tensor(tensor, state[tensor.name])
+    names = {t.name for t in spec.states}
+    unknown = [name for name in state if name not in names]
     if unknown:
         raise ValueError(f"{unknown[0]}: not part of this model's state")
 
 
+def check_tensor(tensor: TensorSpec, value: object) -> None:
+    """Raise ValueError, naming the tensor, unless ``value`` is a float32 array of its shape that a step can take."""
+    if not isinstance(value, np.ndarray) or value.shape != tensor.shape or value.dtype != np.float32:
+        raise ValueError(_mismatch(tensor, value))
+    is_stabilizer = tensor.initial is not None and tensor.name.endswith(".m")
+    limit = tensor.limit if tensor.initial is None or is_stabilizer else LARGEST_STATE
+    check_magnitude(tensor.name, np.asarray(value), limit)
+
+
+def check_magnitude(name: str, value: NDArray[np.generic], limit: float | None = None) -> None:
+    """Raise ValueError, naming the element, unless all are finite and within ``limit`` (default: float32)."""
+    limit = MAX_FLOAT32 if limit is None else limit
+    # not with NaN, either
+    if value.size == 0 or (-limit <= float(value.min()) and float(value.max()) <= limit):
+        return
+    expected = "expected finite values"
+    if np.isfinite(value).all():
+        expected += f" of magnitude up to {limit:.2g} (beyond, float32 overflows)"
+    raise ValueError(f"{name}: {expected}, got {first_beyond(value, limit)}")
+
+
 def check_rows(rows: Iterable[int] | None, batch_size: int) -> list[int]:
-    """Batch rows as a list (None: all); raises ValueError for a row that does not exist."""
+    """Batch rows as a list of numbers (None: all).
+
+    Raises:
+        ValueError: neither numbers of rows that there are nor a mask with one boolean per row.
+    """
     if rows is None:
         return list(range(batch_size))
-    checked = [int(row) for row in rows]
-    wrong = [row for row in checked if not 0 <= row < batch_size]
-    if wrong:
-        raise ValueError(f"rows: expected 0 to {batch_size - 1}, got {wrong[0]}")
-    return checked
+    expected = f"rows: expected numbers from 0 to {batch_size - 1} or a mask of {batch_size} booleans"
+    if isinstance(rows, str | bytes | bytearray | Mapping) or not isinstance(rows, Iterable):
+        raise ValueError(f"{expected}, got {short(rows)}")
+    if isinstance(rows, np.ndarray) and (rows.ndim != 1 or rows.dtype.kind not in "iub"):
+        raise ValueError(f"{expected}, got {rows.dtype} of shape {rows.shape}")
+    values = list(rows)
+    if values and all(isinstance(value, bool | np.bool_) for value in values):
+        if len(values) != batch_size:
+            raise ValueError(f"{expected}, got {len(values)} booleans")
+        return [row for row, chosen in enumerate(values) if chosen]
+    for value in values:
+        is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < batch_size:
+            raise ValueError(f"{expected}, got {short(value)}")
+    return [int(value) for value in values]
 
 
-def first_not_finite(value: NDArray[np.generic]) -> str:
-    """Describe the first NaN or infinite element: ``nan at [0, 3]``."""
-    index = np.argwhere(~np.isfinite(value))[0].tolist()
-    return f"{value[tuple(index)]} at {index}"
+def first_beyond(value: NDArray[np.generic], limit: float = MAX_FLOAT32) -> str:
+    """Describe the first element that is NaN or beyond a limit: ``nan at [0, 3]``."""
+    index = np.argwhere(~(np.abs(value) <= limit))[0].tolist()
+    found = f"{float(value[tuple(index)]):.6g}"
+    return f"{found} at {index}" if index else found
+
+
+def short(value: object) -> str:
+    """A value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:40]}... ({type(value).__name__})"
 
 
 def _mismatch(spec: TensorSpec, value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,70 +12,55 @@ from lram_export.checkpoint import Checkpoint, load_folder
 from lram_export.config import ModelConfig
 from lram_export.dequantization import dequantized_weights
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.guard import use_threads_of
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
 
 
-class PytorchRuntime:
+class PytorchRuntime(BaseRuntime):
     """The oracle behind the same protocol as every other target."""
 
+    in_place = False
+
     def __init__(self, model: ReferenceModel, spec: StepSpec, task: TaskSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._model, self._task = model, task
-        self._inputs = StepInputs(spec)
-        self._state = initial_state(self._config, spec.batch_size)
+        self._state = self._next = initial_state(self._config, spec.batch_size)
 
     @property
     def _config(self) -> ModelConfig:
         return self._model.config
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         tensors = [torch.from_numpy(array) for array in self._inputs.arrays]
-        head, self._state = self._model.step(tensors[0], tensors[1], tensors[2], tensors[3], self._state)
+        head, self._next = self._model.step(tensors[0], tensors[1], tensors[2], tensors[3], self._state)
         logits = prune_logits(head, self._config, self._task)
         return StepOutput(decode_action(logits, self._config, self._task).numpy(), logits.numpy())
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _commit(self) -> None:
+        self._state = self._next
+
+    def _save(self) -> State:
         return {name: tensor.numpy().copy() for name, tensor in self._state.items()}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         self._state = {t.name: torch.from_numpy(state[t.name].copy()) for t in self.spec.states}
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
             assert tensor.initial is not None
             self._state[tensor.name] = self._state[tensor.name].clone()
-            self._state[tensor.name][chosen] = tensor.initial
+            self._state[tensor.name][rows] = tensor.initial
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        self._state = {}
+    def _free(self) -> None:
+        self._state = self._next = {}
 
 
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Build the reference model from the artifact's checkpoint; ``threads`` holds for the whole process."""
+    use_threads_of("torch")
     torch.set_num_threads(threads)
     model = ReferenceModel.from_checkpoint(artifact_checkpoint(artifact))
     return PytorchRuntime(model, artifact.spec, artifact.task)

@@ -7,7 +7,7 @@ Snapshots, loads and resets copy to and from the set that the next step reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import BundleError, LramError, UsageError
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepInputs, StepOutput
 from lram_export.specification import StepSpec, next_name
 from lram_export.tensorrt import cuda
 from lram_export.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
@@ -34,12 +27,14 @@ from lram_export.tensorrt.toolkit import Toolkit, find_toolkit
 TYPES = {"FLOAT": "float32", "INT64": "int64", "UINT8": "uint8", "INT32": "int32", "BOOL": "bool"}
 
 
-class TensorrtRuntime:
+class TensorrtRuntime(BaseRuntime):
     """The step graph as an engine on the GPU."""
+
+    in_place = False
 
     def __init__(self, engine: Any, spec: StepSpec) -> None:
         """Allocate everything a step needs and capture its graphs; raises CudaError or LramError, and frees it."""
-        self.spec = spec
+        super().__init__(spec)
         self._engine: Any = engine
         self._held: list[DeviceArray | PinnedArray] = []
         self._stream: Any = None
@@ -114,42 +109,28 @@ class TensorrtRuntime:
         call(runtime.cudaGraphDestroy(graph))
         return executable
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        if not self._graphs:
-            raise RuntimeError("the runtime is closed")
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         runtime = cuda.runtime()
         call(runtime.cudaGraphLaunch(self._graphs[self._current], self._stream))
         call(runtime.cudaStreamSynchronize(self._stream))
-        self._current = 1 - self._current
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _commit(self) -> None:
+        self._current = 1 - self._current
+
+    def _save(self) -> State:
         return {name: array.download() for name, array in self._states[self._current].items()}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for name, array in self._states[self._current].items():
             array.upload(state[name])
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for name, array in self._states[self._current].items():
-            for row in chosen:
+            for row in rows:
                 array.upload(self._initial[name][row], row)
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         runtime = cuda.runtime()
         for graph in self._graphs:
             runtime.cudaGraphExecDestroy(graph)

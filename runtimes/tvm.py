@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import BundleError, UsageError
-from lram_export.runtimes.protocol import (
-    LoadedArtifact,
-    Runtime,
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-)
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.guard import use_threads_of
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepInputs, StepOutput
 from lram_export.specification import StepSpec
 from lram_export.tvm.interface import (
     INTERFACE_FILE,
@@ -37,56 +31,39 @@ from lram_export.tvm.platforms import PLATFORMS, TvmPlatform, unmet
 from lram_export.tvm.virtual_machine import VirtualMachine, aligned, use_threads
 
 
-class TvmRuntime:
+class TvmRuntime(BaseRuntime):
     """The step with its inputs, outputs, weights and state in arrays that stay where they are."""
 
     def __init__(
         self, machine: VirtualMachine, weights: list[NDArray[Any]], spec: StepSpec, memory_columns: int, threads: int
     ) -> None:
-        self.spec = spec
+        super().__init__(spec, StepInputs(spec, [aligned(t.shape, t.dtype) for t in spec.inputs]))
         self._threads, self._columns = threads, memory_columns
-        self._inputs = StepInputs(spec, [aligned(t.shape, t.dtype) for t in spec.inputs])
         self._outputs = StepOutput(*(aligned(t.shape, t.dtype) for t in spec.outputs))
         # in the kernels' layout
         self._state = {t.name: aligned(stored_shape(t, memory_columns), t.dtype) for t in spec.states}
         action, logits = self._outputs
         self._arrays = [*self._inputs.arrays, action, logits.reshape(len(logits), -1), *weights, *self._state.values()]
-        self._run = machine.bound(STEP_FUNCTION, self._arrays)
+        self._run: Any = machine.bound(STEP_FUNCTION, self._arrays)
         self.reset()
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        if self._run is None:
-            raise RuntimeError("the runtime is closed")
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         use_threads(self._threads)
         self._run()
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _save(self) -> State:
         return {t.name: from_stored(t, self._state[t.name], self._columns) for t in self.spec.states}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for tensor in self.spec.states:
             np.copyto(self._state[tensor.name], to_stored(tensor, state[tensor.name], self._columns))
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
-            self._state[tensor.name][chosen] = tensor.initial
+            self._state[tensor.name][rows] = tensor.initial
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         self._run = None
         self._state, self._arrays = {}, []
 
@@ -146,6 +123,7 @@ def load_library(
     artifact: LoadedArtifact, interface: Interface, path: Path, platform: TvmPlatform, threads: int
 ) -> Runtime:
     """The runtime of a library that was compiled for a platform; raises BundleError."""
+    use_threads_of("tvm")
     weights = map_weights(interface.weights, artifact.directory / WEIGHTS_FILE)
     try:
         if platform.gpu is not None:

@@ -200,6 +200,30 @@ class TestFailedWork:
             in fail("run", bundle, "--observations", tmp_path / "in.npz", "-o", tmp_path / "out.npz")[1]
         )
         assert fail("run", bundle, "--observations", tmp_path / "no.npz", "-o", tmp_path / "out.npz")[0] in (1, 2)
+        np.save(tmp_path / "x.npy", np.zeros((2, 39), np.float32))
+        code, line = fail("run", bundle, "--observations", tmp_path / "x.npy", "-o", tmp_path / "out.npz")
+        assert code == 1 and "one array, expected an .npz of named ones" in line
+
+    def test_a_misspelt_array_is_not_ignored(self, bundle: Path, tmp_path: Path) -> None:
+        np.savez(tmp_path / "in.npz", observations=np.zeros((2, 39), np.float32), reward=np.zeros(2))
+        line = fail("run", bundle, "--observations", tmp_path / "in.npz", "-o", tmp_path / "out.npz")[1]
+        assert "reward: unknown array, did you mean 'rewards'?" in line
+
+    def test_observations_are_not_replaced_by_what_is_made_of_them(self, bundle: Path, recording: Path) -> None:
+        before = recording.read_bytes()
+        for command in ("run", "record"):
+            code, line = fail(command, bundle, "--observations", recording, "-o", recording, "--force")
+            assert code == 2 and "is the file of --observations" in line
+        assert recording.read_bytes() == before
+
+    def test_a_step_that_leaves_float32_fails_by_name_and_writes_nothing(self, bundle: Path, tmp_path: Path) -> None:
+        observations = np.zeros((3, 39), np.float32)
+        observations[1, 2] = 1e38
+        np.savez(tmp_path / "in.npz", observations=observations)
+        for command in ("run", "record"):
+            code, line = fail(command, bundle, "--observations", tmp_path / "in.npz", "-o", tmp_path / "out.npz")
+            assert code == 1 and "step 1: observation: expected finite values of magnitude up to" in line
+        assert not (tmp_path / "out.npz").exists()
 
 
 class TestResults:

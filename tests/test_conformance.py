@@ -137,7 +137,7 @@ class TestReset:
         assert policy.return_to_go.tolist() == [5.0]
 
     def test_a_row_that_does_not_exist_is_refused(self, batch_policy: Policy) -> None:
-        with pytest.raises(ValueError, match=r"rows: expected 0 to 2, got 3"):
+        with pytest.raises(ValueError, match=r"rows: expected numbers from 0 to 2 or a mask of 3 booleans, got 3"):
             batch_policy.reset(rows=[3])
 
 
@@ -238,9 +238,9 @@ class TestState:
             (lambda s: s.update({"state.0.n": s["state.0.n"].astype(np.float64)}), "state.0.n: .*got float64"),
             (lambda s: s["state.1.c"].fill(np.nan), "state.1.c: expected finite values, got nan"),
             (lambda s: s.update({"state.9.C": s["state.0.C"]}), "state.9.C: not part"),
-            (lambda s: s.pop("return_to_go"), "return_to_go: expected finite float32"),
+            (lambda s: s.pop("return_to_go"), "return_to_go: missing from the state"),
             (lambda s: s["is_first"].fill(0.5), "is_first: expected 0 or 1"),
-            (lambda s: s.update(is_first=np.array(["no"])), "is_first: expected finite float32"),
+            (lambda s: s.update(is_first=np.array(["no"])), "is_first: expected float32 of shape"),
         ],
     )
     def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
@@ -265,12 +265,12 @@ BAD_INPUTS = [
     (GOOD.tolist(), None, "observation: expected float32 .* got list"),
     (np.full(204, np.nan, np.float32), None, r"observation: expected finite values, got nan at \[0\]"),
     (np.full(204, np.inf), None, "observation: expected finite values, got inf"),
-    (np.full(204, 1e39), None, "observation: expected finite values, got inf"),
+    (np.full(204, 1e39), None, r"observation: expected finite values of magnitude up to .*, got 1e\+39 at \[0\]"),
     (np.zeros((2, 204), np.float32), None, r"got float32 of shape \(2, 204\)"),
     (GOOD, float("nan"), "reward: expected finite values"),
     (GOOD, np.zeros(2), r"reward: expected shape \(1,\), got shape \(2,\)"),
     (GOOD, "much", "reward: expected numbers"),
-    (GOOD, 1e300, "reward: expected finite values, got inf"),
+    (GOOD, 1e300, r"reward: expected finite values of magnitude up to .*, got 1e\+300"),
 ]
 
 

@@ -55,13 +55,15 @@ def record(
     every step can be computed again. Record with an fp32 bundle.
     """
     from lram_export import recording as library
-    from lram_export.observations import read_recording
+    from lram_export.observations import check_not_overwritten, read_recording
     from lram_export.policy import load_policy
 
     if bool(environments) == (observations is not None):
         raise UsageError("--env, --observations: give one of them: where the steps to record come from")
     if observations is not None and (episodes or seed is not None or no_reward or target_return is not None):
         raise UsageError("--episodes, --seed, --no-reward, --target-return: only with --env")
+    if observations is not None:
+        check_not_overwritten(observations, output)
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     with progress.stage("loading"):

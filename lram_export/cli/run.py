@@ -41,9 +41,10 @@ def run(
 
     The reward of each step is given to the next step, as a control loop would.
     """
-    from lram_export.observations import read_recording, run_recording
+    from lram_export.observations import check_not_overwritten, read_recording, run_recording
     from lram_export.policy import load_policy
 
+    check_not_overwritten(observations, output)
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     with progress.stage("loading"):

@@ -6,7 +6,7 @@ when they are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,20 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from lram_export.runtimes.protocol import State, StepInputs, StepOutput, check_rows, check_state
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.specification import StepSpec
 from lram_export.tvm.interface import STEP_FUNCTION, from_stored, stored_shape, to_stored
 
 
-class GpuRuntime:
+class GpuRuntime(BaseRuntime):
     """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests."""
 
     def __init__(
         self, library: Path, weights: list[NDArray[Any]], spec: StepSpec, memory_columns: int, device: Any
     ) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._columns, self._device = memory_columns, device
-        self._inputs = StepInputs(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         action, logits = self._outputs
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
@@ -44,17 +44,7 @@ class GpuRuntime:
     def _tensor(self, array: NDArray[Any]) -> Any:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        if self._machine is None:
-            raise RuntimeError("the runtime is closed")
-        self._inputs.fill(observation, return_to_go, reward, is_first)
+    def _step(self) -> StepOutput:
         for tensor, array in zip(self._input_tensors, self._inputs.arrays, strict=True):
             tensor.copyfrom(array)
         self._run()
@@ -62,26 +52,20 @@ class GpuRuntime:
             np.copyto(result, tensor.numpy().reshape(result.shape))  # waits for the GPU
         return self._outputs
 
-    def state(self) -> State:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _save(self) -> State:
         return {t.name: from_stored(t, self._tensors[t.name].numpy(), self._columns) for t in self.spec.states}
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        check_state(self.spec, state)
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for tensor in self.spec.states:
             stored = to_stored(tensor, state[tensor.name], self._columns)
             self._tensors[tensor.name].copyfrom(np.ascontiguousarray(stored))
 
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen = check_rows(rows, self.spec.batch_size)
+    def _restart(self, rows: list[int]) -> None:
         for name, tensor in self._tensors.items():
             value = tensor.numpy()
-            value[chosen] = self._initial[name][chosen]
+            value[rows] = self._initial[name][rows]
             tensor.copyfrom(value)
 
-    def close(self) -> None:
-        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+    def _free(self) -> None:
         self._machine = self._run = None
         self._tensors, self._input_tensors, self._output_tensors = {}, [], []

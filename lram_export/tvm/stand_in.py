@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from lram_export.atomic import scratch_directory
 from lram_export.errors import LramError
 from lram_export.kernels.tvm import cpu, gpu
 from lram_export.parity import TOLERANCES
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
+from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput, check_rows
 from lram_export.runtimes.tvm import load_library, load_own_library
 from lram_export.tvm.build import build_library
 from lram_export.tvm.interface import library_file, read_interface
@@ -92,7 +91,7 @@ class Together:
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        chosen: Any = None if rows is None else list(rows)
+        chosen = check_rows(rows, self.spec.batch_size)
         for runtime in self._all():
             runtime.reset(chosen)
 

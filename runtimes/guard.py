@@ -1,0 +1,83 @@
+"""Who may call a policy: one thread at a time, in the process that loaded it, until it is closed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from types import TracebackType
+
+from lram_export.errors import LramError
+
+CLOSED = "the policy is closed; load it again"
+FORKED = "the policy was loaded before this process forked, and its threads are not here; load it in the child process"
+BUSY = "the policy is in use by another thread; give every thread its own, or take turns"
+
+_forks = 0
+_used: set[str] = set()
+_orphaned: set[str] = set()
+_holders: weakref.WeakSet[Guard] = weakref.WeakSet()
+
+
+class Guard:
+    """A context for everything that is done with what ``holder`` holds; refuses with RuntimeError who may not."""
+
+    def __init__(self, holder: object) -> None:
+        self.holder = weakref.ref(holder)
+        self._forks, self._lock, self._closed = _forks, threading.Lock(), False
+        _holders.add(self)
+
+    def __enter__(self) -> None:
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        if self._forks != _forks:
+            raise RuntimeError(FORKED)
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def close(self) -> bool:
+        """Let nobody in any more; whether there is something to free, which a forked process must not do.
+
+        Raises:
+            RuntimeError: another thread is inside.
+        """
+        if self._closed or self._forks != _forks:
+            self._closed = True
+            return False
+        with self:
+            self._closed = True
+        return True
+
+
+def use_threads_of(library: str) -> None:
+    """Note the use of a library with one set of threads for the whole process.
+
+    Raises:
+        LramError: it was used before this process forked; here it would wait for its threads for ever.
+    """
+    if library in _orphaned:
+        raise LramError(
+            f"{library} was in use before this process forked, and its threads are not here; start the process with "
+            f"spawn instead of fork, or use {library} in one of the two only"
+        )
+    _used.add(library)
+
+
+def _after_fork() -> None:
+    """Never free what was loaded before the fork: its threads, which that would wait for, are in the other process."""
+    global _forks
+    _forks += 1
+    _orphaned.update(_used)
+    for guard in list(_holders):
+        holder = guard.holder()
+        if holder is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(holder))
+
+
+os.register_at_fork(after_in_child=_after_fork)
