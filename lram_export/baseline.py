@@ -6,7 +6,8 @@ in the time. Only a step that starts an episode goes the way of the reference ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,23 @@ from lram_export.config import TOKENS_PER_STEP
 from lram_export.model import decode_action, from_package, prune_logits, to_package
 from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.runtimes.pytorch import PytorchRuntime
+
+TRIAL_SECONDS = 2.0
+
+
+def better_threads(step: Callable[[], float], candidates: Iterable[int]) -> int:
+    """The number of threads with which a step (which returns its seconds) is shortest, tried in turns; torch is left
+    with it. A baseline that threads slow down would flatter what is compared with it."""
+    seconds: dict[int, list[float]] = {threads: [] for threads in sorted(candidates)}
+    start = time.perf_counter()
+    while min(map(len, seconds.values())) < 2 or time.perf_counter() - start < TRIAL_SECONDS:
+        for threads, found in seconds.items():
+            torch.set_num_threads(threads)
+            step()  # starts the threads
+            found.append(step())
+    best = min(seconds, key=lambda threads: float(np.median(seconds[threads])))
+    torch.set_num_threads(best)
+    return best
 
 
 class OriginalRuntime(PytorchRuntime):

@@ -26,12 +26,18 @@ from lram_export.benchmark_worker import BASELINE, BandwidthJob, Job, StepJob, W
 from lram_export.bundle import Bundle
 from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError
+from lram_export.load import LoadWatch, MachineLoad
 from lram_export.parity import ParityResult
 from lram_export.progress import SILENT, Progress
+from lram_export.verify import installed_targets
 
 DEFAULT_STEPS, WINDOWS = 1000, 10
 BASELINE_WINDOW_SECONDS = 4.0
 """The baseline is two orders slower than the targets: its windows end after this time, however few its steps."""
+
+SPARE_CPUS, STEAL_LIMIT, SPREAD_LIMIT = 0.25, 0.05, 1.7
+"""Work of others that still leaves the timed threads their cores, in CPUs; share of steal; and how far windows may lie
+apart: the memory of a shared machine alone swings by 1.7."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class BenchResult:
 
     ``floor_ms`` is ``bytes_per_step`` divided by the read bandwidth; ``floor_ratio`` is the median over
     windows of p50 / floor, each with the bandwidth measured next to it. ``jitter`` is p99.9 / p50.
+    ``cpu_ms`` is the processor time of a step, of all threads together: waiting in a loop counts.
     ``missed`` counts deadlines missed at the rate, None without one. ``parity`` is None where there was
     nothing to compare with.
     """
@@ -80,6 +87,7 @@ class BenchResult:
     floor_ms: float
     floor_ratio: float
     window_p50_ms: tuple[float, ...]
+    cpu_ms: float
     parity: ParityResult | None
 
 
@@ -87,12 +95,15 @@ class BenchResult:
 class BenchReport:
     """All targets of one run and the read bandwidth measured among them (bytes per second).
 
+    ``load`` is what others did meanwhile; ``warnings`` say in a line each why times and ratios are not to be relied on.
     ``samples`` are the seconds of every timed step, in the order of the results.
     """
 
     bandwidth: float
     bandwidth_range: tuple[float, float]
     results: tuple[BenchResult, ...]
+    load: MachineLoad
+    warnings: tuple[str, ...] = ()
     samples: tuple[NDArray[np.float64], ...] = ()
 
 
@@ -107,6 +118,17 @@ class Contender:
 
 Failed = Callable[[Contender, LramError], None]
 """Told of a contender that failed; may raise."""
+
+
+def timed_targets(bundle: Bundle, requested: Sequence[str]) -> list[str]:
+    """The requested targets, or all that are installed here but the reference, if there is another.
+
+    Raises:
+        UsageError: as :func:`~lram_export.verify.installed_targets`.
+    """
+    chosen = installed_targets(bundle, requested)
+    contenders = [target for target in chosen if target != "pytorch"]
+    return chosen if requested or not contenders else contenders
 
 
 def bench(bundle: Bundle, options: BenchOptions, progress: Progress = SILENT) -> BenchReport:
@@ -133,6 +155,7 @@ def bench_together(
     """
     runs = [_Run(contender, options, failed) for contender in contenders]
     bandwidths: list[float] = []
+    watch = LoadWatch()
     with ExitStack() as stack:
         probe = stack.enter_context(_worker(BandwidthJob(options.threads)))
         for run in runs:
@@ -153,7 +176,8 @@ def bench_together(
     results = tuple(_result(run, options, bandwidths) for run in finished)
     samples = tuple(np.concatenate(run.windows) for run in finished)
     low, middle, high = (float(q) for q in np.percentile(bandwidths, [10, 50, 90]))
-    return BenchReport(middle, (low, high), results, samples)
+    load = watch.stop()
+    return BenchReport(middle, (low, high), results, load, tuple(reasons_to_doubt(load, results)), samples)
 
 
 class _Run:
@@ -163,6 +187,7 @@ class _Run:
         self.contender = contender
         self.windows: list[NDArray[np.float64]] = []
         self.missed = 0
+        self.cpu_seconds = 0.0
         self.report: WorkerReport | None = None
         self._options, self._failed = options, failed
         self._worker: _Worker | None = None
@@ -193,6 +218,7 @@ class _Run:
             window = self._worker.ask("window", steps, limit)
             self.windows.append(window.seconds)
             self.missed += window.missed
+            self.cpu_seconds += window.cpu_seconds
 
     def finish(self) -> None:
         """Ask for what the process knows besides times."""
@@ -216,7 +242,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         target=name,
         precision="fp32" if entry is None else entry.precision,
         weights=report.weights,
-        threads=options.threads,
+        threads=report.threads,
         batch_size=manifest.batch_size,
         steps=len(seconds),
         size=0 if entry is None else bundle.artifact_size(name),
@@ -234,8 +260,35 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         floor_ms=1e3 * moved / float(np.median(bandwidths)),
         floor_ratio=float(np.median(ratios)),
         window_p50_ms=tuple(1e3 * m for m in medians),
+        cpu_ms=1e3 * run.cpu_seconds / len(seconds),
         parity=report.parity,
     )
+
+
+def reasons_to_doubt(load: MachineLoad, results: Sequence[BenchResult]) -> list[str]:
+    """Why times and ratios of a run are not to be relied on, a line each; empty if nothing speaks against them."""
+    reasons = []
+    threads = max((result.threads for result in results), default=1)
+    if load.others is not None and load.others > load.cpus - threads + SPARE_CPUS:
+        reasons.append(
+            f"others used {load.others:.1f} of {load.cpus} CPUs beside {threads} timed threads: "
+            "times and ratios are worthless; run it again when the machine is idle"
+        )
+    if load.steal is not None and load.steal > STEAL_LIMIT * load.cpus:
+        reasons.append(f"the host gave {load.steal:.1f} of {load.cpus} CPUs to other machines: ratios are worthless")
+    for result in results:
+        low, high = np.percentile(result.window_p50_ms, [10, 90])
+        if high > SPREAD_LIMIT * low:
+            reasons.append(
+                f"{result.target} {result.precision}: windows differ, p50 from {low:.3g} to {high:.3g} ms: "
+                "its ratios are worthless"
+            )
+        elif result.p90_ms > 2 * SPREAD_LIMIT * result.p50_ms:
+            reasons.append(
+                f"{result.target} {result.precision}: p90 is {result.p90_ms / result.p50_ms:.1f} times p50: "
+                "something interrupts it"
+            )
+    return reasons
 
 
 def _split(steps: int, parts: int) -> list[int]:

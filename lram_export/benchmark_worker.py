@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from lram_export.bundle import Bundle
 from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError, UsageError
-from lram_export.machine import peak_memory
+from lram_export.machine import peak_memory, usable_cores
 from lram_export.parity import ParityMeter, ParityResult
 from lram_export.reference import random_steps
 from lram_export.verify import load_bundle_reference, parity_meter, replay
@@ -55,10 +56,11 @@ Job = BandwidthJob | StepJob
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds each timed step took, and how many missed their deadline."""
+    """Seconds each timed step took, how many missed their deadline, and the processor time of all threads."""
 
     seconds: NDArray[np.float64]
     missed: int
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class WorkerReport:
     """What a step worker knows besides times. ``weights`` says whose weights ran."""
 
     weights: str
+    threads: int
     load_seconds: float
     first_step_seconds: float
     peak_memory: int | None
@@ -107,6 +110,11 @@ class _StepWorker:
         self._load_seconds = time.perf_counter() - start
         self._inputs = _endless_inputs(self._policy)
         self._first_step_seconds = self._timed_act()
+        self._threads = job.threads
+        if job.name == BASELINE:
+            from lram_export.baseline import better_threads
+
+            self._threads = better_threads(self._timed_act, {1, job.threads, usable_cores()})
         self._parity = None
         if comparable:
             runtime = self._policy.runtime
@@ -121,6 +129,11 @@ class _StepWorker:
     def window(self, steps: int, seconds_limit: float | None) -> Window:
         for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
             self._timed_act()
+        before = time.process_time()
+        window = self._timed_window(steps, seconds_limit)
+        return dataclasses.replace(window, cpu_seconds=time.process_time() - before)
+
+    def _timed_window(self, steps: int, seconds_limit: float | None) -> Window:
         if self._rate is not None:
             return self._paced_window(steps, 1.0 / self._rate)
         seconds: list[float] = []
@@ -157,7 +170,9 @@ class _StepWorker:
         broken = [n for n, array in state.items() if not np.isfinite(array).all()]
         if still or broken:
             raise LramError(f"{(still + broken)[0]}: the state did not advance or is not finite; times are void")
-        return WorkerReport(self._weights, self._load_seconds, self._first_step_seconds, peak_memory(), self._parity)
+        return WorkerReport(
+            self._weights, self._threads, self._load_seconds, self._first_step_seconds, peak_memory(), self._parity
+        )
 
 
 def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lram_export import Bundle, LramError
 from lram_export.bandwidth import ReadBandwidth
-from lram_export.benchmark import BenchOptions, BenchReport, bench
+from lram_export.baseline import better_threads
+from lram_export.benchmark import BenchOptions, BenchReport, bench, reasons_to_doubt, timed_targets
 from lram_export.benchmark_worker import BASELINE, StepJob, _StepWorker
 from lram_export.checkpoint import CheckpointSource
+from lram_export.load import LoadWatch, MachineLoad
 
 from .conftest import GOLDEN, ExportFunction
 
@@ -111,3 +118,54 @@ def test_the_bandwidth_probe_reads_all_it_says() -> None:
     with ReadBandwidth(threads=1) as probe:
         assert probe.bytes >= 256 * 2**20 - 8
         assert 1e8 < probe.measure(passes=2) < 1e13
+
+
+def test_the_reference_is_timed_only_when_asked_for(exported: ExportFunction) -> None:
+    bundle = Bundle.open(exported("state_m", targets=("onnxruntime", "pytorch")))
+    assert timed_targets(bundle, ()) == ["onnxruntime"]
+    assert timed_targets(bundle, ("pytorch",)) == ["pytorch"]
+
+
+def test_the_baseline_takes_the_better_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    seconds = {1: 0.02, 2: 0.001, 3: 0.05}
+    try:
+
+        def step() -> float:
+            time.sleep(0.001)
+            return seconds[torch.get_num_threads()]
+
+        assert better_threads(step, seconds) == 2 == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_processor_time_is_measured(report: BenchReport) -> None:
+    assert all(result.cpu_ms > 0 for result in report.results)
+
+
+def test_work_of_others_is_seen_and_own_work_is_not() -> None:
+    watch, start, own = LoadWatch(), time.monotonic(), time.process_time()
+    while time.monotonic() < start + 1:
+        pass
+    load = watch.stop()
+    share = time.process_time() - own
+    assert load.others is not None and load.others <= load.cpus - 0.8 * share
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        watch = LoadWatch()
+        time.sleep(1)
+        load = watch.stop()
+        other.kill()
+    assert load.others is not None and load.others > 0.1
+
+
+def test_what_makes_ratios_worthless_is_said(report: BenchReport) -> None:
+    calm = dataclasses.replace(report.results[0], threads=1, window_p50_ms=(1.0, 1.1), p50_ms=1.0, p90_ms=1.2)
+    idle = MachineLoad(2, 0.1, 0.0, 0.1)
+    assert reasons_to_doubt(idle, [calm]) == []
+    assert reasons_to_doubt(MachineLoad(2, None, None, None), [calm]) == []
+    assert "others used 1.9 of 2 CPUs" in reasons_to_doubt(dataclasses.replace(idle, others=1.9), [calm])[0]
+    assert "to other machines" in reasons_to_doubt(dataclasses.replace(idle, steal=0.5), [calm])[0]
+    unsteady = dataclasses.replace(calm, window_p50_ms=(1.0, 1.0, 9.0, 9.0))
+    assert "windows differ" in reasons_to_doubt(idle, [calm, unsteady])[0]
+    assert "interrupts" in reasons_to_doubt(idle, [dataclasses.replace(calm, p90_ms=50.0)])[0]

@@ -252,6 +252,12 @@ class TestResults:
         assert result.output == ""
         assert "505,392" in succeed("inspect", tmp_path / "own").stdout
 
+    def test_stages_are_plain_lines_where_nobody_watches(self, exported: ExportFunction) -> None:
+        bundle = exported("state_m", targets=("onnxruntime",))
+        result = succeed("verify", bundle, "--target", "onnxruntime")
+        assert result.stderr.splitlines()[0] == "verifying onnxruntime ..." and "\x1b" not in result.stderr
+        assert succeed("verify", bundle, "--target", "onnxruntime", "--quiet").stderr == ""
+
     def test_inspect_lists_what_was_skipped(self) -> None:
         document = json.loads(succeed("inspect", STATE_M, "--json").stdout)
         assert "predict_state.weight" in document["skipped"] and "embed_timestep.weight" in document["skipped"]

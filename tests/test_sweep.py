@@ -17,6 +17,7 @@ from lram_export import Bundle, LramError
 from lram_export.benchmark import BenchOptions, BenchReport, BenchResult, Contender, bench_together
 from lram_export.checkpoint import load_checkpoint
 from lram_export.errors import UsageError
+from lram_export.load import MachineLoad
 from lram_export.lowering import lower
 from lram_export.parity import TOLERANCES
 from lram_export.recording import save_steps
@@ -119,7 +120,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             BenchResult(**{**numbers, "target": c.target, "parity": None})  # type: ignore[arg-type]
             for c in contenders
         ]
-        return BenchReport(1e9, (1e9, 1e9), tuple(results))
+        return BenchReport(1e9, (1e9, 1e9), tuple(results), MachineLoad(1, None, None, None))
 
     monkeypatch.setattr("lram_export.sweep_steps.bench_together", bench_together)
     return asked

@@ -58,7 +58,6 @@ def bench(
     Milliseconds belong to this run on this machine; compare ratios within one run.
     """
     from lram_export import benchmark as library
-    from lram_export.verify import installed_targets
 
     if checkpoint is not None and not baseline:
         raise UsageError("--checkpoint: only with --baseline")
@@ -66,7 +65,7 @@ def bench(
         raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
     opened = Bundle.open(bundle)
     chosen = library.BenchOptions(
-        targets=installed_targets(opened, targets),
+        targets=library.timed_targets(opened, targets),
         threads=threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size),
         steps=steps,
         rate=rate,
@@ -102,6 +101,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "p99.9",
         "max",
         "jitter",
+        "cpu ms",
         "floor ms",
         "x floor",
     ]
@@ -114,6 +114,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
             str(r.steps),
             *(f"{value:.3g}" for value in (r.p50_ms, r.p90_ms, r.p99_ms, r.p999_ms, r.max_ms)),
             f"{r.jitter:.2f}",
+            f"{r.cpu_ms:.3g}",
             f"{r.floor_ms:.3g}",
             f"{r.floor_ratio:.2f}",
             *([f"{r.missed}"] if rate else []),
@@ -125,6 +126,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         f"read bandwidth in this run, {results[0].threads} threads: {report.bandwidth / 1e9:.1f} GB/s "
         f"({low / 1e9:.1f} to {high / 1e9:.1f}); the floor is bytes per step divided by it",
         "jitter is p99.9 / p50; x floor is the median over windows of p50 / floor",
+        "cpu ms is the processor time of all threads per step",
     ]
     if any(r.steps < 1000 for r in results):
         notes.append("with fewer than 1000 steps, p99.9 is close to the maximum")
@@ -165,4 +167,4 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         for r in results
         if r is not b
     ]
-    print_table("what it took", columns, rows, ratios)
+    print_table("what it took", columns, rows, [*ratios, *(f"not to be relied on: {w}" for w in report.warnings)])

@@ -23,7 +23,10 @@ from lram_export.progress import Advance
 
 
 class ConsoleProgress:
-    """One line on standard error per stage under way, also inside another; gone when done. Silent if ``quiet``."""
+    """One line on standard error per stage under way, also inside another; gone when done. Silent if ``quiet``.
+
+    Where standard error is no terminal, a plain line says which stage begins, and stays.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -32,6 +35,8 @@ class ConsoleProgress:
     @contextmanager
     def stage(self, description: str, total: int | None = None) -> Iterator[Advance]:
         """See :class:`lram_export.progress.Progress`."""
+        if not sys.stderr.isatty():
+            message(f"{description} ...", self.quiet)
         outermost = self._bar is None
         bar = self._bar or RichProgress(
             SpinnerColumn(),

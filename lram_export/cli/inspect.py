@@ -10,7 +10,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
-from lram_export.cli.parameters import PATH, POSITIVE, Command
+from lram_export.cli.parameters import INPUT_PATH, POSITIVE, Command
 from lram_export.cli.precision import cost_line
 from lram_export.cli.prediction import print_prediction
 from lram_export.config import ModelConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("path", type=PATH)
+@click.argument("path", type=INPUT_PATH)
 @options.checkpoint_options
 @click.option(
     "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
