@@ -75,7 +75,7 @@ def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -
             continue
         matrix = by_name.get(product.input_value(1).get_node().get_friendly_name())
         if matrix is not None:
-            compressed = ops.matmul(product.input_value(0), _compressed(matrix), False, True)
+            compressed = ops.matmul(_widened(product.input_value(0), matrix), _compressed(matrix), False, True)
             compressed.set_friendly_name(matrix.name)
             product.output(0).replace(compressed.output(0))
             found.add(matrix.name)
@@ -94,10 +94,26 @@ def _compressed(matrix: QuantizedMatrix) -> ov.Node:
         return ops.convert(ops.constant(matrix.codes), "f32")
     if matrix.format == "int8":
         return ops.multiply(ops.convert(ops.constant(matrix.codes), "f32"), ops.constant(matrix.scales))
-    groups = matrix.scales.shape[1]
-    codes = ov.op.Constant(ov.Type.i4, ov.Shape([rows, groups, matrix.group]), matrix.codes.ravel())
+    groups, missing = matrix.scales.shape[1], _missing_columns(matrix)
+    padded = np.pad(matrix.codes, ((0, 0), (0, missing)))
+    codes = ov.op.Constant(ov.Type.i4, ov.Shape([rows, groups, matrix.group]), padded.ravel())
     scaled = ops.multiply(ops.convert(codes, "f32"), ops.constant(matrix.scales[..., None]))
-    return ops.reshape(scaled, ops.constant([rows, columns], ov.Type.i64), False)
+    return ops.reshape(scaled, ops.constant([rows, columns + missing], ov.Type.i64), False)
+
+
+def _missing_columns(matrix: QuantizedMatrix) -> int:
+    """How many inputs the last group of a grouped format lacks."""
+    return -matrix.shape[1] % matrix.group
+
+
+def _widened(value: ov.Output, matrix: QuantizedMatrix) -> ov.Output:
+    """A product's input (..., in), with zeros for what the matrix's last group lacks."""
+    missing = _missing_columns(matrix)
+    if not missing:
+        return value
+    rank = len(value.get_partial_shape())
+    ends = ops.constant([0] * (rank - 1) + [missing], ov.Type.i64)
+    return ops.pad(value, ops.constant([0] * rank, ov.Type.i64), ends, "constant").output(0)
 
 
 def make_stateful(model: ov.Model, spec: StepSpec) -> None:

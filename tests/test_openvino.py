@@ -10,11 +10,14 @@ import pytest
 
 from lram_export import load_policy
 from lram_export.bundle import Bundle
+from lram_export.checkpoint import save_checkpoint
 from lram_export.compile_cache import FOLDER_VARIABLE, KEPT, CompileCache
+from lram_export.config import ModelConfig
+from lram_export.presets import random_checkpoint
 from lram_export.runtimes import openvino as runtime
 from lram_export.verify import load_bundle_reference
 
-from .conftest import ExportFunction, fail, load_golden
+from .conftest import ExportFunction, fail, load_golden, succeed
 
 STEPS = 8
 
@@ -170,3 +173,10 @@ class TestPrecision:
 def quantized(exported: ExportFunction, precision: str) -> Path:
     options = [*load_golden("state_ms").task_options, "--precision", precision]
     return exported("state_ms", targets=("openvino",), options=options)
+
+
+def test_int4_widths_that_end_within_a_group_are_padded(tmp_path: Path) -> None:
+    config = ModelConfig(hidden_size=96, num_blocks=2, inner_size=160, num_heads=4, image_shape=None, state_dim=39)
+    save_checkpoint(random_checkpoint(config, tmp_path / "checkpoint"), tmp_path / "checkpoint")
+    options = ("--task", "metaworld/reach-v2", "--target", "openvino", "--precision", "int4", "--no-report")
+    succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "odd.lram", *options)  # verified by the export
