@@ -411,3 +411,12 @@ class TestBrowser:
         printed = tmp_path / "page.pdf"
         assert "CONSOLE" not in opened(page, tmp_path, f"--print-to-pdf={printed}").stderr
         assert printed.read_bytes().startswith(b"%PDF")
+
+
+def test_the_reference_is_run_only_when_asked_for(exported: ExportFunction) -> None:
+    bundle = Bundle.open(exported("state_m", targets=("onnxruntime", "pytorch")))
+    not_run = {r.entry.target: r.why_not_run for r in collect(bundle, options=ReportOptions(time=False)).rows}
+    assert not_run["onnxruntime"] is None and "--target pytorch" in str(not_run["pytorch"])
+    asked = ReportOptions(time=False, targets=("pytorch",))
+    not_run = {r.entry.target: r.why_not_run for r in collect(bundle, options=asked).rows}
+    assert not_run == {"onnxruntime": "not asked for", "pytorch": None}

@@ -26,6 +26,7 @@ from lram_export.report import missing_packages
 )  # fmt: skip
 @click.option("--steps", default=500, show_default=True, type=steps(10), help="Steps to compare and to time.")
 @click.option("--rate", type=POSITIVE, help="Rate of the control loop in Hz: the deadline.")
+@options.targets
 @options.threads
 @click.option("--no-timing", is_flag=True, help="Do not time the targets.")
 @options.force
@@ -40,6 +41,7 @@ def report(
     evaluations: tuple[Path, ...],
     steps: int,
     rate: float | None,
+    targets: tuple[str, ...],
     threads: int | None,
     no_timing: bool,
     force: bool,
@@ -60,12 +62,14 @@ def report(
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     opened = Bundle.open(bundle)
+    for target in targets:
+        opened.artifact(target)
     if threads is None:
         threads = suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
     found = collect(
         opened,
         [Bundle.open(other) for other in also],
-        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads),
+        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads, targets=targets),
         None if checkpoint is None else reading.load(checkpoint, progress),
         evaluations,
         progress,

@@ -45,6 +45,7 @@ class ReportOptions:
         measure: whether to run anything; without it the report has what the manifest has.
         time: whether to time the targets.
         threads: of the targets.
+        targets: those to run; default: all that are installed but `pytorch`, the reference, if there is another.
     """
 
     steps: int = 500
@@ -53,6 +54,7 @@ class ReportOptions:
     measure: bool = True
     time: bool = True
     threads: int = field(default_factory=usable_cores)
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def collect(
         each.check_files()
         for row in _rows(each, bundles):
             target = row.entry.target
-            reason = unavailable(target, each.load_artifact(target)) if options.measure else "not measured"
+            reason = _why_not_run(each, target, options)
             rows.append(
                 dataclasses.replace(row, why_not_run=reason, closed_loop=success.get(each.artifact_digest(target)))
             )
@@ -179,6 +181,17 @@ def collect(
         rows, bandwidth = _with_times(rows, options, progress)
     compared = "nothing: the targets were not run for this report" if not options.measure else _over(rows, checkpoint)
     return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now())
+
+
+def _why_not_run(bundle: Bundle, target: str, options: ReportOptions) -> str | None:
+    """Why a target is not run for this report, in a line; None if it is."""
+    if not options.measure:
+        return "not measured"
+    if options.targets and target not in options.targets:
+        return "not asked for"
+    if target == "pytorch" and not options.targets and len(bundle.targets) > 1:
+        return "the reference itself: run where --target pytorch asks for it"
+    return unavailable(target, bundle.load_artifact(target))
 
 
 def of_export(bundle: Bundle, recorders: Mapping[str, Recorder]) -> Report:
