@@ -19,7 +19,6 @@ import click
 import numpy as np
 
 from lram_export.bundle import Bundle
-from lram_export.environments import open_environment
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.policy import Policy, load_policy
 
@@ -36,8 +35,15 @@ ROUNDS, TURN = 40, 50
 def main(bundle: str, name: str, target: str | None, steps: int, threads: int) -> None:
     """Run one stream and print what it showed."""
     manifest = Bundle.open(bundle).manifest
-    environment = FittedEnvironment(name, open_environment(name), manifest.spec, manifest.task)
-    policy = load_policy(bundle, target, threads=threads)
+    with (
+        FittedEnvironment.open(name, manifest.spec, manifest.task) as environment,
+        load_policy(bundle, target, threads=threads) as policy,
+    ):
+        show(environment, policy, steps)
+
+
+def show(environment: FittedEnvironment, policy: Policy, steps: int) -> None:
+    """Step through episodes as one stream."""
     latencies = np.zeros(steps)
     starts = (WARM_UP, steps - WINDOW)
     states, shown = {}, []

@@ -39,7 +39,8 @@ def main() -> None:
         )
         report = bench(bundle, BenchOptions(bundle.targets, threads, steps=STEPS), progress)
         options = EvaluationOptions(ENVIRONMENTS, bundle.targets, EPISODES)
-        evaluation = evaluate(bundle, options, reference_policy(bundle, checkpoint), progress)
+        with reference_policy(bundle, checkpoint) as reference:
+            evaluation = evaluate(bundle, options, reference, progress)
 
     rows = []
     for timing in report.results:

@@ -28,6 +28,7 @@ from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError
 from lram_export.load import LoadWatch, MachineLoad
 from lram_export.parity import ParityResult
+from lram_export.processes import interrupts_held
 from lram_export.progress import SILENT, Progress
 from lram_export.verify import installed_targets
 
@@ -327,13 +328,16 @@ def _worker(job: Job) -> Iterator[_Worker]:
     context = multiprocessing.get_context("spawn")
     parent, child = context.Pipe()
     process = context.Process(target=serve, args=(child, job), daemon=True)
-    with _environment("OPENBLAS_NUM_THREADS", "1"):  # the probe's threads are its own
+    with _environment("OPENBLAS_NUM_THREADS", "1"), interrupts_held():  # the probe's threads are its own
         process.start()
     child.close()
     worker = _Worker(job.name, process, parent)
     try:
         worker.answer()  # loaded
         yield worker
+    except BaseException:
+        process.kill()  # whatever it was asked, nobody waits for the answer
+        raise
     finally:
         parent.close()  # ends the worker's loop
         process.join(timeout=5)

@@ -19,6 +19,7 @@ from lram_export.checkpoint import CheckpointSource
 from lram_export.errors import LramError, UsageError
 from lram_export.machine import peak_memory, usable_cores
 from lram_export.parity import ParityMeter, ParityResult
+from lram_export.processes import end_with_parent
 from lram_export.reference import random_steps
 from lram_export.verify import load_bundle_reference, parity_meter, replay
 
@@ -77,13 +78,14 @@ class WorkerReport:
 
 def serve(connection: Connection, job: Job) -> None:
     """Load, say so, then answer requests ``(method, *arguments)``; errors travel back as exceptions."""
+    end_with_parent()
     try:
         worker: Any = _BandwidthWorker(job) if isinstance(job, BandwidthJob) else _StepWorker(job)
         connection.send((True, None))
         while True:
             method, *arguments = connection.recv()
             connection.send((True, getattr(worker, method)(*arguments)))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError):
         return
     except LramError as error:
         connection.send((False, error))

@@ -3,6 +3,8 @@
 The command line prints the message without a traceback and exits with ``exit_code``.
 Bad *inputs to a step* (observation, state, reward) raise plain ``ValueError`` instead: they are
 programming errors of the control loop, not of the command line.
+
+Errors pass between processes: all that makes one is its message, whatever a class method builds that from.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ class StepError(LramError):
 class EnvironmentFailure(LramError):
     """An environment, which is foreign code, raised something; says what it was doing."""
 
-    def __init__(self, environment: str, doing: str, error: Exception) -> None:
+    @classmethod
+    def of(cls, environment: str, doing: str, error: Exception) -> EnvironmentFailure:
+        """The failure of an environment at something."""
         reason = str(error).strip().splitlines()
-        super().__init__(f"{environment}: failed in {doing}: {type(error).__name__}: {reason[0] if reason else ''}")
+        return cls(f"{environment}: failed in {doing}: {type(error).__name__}: {reason[0] if reason else ''}")
 
 
 class TargetNotInstalledError(UsageError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from lram_export import intervals
 from lram_export.bundle import Bundle
-from lram_export.environments import open_environment, table_target_return
+from lram_export.environments import table_target_return
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.errors import EnvironmentFailure, StepError, UsageError
 from lram_export.intervals import Estimate, Mean
@@ -243,24 +244,23 @@ def evaluate(
             f"{bundle.path}: was exported for batches of {manifest.batch_size}; one episode needs one row: "
             f"export again with --batch 1"
         )
-    environments = [
-        FittedEnvironment(name, open_environment(name), manifest.spec, manifest.task) for name in options.environments
-    ]
-    policies = {
-        target: Policy(load_runtime(target, bundle.load_artifact(target), options.threads), manifest.task)
-        for target in options.targets
-    }
     evaluation = Evaluation(options)
     try:
-        for environment in environments:
-            _play(environment, bundle, policies, reference, evaluation, progress)
+        with ExitStack() as opened:
+            environments = [
+                opened.enter_context(FittedEnvironment.open(name, manifest.spec, manifest.task))
+                for name in options.environments
+            ]
+            policies = {
+                target: opened.enter_context(
+                    Policy(load_runtime(target, bundle.load_artifact(target), options.threads), manifest.task)
+                )
+                for target in options.targets
+            }
+            for environment in environments:
+                _play(environment, bundle, policies, reference, evaluation, progress)
     except EnvironmentFailure as failure:
         evaluation.failure = str(failure)
-    finally:
-        for policy in policies.values():
-            policy.close()
-        for environment in environments:
-            environment.close()
     return evaluation
 
 
@@ -357,7 +357,7 @@ def _act(environment: FittedEnvironment, policy: Policy, observation: Array, rew
     try:
         return policy.act(observation, reward)
     except ValueError as error:  # a NaN, say: the step API names the field
-        raise EnvironmentFailure(environment.name, "what it showed", error) from error
+        raise EnvironmentFailure.of(environment.name, "what it showed", error) from error
     except StepError as error:
         raise StepError(f"{environment.name}: {error}") from None
 

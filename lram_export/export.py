@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,8 +137,12 @@ def export_bundle(
         writer.finish(**about)  # type: ignore[arg-type]
         if wanted:
             # a bundle that was verified is worth more than its picture: what draws it is foreign code
-            with progress.stage("writing the report"), suppress(Exception):
-                _write_report(writer, path, recorders)
+            try:
+                with progress.stage("writing the report"):
+                    _write_report(writer, path, recorders)
+            except Exception as error:
+                # without a handler of the program's own, logging says it on standard error
+                logging.getLogger(__name__).warning("note: %s: without %s: %s", path, REPORT_FILE, describe(error))
     return Bundle.open(path)
 
 

@@ -29,6 +29,7 @@ from lram_export.devices import HERE, DeviceProfile
 from lram_export.errors import LramError
 from lram_export.machine import cpu_features, cpu_model, total_memory, usable_cores
 from lram_export.prediction import STREAMING, MachineSpeed, TargetSpeed
+from lram_export.processes import end_with_parent, interrupts_held
 from lram_export.progress import SILENT, Progress
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
 
@@ -143,8 +144,10 @@ def measure_bandwidth(threads: int) -> dict[int, float]:
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_bandwidth_curve, threads).result()
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as pool:
+            with interrupts_held():
+                found = pool.submit(_bandwidth_curve, threads)
+            return found.result()
     finally:
         if before is None:
             del os.environ["OPENBLAS_NUM_THREADS"]

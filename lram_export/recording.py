@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
         UsageError: an environment that does not exist, is not installed or does not fit; or a policy of a batch.
         EnvironmentFailure: an environment failed.
     """
-    from lram_export.environments import open_environment, table_target_return
+    from lram_export.environments import table_target_return
     from lram_export.environments.fitting import FittedEnvironment
     from lram_export.evaluation import rollout
 
@@ -106,10 +107,10 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
         raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
     recorder = RecordingRuntime(policy.runtime)
     watched = Policy(recorder, policy.task)
-    environments = [
-        FittedEnvironment(name, open_environment(name), policy.spec, policy.task) for name in plan.environments
-    ]
-    try:
+    with ExitStack() as opened:
+        environments = [
+            opened.enter_context(FittedEnvironment.open(name, policy.spec, policy.task)) for name in plan.environments
+        ]
         for environment in environments:
             listed = table_target_return(environment.name)
             own = policy.task.target_return if listed is None else listed
@@ -118,9 +119,6 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
                 for seed in range(plan.seed, plan.seed + plan.episodes):
                     rollout(environment, watched, seed, aim, rewards=plan.rewards)
                     advance(1)
-    finally:
-        for environment in environments:
-            environment.close()
     return recorder.recorded()
 
 

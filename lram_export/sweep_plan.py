@@ -100,8 +100,7 @@ def check_environments(options: SweepOptions, spec: StepSpec, task: TaskSpec) ->
     """Raise UsageError for an environment that does not exist, is not installed, or does not fit the policy."""
     if not options.environments:
         return
-    from lram_export.environments import open_environment
     from lram_export.environments.fitting import FittedEnvironment
 
     for name in options.environments:
-        FittedEnvironment(name, open_environment(name), spec, task).close()
+        FittedEnvironment.open(name, spec, task).close()

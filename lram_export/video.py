@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lram_export.atomic import atomic_file
 from lram_export.bundle import Bundle
-from lram_export.environments import EXTRA, open_environment, prepare_drawing
+from lram_export.environments import EXTRA, prepare_drawing
 from lram_export.environments.fitting import FittedEnvironment
 from lram_export.errors import UsageError
 from lram_export.evaluation import EvaluationOptions, rollout, target_return
@@ -58,15 +58,14 @@ def record_video(
     frames: list[NDArray[np.uint8]] = []
     with policy, progress.stage("filming", len(options.environments)) as advance:
         for name in options.environments:
-            environment = FittedEnvironment(name, open_environment(name, render=True), manifest.spec, manifest.task)
+            with FittedEnvironment.open(name, manifest.spec, manifest.task, render=True) as environment:
 
-            def draw(step: int, environment: FittedEnvironment = environment) -> None:
-                if step % EVERY == 0:
-                    frames.append(environment.render())
+                def draw(step: int, environment: FittedEnvironment = environment) -> None:
+                    if step % EVERY == 0:
+                        frames.append(environment.render())
 
-            aim = target_return(name, bundle, options)
-            rollout(environment, policy, options.seed, aim, rewards=options.rewards, on_step=draw)
-            environment.close()
+                aim = target_return(name, bundle, options)
+                rollout(environment, policy, options.seed, aim, rewards=options.rewards, on_step=draw)
             advance(1)
     with atomic_file(file, force=force) as temporary:
         _write(frames, temporary, file.suffix.lower())

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lram_export.atomic import atomic_file
 from lram_export.cli.console import message
 from lram_export.environments.metaworld import EPISODE_STEPS, MetaWorldEnv
+from lram_export.processes import end_with_parent, interrupts_held
 
 TASKS = (
     "reach-v3",
@@ -107,8 +108,10 @@ def collect(folder: Path, tasks: tuple[str, ...], episodes: int, workers: int) -
     """Collect every task that ``folder`` does not hold yet, one file each, in ``workers`` processes."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [task for task in tasks if not (folder / f"{task}.npz").is_file()]
-    with ProcessPoolExecutor(workers) as pool:
-        for task, found in zip(missing, pool.map(collect_task, missing, [episodes] * len(missing)), strict=True):
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
+        with interrupts_held():
+            collected = pool.map(collect_task, missing, [episodes] * len(missing))
+        for task, found in zip(missing, collected, strict=True):
             found.save(folder / f"{task}.npz")
             yield task, found
 

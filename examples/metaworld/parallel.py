@@ -5,7 +5,6 @@ The step-by-step sLSTM leaves two threads of one process little to share; two pr
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -13,6 +12,8 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import Tensor, multiprocessing
 from torch.nn import Module, Parameter
+
+from lram_export.processes import end_with_parent, interrupts_held
 
 BuildModel = Callable[[], Module]
 LossOfPart = Callable[[Module, int, int], Tensor]
@@ -46,7 +47,8 @@ class Gradients:
                 ours, theirs = spawn.Pipe()
                 arguments = (theirs, build, list(model.parameters()), part_loss, share, found)
                 process = spawn.Process(target=_work, args=arguments, daemon=True)
-                process.start()
+                with interrupts_held():
+                    process.start()
                 theirs.close()
                 self._workers.append((ours, process, found))
 
@@ -88,7 +90,7 @@ def _work(
     share: Iterable[int],
     found: list[list[Tensor]],
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the first process's to handle
+    end_with_parent()
     torch.set_num_threads(1)
     model = build()
     for parameter, shared in zip(model.parameters(), parameters, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ def evaluate(
         target_return=target_return,
         threads=threads or threads_beside_others(opened.manifest.parameters),
     )
-    result = library.evaluate(opened, settings, reference, progress)
+    with reference or nullcontext():
+        result = library.evaluate(opened, settings, reference, progress)
     if as_json:
         print_json(to_json(result, opened))
     else:

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.environments import open_environment
 from lram_export.errors import EnvironmentFailure, UsageError
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
@@ -26,7 +27,7 @@ class FittedEnvironment:
     """An environment in the terms of a bundle: its observations in, its actions out.
 
     Observations shorter than the policy's are padded with zeros, as in training. Actions of a policy lie in
-    [-1, 1) and are scaled to the environment's bounds where these differ.
+    [-1, 1) and are scaled to the environment's bounds where these differ. A context manager: leaving it closes it.
     """
 
     def __init__(self, name: str, environment: gymnasium.Env[Any, Any], spec: StepSpec, task: TaskSpec) -> None:
@@ -41,12 +42,22 @@ class FittedEnvironment:
         self._discrete = task.action == "discrete"
         self._environment = environment
 
+    @classmethod
+    def open(cls, name: str, spec: StepSpec, task: TaskSpec, *, render: bool = False) -> FittedEnvironment:
+        """Make the environment ``family/task`` fit a policy; raises UsageError if it does not exist or fit."""
+        environment = open_environment(name, render=render)
+        try:
+            return cls(name, environment, spec, task)
+        except BaseException:
+            environment.close()
+            raise
+
     def reset(self, seed: int) -> NDArray[np.generic]:
         """Start the episode that belongs to ``seed``; raises EnvironmentFailure."""
         try:
             observation, _ = self._environment.reset(seed=seed)
         except Exception as error:  # an environment is foreign code: whatever it raises is its failure
-            raise EnvironmentFailure(self.name, "reset", error) from error
+            raise EnvironmentFailure.of(self.name, "reset", error) from error
         return self._fitted(observation)
 
     def step(self, action: NDArray[np.generic]) -> Transition:
@@ -55,7 +66,7 @@ class FittedEnvironment:
             taken = int(action[0]) if self._discrete else action
             observation, reward, terminated, truncated, info = self._environment.step(taken)
         except Exception as error:
-            raise EnvironmentFailure(self.name, "step", error) from error
+            raise EnvironmentFailure.of(self.name, "step", error) from error
         success = info.get("success", info.get("is_success"))
         done = bool(terminated or truncated)
         return Transition(self._fitted(observation), float(reward), done, None if success is None else bool(success))
@@ -65,12 +76,21 @@ class FittedEnvironment:
         try:
             frame = self._environment.render()
         except Exception as error:
-            raise EnvironmentFailure(self.name, "render", error) from error
+            raise EnvironmentFailure.of(self.name, "render", error) from error
         return np.asarray(frame, np.uint8)
 
     def close(self) -> None:
-        """Free the environment."""
-        self._environment.close()
+        """Free the environment; raises EnvironmentFailure."""
+        try:
+            self._environment.close()
+        except Exception as error:
+            raise EnvironmentFailure.of(self.name, "close", error) from error
+
+    def __enter__(self) -> FittedEnvironment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _fitted(self, observation: NDArray[np.generic]) -> NDArray[np.generic]:
         if len(self._shape) == 3:

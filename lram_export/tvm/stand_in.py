@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,16 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     platforms = [PLATFORMS[name] for name in artifact.platforms if name in PLATFORMS]
     here = [platform for platform in platforms if unmet(platform) is None]
     elsewhere = [platform for platform in platforms if platform not in here]
-    runtimes = {platform.name: load_own_library(artifact, platform, threads) for platform in here}
-    for on_gpu in (False, True):
-        names = [platform.name for platform in elsewhere if (platform.gpu is not None) == on_gpu]
-        if names:
-            runtimes[", ".join(names)] = _load_representative(artifact, on_gpu, threads)
+    runtimes: dict[str, Runtime] = {}
+    with ExitStack() as opened:  # if one cannot be loaded, the others are closed
+        for platform in here:
+            runtimes[platform.name] = opened.enter_context(closing(load_own_library(artifact, platform, threads)))
+        for on_gpu in (False, True):
+            names = [platform.name for platform in elsewhere if (platform.gpu is not None) == on_gpu]
+            if names:
+                representative = _load_representative(artifact, on_gpu, threads)
+                runtimes[", ".join(names)] = opened.enter_context(closing(representative))
+        opened.pop_all()
     return Together(runtimes, OF_TARGET if not elsewhere else STAND_IN)
 
 
