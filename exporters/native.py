@@ -16,10 +16,13 @@ from lram_export.exporters import ExportedArtifact
 from lram_export.kernel_layout import (
     array,
     channels_last,
+    check_sums,
     folded_gates,
     image_convolutions,
     image_weight,
     query_key_value,
+    slstm_projection,
+    spread_heads,
 )
 from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
@@ -69,11 +72,10 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 
 
 def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError unless every width is a multiple of 16 and q, k, v have blocks of 4."""
+    """Raise UsageError for what the kernels do not know: widths, blocks of q, k, v, sums that do not fit 32 bits."""
     config = policy.checkpoint.config
+    check_sums("native", {} if policy.quantization is None else policy.quantization.matrices)
     widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
-    if config.slstm_at:
-        widths["sLSTM head width"] = config.hidden_size // config.slstm_num_heads
     for name, width in widths.items():
         if width % 16:
             raise UsageError(f"native: {name}: expected a multiple of 16, got {width}; use another target")
@@ -201,16 +203,17 @@ class _Packer:
 
     def _slstm(self, number: int, block: Any) -> Iterator[Tensor]:
         config = self._config
+        head = config.hidden_size // config.slstm_num_heads
         yield plain(Id.NORM, number, array(block.norm.weight))
-        yield from _convolution(number, block.conv)
+        yield plain(Id.CONV_WEIGHT, number, np.stack([spread_heads(array(tap), head) for tap in block.conv.taps]))
+        yield plain(Id.CONV_BIAS, number, spread_heads(array(block.conv.bias), head))
         for id, weight in (
             (Id.FROM_CONV, block.from_conv),
             (Id.FROM_INPUT, block.from_input),
             (Id.RECURRENT, block.recurrent),
         ):
-            # (heads, in, out) -> per head (out, in)
-            yield self._tiled(id, number, list(array(weight).transpose(0, 2, 1)))
-        yield plain(Id.GATE_BIASES, number, array(block.bias))
+            yield self._tiled(id, number, list(slstm_projection(weight, head)))
+        yield plain(Id.GATE_BIASES, number, spread_heads(array(block.bias), head))
         yield plain(Id.HEAD_NORM, number, array(block.out_norm.weight))
         yield plain(Id.FFN_NORM, number, array(block.ffn_norm.weight))
         size, width = config.ffn_size, _ffn_slice(config.ffn_size)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
+from lram_export.kernel_layout import check_sums
 from lram_export.kernels.tvm.gpu import THREADS
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
@@ -70,8 +71,9 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 
 
 def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError unless every width is a multiple of 16 and q, k, v have blocks of at most 4."""
+    """Raise UsageError for what the kernels do not know: widths, blocks of q, k, v, sums that do not fit 32 bits."""
     config = policy.checkpoint.config
+    check_sums("tvm", {} if policy.quantization is None else policy.quantization.matrices)
     widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
     if config.slstm_at:
         widths["sLSTM head width"] = config.hidden_size // config.slstm_num_heads

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.errors import UsageError
 from lram_export.precision import GROUP
+from lram_export.quantized import QuantizedMatrix
 
 TILE = 32
 """Outputs that are computed together; the last tile of a matrix is filled up with zeros."""
 
+MOST_INT8_COLUMNS = 133_144
+"""127 * 127 times so many products of 8-bit codes still fit the 32 bits in which kernels add them up."""
+
 Floats = NDArray[np.float32]
+
+
+def check_sums(target: str, matrices: Mapping[str, QuantizedMatrix]) -> None:
+    """Raise UsageError, naming the matrix, unless the sums of products of 8-bit codes fit 32 bits."""
+    for name, matrix in matrices.items():
+        if matrix.format == "int8" and matrix.shape[1] > MOST_INT8_COLUMNS:
+            raise UsageError(
+                f"{target}: {name}: a sum of {matrix.shape[1]} products of 8-bit codes does not fit 32 bits, expected "
+                f"at most {MOST_INT8_COLUMNS} columns; use another precision"
+            )
+
+
+def head_room(width: int) -> int:
+    """Channels that kernels compute for an sLSTM head of some width: the next multiple of 16."""
+    return -(-width // 16) * 16
+
+
+def spread_heads(values: NDArray[Any], width: int) -> Floats:
+    """Heads of ``width`` channels side by side in the last axis, each filled up with zeros to :func:`head_room`."""
+    heads = values.reshape(*values.shape[:-1], -1, width)
+    padded = np.pad(heads, [(0, 0)] * (heads.ndim - 1) + [(0, head_room(width) - width)])
+    spread: Floats = padded.reshape(*values.shape[:-1], -1)
+    return spread
+
+
+def slstm_projection(weight: Any, width: int) -> list[Floats]:
+    """Gates of an sLSTM block (heads, in, gates * width) -> per head (gates * room, room), see :func:`head_room`."""
+    by_output = spread_heads(array(weight), width).transpose(0, 2, 1)
+    return list(spread_heads(by_output, width))
 
 
 def array(tensor: Any) -> Floats:

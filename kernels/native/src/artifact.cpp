@@ -179,7 +179,8 @@ void Artifact::check_sizes() const {
   }
   if (any_slstm) {
     within("slstm_heads", h.slstm_heads, 1, 64);
-    if (h.hidden % (16 * h.slstm_heads) != 0) refuse("slstm_heads: expected heads of a multiple of 16 features");
+    if (h.hidden % h.slstm_heads != 0)
+      refuse("slstm_heads: expected to divide " + number(h.hidden) + ", got " + number(h.slstm_heads));
     within("ffn_slices", h.ffn_slices, 1, 64);
     within("ffn_slice", h.ffn_slice, 16, 1U << 16, 16);
     within("ffn_activation", h.ffn_activation, 0, 5);
@@ -232,6 +233,9 @@ std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int ro
   const Format format = layout == Layout::tiled_int8   ? Format::int8
                         : layout == Layout::tiled_int4 ? Format::int4
                                                        : Format::float32;
+  if (format == Format::int8 && cols > kMostInt8Columns)
+    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected at most " +
+           std::to_string(kMostInt8Columns) + " columns of 8-bit codes, whose sums fit 32 bits, got " + number(e.cols));
   const std::uint64_t per_tile = tile_bytes(layout, e.cols);
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   const int planes = (e.layout & kTwoPlanes) != 0 ? 2 : static_cast<int>(header_->planes);

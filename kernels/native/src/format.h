@@ -10,7 +10,8 @@
 //   int8      [32 scales][32 times -128 * sum of the row's codes, int32][ceil(cols / 4)][32][4 codes]
 //   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i +
 //   4
-// Rows beyond the last are 0, as are inputs beyond the last.
+// Rows beyond the last are 0, as are inputs beyond the last. sLSTM heads whose width is no multiple of 16 are filled up
+// with zeros to one, in everything between the block's norm and the norm of its heads.
 #pragma once
 #include <cstddef>
 #include <cstdint>

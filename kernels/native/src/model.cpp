@@ -20,6 +20,7 @@ Sizes sizes_of(const FileHeader& h) {
   if (any_slstm) {
     s.slstm_heads = static_cast<int>(h.slstm_heads);
     s.slstm_width = s.hidden / s.slstm_heads;
+    s.slstm_room = (s.slstm_width + 15) / 16 * 16;
     s.ffn_slices = static_cast<int>(h.ffn_slices);
     s.ffn_slice = static_cast<int>(h.ffn_slice);
   }
@@ -161,14 +162,15 @@ SlstmWeights Model::resolve_slstm(int block) const {
   const Artifact& a = artifact_;
   const Sizes& s = sizes_;
   const auto hidden = static_cast<std::uint64_t>(s.hidden);
+  const auto room = static_cast<std::uint64_t>(s.slstm_heads * s.slstm_room);  // of all heads
   SlstmWeights w;
   w.norm = a.plain(TensorId::norm, block, hidden);
-  w.conv_weight = a.plain(TensorId::conv_weight, block, static_cast<std::uint64_t>(s.conv_kernel) * hidden);
-  w.conv_bias = a.plain(TensorId::conv_bias, block, hidden);
-  w.from_conv = a.matrices(TensorId::from_conv, block, s.slstm_heads, 2 * s.slstm_width, s.slstm_width);
-  w.from_input = a.matrices(TensorId::from_input, block, s.slstm_heads, 2 * s.slstm_width, s.slstm_width);
-  w.recurrent = a.matrices(TensorId::recurrent, block, s.slstm_heads, 4 * s.slstm_width, s.slstm_width);
-  w.gate_bias = a.plain(TensorId::gate_biases, block, 4 * hidden);
+  w.conv_weight = a.plain(TensorId::conv_weight, block, static_cast<std::uint64_t>(s.conv_kernel) * room);
+  w.conv_bias = a.plain(TensorId::conv_bias, block, room);
+  w.from_conv = a.matrices(TensorId::from_conv, block, s.slstm_heads, 2 * s.slstm_room, s.slstm_room);
+  w.from_input = a.matrices(TensorId::from_input, block, s.slstm_heads, 2 * s.slstm_room, s.slstm_room);
+  w.recurrent = a.matrices(TensorId::recurrent, block, s.slstm_heads, 4 * s.slstm_room, s.slstm_room);
+  w.gate_bias = a.plain(TensorId::gate_biases, block, 4 * room);
   w.head_norm = a.plain(TensorId::head_norm, block, hidden);
   w.ffn_norm = a.plain(TensorId::ffn_norm, block, hidden);
   w.ffn_up = a.matrices(TensorId::ffn_up, block, 2 * s.ffn_slices, s.ffn_slice, s.hidden);

@@ -64,6 +64,7 @@ struct Sizes {
   int conv_kernel;
   int slstm_heads;
   int slstm_width;
+  int slstm_room;  // the width, filled up to a multiple of 16
   int ffn_slices;
   int ffn_slice;
   int image_channels;

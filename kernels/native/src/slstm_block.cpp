@@ -8,7 +8,49 @@ namespace {
 
 constexpr float kInitialM = -1e30F;
 
-// Convolution, projections and recurrence of one head; its normalized output into `mixed`.
+// Rows of some array, each `width` values.
+struct Rows {
+  float* data;
+  std::size_t stride;
+
+  float* row(int number) const { return data + static_cast<std::size_t>(number) * stride; }
+};
+
+// Copies rows of `width` to where they have more room, which is filled up with zeros.
+Rows spread(Rows from, int rows, int width, int room, float* to) {
+  const Rows copy = {to, static_cast<std::size_t>(room)};
+  for (int row = 0; row < rows; ++row)
+    std::fill(std::copy_n(from.row(row), width, copy.row(row)), copy.row(row) + room, 0.0F);
+  return copy;
+}
+
+void put_back(Rows copy, int rows, int width, Rows to) {
+  for (int row = 0; row < rows; ++row) std::copy_n(copy.row(row), width, to.row(row));
+}
+
+// Convolution of one head; its window moves on.
+void convolve_head(StepContext& context, int block, int head, Rows x) {
+  const Sizes& s = context.sizes;
+  const SlstmWeights& w = context.model.blocks[static_cast<std::size_t>(block)].slstm;
+  const BlockState& held = context.state.blocks[static_cast<std::size_t>(block)];
+  const HeadBuffers& b = context.state.heads[static_cast<std::size_t>(head)];
+  const int past = s.conv_kernel - 1;
+  const int at = head * s.slstm_room;
+  const auto room = static_cast<std::size_t>(s.slstm_room);
+  for (int row = 0; row < context.state.batch(); ++row) {
+    const Rows window = {held.conv + row * past * s.hidden + head * s.slstm_width, static_cast<std::size_t>(s.hidden)};
+    const bool exact = s.slstm_width == s.slstm_room;
+    const Rows used = exact ? window : spread(window, past, s.slstm_width, s.slstm_room, b.scratch);
+    context.kernels.convolve({s.slstm_room, s.conv_kernel, w.conv_weight + at,
+                              static_cast<std::size_t>(s.slstm_heads) * room, w.conv_bias + at, x.row(row * kTokens),
+                              x.stride, used.data, used.stride, b.convolved + row * kTokens * s.slstm_room, room,
+                              context.first(row)});
+    if (!exact) put_back(used, past, s.slstm_width, window);
+  }
+}
+
+// Convolution, projections and recurrence of one head; its normalized output into `mixed`. A head whose width is no
+// multiple of 16 is computed in copies of its input and its state that are.
 void cell_head(StepContext& context, int block, int head, const float* normed) {
   const Sizes& s = context.sizes;
   const SlstmWeights& w = context.model.blocks[static_cast<std::size_t>(block)].slstm;
@@ -17,42 +59,47 @@ void cell_head(StepContext& context, int block, int head, const float* normed) {
   HeadBuffers& b = state.heads[static_cast<std::size_t>(head)];
   const auto at_head = static_cast<std::size_t>(head);
   const int width = s.slstm_width;
+  const int room = s.slstm_room;
+  const bool exact = width == room;
   const int start = head * width;
-  const auto stride = static_cast<std::size_t>(width);
   const auto hidden = static_cast<std::size_t>(s.hidden);
 
-  for (int row = 0; row < state.batch(); ++row)
-    context.kernels.convolve({width, s.conv_kernel, w.conv_weight + start, hidden, w.conv_bias + start,
-                              normed + row * kTokens * s.hidden + start, hidden,
-                              held.conv + row * (s.conv_kernel - 1) * s.hidden + start, hidden,
-                              b.convolved + row * kTokens * width, stride, context.first(row)});
+  Rows x = {const_cast<float*>(normed) + start, hidden};
+  if (!exact) x = spread(x, state.tokens(), width, room, b.v);
+  convolve_head(context, block, head, x);
   // i, f of all tokens, then z, o
-  Tokens tokens = of_head(context, b, b.convolved, stride, state.tokens(), width, w.from_conv[at_head]);
-  multiply(context, w.from_conv[at_head], tokens, b.input, 2 * width);
-  tokens = of_head(context, b, normed + start, hidden, state.tokens(), width, w.from_input[at_head]);
-  multiply(context, w.from_input[at_head], tokens, b.gate, 2 * width);
+  Tokens tokens =
+      of_head(context, b, b.convolved, static_cast<std::size_t>(room), state.tokens(), room, w.from_conv[at_head]);
+  multiply(context, w.from_conv[at_head], tokens, b.input, 2 * room);
+  tokens = of_head(context, b, x.data, x.stride, state.tokens(), room, w.from_input[at_head]);
+  multiply(context, w.from_input[at_head], tokens, b.gate, 2 * room);
 
+  const Rows whole[4] = {
+      {held.y + start, hidden}, {held.c + start, hidden}, {held.n + start, hidden}, {held.m + start, hidden}};
   for (int row = 0; row < state.batch(); ++row) {
     if (!context.first(row)) continue;
-    const int at = row * s.hidden + start;
-    for (float* part : {held.y, held.c, held.n}) std::fill_n(part + at, width, 0.0F);
-    std::fill_n(held.m + at, width, kInitialM);
+    for (int part = 0; part < 3; ++part) std::fill_n(whole[part].row(row), width, 0.0F);
+    std::fill_n(whole[3].row(row), width, kInitialM);
   }
+  Rows used[4];
+  for (int part = 0; part < 4; ++part)
+    used[part] =
+        exact ? whole[part] : spread(whole[part], state.batch(), width, room, b.k + part * state.batch() * room);
+  const auto& [y, c, n, m] = used;
   for (int t = 0; t < kTokens; ++t) {
     const Matrix& recurrent = w.recurrent[at_head];
-    tokens = of_head(context, b, held.y + start, hidden, state.batch(), width, recurrent);
-    multiply(context, recurrent, tokens, b.q, 4 * width);
+    tokens = of_head(context, b, y.data, y.stride, state.batch(), room, recurrent);
+    multiply(context, recurrent, tokens, b.q, 4 * room);
     for (int row = 0; row < state.batch(); ++row) {
-      const int at = row * s.hidden + start;
       const int token = row * kTokens + t;
       if (t > 0 || !context.first(row))  // the reward token is skipped where an episode starts
-        context.kernels.slstm_cell({width, b.input + token * 2 * width, b.gate + token * 2 * width,
-                                    b.q + row * 4 * width, w.gate_bias + 4 * start, held.y + at, held.c + at,
-                                    held.n + at, held.m + at});
-      context.kernels.head_norm(held.y + at, w.head_norm + start, context.model.header().slstm_epsilon, width,
+        context.kernels.slstm_cell({room, b.input + token * 2 * room, b.gate + token * 2 * room, b.q + row * 4 * room,
+                                    w.gate_bias + 4 * head * room, y.row(row), c.row(row), n.row(row), m.row(row)});
+      context.kernels.head_norm(y.row(row), w.head_norm + start, context.model.header().slstm_epsilon, width,
                                 state.shared.mixed + token * s.hidden + start);
     }
   }
+  for (int part = 0; part < 4 && !exact; ++part) put_back(used[part], state.batch(), width, whole[part]);
 }
 
 void feed_forward_slice(StepContext& context, int block, int slice, const Tokens& tokens) {

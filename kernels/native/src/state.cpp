@@ -93,7 +93,7 @@ void State::plan_buffers(Planner& planner) {
   const auto hidden = static_cast<std::size_t>(padded(s.hidden));
   constexpr std::size_t planes = 2;
   // heads of mLSTM and sLSTM blocks and slices of the feed-forward use the same buffers
-  const int widest = std::max({s.head_width, 4 * s.slstm_width, s.ffn_slice});
+  const int widest = std::max({s.head_width, 4 * s.slstm_room, s.ffn_slice});
   const auto width = static_cast<std::size_t>(padded(widest));
   const Matrix& encoder = model_.embed_observation;
   const int observed = encoder.format == Format::float32 ? 0 : encoder.cols;  // else nobody asks for its codes

@@ -133,13 +133,14 @@ void add_blocks(Writer& w, const Shape& s) {
       w.plain(TensorId::skip, b, s.inner, 0.1F, 1);
       w.tiled(TensorId::down, b, s.heads, s.hidden, width);
     } else {
-      const int of_head = s.hidden / 4;
-      w.plain(TensorId::conv_weight, b, 4 * s.hidden, 0.3F);
-      w.plain(TensorId::conv_bias, b, s.hidden, 0.1F);
-      w.tiled(TensorId::from_conv, b, 4, 2 * of_head, of_head, false);
-      w.tiled(TensorId::from_input, b, 4, 2 * of_head, of_head, false);
-      w.tiled(TensorId::recurrent, b, 4, 4 * of_head, of_head, false);
-      w.plain(TensorId::gate_biases, b, 4 * s.hidden, 0.5F);
+      const int heads = s.slstm_heads;
+      const int room = (s.hidden / heads + 15) / 16 * 16;  // all of it is filled: what is beyond a head stays unseen
+      w.plain(TensorId::conv_weight, b, 4 * heads * room, 0.3F);
+      w.plain(TensorId::conv_bias, b, heads * room, 0.1F);
+      w.tiled(TensorId::from_conv, b, heads, 2 * room, room, false);
+      w.tiled(TensorId::from_input, b, heads, 2 * room, room, false);
+      w.tiled(TensorId::recurrent, b, heads, 4 * room, room, false);
+      w.plain(TensorId::gate_biases, b, 4 * heads * room, 0.5F);
       w.plain(TensorId::head_norm, b, s.hidden, 0.1F, 1);
       w.plain(TensorId::ffn_norm, b, s.hidden, 0.1F, 1);
       w.tiled(TensorId::ffn_up, b, 2 * kSlices, kSlice, s.hidden);
@@ -187,7 +188,7 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   h.heads = number(s.heads);
   h.inner = number(s.inner);
   h.conv_kernel = 4;
-  h.slstm_heads = 4;
+  h.slstm_heads = number(s.slstm_heads);
   h.ffn_slices = kSlices;
   h.ffn_slice = kSlice;
   h.observation = s.images ? LRAM_IMAGE : LRAM_VECTOR;

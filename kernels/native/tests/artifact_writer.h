@@ -13,6 +13,7 @@ struct Shape {
   int blocks = 3;
   int heads = 4;
   int inner = 128;
+  int slstm_heads = 4;
   std::vector<int> slstm_at = {1};
   lram::Layout layout = lram::Layout::tiled_float32;  // of the large matrices
   int planes = 2;

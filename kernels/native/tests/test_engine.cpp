@@ -1,4 +1,6 @@
 // The whole step: every instruction set against plain C++, batches, resets, states.
+#include <cstring>
+
 #include "half.h"
 #include "testing.h"
 
@@ -26,6 +28,15 @@ std::vector<Shape> shapes() {
       }
       all.push_back(s);
     }
+  for (const int hidden : {80, 96}) {  // sLSTM heads of 10, 20, 12 and 24 channels
+    for (const int heads : {8, 4}) {
+      Shape narrow;
+      narrow.hidden = hidden;
+      narrow.slstm_heads = heads;
+      narrow.slstm_at = {0, 2};
+      all.push_back(narrow);
+    }
+  }
   Shape smallest;  // one head, one slice, one of everything
   smallest.hidden = smallest.inner = 16;
   smallest.blocks = smallest.heads = 1;
@@ -191,6 +202,38 @@ TEST(bad_input_is_named_and_changes_nothing) {
   const int row = 1;
   CHECK(lram_state_reset(driver.state.get(), &row, 1) == LRAM_ERROR_ARGUMENT);
   CHECK(driver.save() == before);
+}
+
+TEST(sums_of_codes_are_exact_up_to_the_most_columns) {
+  constexpr int kCols = lram::kMostInt8Columns;
+  constexpr int kTokensHere = 1;
+  std::vector<std::uint8_t> tile(static_cast<std::size_t>(lram::tile_bytes(Layout::tiled_int8, kCols)) + 4096);
+  const auto at = [&](int row, int column) { return 256 + column / 4 * 128 + row * 4 + column % 4; };
+  for (int row = 0; row < 32; ++row) {
+    const float scale = 1;
+    const std::int32_t sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(-128LL * 127 * kCols));
+    std::memcpy(tile.data() + 4 * row, &scale, 4);
+    std::memcpy(tile.data() + 128 + 4 * row, &sum, 4);
+    for (int column = 0; column < kCols; ++column) tile[static_cast<std::size_t>(at(row, column))] = 127;
+  }
+  const std::vector<float> x(kCols + 64, 1.0F);
+  int count = 0;
+  const lram::Candidate* candidates = lram::candidates(&count);
+  for (int i = 0; i < count; ++i) {
+    if (!candidates[i].supported()) continue;
+    for (const int planes : {1, 2}) {
+      const lram::Matrix matrix = {lram::Format::int8, 32, kCols, 1, tile.size(), tile.data(), planes};
+      std::vector<std::int8_t> codes(2 * (kCols + 256));
+      float scale = 0;
+      std::int32_t sums[4] = {};
+      const lram::Tokens tokens = {kTokensHere, x.data(), x.size(), planes, codes.data(), kCols + 256, &scale, sums};
+      std::vector<float> y(64);
+      candidates[i].kernels->quantize(tokens, matrix.format, kCols);
+      candidates[i].kernels->dense(matrix, 0, 1, tokens, y.data(), 32);
+      for (int row = 0; row < 32; ++row)
+        CHECK(std::fabs(y[static_cast<std::size_t>(row)] / (127.0 * kCols) - 1) < 1e-6);
+    }
+  }
 }
 
 TEST(halves_round_to_nearest_even) {

@@ -1,7 +1,7 @@
 // The inner loops of a step, as a table of functions per instruction set. Orchestration knows only this header.
 //
 // Pointers in argument structs are the caller's; kernels allocate nothing. Widths (channels, head width) are
-// multiples of 16. Buffers for the outputs of `dense` have room for whole tiles of 32.
+// multiples of 16, but for that of `head_norm`. Buffers for the outputs of `dense` have room for whole tiles of 32.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +12,8 @@ namespace lram {
 constexpr int kTokens = 3;     // reward, observation, return-to-go
 constexpr int kTileRows = 32;  // outputs per weight tile
 constexpr int kGroup = 64;     // inputs that share an int4 scale
+
+constexpr int kMostInt8Columns = 133144;  // 127 * 127 times so many products of codes still fit 32 bits
 
 constexpr int kLazySteps = 16;  // steps between two rewrites of a tile of a half precision state
 constexpr int kLazyTokens = kLazySteps * kTokens;

@@ -11,15 +11,20 @@ struct Moments {
 };
 
 LRAM_INLINE Moments moments(const float* x, float epsilon, int n) {
+  const int whole = n - n % kWidth;
   F total = set(0.0F);
-  for (int i = 0; i < n; i += kWidth) total = total + load(x + i);
-  const float mean = sum(total) / static_cast<float>(n);
+  for (int i = 0; i < whole; i += kWidth) total = total + load(x + i);
+  float rest = 0;
+  for (int i = whole; i < n; ++i) rest += x[i];
+  const float mean = (sum(total) + rest) / static_cast<float>(n);
   F squares = set(0.0F);
-  for (int i = 0; i < n; i += kWidth) {
+  for (int i = 0; i < whole; i += kWidth) {
     const F d = load(x + i) - set(mean);
     squares = fma(d, d, squares);
   }
-  const float variance = sum(squares) / static_cast<float>(n);
+  float squares_of_rest = 0;
+  for (int i = whole; i < n; ++i) squares_of_rest += (x[i] - mean) * (x[i] - mean);
+  const float variance = (sum(squares) + squares_of_rest) / static_cast<float>(n);
   // beyond float32 it would make zeros of all it divides; the difference is 0, or else NaN, which the logits show
   return {mean, 1.0F / __builtin_sqrtf(variance + epsilon) + (variance - variance)};
 }
@@ -35,7 +40,11 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 }
 
 void head_norm(const float* x, const float* weight, float epsilon, int n, float* y) {
-  layer_norm(x, weight, nullptr, epsilon, n, y);
+  const Moments found = moments(x, epsilon, n);
+  const int whole = n - n % kWidth;
+  for (int i = 0; i < whole; i += kWidth)
+    store(y + i, (load(x + i) - set(found.mean)) * set(found.inverse_deviation) * load(weight + i));
+  for (int i = whole; i < n; ++i) y[i] = (x[i] - found.mean) * found.inverse_deviation * weight[i];
 }
 
 void accumulate(float* x, const float* parts, std::size_t part_stride, int count, int n) {
