@@ -48,6 +48,16 @@ def check_output(path: Path, *, force: bool, marker: str | None = None) -> None:
         raise UsageError(f"{path}: the folder {parent} cannot be written to; choose another --output")
 
 
+def check_space(path: Path, size: int) -> None:
+    """Raise LramError, before any of it is written, if an output of so many bytes does not fit where it should go."""
+    free = shutil.disk_usage(path.absolute().parent).free
+    if size > free:
+        raise LramError(
+            f"{path}: no space for it: {size} bytes are needed, and {free} are free in {path.absolute().parent}; "
+            f"make room or choose another --output"
+        )
+
+
 @contextmanager
 def atomic_directory(path: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder that takes the name ``path`` when the block succeeds.

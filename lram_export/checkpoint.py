@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lram_export.atomic import atomic_directory
+from lram_export.atomic import atomic_directory, check_space
 from lram_export.config import IMPALA_CHANNELS, ModelConfig, expected_shapes
 from lram_export.errors import CheckpointError, UsageError, describe
 from lram_export.foreign import POLICY, refuse_foreign, refuse_nested, refuse_prefixed
@@ -111,8 +111,10 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path, *, force: bool = Fa
 
     Raises:
         UsageError: ``directory`` exists and ``force`` is not set.
+        LramError: the disk has no space for it.
     """
     with atomic_directory(directory, marker=CONFIG_FILE, force=force) as temporary:
+        check_space(directory, sum(weight.nbytes for weight in checkpoint.weights.values()))
         write_checkpoint(checkpoint, temporary)
 
 

@@ -16,6 +16,8 @@ from lram_export import atomic, renaming
 from lram_export.atomic import atomic_directory, atomic_file, check_output, clear_stale, scratch_directory, workplace
 from lram_export.errors import LramError, UsageError
 
+from .conftest import GOLDEN, fail
+
 MARKER = "manifest.json"
 
 
@@ -330,6 +332,11 @@ class TestAFullDisk:
         ):
             file.write_bytes(bytes(2 << 20))
         assert names(small_disk) == []
+
+    def test_the_bytes_of_a_checkpoint_are_known_before(self, small_disk: Path) -> None:
+        code, line = fail("convert", GOLDEN / "state_m" / "model.zip", "-o", small_disk / "own")
+        assert (code, names(small_disk)) == (1, [])
+        assert "/disk/own: no space for it: 2021568 bytes are needed, and 1048576 are free" in line
 
     def test_also_where_foreign_code_keeps_only_the_words(self, tmp_path: Path) -> None:
         with (
