@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lram_export import Policy, load_policy
-from lram_export.errors import LramError, UsageError
+from lram_export.errors import LramError, StepError, UsageError
 from lram_export.runtimes import RUNTIMES
 
 from .conftest import ExportFunction
+from .test_conformance import poison
 
 BATCH = 3
 OBSERVATION = np.zeros((BATCH, 204), np.float32)
@@ -169,6 +170,40 @@ class TestClosed:
             with pytest.raises(RuntimeError, match=r"^the policy is closed; load it again$"):
                 use()
         assert policy.action_logits.shape == (BATCH, 8, 274) and policy.return_to_go.shape == (BATCH,)
+
+
+class TestNotFinite:
+    def test_nan_does_not_survive_the_first_step_of_an_episode(self, policy: Policy, target: str) -> None:
+        zero, one = np.zeros(BATCH, np.float32), np.ones(BATCH, np.float32)
+        expected = policy.runtime.step(OBSERVATION, one, zero, one).action_logits.copy()
+        after = policy.runtime.state()
+        poison(policy.runtime, target)
+        again = policy.runtime.step(OBSERVATION, one, zero, one)  # no reset
+        np.testing.assert_array_equal(again.action_logits, expected)
+        for name, value in policy.runtime.state().items():
+            np.testing.assert_array_equal(value, after[name])
+
+    def test_a_step_with_results_that_are_not_finite_is_an_error_and_not_an_action(
+        self, policy: Policy, target: str
+    ) -> None:
+        policy.reset(target_return=[1.0, 2.0, 3.0])
+        expected = policy.act(OBSERVATION)
+        step(policy)
+        logits, before = policy.action_logits, policy.return_to_go
+        poison(policy.runtime, target)
+        for _ in range(2):
+            with pytest.raises(StepError):
+                policy.act(OBSERVATION, np.ones(BATCH))
+            np.testing.assert_array_equal(policy.return_to_go, before)
+            np.testing.assert_array_equal(policy.action_logits, logits)
+        if policy.runtime.in_place and target != "native":  # type: ignore[attr-defined]
+            with pytest.raises(StepError, match=r"the state was lost .* call reset"):
+                policy.state()
+            policy.reset([0, 1])
+            with pytest.raises(StepError, match="the state was lost"):
+                step(policy)
+        policy.reset()
+        np.testing.assert_array_equal(policy.act(OBSERVATION), expected)
 
 
 class TestFork:
