@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lram_export.errors import UsageError
-from lram_export.parity import FLOAT32
 from lram_export.precision import MIXED, PRECISIONS
 from lram_export.progress import SILENT, Progress
 from lram_export.registry import TargetModule, load_target
@@ -26,16 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedArtifact:
-    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads.
-
-    ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to
-    (`int8`, `bf16`, `fp16`). It decides how close to the oracle the target has to be.
-    """
+    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads."""
 
     files: tuple[Path, ...]
     tools: dict[str, str]
     weight_bytes: int
-    activations: str = FLOAT32
     platform: str = "any"
 
 

@@ -26,11 +26,13 @@ from lram_export.kernel_layout import (
 )
 from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
-    ACTIVATIONS,
+    FFN_SLICES,
     FORMAT_VERSION,
     Header,
     Id,
     Tensor,
+    ffn_slice_width,
+    header_sizes,
     plain,
     tiled_float32,
     tiled_int4,
@@ -52,11 +54,9 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     tensors = list(_Packer(policy).tensors())
     path = directory / MODEL_FILE
     write_artifact(path, header(policy), tensors)
-    quantization = policy.quantization
-    one_plane = quantization is not None and quantization.quantized_activations
     tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
     size = sum(tensor.bytes for tensor in tensors)
-    return ExportedArtifact((path,), tools, size, activations="int8" if one_plane else "float32")
+    return ExportedArtifact((path,), tools, size)
 
 
 def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
@@ -87,55 +87,19 @@ def check_sizes(policy: LoweredPolicy) -> None:
 
 def header(policy: LoweredPolicy) -> Header:
     """The sizes of a policy."""
-    config, task, graph = policy.checkpoint.config, policy.task, policy.graph
+    graph = policy.graph
     blocks: list[Any] = list(graph.blocks)
     mlstm = next((b for b in blocks if isinstance(b, MLSTMBlock)), None)
     slstm = next((b for b in blocks if isinstance(b, SLSTMBlock)), None)
     post_norm: Any = graph.post_norm
     one_plane = policy.quantization is not None and policy.quantization.quantized_activations
-    channels, height, width = config.image_shape or (0, 0, 0)
-    discrete = task.action == "discrete"
-    image = task.observation == "image"
     return Header(
-        batch=policy.spec.batch_size,
-        hidden=config.hidden_size,
-        blocks=config.num_blocks,
-        heads=config.num_heads,
-        inner=config.inner_size,
-        conv_kernel=config.conv_kernel_size,
-        slstm_heads=config.slstm_num_heads if slstm else 0,
-        ffn_slices=FFN_SLICES if slstm else 0,
-        ffn_slice=_ffn_slice(config.ffn_size) if slstm else 0,
-        ffn_activation=ACTIVATIONS.index(config.ffn_activation),
-        observation=int(image),
-        observation_dim=0 if image else task.observation_dim or 0,
-        image_channels=channels if image else 0,
-        image_height=height if image else 0,
-        image_width=width if image else 0,
-        action=int(discrete),
-        action_dim=1 if discrete else task.action_dim,
-        action_tokens=config.discrete_actions if discrete else config.num_actions,
-        discrete_actions=config.discrete_actions,
-        action_channels=config.action_channels,
-        planes=1 if one_plane else 2,
-        state_format=0,
+        **header_sizes(policy.checkpoint.config, policy.task, policy.spec.batch_size, one_plane=one_plane),
         norm_epsilon=post_norm.eps,
         head_epsilon=mlstm.out_norm.eps if mlstm else 0.0,
         slstm_epsilon=slstm.out_norm.eps if slstm else 0.0,
         embed_epsilon=graph.embed_norm.eps,
-        slstm_at=config.slstm_at,
-        target_return=task.target_return,
-        reward_scale=task.reward_scale,
-        feedback=int(task.reward_feedback == "observed"),
     )
-
-
-FFN_SLICES = 4
-"""The feed-forward is divided among threads in slices; each is a whole number of int4 groups."""
-
-
-def _ffn_slice(ffn_size: int) -> int:
-    return -(-ffn_size // (FFN_SLICES * GROUP)) * GROUP
 
 
 class _Packer:
@@ -216,7 +180,7 @@ class _Packer:
         yield plain(Id.GATE_BIASES, number, spread_heads(array(block.bias), head))
         yield plain(Id.HEAD_NORM, number, array(block.out_norm.weight))
         yield plain(Id.FFN_NORM, number, array(block.ffn_norm.weight))
-        size, width = config.ffn_size, _ffn_slice(config.ffn_size)
+        size, width = config.ffn_size, ffn_slice_width(config.ffn_size)
         up = self._linear(f"blocks.{number}.ffn_up")
         parts = [_rows(up, start, size) for start in (0, size)]
         slices = [_rows(part, i * width, width) for i in range(FFN_SLICES) for part in parts]

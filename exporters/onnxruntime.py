@@ -13,7 +13,6 @@ from lram_export.lowering import LoweredPolicy
 from lram_export.onnx_forms import form_of
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
 from lram_export.onnx_quantization import MICROSOFT, quantize_onnx
-from lram_export.parity import FLOAT32
 from lram_export.progress import SILENT, Progress
 
 
@@ -23,17 +22,16 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     import onnxscript
     import torch
 
-    model, activations = build_onnx(policy), FLOAT32
+    model = build_onnx(policy)
     if policy.quantization is None:
         files = save_onnx(model, directory, policy.spec)
     else:
         quantize_onnx(model, policy.quantization.matrices, directory.parent, form_of)
         files = save_onnx(model, directory, policy.spec, root=directory.parent, domains=[MICROSOFT])
-        activations = "int8" if policy.quantization.quantized_activations else FLOAT32
     tools = {
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "onnxscript": onnxscript.__version__,
         "opset": str(OPSET),
     }
-    return ExportedArtifact(files, tools, policy.weight_bytes, activations)
+    return ExportedArtifact(files, tools, policy.weight_bytes)

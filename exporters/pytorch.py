@@ -6,18 +6,20 @@ Matrices that the bundle holds quantized are left out: the runtime dequantizes t
 from __future__ import annotations
 
 import dataclasses
+import json
 from importlib.metadata import version
 from pathlib import Path
 
 from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from lram_export.exporters import ExportedArtifact
+from lram_export.identity import IDENTITY_FILE
 from lram_export.lowering import LoweredPolicy
 from lram_export.precision import checkpoint_key
 from lram_export.progress import SILENT, Progress
 
 
 def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
-    """Write ``config.json`` and ``model.safetensors``: the reference prunes nothing."""
+    """Write ``config.json``, ``model.safetensors`` and ``identity.json``: the reference prunes nothing."""
     checkpoint = policy.checkpoint
     if policy.quantization is not None:
         quantized = {checkpoint_key(name) for name in policy.quantization.matrices}
@@ -25,5 +27,6 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         checkpoint = dataclasses.replace(checkpoint, weights=rest)
     write_checkpoint(checkpoint, directory)
     tools = {"torch": version("torch"), "xlstm": version("xlstm")}
-    files = (directory / CONFIG_FILE, directory / WEIGHTS_FILE)
+    (directory / IDENTITY_FILE).write_text(json.dumps(policy.metadata(), indent=2) + "\n", encoding="utf-8")
+    files = (directory / CONFIG_FILE, directory / WEIGHTS_FILE, directory / IDENTITY_FILE)
     return ExportedArtifact(files, tools, policy.weight_bytes)

@@ -15,13 +15,12 @@ from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
 from lram_export.onnx_graph import OPSET, save_onnx
-from lram_export.parity import FLOAT32
 from lram_export.progress import SILENT, Progress
 from lram_export.tensorrt.builder import build_engine, check_capabilities
 from lram_export.tensorrt.memory import Memory, workspace_limit
 from lram_export.tensorrt.recipe import BuildRecipe, EngineEntry
 from lram_export.tensorrt.toolkit import PORTABLE, Toolkit, find_toolkit
-from lram_export.tensorrt.typed_onnx import INT4_OPSET, build_typed_onnx, half_format
+from lram_export.tensorrt.typed_onnx import INT4_OPSET, build_typed_onnx
 
 
 def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
@@ -47,6 +46,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         compute_capability=device.compute_capability if device else None,
         workspace_bytes=workspace_limit(device) if device else None,
         memory_bytes=memory.running,
+        identity=policy.metadata(),
     )
     engines: tuple[EngineEntry, ...] = ()
     if toolkit is not None and toolkit.builds_without_gpu:
@@ -56,7 +56,6 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         files=(*onnx_files, recipe_file, *(directory / entry.file for entry in engines)),
         tools=_tools(toolkit, opset),
         weight_bytes=policy.weight_bytes,
-        activations=half_format(policy) or FLOAT32,
         platform=_platform(device, engines),
     )
 

@@ -44,7 +44,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     entries = write_weights(arrays, weights_path)
     del arrays
     columns = {platform.name: platform.memory_columns for platform in platforms}
-    interface = Interface(entries, matrices, _epsilons(policy), columns)
+    interface = Interface(entries, matrices, _epsilons(policy), columns, policy.metadata())
     files = [weights_path, interface.write(directory)]
     for platform in platforms:
         with progress.stage(f"compiling for {platform.name}"):

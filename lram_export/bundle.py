@@ -12,13 +12,14 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lram_export.atomic import atomic_directory
 from lram_export.config import ModelConfig
 from lram_export.errors import BundleError, UsageError
 from lram_export.hashing import file_sha256
+from lram_export.json_fields import read_text
 from lram_export.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry, read_manifest
 from lram_export.parity import ParityResult
 from lram_export.quantized import QuantizedFile
@@ -53,7 +54,7 @@ class Bundle:
         if not manifest_path.is_file():
             raise BundleError(f"{path}: no {MANIFEST_FILE} in it; expected a bundle written by lram-export")
         try:
-            return Bundle(path, read_manifest(manifest_path.read_text(encoding="utf-8")))
+            return Bundle(path, read_manifest(read_text(manifest_path)))
         except (ValueError, OSError) as error:
             raise BundleError(f"{manifest_path}: {error}") from None
 
@@ -96,18 +97,13 @@ class Bundle:
 
         entry = self.artifact(target)
         self.check_files(entry.files)
-        directory = self.path / target
-        listed = {self.path / f.path for f in entry.files}
-        for path in directory.rglob("*"):
-            if path not in listed and not path.is_dir():
-                raise BundleError(f"{path}: not listed in the manifest, so its content cannot be checked; remove it")
         manifest = self.manifest
         quantized = None
         if manifest.quantization is not None and (target not in RUNTIMES or RUNTIMES[target].reads_quantized):
             self.check_files([manifest.quantization.file])
             quantized = QuantizedFile(self.path, manifest.quantization.matrices)
         return LoadedArtifact(
-            directory,
+            self.path / target,
             manifest.spec,
             manifest.model,
             manifest.task,
@@ -115,6 +111,8 @@ class Bundle:
             entry.activations,
             quantized,
             entry.platforms,
+            manifest.identity,
+            frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
         )
 
     def check_files(
@@ -124,15 +122,19 @@ class Bundle:
         root = self.path.resolve()
         for entry in self.files() if entries is None else entries:
             path = self.path / entry.path
+            again = "copy or export it again"
+            if not path.resolve().is_relative_to(root):  # as in stores that link to files named by their content
+                again = (
+                    f"it is a link out of the bundle, to {path.resolve()}, which is no copy of this file; "
+                    f"copy the bundle with what its links lead to: cp -rL"
+                )
             if not path.is_file():
-                raise BundleError(f"{path}: missing; the bundle is incomplete, copy or export it again")
-            if not path.resolve().is_relative_to(root):
-                raise BundleError(f"{path}: leads out of the bundle; refused")
+                raise BundleError(f"{path}: missing; the bundle is incomplete, {again}")
             size = path.stat().st_size
             if size != entry.size:
-                raise BundleError(f"{path}: {size} bytes, the manifest says {entry.size}; copy or export it again")
+                raise BundleError(f"{path}: {size} bytes, the manifest says {entry.size}; {again}")
             if file_sha256(path, advance) != entry.sha256:
-                raise BundleError(f"{path}: content differs from the manifest's SHA-256; copy or export it again")
+                raise BundleError(f"{path}: content differs from the manifest's SHA-256; {again}")
 
     def files(self) -> tuple[FileEntry, ...]:
         """All files the manifest lists."""

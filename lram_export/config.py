@@ -10,6 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lram_export.bounds import IMAGE, MODEL
+from lram_export.json_fields import Fields, whole_number
+
+FFN_ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
+"""Activations of the gated feed-forward that a model can have."""
+
 TOKENS_PER_STEP = 3
 """Reward of the previous step, observation, return-to-go: one environment step."""
 
@@ -45,16 +51,24 @@ class ModelConfig:
     discrete_actions: int = 18
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit together; raises ValueError naming the field."""
-        for name in ("hidden_size", "num_blocks", "num_heads", "inner_size", "act_dim", "action_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        """Check every size, and that they fit together; raises ValueError naming the field."""
+        for name, (low, high) in MODEL.items():
+            value = getattr(self, name)
+            if not (name == "state_dim" and value is None):
+                whole_number(value, name, low, high)
+        if self.image_shape is not None:
+            for axis, (value, (low, high)) in enumerate(zip(self.image_shape, IMAGE, strict=True)):
+                whole_number(value, f"image_shape[{axis}]", low, high)
+        if self.ffn_activation not in FFN_ACTIVATIONS:
+            raise ValueError(
+                f"ffn_activation: expected one of {', '.join(FFN_ACTIVATIONS)}, got {self.ffn_activation!r}"
+            )
         if self.inner_size % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} does not divide the inner size {self.inner_size}")
         if self.inner_size % self.qkv_block_size:
             raise ValueError(f"qkv_block_size: {self.qkv_block_size} does not divide the inner size {self.inner_size}")
-        if self.conv_kernel_size < 2:
-            raise ValueError(f"conv_kernel_size: expected at least 2, got {self.conv_kernel_size}")
+        for place, block in enumerate(self.slstm_at):
+            whole_number(block, f"slstm_at[{place}]", -MODEL["num_blocks"][1], MODEL["num_blocks"][1])
         outside = [i for i in self.slstm_at if not 0 <= i < self.num_blocks]
         if outside or len(set(self.slstm_at)) != len(self.slstm_at):
             raise ValueError(
@@ -83,46 +97,27 @@ class ModelConfig:
         """Plain JSON values, the inverse of :meth:`from_json`."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
+    @property
+    def parameters(self) -> int:
+        """Weights of a checkpoint of this architecture."""
+        return sum(math.prod(shape) for shape in expected_shapes(self).values())
+
     @staticmethod
     def from_json(data: object) -> ModelConfig:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field that is wrong."""
-        if not isinstance(data, dict):
-            raise ValueError(f"model: expected an object, got {type(data).__name__}")
-        fields = {f.name: f for f in dataclasses.fields(ModelConfig)}
-        unknown = sorted(set(data) - set(fields))
-        if unknown:
-            raise ValueError(f"model.{unknown[0]}: unknown field")
-        values: dict[str, Any] = {}
-        for name, field in fields.items():
-            if name not in data:
-                if field.default is dataclasses.MISSING:
-                    raise ValueError(f"model.{name}: missing")
-                continue
-            values[name] = _checked(name, data[name])
-        return ModelConfig(**values)
-
-
-def _checked(name: str, value: object) -> Any:
-    def is_int(v: object) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool)
-
-    if name in ("slstm_at", "image_shape"):
-        if name == "image_shape" and value is None:
-            return None
-        if not isinstance(value, list) or not all(is_int(v) for v in value):
-            raise ValueError(f"model.{name}: expected a list of integers, got {value!r}")
-        if name == "image_shape" and len(value) != 3:
-            raise ValueError(f"model.image_shape: expected [channels, height, width], got {value!r}")
-        return tuple(value)
-    if name == "ffn_activation":
-        if not isinstance(value, str):
-            raise ValueError(f"model.{name}: expected a string, got {value!r}")
-        return value
-    if name == "state_dim" and value is None:
-        return None
-    if not is_int(value):
-        raise ValueError(f"model.{name}: expected an integer, got {value!r}")
-    return value
+        fields = Fields.of(data, "model")
+        fields.only(*(f.name for f in dataclasses.fields(ModelConfig)))
+        values = dict(fields.data)
+        values["slstm_at"] = tuple(fields.items("slstm_at", MODEL["num_blocks"][1]))
+        if values["image_shape"] is not None:
+            shape = fields.items("image_shape", len(IMAGE))
+            if len(shape) != len(IMAGE):
+                raise ValueError(f"model.image_shape: expected [channels, height, width], got {shape!r}")
+            values["image_shape"] = tuple(shape)
+        try:
+            return ModelConfig(**values)
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from None
 
 
 def round_up(value: float, multiple: int = 64) -> int:

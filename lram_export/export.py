@@ -20,6 +20,7 @@ from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.machine import suitable_threads
 from lram_export.manifest import QuantizationEntry
+from lram_export.precision import activation_format
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization import QuantizationOptions, check_options, cost_on_episodes, quantize
 from lram_export.quantized import QUANTIZED_FILE, save_quantized
@@ -239,6 +240,7 @@ def _save_quantized(
 
 def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: Progress) -> None:
     artifact = export_target(target, policy, writer.target_directory(target), progress)
+    matrices = () if policy.quantization is None else policy.quantization.matrices.values()
     writer.add_artifact(
         target,
         artifact.files,
@@ -246,7 +248,7 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: 
         platform=artifact.platform,
         tools=artifact.tools,
         weight_bytes=artifact.weight_bytes,
-        activations=artifact.activations,
+        activations=activation_format(target, policy.precision, (matrix.format for matrix in matrices)),
     )
 
 

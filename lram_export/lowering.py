@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from lram_export import __version__
 from lram_export.checkpoint import Checkpoint
 from lram_export.devices import Platform
 from lram_export.errors import UsageError
+from lram_export.identity import identity
 from lram_export.model import ReferenceModel
 from lram_export.quantized import Quantization
 from lram_export.specification import StepSpec
@@ -54,15 +54,16 @@ class LoweredPolicy:
 
     def metadata(self) -> dict[str, str]:
         """The manifest's essentials, for formats that carry string properties."""
-        initial = {s.name: s.initial for s in self.spec.states if s.initial}
         return {
             "lram.generator": f"lram-export {__version__}",
-            "lram.name": self.name,
-            "lram.precision": self.precision,
-            "lram.task": json.dumps(self.task.to_json()),
-            "lram.model": json.dumps(self.checkpoint.config.to_json()),
-            "lram.state_initial": json.dumps({"default": 0.0, **initial}),
-            "lram.source_sha256": self.checkpoint.sha256,
+            **identity(
+                name=self.name,
+                precision=self.precision,
+                task=self.task,
+                config=self.checkpoint.config,
+                spec=self.spec,
+                source_sha256=self.checkpoint.sha256,
+            ),
         }
 
 

@@ -13,15 +13,33 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lram_export import __version__
+from lram_export.bounds import MODEL, MOST_BATCH, MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
 from lram_export.config import ModelConfig
+from lram_export.identity import Identity, identity
+from lram_export.json_fields import Fields, parse_json, shown, whole_number
 from lram_export.parity import FLOAT32, ParityResult
-from lram_export.precision import FORMATS, MIXED, PRECISIONS, matrix_kind
-from lram_export.quantized import QUANTIZED_FILE, MatrixEntry
+from lram_export.precision import (
+    ACTIVATION_FORMATS,
+    FORMATS,
+    MIXED,
+    PRECISIONS,
+    activation_format,
+    matrix_kind,
+    matrix_shapes,
+)
+from lram_export.quantized import GPTQ, METHODS, QUANTIZED_FILE, MatrixEntry
 from lram_export.specification import MAX_FLOAT32, StepSpec, step_spec
 from lram_export.tasks import TaskSpec
 
 SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
+SHA256 = "[0-9a-f]{64}"
+COST_COUNTS = ("steps", "actions", "actions_different", "beyond_one_bin")
+COST_ERRORS = ("relative_error", "mean_logit_error", "max_logit_error")
+MOST_MATRICES = 2 * MODEL["num_blocks"][1] + 2
+MOST_RECORDINGS = 1 << 12
+STAND_IN_NAMES = {"tensorrt": ("onnxruntime",), "tvm": ("tvm-host",)}
+"""Target -> what may have verified its artifact besides itself."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,19 @@ class Manifest:
         """Names, shapes and dtypes of a step, derived from model, task and batch size, with the inputs' limits."""
         return step_spec(self.model, self.task, self.batch_size).with_limits(self.limits)
 
+    @property
+    def identity(self) -> Identity:
+        """What the artifacts have to say about themselves."""
+        properties = identity(
+            name=self.name,
+            precision=self.precision,
+            task=self.task,
+            config=self.model,
+            spec=self.spec,
+            source_sha256=self.source["sha256"],
+        )
+        return Identity(properties, complete=bool(self.limits))
+
     def dumps(self) -> str:
         """The manifest as JSON text."""
         return json.dumps(self.to_json(), indent=2) + "\n"
@@ -143,69 +174,141 @@ def read_manifest(text: str) -> Manifest:
     Raises:
         ValueError: one line naming the field, what was expected and what came.
     """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"expected an object, got {type(document).__name__}")
-    version = _field(document, "schema_version", int)
+    document = Fields.of(parse_json(text), "")
+    version = document.integer("schema_version", 1, 2**31)
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"schema_version: this bundle has {version}, this lram-export ({__version__}) reads up to "
             f"{SCHEMA_VERSION}; update lram-export"
         )
-    if version < 1:
-        raise ValueError(f"schema_version: expected 1 or more, got {version}")
-    model = dict(_field(document, "model", dict))
-    parameters = _field(model, "parameters", int, "model.")
-    del model["parameters"]
-    specification = _field(document, "specification", dict)
+    if version < 2:
+        document = _of_version_1(document)
+    model = document.fields("model")
+    config = ModelConfig.from_json({k: v for k, v in model.data.items() if k != "parameters"})
+    specification = document.fields("specification")
     manifest = Manifest(
-        name=_field(document, "name", str),
-        created=_field(document, "created", str),
-        generator=_field(document, "generator", str),
-        source=_field(document, "source", dict),
-        model=ModelConfig.from_json(model),
-        parameters=parameters,
-        task=TaskSpec.from_json(_field(document, "task", dict)),
-        batch_size=_field(specification, "batch_size", int, "specification."),
-        reference=_file(_field(document, "reference", dict), "reference"),
-        quantization=_quantization(document.get("quantization")),
-        limits=_limits(_field(specification, "inputs", list, "specification.")),
+        name=document.text("name"),
+        created=document.text("created"),
+        generator=document.text("generator"),
+        source=_source(document),
+        model=config,
+        parameters=model.integer("parameters", 1, MOST_PARAMETERS),
+        task=TaskSpec.from_json(document.get("task")),
+        batch_size=specification.integer("batch_size", 1, MOST_BATCH),
+        reference=_file(document.fields("reference")),
+        quantization=None if document.get("quantization") is None else _quantization(document.fields("quantization")),
+        limits=_limits(specification, version),
         artifacts=tuple(
-            _artifact(entry, f"artifacts[{i}]") for i, entry in enumerate(_field(document, "artifacts", list))
+            _artifact(Fields.of(entry, f"artifacts[{i}]")) for i, entry in enumerate(document.items("artifacts", 64))
         ),
     )
-    if manifest.spec.to_json() != specification:
+    if manifest.spec.to_json() != specification.data:
         raise ValueError("specification: does not follow from model, task and batch_size")
+    _check_consistent(manifest)
+    return manifest
+
+
+def _of_version_1(document: Fields) -> Fields:
+    """A document of schema version 1 with what version 2 added."""
+    artifacts = [
+        {"activations": FLOAT32, "parity": None, **entry} if isinstance(entry, dict) else entry
+        for entry in document.items("artifacts", 64)
+    ]
+    for entry in artifacts:
+        if isinstance(entry, dict):
+            entry.setdefault("verified_by", None if entry["parity"] is None else entry.get("target"))
+    if "quantization" in document.data:
+        raise ValueError("schema_version: 1 has no quantization")
+    return Fields({**document.data, "quantization": None, "artifacts": artifacts}, document.where)
+
+
+def _source(document: Fields) -> dict[str, str]:
+    source = document.fields("source")
+    source.only("file", "sha256")
+    return {"file": source.text("file"), "sha256": source.text("sha256", pattern="([0-9a-f]{64})?")}
+
+
+def _check_consistent(manifest: Manifest) -> None:
+    """Raise ValueError where two fields of a manifest contradict each other."""
+    if manifest.parameters != manifest.model.parameters:
+        raise ValueError(f"model.parameters: {manifest.parameters} does not follow from the other sizes of the model")
     if not manifest.artifacts:
         raise ValueError("artifacts: expected at least one")
     targets = [entry.target for entry in manifest.artifacts]
     twice = [target for target in targets if targets.count(target) > 1]
     if twice:
         raise ValueError(f"artifacts: target '{twice[0]}' appears twice")
-    other = [entry for entry in manifest.artifacts if entry.precision != manifest.precision]
-    if other:
-        raise ValueError(f"artifacts: '{other[0].target}' is {other[0].precision}, the others {manifest.precision}")
-    if (manifest.quantization is None) != (manifest.precision == "fp32"):
-        raise ValueError(f"quantization: does not fit the artifacts' precision '{manifest.precision}'")
-    return manifest
+    quantization, precision = manifest.quantization, manifest.precision
+    if (quantization is None) != (precision == "fp32"):
+        raise ValueError(f"quantization: does not fit the artifacts' precision '{precision}'")
+    if quantization is not None:
+        _check_quantization(manifest, quantization)
+    formats = {m.format for m in quantization.matrices} if quantization is not None else set()
+    for i, entry in enumerate(manifest.artifacts):
+        if entry.precision != precision:
+            raise ValueError(f"artifacts: '{entry.target}' is {entry.precision}, the others {precision}")
+        expected = activation_format(entry.target, precision, formats)
+        if entry.activations != expected:
+            raise ValueError(
+                f"artifacts[{i}].activations: expected '{expected}' for {entry.target} at {precision}, "
+                f"got '{entry.activations}'"
+            )
+        if entry.parity is not None:
+            _check_parity(manifest, entry, entry.parity, f"artifacts[{i}].parity")
+        read = entry.size + (0 if quantization is None else quantization.file.size)
+        if entry.weight_bytes > read:
+            raise ValueError(f"artifacts[{i}].weight_bytes: {entry.weight_bytes} of the {read} bytes in its files")
 
 
-def _limits(inputs: list[Any]) -> dict[str, float]:
+def _check_quantization(manifest: Manifest, entry: QuantizationEntry) -> None:
+    names = [m.name for m in entry.matrices]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError("quantization.matrices: expected one or more different matrices")
+    shapes = matrix_shapes(manifest.model, manifest.task)
+    for i, matrix in enumerate(entry.matrices):
+        where = f"quantization.matrices[{i}]"
+        if matrix.name not in shapes:
+            raise ValueError(f"{where}.name: this model has no matrix {matrix.name!r}")
+        if matrix.shape != shapes[matrix.name]:
+            raise ValueError(
+                f"{where}.shape: expected {list(shapes[matrix.name])} for {matrix.name}, got {list(matrix.shape)}"
+            )
+        named = PRECISIONS.get(manifest.precision)
+        if named is not None and matrix.format != named.weights:
+            raise ValueError(f"{where}.format: expected {named.weights} at {manifest.precision}, got {matrix.format}")
+    if (entry.auto is not None) != (manifest.precision == MIXED):
+        raise ValueError(f"quantization.auto: expected what `auto` measured at precision {MIXED}, and nowhere else")
+    if entry.method == GPTQ and not entry.calibration:
+        raise ValueError(f"quantization.calibration: expected recordings, since the method is {GPTQ}")
+
+
+def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult, where: str) -> None:
+    """A proof is of this artifact, and says the same in all its fields."""
+    for name in ("precision", "activations"):
+        if getattr(parity, name) != getattr(entry, name):
+            raise ValueError(f"{where}.{name}: expected the artifact's, got {getattr(parity, name)!r}")
+    action = manifest.spec.outputs[0]
+    if parity.actions != parity.steps * action.size:
+        raise ValueError(f"{where}.actions: expected {parity.steps * action.size} in {parity.steps} steps")
+    if parity.worst is not None and abs(parity.worst.actual - parity.worst.expected) != parity.max_logit_error:
+        raise ValueError(f"{where}.max_logit_error: does not follow from the worst logit")
+    if not parity.passed or parity.failures():
+        raise ValueError(f"{where}.passed: expected a proof that passed, within the tolerance")
+    if entry.verified_by not in (entry.target, *STAND_IN_NAMES.get(entry.target, ())):
+        raise ValueError(f"{where.removesuffix('parity')}verified_by: '{entry.verified_by}' runs no '{entry.target}'")
+
+
+def _limits(specification: Fields, version: int) -> dict[str, float]:
     """The limits of the float32 inputs of a step; bundles before schema version 3 have none."""
     found: dict[str, float] = {}
-    for i, entry in enumerate(inputs):
-        if isinstance(entry, dict) and "limit" in entry:
-            name, limit = entry.get("name"), entry["limit"]
-            allowed = isinstance(limit, float) and 0 < limit <= MAX_FLOAT32
-            if name not in ("observation", "return_to_go", "reward") or not allowed or entry.get("dtype") != "float32":
-                raise ValueError(
-                    f"specification.inputs[{i}].limit: expected a positive float32 number, of observation, "
-                    f"return_to_go or reward, got {limit!r} of {name!r}"
-                )
-            found[name] = limit
+    for i, entry in enumerate(specification.items("inputs", 4)):
+        tensor = Fields.of(entry, specification.path(f"inputs[{i}]"))
+        name, dtype = tensor.text("name"), tensor.text("dtype")
+        limited = version >= 3 and dtype == "float32" and name in ("observation", "return_to_go", "reward")
+        if limited != ("limit" in tensor.data):
+            raise ValueError(f"{tensor.path('limit')}: {'missing' if limited else 'unknown field'}")
+        if limited:
+            found[name] = tensor.number("limit", low=1.0, high=MAX_FLOAT32)
     return found
 
 
@@ -214,87 +317,87 @@ def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
     return {**asdict(entry), "calibration": list(entry.calibration), "matrices": matrices}
 
 
-def _quantization(entry: Any) -> QuantizationEntry | None:
-    if entry is None:
-        return None
-    if not isinstance(entry, dict):
-        raise ValueError(f"quantization: expected an object, got {entry!r}")
-    prefix = "quantization."
-    file = _file(_field(entry, "file", dict, prefix), "quantization.file")
+def _quantization(entry: Fields) -> QuantizationEntry:
+    file = _file(entry.fields("file"))
     if file.path != QUANTIZED_FILE:
         raise ValueError(f"quantization.file.path: expected '{QUANTIZED_FILE}', got {file.path!r}")
+    matrices = entry.items("matrices", MOST_MATRICES)
+    calibration = entry.items("calibration", MOST_RECORDINGS)
+    for i, digest in enumerate(calibration):
+        if not isinstance(digest, str) or not re.fullmatch(SHA256, digest):
+            raise ValueError(f"quantization.calibration[{i}]: expected 64 hexadecimal digits, got {shown(digest)}")
     return QuantizationEntry(
-        method=_field(entry, "method", str, prefix),
+        method=entry.text("method", choices=METHODS),
         file=file,
-        matrices=tuple(
-            _matrix(m, f"quantization.matrices[{i}]") for i, m in enumerate(_field(entry, "matrices", list, prefix))
-        ),
-        calibration=tuple(_field(entry, "calibration", list, prefix)),
-        cost=entry.get("cost"),
-        auto=entry.get("auto"),
+        matrices=tuple(_matrix(Fields.of(m, f"quantization.matrices[{i}]")) for i, m in enumerate(matrices)),
+        calibration=tuple(calibration),
+        cost=_cost(entry),
+        auto=None if entry.get("auto") is None else entry.fields("auto").data,
     )
 
 
-def _matrix(entry: Any, where: str) -> MatrixEntry:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {entry!r}")
-    name, shape = _field(entry, "name", str, f"{where}."), _field(entry, "shape", list, f"{where}.")
+def _cost(entry: Fields) -> dict[str, Any] | None:
+    if entry.get("cost") is None:
+        return None
+    cost = entry.fields("cost")
+    cost.only("measured_on", *COST_COUNTS, *COST_ERRORS)
+    cost.text("measured_on", choices=("reference", "episodes"))
+    for name in COST_COUNTS:
+        cost.integer(name, 0, 2**53)
+    for name in COST_ERRORS:
+        cost.number(name, low=0.0)
+    if not cost.data["beyond_one_bin"] <= cost.data["actions_different"] <= cost.data["actions"]:
+        raise ValueError("quantization.cost.actions_different: expected between beyond_one_bin and actions")
+    return cost.data
+
+
+def _matrix(entry: Fields) -> MatrixEntry:
+    name, shape = entry.text("name"), entry.items("shape", 2)
     if matrix_kind(name) is None:
-        raise ValueError(f"{where}.name: '{name}' is not a matrix that is quantized")
-    stored_as = _field(entry, "format", str, f"{where}.")
-    if stored_as not in FORMATS:
-        raise ValueError(f"{where}.format: expected one of {', '.join(FORMATS)}, got '{stored_as}'")
-    if len(shape) != 2 or not all(isinstance(extent, int) and extent > 0 for extent in shape):
-        raise ValueError(f"{where}.shape: expected two positive numbers, got {shape}")
-    return MatrixEntry(name, stored_as, (shape[0], shape[1]))
+        raise ValueError(f"{entry.where}.name: '{name}' is not a matrix that is quantized")
+    if len(shape) != 2:
+        raise ValueError(f"{entry.where}.shape: expected two positive numbers, got {shown(shape)}")
+    rows, columns = (whole_number(extent, f"{entry.where}.shape", 1, MOST_FILE_BYTES) for extent in shape)
+    return MatrixEntry(name, entry.text("format", choices=tuple(FORMATS)), (rows, columns))
 
 
-def _artifact(entry: Any, where: str) -> ArtifactEntry:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {entry!r}")
-    prefix = f"{where}."
-    parity = entry.get("parity")
-    target = _field(entry, "target", str, prefix)
+def _artifact(entry: Fields) -> ArtifactEntry:
+    target = entry.text("target")
     if not re.fullmatch(r"[a-z0-9_-]+", target):
-        raise ValueError(f"{prefix}target: expected a target's name, got {target!r}")
-    precision = _field(entry, "precision", str, prefix)
-    known = (*PRECISIONS, MIXED)
-    if precision not in known:
-        raise ValueError(f"{prefix}precision: expected one of {', '.join(known)}, got '{precision}'")
-    files = tuple(_file(f, f"{prefix}files[{i}]") for i, f in enumerate(_field(entry, "files", list, prefix)))
+        raise ValueError(f"{entry.where}.target: expected a target's name, got {target!r}")
+    files = tuple(
+        _file(Fields.of(f, f"{entry.where}.files[{i}]")) for i, f in enumerate(entry.items("files", MOST_FILES))
+    )
     elsewhere = [f.path for f in files if PurePosixPath(f.path).parts[0] != target]
     if elsewhere or not files:
-        raise ValueError(f"{prefix}files: expected files in the folder '{target}', got {elsewhere or 'none'}")
+        raise ValueError(f"{entry.where}.files: expected files in the folder '{target}', got {elsewhere or 'none'}")
+    if len({f.path for f in files}) != len(files):
+        raise ValueError(f"{entry.where}.files: a file appears twice")
+    parity = entry.get("parity")
+    verified_by = entry.get("verified_by")
+    if (parity is None) != (verified_by is None):
+        raise ValueError(f"{entry.where}.verified_by: expected a target where there is parity, and only there")
     return ArtifactEntry(
         target=target,
-        precision=precision,
-        platform=_field(entry, "platform", str, prefix),
-        tools=_field(entry, "tools", dict, prefix),
+        precision=entry.text("precision", choices=(*PRECISIONS, MIXED)),
+        platform=entry.text("platform"),
+        tools=entry.texts("tools"),
         files=files,
-        weight_bytes=_field(entry, "weight_bytes", int, prefix),
-        activations=_field({"activations": FLOAT32, **entry}, "activations", str, prefix),
-        parity=None if parity is None else ParityResult.from_json(parity, f"{prefix}parity"),
-        verified_by=None if parity is None else _field({"verified_by": target, **entry}, "verified_by", str, prefix),
+        weight_bytes=entry.integer("weight_bytes", 1, MOST_FILE_BYTES),
+        activations=entry.text("activations", choices=ACTIVATION_FORMATS),
+        parity=None if parity is None else ParityResult.from_json(parity, f"{entry.where}.parity"),
+        verified_by=None if verified_by is None else entry.text("verified_by"),
     )
 
 
-def _file(entry: Any, where: str) -> FileEntry:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {entry!r}")
-    path = _field(entry, "path", str, f"{where}.")
+def _file(entry: Fields) -> FileEntry:
+    path = entry.text("path")
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise ValueError(f"{where}.path: {path!r} leaves the bundle; refused")
-    sha256 = _field(entry, "sha256", str, f"{where}.")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"{where}.sha256: expected 64 hexadecimal digits, got {sha256!r}")
-    return FileEntry(path, sha256, _field(entry, "size", int, f"{where}."))
-
-
-def _field(document: dict[str, Any], name: str, kind: type, prefix: str = "") -> Any:
-    if name not in document:
-        raise ValueError(f"{prefix}{name}: missing")
-    value = document[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{prefix}{name}: expected {kind.__name__}, got {type(value).__name__}")
-    return value
+        raise ValueError(f"{entry.where}.path: {path!r} leaves the bundle; refused")
+    if path != "/".join(parts):
+        raise ValueError(f"{entry.where}.path: expected {'/'.join(parts)!r}, got {path!r}")
+    sha256 = entry.text("sha256")
+    if not re.fullmatch(SHA256, sha256):
+        raise ValueError(f"{entry.where}.sha256: expected 64 hexadecimal digits, got {sha256!r}")
+    return FileEntry(path, sha256, entry.integer("size", 0, MOST_FILE_BYTES))

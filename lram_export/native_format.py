@@ -12,7 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.config import FFN_ACTIVATIONS, ModelConfig
 from lram_export.kernel_layout import input_major, int4_octets, int8_offsets, int8_quads, tiles
+from lram_export.precision import GROUP
+from lram_export.tasks import TaskSpec
 
 MAGIC = b"LRAMNAT\n"
 FORMAT_VERSION = 1
@@ -21,8 +24,6 @@ ENTRY_BYTES = 48
 CHECKSUM_START = 40
 ALIGNMENT = 64
 CHUNK_WORDS = 1 << 20
-ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
-"""Activations of the feed-forward, by their number in the header."""
 
 
 class Id(IntEnum):
@@ -75,7 +76,10 @@ class Layout(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """The numbers of the header, in their order; ``slstm_at`` becomes a bit mask."""
+    """The numbers of the header, in their order; ``slstm_at`` becomes a bit mask.
+
+    ``ffn_activation`` is its number in :data:`~lram_export.config.FFN_ACTIVATIONS`.
+    """
 
     batch: int
     hidden: int
@@ -110,13 +114,78 @@ class Header:
 
     def pack(self, tensors: int) -> bytes:
         """Everything after the checksum."""
-        last = ("slstm_at", "target_return", "reward_scale", "feedback")
-        values = [getattr(self, f.name) for f in fields(self) if f.name not in last]
+        values = [getattr(self, f.name) for f in fields(self) if f.name not in _AFTER_EPSILONS]
         integers = [v for v in values if isinstance(v, int)]
         masks = [sum(1 << (b % 64) for b in self.slstm_at if b // 64 == word) for word in range(4)]
         packed = struct.pack(f"<I{len(integers)}I4fI4Q", tensors, *integers, *values[len(integers) :], 0, *masks)
         packed += struct.pack("<2fI", self.target_return, self.reward_scale, self.feedback)
         return packed.ljust(HEADER_BYTES - CHECKSUM_START, b"\0")
+
+    @staticmethod
+    def unpack(data: bytes) -> Header:
+        """The inverse of :meth:`pack`, from the first bytes of an artifact; raises ValueError."""
+        if len(data) < HEADER_BYTES or data[: len(MAGIC)] != MAGIC:
+            raise ValueError("magic: not an artifact of the target `native`")
+        names = [f.name for f in fields(Header) if f.name not in _AFTER_EPSILONS]
+        integers = len(names) - _EPSILONS
+        _, *values = struct.unpack_from(f"<I{integers}I{_EPSILONS}fI4Q2fI", data, CHECKSUM_START)
+        numbers, (_, *masks) = values[: len(names)], values[len(names) : len(names) + 5]
+        target_return, reward_scale, feedback = values[len(names) + 5 :]
+        blocks = tuple(64 * word + bit for word, mask in enumerate(masks) for bit in range(64) if mask >> bit & 1)
+        return Header(
+            **dict(zip(names, numbers, strict=True)),
+            slstm_at=blocks,
+            target_return=target_return,
+            reward_scale=reward_scale,
+            feedback=feedback,
+        )
+
+
+_AFTER_EPSILONS = ("slstm_at", "target_return", "reward_scale", "feedback")
+_EPSILONS = 4
+
+
+def header_sizes(config: ModelConfig, task: TaskSpec, batch_size: int, *, one_plane: bool) -> dict[str, Any]:
+    """The fields of a header that follow from a model and its task: all but the epsilons, which the graph knows."""
+    channels, height, width = config.image_shape or (0, 0, 0)
+    discrete, image, slstm = task.action == "discrete", task.observation == "image", bool(config.slstm_at)
+    return {
+        "batch": batch_size,
+        "hidden": config.hidden_size,
+        "blocks": config.num_blocks,
+        "heads": config.num_heads,
+        "inner": config.inner_size,
+        "conv_kernel": config.conv_kernel_size,
+        "slstm_heads": config.slstm_num_heads if slstm else 0,
+        "ffn_slices": FFN_SLICES if slstm else 0,
+        "ffn_slice": ffn_slice_width(config.ffn_size) if slstm else 0,
+        "ffn_activation": FFN_ACTIVATIONS.index(config.ffn_activation),
+        "observation": int(image),
+        "observation_dim": 0 if image else task.observation_dim or 0,
+        "image_channels": channels if image else 0,
+        "image_height": height if image else 0,
+        "image_width": width if image else 0,
+        "action": int(discrete),
+        "action_dim": 1 if discrete else task.action_dim,
+        "action_tokens": config.discrete_actions if discrete else config.num_actions,
+        "discrete_actions": config.discrete_actions,
+        "action_channels": config.action_channels,
+        "planes": 1 if one_plane else 2,
+        "state_format": 0,
+        "slstm_at": config.slstm_at,
+        "target_return": task.target_return,
+        "reward_scale": task.reward_scale,
+        "feedback": int(task.reward_feedback == "observed"),
+    }
+
+
+FFN_SLICES = 4
+"""The feed-forward is divided among threads in slices; each is a whole number of int4 groups."""
+
+
+def ffn_slice_width(ffn_size: int) -> int:
+    """Columns of a slice of the feed-forward."""
+    return -(-ffn_size // (FFN_SLICES * GROUP)) * GROUP
 
 
 @dataclass(frozen=True)

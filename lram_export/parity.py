@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bounds import MOST_BATCH, MOST_STEPS
+from lram_export.json_fields import Fields, whole_number
+
 Array = NDArray[np.generic]
 
 
@@ -47,6 +50,10 @@ that keeps its state in 16 bits; and any that rounds activations, by 8-bit codes
 
 FLOAT32 = "float32"
 """Activations that are kept in float32. Anything else (`int8`, `bf16`, `fp16`) says to what they are rounded."""
+
+
+STATE_FORMATS = (FLOAT32, "lazy-fp16")
+"""In which a target can keep its state."""
 
 
 def tolerance(precision: str, activations: str, state_format: str = FLOAT32) -> Tolerance:
@@ -108,22 +115,31 @@ class ParityResult:
     @staticmethod
     def from_json(data: object, where: str = "parity") -> ParityResult:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field."""
-        if not isinstance(data, dict):
-            raise ValueError(f"{where}: expected an object, got {data!r}")
+        fields = Fields.of(data, where)
         # schema version 1 has none of them
-        data = {"relative_error": None, "activations": FLOAT32, "state_format": FLOAT32, **data}
-        names = {f.name for f in dataclasses.fields(ParityResult)}
-        if set(data) != names:
-            raise ValueError(f"{where}.{sorted(set(data) ^ names)[0]}: missing or unknown field")
-        for name, kinds in _JSON_TYPES.items():
-            if not isinstance(data[name], kinds) or (isinstance(data[name], bool) and bool not in kinds):
-                raise ValueError(f"{where}.{name}: expected {kinds[0].__name__}, got {data[name]!r}")
-        worst = data["worst"]
-        try:
-            found = None if worst is None else WorstLogit(**{**worst, "index": tuple(worst["index"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{where}.worst: {error}") from None
-        return ParityResult(**{**data, "worst": found})
+        fields = Fields({"relative_error": None, "activations": FLOAT32, "state_format": FLOAT32, **fields.data}, where)
+        fields.only(*(f.name for f in dataclasses.fields(ParityResult)))
+
+        def error(name: str) -> float | None:
+            return None if fields.get(name) is None else fields.number(name, low=0.0)
+
+        steps, actions = fields.integer("steps", 1, MOST_STEPS), fields.integer("actions", 1, 2**53)
+        return ParityResult(
+            steps=steps,
+            precision=fields.text("precision"),
+            max_logit_error=fields.number("max_logit_error", low=0.0),
+            mean_logit_error=fields.number("mean_logit_error", low=0.0, high=fields.number("max_logit_error")),
+            worst=None if fields.get("worst") is None else _worst(fields.fields("worst"), steps),
+            state_error=error("state_error"),
+            worst_state=None if fields.get("worst_state") is None else fields.text("worst_state"),
+            actions=actions,
+            actions_different=fields.integer("actions_different", 0, actions),
+            largest_tie=fields.number("largest_tie", low=0.0),
+            passed=fields.flag("passed"),
+            relative_error=error("relative_error"),
+            activations=fields.text("activations"),
+            state_format=fields.text("state_format", choices=STATE_FORMATS),
+        )
 
     def failures(self) -> list[str]:
         """One line per bound that was exceeded, with both values and where to look."""
@@ -148,21 +164,16 @@ class ParityResult:
         return lines
 
 
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "steps": (int,),
-    "precision": (str,),
-    "max_logit_error": (float, int),
-    "mean_logit_error": (float, int),
-    "state_error": (float, int, type(None)),
-    "worst_state": (str, type(None)),
-    "actions": (int,),
-    "actions_different": (int,),
-    "largest_tie": (float, int),
-    "passed": (bool,),
-    "relative_error": (float, int, type(None)),
-    "activations": (str,),
-    "state_format": (str,),
-}
+def _worst(fields: Fields, steps: int) -> WorstLogit:
+    fields.only(*(f.name for f in dataclasses.fields(WorstLogit)))
+    index = fields.items("index", 2)
+    return WorstLogit(
+        step=fields.integer("step", 0, steps - 1),
+        row=fields.integer("row", 0, MOST_BATCH - 1),
+        index=tuple(whole_number(i, fields.path("index"), 0, 2**31) for i in index),
+        expected=fields.number("expected"),
+        actual=fields.number("actual"),
+    )
 
 
 class ParityMeter:

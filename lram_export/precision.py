@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from lram_export.config import ModelConfig, image_features
 from lram_export.errors import UsageError
+from lram_export.parity import FLOAT32
+from lram_export.tasks import TaskSpec
 
 GROUP = 64
 """Inputs that share a scale in `int4`."""
@@ -61,6 +64,24 @@ def calibrated(precision: str) -> bool:
     """Whether recordings can make a precision of :data:`PRECISIONS` better: its codes are integers."""
     weights = PRECISIONS[precision].weights
     return weights in FORMATS and FORMATS[weights].largest > 0
+
+
+HALF_FORMATS = ("fp16", "bf16")
+ACTIVATION_FORMATS = (FLOAT32, "int8", *HALF_FORMATS)
+"""In which a target can keep activations."""
+
+
+def activation_format(target: str, precision: str, formats: Iterable[str]) -> str:
+    """The format that a target keeps activations in, or rounds them to, where matrices are in some ``formats``.
+
+    It decides how close to the oracle the target has to be. Static 8-bit ranges are followed by the targets whose
+    kernels multiply bytes; TensorRT multiplies 16-bit weights with 16-bit inputs.
+    """
+    if target == "tensorrt":
+        there = set(formats)
+        return next((half for half in HALF_FORMATS if half in there), FLOAT32)
+    static = precision in PRECISIONS and PRECISIONS[precision].quantized_activations
+    return "int8" if static and target in ("native", "onnxruntime") else FLOAT32
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,23 @@ def checkpoint_key(name: str) -> str:
     match = re.fullmatch(_pattern(kind.name), name)
     assert match is not None
     return kind.checkpoint_key.format(**match.groupdict())
+
+
+def matrix_shapes(config: ModelConfig, task: TaskSpec) -> dict[str, tuple[int, int]]:
+    """Name and shape (out, in) of every matrix of the step graph that a precision applies to."""
+    hidden, inner, ffn = config.hidden_size, config.inner_size, config.ffn_size
+    shapes: dict[str, tuple[int, int]] = {}
+    for block in range(config.num_blocks):
+        if block in config.slstm_at:
+            shapes[f"blocks.{block}.ffn_up"] = (2 * ffn, hidden)
+            shapes[f"blocks.{block}.ffn_down"] = (hidden, ffn)
+        else:
+            shapes[f"blocks.{block}.proj_up"] = (2 * inner, hidden)
+            shapes[f"blocks.{block}.proj_down"] = (hidden, inner)
+    if task.observation == "image" and config.image_shape is not None:
+        shapes["embed_observation.cnn.linear.0"] = (hidden, image_features(config.image_shape))
+    rows = config.discrete_actions if task.action == "discrete" else task.action_dim * config.num_actions
+    return {**shapes, "head": (rows, hidden)}
 
 
 def _pattern(name: str) -> str:

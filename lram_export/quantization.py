@@ -21,11 +21,9 @@ from lram_export.mixed import DEFAULT_DISAGREEMENT, choose_formats
 from lram_export.model import oracle_threads
 from lram_export.precision import AUTO, MIXED, PRECISIONS, calibrated, select_matrices
 from lram_export.progress import SILENT, Progress
-from lram_export.quantized import Quantization
+from lram_export.quantized import GPTQ, NEAREST, Quantization
 from lram_export.rollouts import batch_episodes, outputs
 from lram_export.rounding import matrix_names, matrix_values, round_to_nearest
-
-NEAREST, GPTQ = "round-to-nearest", "gptq"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Scales are float32 (out, groups), one group for int8. ``activation`` is float32 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from lram_export.cost import QuantizationCost
 from lram_export.errors import BundleError
 from lram_export.precision import FORMATS, GROUP, PRECISIONS
 
+NEAREST, GPTQ = METHODS = ("round-to-nearest", "gptq")
+"""How codes come about."""
 QUANTIZED_FILE = "quantized.safetensors"
 CODES, SCALES, ACTIVATION = ".codes", ".scales", ".activation"
 _STORED_TYPES = {"int8": "int8", "int4": "uint8", "fp16": "float16", "bf16": "uint16"}
@@ -137,37 +139,63 @@ class QuantizedFile:
         return self.bundle / QUANTIZED_FILE
 
     def load(self) -> dict[str, QuantizedMatrix]:
-        """Read it and compare every tensor with the manifest's list; raises BundleError."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        """Read and check all of it; raises BundleError."""
+        return {matrix.name: matrix for matrix in self.matrices()}
+
+    def matrices(self) -> Iterator[QuantizedMatrix]:
+        """Read and check one matrix after the other; raises BundleError naming the tensor."""
+        from safetensors import SafetensorError, safe_open
 
         try:
-            tensors = load_file(self.path)
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise BundleError(f"{self.path}: not a readable safetensors file ({error})") from None
-        return {entry.name: _matrix(entry, tensors, self.path) for entry in self.entries}
+            with safe_open(self.path, framework="np") as file:
+                tensors = set(file.keys())
+                for entry in self.entries:
+                    yield _matrix(entry, tensors, file)
+                if tensors:
+                    raise ValueError(f"{min(tensors)}: no matrix of the manifest has it")
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"{self.path}: {error}") from None
 
 
-def _matrix(entry: MatrixEntry, tensors: Mapping[str, NDArray[Any]], path: Path) -> QuantizedMatrix:
+def _matrix(entry: MatrixEntry, tensors: set[str], file: Any) -> QuantizedMatrix:
+    """Read a matrix, and take its tensors off the list of those that are left."""
     rows, columns = entry.shape
     description = FORMATS[entry.format]
     groups = 0 if not description.largest else -(-columns // GROUP) if description.grouped else 1
     stored_columns = groups * GROUP // 2 if entry.format == "int4" else columns
 
     def tensor(suffix: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        found = tensors.get(entry.name + suffix)
-        if found is None or found.shape != shape or found.dtype != dtype:
-            got = "nothing" if found is None else f"{found.dtype} of shape {found.shape}"
-            raise BundleError(f"{path}: {entry.name}{suffix}: expected {dtype} of shape {shape}, got {got}")
+        name = entry.name + suffix
+        if name not in tensors:
+            raise ValueError(f"{name}: missing; expected {dtype} of shape {shape}")
+        tensors.discard(name)
+        found: NDArray[Any] = file.get_tensor(name)
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(f"{name}: expected {dtype} of shape {shape}, got {found.dtype} of shape {found.shape}")
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise ValueError(f"{name}: expected finite values")
         return found
 
     codes = tensor(CODES, (rows, stored_columns), _STORED_TYPES[entry.format])
     if entry.format == "int4":
+        if (unpack_int4(codes, stored_columns * 2)[:, columns:] != 0).any():
+            raise ValueError(f"{entry.name}{CODES}: expected code 0 in the padding")
         codes = unpack_int4(codes, columns)
+    if description.largest and codes.size and int(codes.min()) < -description.largest:
+        raise ValueError(f"{entry.name}{CODES}: expected at least {-description.largest}, got {codes.min()}")
+    if entry.format == "bf16" and ((codes & 0x7F80) == 0x7F80).any():
+        raise ValueError(f"{entry.name}{CODES}: expected finite values")
     scales = tensor(SCALES, (rows, groups), "float32") if groups else np.zeros((rows, 0), np.float32)
+    if (scales < 0).any():
+        raise ValueError(f"{entry.name}{SCALES}: expected no negative ones, got {scales.min()}")
     activation = None
     if entry.name + ACTIVATION in tensors:
         scale, zero_point = (float(v) for v in tensor(ACTIVATION, (2,), "float32"))
+        if not scale > 0 or zero_point not in range(256):
+            raise ValueError(
+                f"{entry.name}{ACTIVATION}: expected a positive scale and a zero point from 0 to 255, "
+                f"got {scale} and {zero_point}"
+            )
         activation = ActivationRange(scale, int(zero_point))
     return QuantizedMatrix(entry.name, entry.format, codes, scales, activation)
 

@@ -7,7 +7,6 @@ the steps again in order has the recurrent state of every step, too.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -16,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bounds import MOST_STEPS
 from lram_export.errors import LramError, UsageError
+from lram_export.npz import ArrayHeader, open_npz
 from lram_export.observations import Recording, run_recording
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Advance, Progress
-from lram_export.reference import StepSequence
-from lram_export.runtimes.protocol import Runtime, State, StepOutput, first_beyond
+from lram_export.reference import StepSequence, check_recorded
+from lram_export.runtimes.protocol import Runtime, State, StepOutput
 from lram_export.specification import StepSpec
 
 
@@ -135,27 +136,21 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
         LramError: not such a file; or an array that does not fit, is not finite, or does not start with an
             episode, naming the array, what was expected and what came.
     """
+    names = [f.name for f in fields(StepSequence)]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {f.name: file[f.name] for f in fields(StepSequence) if f.name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise LramError(f"{path}: not a readable .npz file ({error})") from None
-    missing = [f.name for f in fields(StepSequence) if f.name not in arrays]
-    if missing:
-        raise LramError(f"{path}: {missing[0]}: missing; make the file with lram-export record")
-    lead = arrays["is_first"].shape
-    if len(lead) != 2 or 0 in lead:
-        raise LramError(f"{path}: is_first: expected shape (steps, rows), got {lead}")
-    for tensor in spec.inputs:
-        array, shape = arrays[tensor.name], (*lead, *tensor.shape[1:])
-        if array.shape != shape or array.dtype != tensor.dtype:
-            raise LramError(
-                f"{path}: {tensor.name}: expected {tensor.dtype} of shape {shape}, "
-                f"got {array.dtype} of shape {array.shape}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise LramError(f"{path}: {tensor.name}: expected finite values, got {first_beyond(array)}")
-    starts = arrays["is_first"]
-    if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
-        raise LramError(f"{path}: is_first: expected 0 or 1, and 1 at step 0 of every row")
+        with open_npz(path) as file:
+            missing = [name for name in names if name not in file.headers]
+            if missing:
+                raise ValueError(f"{missing[0]}: missing; make the file with lram-export record")
+            lead = file.headers["is_first"].shape
+            if len(lead) != 2 or 0 in lead or lead[0] > MOST_STEPS:
+                raise ValueError(f"is_first: expected shape (steps, rows), got {lead}")
+            for tensor in spec.inputs:
+                expected = ArrayHeader((*lead, *tensor.shape[1:]), np.dtype(tensor.dtype))
+                if file.headers[tensor.name] != expected:
+                    raise ValueError(f"{tensor.name}: expected {expected}, got {file.headers[tensor.name]}")
+            arrays = {name: file.read(name) for name in names}
+        check_recorded(arrays)
+    except ValueError as error:
+        raise LramError(f"{path}: {error}") from None
     return StepSequence(**arrays)

@@ -8,16 +8,18 @@ step (whole states would be larger than the model's code for large models).
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bounds import MOST_STEPS
 from lram_export.errors import BundleError
-from lram_export.runtimes.protocol import Runtime
+from lram_export.npz import ArrayHeader, open_npz
+from lram_export.runtimes.protocol import Runtime, first_beyond
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
 
@@ -109,7 +111,7 @@ def record_reference(runtime: Runtime, inputs: StepSequence, advance: Callable[[
 
 def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Evenly spaced elements of every tensor, at most :data:`STATE_SAMPLE` of each."""
-    return {name: array.reshape(-1)[:: -(-array.size // STATE_SAMPLE)] for name, array in state.items()}
+    return {name: array.reshape(-1)[:: _stride(array.size)] for name, array in state.items()}
 
 
 def save_reference(reference: Reference, path: Path) -> None:
@@ -123,26 +125,47 @@ def save_reference(reference: Reference, path: Path) -> None:
 def load_reference(path: Path, spec: StepSpec) -> Reference:
     """Read ``reference.npz`` and check every array against the specification; raises BundleError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BundleError(f"{path}: not a readable recording ({error})") from None
-    steps = len(arrays.get("observation", ()))
-    for tensor in (*spec.inputs, *spec.outputs):
-        array = arrays.get(tensor.name)
-        if array is None:
-            raise BundleError(f"{path}: {tensor.name}: missing")
-        if array.shape != (steps, *tensor.shape) or array.dtype != tensor.dtype:
-            raise BundleError(
-                f"{path}: {tensor.name}: expected {tensor.dtype} of shape {(steps, *tensor.shape)}, "
-                f"got {array.dtype} of shape {array.shape}"
-            )
-    missing = [t.name for t in spec.states if _SAMPLE_PREFIX + t.name not in arrays]
-    if missing:
-        raise BundleError(f"{path}: {_SAMPLE_PREFIX}{missing[0]}: missing")
+        with open_npz(path) as file:
+            _check_headers(file.headers, spec)
+            arrays = {name: file.read(name) for name in file.headers}
+        check_recorded(arrays)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from None
     return Reference(
         inputs=StepSequence(**{f.name: arrays[f.name] for f in fields(StepSequence)}),
         action=arrays["action"],
         action_logits=arrays["action_logits"],
         state_samples={t.name: arrays[_SAMPLE_PREFIX + t.name] for t in spec.states},
     )
+
+
+def check_recorded(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless all values are finite, and every row starts an episode at step 0."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite values, got {first_beyond(array)}")
+    starts = arrays["is_first"]
+    if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
+        raise ValueError("is_first: expected 0 or 1, and 1 at step 0 of every row")
+
+
+def _check_headers(headers: Mapping[str, ArrayHeader], spec: StepSpec) -> None:
+    """Compare names, shapes and types with the specification."""
+    shape = headers["observation"].shape if "observation" in headers else ()
+    steps = shape[0] if shape else 0
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"observation: expected 1 to {MOST_STEPS} steps, got {steps}")
+    expected = {t.name: ArrayHeader((steps, *t.shape), np.dtype(t.dtype)) for t in (*spec.inputs, *spec.outputs)}
+    for t in spec.states:
+        expected[_SAMPLE_PREFIX + t.name] = ArrayHeader((-(-t.size // _stride(t.size)),), np.dtype(t.dtype))
+    odd = sorted(set(headers) ^ set(expected))
+    if odd:
+        raise ValueError(f"{odd[0]}: {'unknown array' if odd[0] in headers else 'missing'}")
+    for name, header in expected.items():
+        if headers[name] != header:
+            raise ValueError(f"{name}: expected {header}, got {headers[name]}")
+
+
+def _stride(size: int) -> int:
+    """Distance of the samples of a state tensor."""
+    return -(-size // STATE_SAMPLE)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
+from lram_export.bounds import MOST_ACTIONS, MOST_FLOAT32, MOST_OBSERVATION, SMALLEST_SCALE
 from lram_export.errors import UsageError
+from lram_export.json_fields import Fields, check_text, whole_number
 
 ObservationKind = Literal["state", "image"]
 ActionKind = Literal["continuous", "discrete"]
@@ -57,14 +58,21 @@ class TaskSpec:
         ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        if self.observation == "state" and (self.observation_dim is None or self.observation_dim < 1):
-            raise ValueError(f"observation_dim: expected a positive number, got {self.observation_dim!r}")
-        if self.action_dim < 1:
-            raise ValueError(f"action_dim: expected a positive number, got {self.action_dim!r}")
-        if not math.isfinite(self.target_return):
-            raise ValueError(f"target_return: expected a finite number, got {self.target_return!r}")
-        if not (math.isfinite(self.reward_scale) and self.reward_scale > 0):
-            raise ValueError(f"reward_scale: expected a positive number, got {self.reward_scale!r}")
+        check_text(self.name, "name")
+        if self.observation == "state":
+            whole_number(self.observation_dim, "observation_dim", 1, MOST_OBSERVATION)
+        elif self.observation_dim is not None:
+            raise ValueError(f"observation_dim: expected none for images, got {self.observation_dim!r}")
+        whole_number(self.action_dim, "action_dim", 1, 1 if self.action == "discrete" else MOST_ACTIONS)
+        if not abs(self.target_return) <= MOST_FLOAT32:
+            raise ValueError(f"target_return: expected a finite number that float32 holds, got {self.target_return!r}")
+        if not SMALLEST_SCALE <= self.reward_scale <= MOST_FLOAT32:
+            raise ValueError(f"reward_scale: expected a positive number that float32 holds, got {self.reward_scale!r}")
+        if not abs(self.target_return / self.reward_scale) <= MOST_FLOAT32:
+            raise ValueError(
+                f"target_return: expected a finite number after division by the reward scale, "
+                f"got {self.target_return!r} / {self.reward_scale!r}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""
@@ -73,19 +81,15 @@ class TaskSpec:
     @staticmethod
     def from_json(data: object) -> TaskSpec:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field that is wrong."""
-        if not isinstance(data, dict):
-            raise ValueError(f"task: expected an object, got {type(data).__name__}")
-        names = {f.name for f in dataclasses.fields(TaskSpec)}
-        if set(data) != names:
-            wrong = sorted(set(data) ^ names)[0]
-            raise ValueError(f"task.{wrong}: {'unknown field' if wrong in data else 'missing'}")
+        fields = Fields.of(data, "task")
+        fields.only(*(f.name for f in dataclasses.fields(TaskSpec)))
+        values = dict(fields.data)
         for name in ("target_return", "reward_scale"):
-            if not isinstance(data[name], int | float) or isinstance(data[name], bool):
-                raise ValueError(f"task.{name}: expected a number, got {data[name]!r}")
-        for name in ("action_dim", "observation_dim"):
-            if not (isinstance(data[name], int) or (name == "observation_dim" and data[name] is None)):
-                raise ValueError(f"task.{name}: expected an integer, got {data[name]!r}")
-        return TaskSpec(**data)
+            values[name] = fields.number(name)
+        try:
+            return TaskSpec(**values)
+        except ValueError as error:
+            raise ValueError(f"task.{error}") from None
 
 
 @cache

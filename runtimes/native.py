@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 from lram_export import _native
 from lram_export.errors import BundleError, LramError, StepError, UsageError
+from lram_export.identity import compare
+from lram_export.native_format import HEADER_BYTES, Header, header_sizes
 from lram_export.native_options import NativeOptions
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
@@ -66,7 +70,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         BundleError: the artifact is damaged or does not belong to the manifest.
         LramError: not enough memory, or not allowed to lock it.
     """
-    path = artifact.directory / MODEL_FILE
+    path = artifact.file(MODEL_FILE)
     chosen = NativeOptions.from_environment()
     try:
         model = _native.Model(
@@ -84,6 +88,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise LramError(str(error)) from None
     except RuntimeError as error:
         raise BundleError(str(error)) from None
+    check_header(path, artifact)
     expected = [(t.name, t.shape[1:]) for t in artifact.spec.states]
     if model.state_tensors() != expected:
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
@@ -93,3 +98,14 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise BundleError(f"{path}: not what the manifest describes: {error}") from None
     except MemoryError as error:
         raise LramError(str(error)) from None
+
+
+def check_header(path: Path, artifact: LoadedArtifact) -> None:
+    """Compare the sizes and aims in an artifact's header with the manifest; raises BundleError naming the field."""
+    with path.open("rb") as file:
+        own = dataclasses.asdict(Header.unpack(file.read(HEADER_BYTES)))
+    one_plane = artifact.activations == "int8"
+    said = header_sizes(artifact.config, artifact.task, artifact.spec.batch_size, one_plane=one_plane)
+    for name in ("target_return", "reward_scale"):
+        said[name] = float(np.float32(said[name]))
+    compare(path, "header", {name: own[name] for name in said}, said)

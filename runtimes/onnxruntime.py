@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lram_export.errors import BundleError
+from lram_export.identity import compare
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -85,7 +89,8 @@ def session_options(threads: int) -> Any:
 
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Create a session; raises BundleError when ONNX Runtime does not accept the model."""
-    path = artifact.directory / MODEL_FILE
+    path = artifact.file(MODEL_FILE)
+    artifact.file(WEIGHTS_FILE)  # which the model refers to
     options = session_options(threads)
     model: str | bytes = str(path)
     if artifact.quantized is not None:
@@ -96,4 +101,25 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
+    check_session(session, artifact, path)
     return OnnxRuntime(session, artifact.spec)
+
+
+_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+
+
+def check_session(session: Any, artifact: LoadedArtifact, path: Path) -> None:
+    """Compare what a model says about itself with the manifest: its properties, its inputs and outputs.
+
+    Raises:
+        BundleError: naming what differs.
+    """
+    artifact.identity.check(path, session.get_modelmeta().custom_metadata_map)
+    spec = artifact.spec
+    next_states = [dataclasses.replace(t, name=next_name(t.name)) for t in spec.states]
+    for kind, ports, tensors in (
+        ("input", session.get_inputs(), (*spec.inputs, *spec.states)),
+        ("output", session.get_outputs(), (*spec.outputs, *next_states)),
+    ):
+        own = {port.name: [_TYPES.get(port.type, port.type), *port.shape] for port in ports}
+        compare(path, kind, own, {t.name: [t.dtype, *t.shape] for t in tensors})

@@ -6,7 +6,9 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import openvino as ov
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 
 from lram_export.compile_cache import CompileCache
 from lram_export.errors import BundleError, UsageError
+from lram_export.identity import compare
 from lram_export.machine import cpu_features
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
 from lram_export.specification import StepSpec, TensorSpec
 
 MODEL_FILE = "model.xml"
+WEIGHTS_FILE = "model.bin"
 DEVICE_VARIABLE = "LRAM_OPENVINO_DEVICE"
 
 
@@ -84,11 +88,44 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """
     core = ov.Core()
     device = chosen_device(core)
+    path = artifact.file(MODEL_FILE)
+    artifact.file(WEIGHTS_FILE)  # which the model refers to
+    artifact.identity.check(path, properties(path))
     try:
-        return OpenvinoRuntime(_compile(core, device, artifact, threads), artifact.spec)
+        compiled = _compile(core, device, artifact, threads)
+        check_interface(compiled.model, artifact.spec, path)
+        return OpenvinoRuntime(compiled, artifact.spec)
     except RuntimeError as error:
-        path = artifact.directory / MODEL_FILE
         raise BundleError(f"{path}: OpenVINO cannot load it on {device}: {_reason(error)}") from None
+
+
+def properties(path: Path) -> dict[str, str]:
+    """What a model says about itself; from the text, since a model that comes out of the cache has it no more.
+
+    Raises:
+        BundleError: the file is no XML.
+    """
+    found: dict[str, str] = {}
+    depth = 0
+    try:
+        for event, element in ElementTree.iterparse(path, ("start", "end")):
+            depth += 1 if event == "start" else -1
+            if event == "end" and depth == 1:  # a child of the root
+                if element.tag == "rt_info":  # where OpenVINO keeps the properties of the ONNX model it read
+                    found = {entry.tag: entry.get("value", "") for entry in element.iterfind("framework/*")}
+                element.clear()
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        raise BundleError(f"{path}: not what target openvino writes ({error}); export the bundle again") from None
+    return found
+
+
+def check_interface(model: Any, spec: StepSpec, path: Path) -> None:
+    """Compare the inputs, outputs and variables of a compiled model with the manifest; raises BundleError."""
+    for kind, ports, tensors in (("input", model.inputs, spec.inputs), ("output", model.outputs, spec.outputs)):
+        own = {port.any_name: [port.element_type.to_dtype().name, *port.shape] for port in ports}
+        compare(path, kind, own, {t.name: [t.dtype, *t.shape] for t in tensors})
+    variables = {v.name: list(v.state.data.shape) for v in model.create_infer_request().query_state()}
+    compare(path, "variable", variables, {t.name: list(t.shape) for t in spec.states})
 
 
 def chosen_device(core: ov.Core) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lram_export.checkpoint import Checkpoint, load_folder
+from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_folder
 from lram_export.config import ModelConfig
 from lram_export.dequantization import dequantized_weights
+from lram_export.identity import IDENTITY_FILE, read_identity
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
@@ -68,6 +69,11 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
 
 def artifact_checkpoint(artifact: LoadedArtifact) -> Checkpoint:
     """The artifact's weights, with the bundle's quantized matrices dequantized."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        artifact.file(name)
+    if artifact.identity.complete:
+        path = artifact.file(IDENTITY_FILE)
+        artifact.identity.check(path, read_identity(path))
     if artifact.quantized is None:
         return load_folder(artifact.directory)
     return load_folder(artifact.directory, dequantized_weights(artifact.config, artifact.quantized.load()))

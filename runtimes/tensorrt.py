@@ -21,7 +21,7 @@ from lram_export.specification import StepSpec, next_name
 from lram_export.tensorrt import cuda
 from lram_export.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
 from lram_export.tensorrt.engines import EngineKey, EngineStore
-from lram_export.tensorrt.recipe import BuildRecipe, read_recipe
+from lram_export.tensorrt.recipe import BuildRecipe, artifact_recipe
 from lram_export.tensorrt.toolkit import Toolkit, find_toolkit
 
 TYPES = {"FLOAT": "float32", "INT64": "int64", "UINT8": "uint8", "INT32": "int32", "BOOL": "bool"}
@@ -150,7 +150,7 @@ def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
         toolkit = find_toolkit()
         reason = cuda.unavailable()
         if reason is None and artifact is not None:
-            find_engine(toolkit, cuda.current_gpu(), read_recipe(artifact.directory), artifact)
+            find_engine(toolkit, cuda.current_gpu(), artifact_recipe(artifact), artifact)
     except LramError as error:
         return str(error)
     return reason
@@ -168,7 +168,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     reason = cuda.unavailable()
     if reason is not None:
         raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
-    gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
+    gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
     path = find_engine(toolkit, gpu, recipe, artifact)
     return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact.spec)
 
@@ -198,7 +198,7 @@ def find_engine(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, artifact: 
     """The engine for this GPU and TensorRT; raises UsageError saying which there are and what to run."""
     for entry in recipe.engines:
         if entry.runs_on(toolkit.name, toolkit.version, gpu.compute_capability):
-            return artifact.directory / entry.file
+            return artifact.file(entry.file)
     bundle = artifact.directory.parent
     store = EngineStore.of(bundle)
     path = store.find(engine_key(toolkit, gpu, recipe, artifact.digest))

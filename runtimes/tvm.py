@@ -116,7 +116,7 @@ def load_own_library(artifact: LoadedArtifact, platform: TvmPlatform, threads: i
         raise BundleError(f"{artifact.directory}: the manifest names {platform.name}, {INTERFACE_FILE} does not")
     # as it was compiled, whatever size this version would choose
     compiled = dataclasses.replace(platform, memory_columns=columns)
-    return load_library(artifact, interface, artifact.directory / library_file(platform.name), compiled, threads)
+    return load_library(artifact, interface, artifact.file(library_file(platform.name)), compiled, threads)
 
 
 def load_library(
@@ -124,7 +124,8 @@ def load_library(
 ) -> Runtime:
     """The runtime of a library that was compiled for a platform; raises BundleError."""
     use_threads_of("tvm")
-    weights = map_weights(interface.weights, artifact.directory / WEIGHTS_FILE)
+    artifact.identity.check(artifact.directory / INTERFACE_FILE, interface.identity)
+    weights = map_weights(interface.weights, artifact.file(WEIGHTS_FILE))
     try:
         if platform.gpu is not None:
             import tvm

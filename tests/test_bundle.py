@@ -147,7 +147,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"artifacts\[1\]\.files: expected files in the folder 'onnxruntime', got none",
     ),
     "a file nobody vouches for": (
-        lambda b: edit_manifest(b, lambda d: d["artifacts"][1]["files"].pop()),
+        lambda b: edit_manifest(
+            b, lambda d: (d["artifacts"][1]["files"].pop(), d["artifacts"][1].update(weight_bytes=1))
+        ),
         r"model\.onnx\.data: not listed in the manifest",
     ),
     "a target twice": (
@@ -160,11 +162,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a proof that is none": (
         lambda b: edit_manifest(b, lambda d: d["artifacts"][0]["parity"].update(max_logit_error="x")),
-        "parity.max_logit_error: expected float, got 'x'",
+        "parity.max_logit_error: expected a number from .* got 'x'",
     ),
-    "a link out of the bundle": (
-        lambda b: link_outside(b / "onnxruntime" / "model.onnx.data"),
-        r"model\.onnx\.data: leads out of the bundle",
+    "a link to something else": (
+        lambda b: link_outside(b / "onnxruntime" / "model.onnx.data").write_bytes(b"not the weights"),
+        r"model\.onnx\.data: 15 bytes, .* a link out of the bundle, to .*/outside, which is no copy .* cp -rL",
+    ),
+    "a link to an altered copy": (
+        lambda b: flip_byte(link_outside(b / "onnxruntime" / "model.onnx.data"), 1000),
+        r"model\.onnx\.data: content differs .* a link out of the bundle, to .*: cp -rL",
+    ),
+    "a link to nothing": (
+        lambda b: link_outside(b / "onnxruntime" / "model.onnx.data").unlink(),
+        r"model\.onnx\.data: missing; .* a link out of the bundle, to .*: cp -rL",
+    ),
+    "a link to a device": (
+        lambda b: relink(b / "onnxruntime" / "model.onnx.data", "/dev/zero"),
+        r"model\.onnx\.data: missing; .* a link out of the bundle, to /dev/zero",
     ),
 }
 
@@ -175,10 +189,16 @@ def flip_byte(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
-def link_outside(path: Path) -> None:
+def link_outside(path: Path) -> Path:
     outside = path.parent.parent.parent / "outside"
     shutil.move(path, outside)
     path.symlink_to(outside)
+    return outside
+
+
+def relink(path: Path, to: str) -> None:
+    path.unlink()
+    path.symlink_to(to)
 
 
 class TestDamage:
@@ -225,6 +245,33 @@ class TestDamage:
             read_manifest(json.dumps(document))
         except ValueError as error:
             assert len(str(error).splitlines()) == 1
+
+
+class TestSurroundings:
+    @pytest.mark.parametrize("target", ["onnxruntime", "native", "pytorch"])
+    def test_a_bundle_of_links_into_a_store_loads(self, exported: ExportFunction, tmp_path: Path, target: str) -> None:
+        """As stores of models keep them: files named by their content, and links to them."""
+        copy, store = Path(shutil.copytree(exported("state_m"), tmp_path / "copy.lram")), tmp_path / "blobs"
+        store.mkdir()
+        for number, path in enumerate(p for p in copy.rglob("*") if p.is_file()):
+            path.symlink_to(path.rename(store / str(number)))
+        (tmp_path / "link.lram").symlink_to(copy)
+        load_policy(tmp_path / "link.lram", target).close()
+        Bundle.open(tmp_path / "link.lram").check_files()
+
+    @pytest.mark.parametrize("target", ["onnxruntime", "native", "pytorch"])
+    def test_strangers_do_not_stop_a_robot(self, bundle: Path, target: str) -> None:
+        """What file managers and editors leave behind is not read."""
+        for name in ("._model.onnx", ".DS_Store", "Thumbs.db", "notes.txt", "model.onnx~"):
+            (bundle / target / name).write_bytes(b"\0\5\26\7")
+        (bundle / target / "old").mkdir()
+        (bundle / target / "old" / "model.onnx").write_bytes(b"")
+        load_policy(bundle, target).close()
+
+    def test_only_the_targets_own_listed_files_are_read(self, bundle: Path) -> None:
+        edit_manifest(bundle, lambda d: (d["artifacts"][0]["files"].pop(), d["artifacts"][0].update(weight_bytes=1)))
+        with pytest.raises(BundleError, match=r"pytorch/.*: not listed in the manifest"):
+            load_policy(bundle, "pytorch")
 
 
 class TestAtomicity:

@@ -66,8 +66,14 @@ def test_a_manifest_keeps_the_limits_of_its_checkpoint(exported: ExportFunction)
 
 
 def test_a_bundle_without_limits_is_read(exported: ExportFunction) -> None:
-    manifest = read_manifest((exported("state_ms", targets=["onnxruntime"]) / "manifest.json").read_text())
-    assert read_manifest(dataclasses.replace(manifest, limits={}).dumps()).spec.limits == {}
-    broken = dataclasses.replace(manifest, limits={"observation": -1.0})
-    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: expected a positive"):
+    text = (exported("state_ms", targets=["onnxruntime"]) / "manifest.json").read_text()
+    manifest = read_manifest(text)
+    without = dataclasses.replace(manifest, limits={}).dumps()
+    assert read_manifest(without.replace('"schema_version": 3', '"schema_version": 2')).spec.limits == {}
+    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: missing"):
+        read_manifest(without)
+    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: unknown field"):
+        read_manifest(text.replace('"schema_version": 3', '"schema_version": 2'))
+    broken = dataclasses.replace(manifest, limits={**manifest.limits, "observation": -1.0})
+    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: expected a number from 1 to"):
         read_manifest(broken.dumps())

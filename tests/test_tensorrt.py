@@ -494,10 +494,15 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"precision": 1}, "precision: expected str, got 1"),
-            ({"tf32": 1}, "tf32: expected bool, got 1"),
+            ({"precision": 1}, "precision: expected one of fp32, .*, got 1"),
+            ({"tf32": 1}, "tf32: expected true or false, got 1"),
             ({"timing_cache": "../x"}, "timing_cache: expected a file name"),
-            ({"engines": [{"file": "/etc/passwd"}]}, r"engines\[0\].file: expected a file name"),
+            (
+                {"engines": [{"file": "/etc/passwd", "toolkit": "t", "version": "1", "compute_capabilities": []}]},
+                r"engines\[0\].file: expected a file name",
+            ),
+            ({"engines": [{"file": "a.plan"}]}, r"engines\[0\].compute_capabilities: missing"),
+            ({"memory_bytes": -1}, "memory_bytes: expected 0 to"),
         ],
     )
     def test_a_damaged_recipe_names_the_field(self, kit: Path, change: dict[str, object], message: str) -> None:

@@ -16,7 +16,7 @@ from lram_export.tensorrt import cuda
 from lram_export.tensorrt.builder import build_engine
 from lram_export.tensorrt.engines import EngineStore
 from lram_export.tensorrt.memory import Memory
-from lram_export.tensorrt.recipe import read_recipe
+from lram_export.tensorrt.recipe import artifact_recipe
 from lram_export.tensorrt.toolkit import find_toolkit
 from lram_export.verify import load_bundle_reference, parity_meter, replay
 
@@ -46,7 +46,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
     reason = cuda.unavailable()
     if reason is not None:
         raise UsageError(f"target '{TARGET}': {reason}; compile on the machine that will run the bundle")
-    gpu, recipe = cuda.current_gpu(), read_recipe(artifact.directory)
+    gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
     store, key = EngineStore.of(bundle.path), runtime.engine_key(toolkit, gpu, recipe, artifact.digest)
     path, seconds = None if force else store.find(key), None
     if path is None:
@@ -55,7 +55,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
         started = time.monotonic()
         plan = build_engine(
             toolkit,
-            artifact.directory / "model.onnx",
+            artifact.file("model.onnx"),
             recipe,
             timing_cache=store.folder / f"{key.machine}.{recipe.timing_cache}",
             progress=progress,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from lram_export.bounds import MOST_FILE_BYTES, MOST_FILES
 from lram_export.errors import BundleError
+from lram_export.identity import compare, properties
+from lram_export.json_fields import Fields, check_text, read_json, shown
+from lram_export.precision import MIXED, PRECISIONS
+from lram_export.runtimes.protocol import LoadedArtifact
 
 RECIPE_FILE = "recipe.json"
 
@@ -40,6 +45,7 @@ class BuildRecipe:
         optimization_level: 0 to 5; how long TensorRT searches.
         timing_cache: file beside the engines in which timings of tactics are kept.
         engines: engines in the bundle itself.
+        identity: what the artifact says about itself (:mod:`lram_export.identity`); a plan has no room for it.
     """
 
     precision: str
@@ -51,6 +57,7 @@ class BuildRecipe:
     optimization_level: int = 3
     timing_cache: str = "timing.cache"
     engines: tuple[EngineEntry, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
         """Write ``recipe.json`` and return its path."""
@@ -59,46 +66,54 @@ class BuildRecipe:
         return path
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "precision": (str,),
-    "device": (str, type(None)),
-    "compute_capability": (str, type(None)),
-    "workspace_bytes": (int, type(None)),
-    "memory_bytes": (int,),
-    "tf32": (bool,),
-    "optimization_level": (int,),
-    "timing_cache": (str,),
-    "engines": (list,),
-}
-
-
 def read_recipe(directory: Path) -> BuildRecipe:
     """Read a target folder's ``recipe.json``; raises BundleError naming the field."""
     path = directory / RECIPE_FILE
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return _recipe(document)
-    except (OSError, ValueError, TypeError) as error:
+        return _recipe(Fields.of(read_json(path), ""))
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
 
 
-def _recipe(document: dict[str, Any]) -> BuildRecipe:
-    for name, kinds in _KINDS.items():
-        value = document.get(name)
-        if name not in document or not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ValueError(f"{name}: expected {kinds[0].__name__}, got {value!r}")
-    for name in ("timing_cache",):
-        if not _is_file_name(document[name]):
-            raise ValueError(f"{name}: expected a file name, got {document[name]!r}")
-    engines = []
-    for i, entry in enumerate(document["engines"]):
-        file = entry.get("file") if isinstance(entry, dict) else None
-        if not isinstance(file, str) or not _is_file_name(file):
-            raise ValueError(f"engines[{i}].file: expected a file name, got {file!r}")
-        capabilities = tuple(entry.get("compute_capabilities", ()))
-        engines.append(EngineEntry(file, str(entry.get("toolkit")), str(entry.get("version")), capabilities))
-    return BuildRecipe(**{**{name: document[name] for name in _KINDS}, "engines": tuple(engines)})
+def artifact_recipe(artifact: LoadedArtifact) -> BuildRecipe:
+    """An artifact's recipe, which has to say what the manifest says; raises BundleError."""
+    path, recipe = artifact.file(RECIPE_FILE), read_recipe(artifact.directory)
+    artifact.identity.check(path, recipe.identity)
+    compare(path, "precision", recipe.precision, artifact.identity.properties["lram.precision"])
+    return recipe
 
 
-def _is_file_name(value: str) -> bool:
-    return Path(value).name == value and value not in ("", ".", "..")
+def _recipe(document: Fields) -> BuildRecipe:
+    def optional(name: str) -> str | None:
+        return None if document.get(name) is None else document.text(name)
+
+    workspace = document.get("workspace_bytes")
+    return BuildRecipe(
+        precision=document.text("precision", choices=(*PRECISIONS, MIXED)),
+        device=optional("device"),
+        compute_capability=optional("compute_capability"),
+        workspace_bytes=None if workspace is None else document.integer("workspace_bytes", 0, MOST_FILE_BYTES),
+        memory_bytes=document.integer("memory_bytes", 0, MOST_FILE_BYTES),
+        tf32=document.flag("tf32"),
+        optimization_level=document.integer("optimization_level", 0, 5),
+        timing_cache=_file_name(document, "timing_cache"),
+        engines=tuple(
+            _engine(Fields.of(entry, f"engines[{i}]")) for i, entry in enumerate(document.items("engines", MOST_FILES))
+        ),
+        identity=properties(document) if "identity" in document.data else {},
+    )
+
+
+def _engine(entry: Fields) -> EngineEntry:
+    entry.only("file", "toolkit", "version", "compute_capabilities")
+    capabilities = entry.items("compute_capabilities", MOST_FILES)
+    for i, capability in enumerate(capabilities):
+        check_text(capability, entry.path(f"compute_capabilities[{i}]"))
+    return EngineEntry(_file_name(entry, "file"), entry.text("toolkit"), entry.text("version"), tuple(capabilities))
+
+
+def _file_name(fields: Fields, name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
+        raise ValueError(f"{fields.path(name)}: expected a file name, got {shown(value)}")
+    return fields.text(name)

@@ -16,14 +16,20 @@ from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.tape import Tape
 
 from lram_export.atomic import scratch_directory
-from lram_export.runtimes.onnxruntime import MODEL_FILE, OnnxRuntime, session_options
+from lram_export.runtimes.onnxruntime import MODEL_FILE, WEIGHTS_FILE, OnnxRuntime, check_session, session_options
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime
+from lram_export.tensorrt.recipe import artifact_recipe
 from lram_export.tensorrt.typed_onnx import HALF_TYPES
 
 
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """The step graph of a `tensorrt` artifact on the processor."""
-    return OnnxRuntime(session_of(artifact.directory / MODEL_FILE, session_options(threads)), artifact.spec)
+    artifact.file(WEIGHTS_FILE)  # which the model refers to
+    artifact_recipe(artifact)  # says what the manifest says
+    path = artifact.file(MODEL_FILE)
+    session = session_of(path, session_options(threads))
+    check_session(session, artifact, path)
+    return OnnxRuntime(session, artifact.spec)
 
 
 def session_of(path: Path, options: Any) -> Any:

@@ -46,14 +46,6 @@ def build_typed_onnx(policy: LoweredPolicy) -> ir.Model:
     return model
 
 
-def half_format(policy: LoweredPolicy) -> str | None:
-    """The 16-bit format that inputs of some matrices are rounded to, or None."""
-    if policy.quantization is None:
-        return None
-    formats = {matrix.format for matrix in policy.quantization.matrices.values()}
-    return next((name for name in HALF_TYPES if name in formats), None)
-
-
 def typed_product(tape: Tape, x: ir.Value, matrix: QuantizedMatrix) -> ir.Value:
     """The product of an input (..., in) float32 with a quantized matrix; returns (..., out) float32."""
     products: dict[str, Callable[[Tape, ir.Value, QuantizedMatrix], ir.Value]]

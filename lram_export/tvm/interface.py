@@ -8,21 +8,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bounds import MOST_FILE_BYTES
 from lram_export.errors import BundleError
+from lram_export.identity import properties
+from lram_export.json_fields import Fields, read_json, shown, whole_number
 from lram_export.kernel_layout import TILE
+from lram_export.precision import FORMATS
 from lram_export.specification import TensorSpec
 
 STEP_FUNCTION = "step"
 WEIGHTS_FILE = "weights.bin"
 INTERFACE_FILE = "interface.json"
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
+TYPES = ("float32", "float16", "uint16", "uint8", "int8", "int32")
+MOST_WEIGHTS = 64 * 256
+"""64 arrays in each of the most blocks that a model can have."""
 ALIGNMENT = 64
 """Bytes to which TVM's kernels expect every tensor to be aligned; those in ``weights.bin`` are, so it can be mapped."""
 
@@ -95,13 +102,15 @@ class Epsilons:
 class Interface:
     """Weights in the order of the step's parameters, the matrices among them, and what there are libraries for.
 
-    ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep C.
+    ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep C;
+    ``identity`` what the artifact says about itself (:mod:`lram_export.identity`).
     """
 
     weights: tuple[WeightEntry, ...]
     matrices: Mapping[str, PackedMatrix]
     epsilons: Epsilons
     memory_columns: Mapping[str, int]
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
         """Write ``interface.json``."""
@@ -115,18 +124,42 @@ def read_interface(directory: Path) -> Interface:
     """Read ``interface.json``; raises BundleError."""
     path = directory / INTERFACE_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["version"] != INTERFACE_VERSION:
-            raise BundleError(f"{path}: version {document['version']}, this lram-export reads {INTERFACE_VERSION}")
-        matrices = {name: {**m, "arrays": tuple(m["arrays"])} for name, m in document["matrices"].items()}
-        return Interface(
-            weights=tuple(WeightEntry(**{**w, "shape": tuple(w["shape"])}) for w in document["weights"]),
-            matrices={name: PackedMatrix(**m) for name, m in matrices.items()},
-            epsilons=Epsilons(**document["epsilons"]),
-            memory_columns={str(name): int(columns) for name, columns in document["memory_columns"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _interface(Fields.of(read_json(path), ""))
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not what target tvm writes ({error}); export the bundle again") from None
+
+
+def _interface(document: Fields) -> Interface:
+    version = document.integer("version", 1, INTERFACE_VERSION)
+    entries = [Fields.of(w, f"weights[{i}]") for i, w in enumerate(document.items("weights", MOST_WEIGHTS))]
+    weights: list[WeightEntry] = []
+    end = 0
+    for entry in entries:
+        entry.only("name", "shape", "dtype", "offset")
+        shape = [whole_number(e, entry.path("shape"), 1, MOST_FILE_BYTES) for e in entry.items("shape", 8)]
+        # one after the other: a weight that lies elsewhere would be another one's
+        offset = entry.integer("offset", end, end)
+        weights.append(WeightEntry(entry.text("name"), tuple(shape), entry.text("dtype", choices=TYPES), offset))
+        end += -(-weights[-1].bytes // ALIGNMENT) * ALIGNMENT
+    matrices, epsilons = document.fields("matrices"), document.fields("epsilons")
+    epsilons.only(*(f.name for f in fields(Epsilons)))
+    columns = document.fields("memory_columns")
+    return Interface(
+        weights=tuple(weights),
+        matrices={name: _packed(matrices.fields(name), {w.name for w in weights}) for name in matrices.data},
+        epsilons=Epsilons(**{name: epsilons.number(name, 0.0, 1.0) for name in epsilons.data}),
+        memory_columns={name: columns.integer(name, TILE // 2, 1024) for name in columns.data},
+        identity=properties(document) if version > 1 else {},
+    )
+
+
+def _packed(matrix: Fields, weights: set[str]) -> PackedMatrix:
+    matrix.only("format", "rows", "cols", "parts", "arrays")
+    arrays = matrix.items("arrays", 8)
+    if not all(name in weights for name in arrays):
+        raise ValueError(f"{matrix.path('arrays')}: expected names of weights, got {shown(arrays)}")
+    rows, cols, parts = (matrix.integer(name, 1, MOST_FILE_BYTES) for name in ("rows", "cols", "parts"))
+    return PackedMatrix(matrix.text("format", choices=("fp32", *FORMATS)), rows, cols, parts, tuple(arrays))
 
 
 def _columns(tensor: TensorSpec, most: int) -> int | None:
@@ -181,9 +214,10 @@ def map_weights(entries: tuple[WeightEntry, ...], path: Path) -> list[NDArray[An
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable ({error}); export the bundle again") from None
     arrays = []
+    end = entries[-1].offset + entries[-1].bytes if entries else 0
+    if content.size != end + -end % ALIGNMENT:
+        raise BundleError(f"{path}: {content.size} bytes are not the weights of {INTERFACE_FILE}; export again")
     for entry in entries:
         end = entry.offset + entry.bytes
-        if entry.offset % ALIGNMENT or entry.offset < 0 or end > content.size:
-            raise BundleError(f"{path}: {entry.name}: not where {INTERFACE_FILE} says; export the bundle again")
         arrays.append(np.asarray(content[entry.offset : end]).view(entry.dtype).reshape(entry.shape))
     return arrays
