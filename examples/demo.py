@@ -34,7 +34,7 @@ def main() -> None:
         bundle = export_bundle(checkpoint, task, Path(folder) / "reach.lram", progress=progress)
         threads = suitable_threads(bundle.manifest.parameters, bundle.manifest.batch_size)
         steps = checkpoint_steps(bundle, None, STEPS, seed=1)
-        meters = verify_against_checkpoint(
+        compared = verify_against_checkpoint(
             bundle, checkpoint, bundle.targets, inputs=steps, threads=threads, progress=progress
         )
         report = bench(bundle, BenchOptions(bundle.targets, threads, steps=STEPS), progress)
@@ -44,7 +44,7 @@ def main() -> None:
 
     rows = []
     for timing in report.results:
-        parity = meters[timing.target].result()
+        parity = compared.results[timing.target]
         rows.append(
             [
                 timing.target,

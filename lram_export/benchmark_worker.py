@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lram_export.bundle import Bundle
 from lram_export.checkpoint import CheckpointSource
-from lram_export.errors import LramError, UsageError
+from lram_export.errors import LramError
 from lram_export.machine import peak_memory, usable_cores
 from lram_export.parity import ParityMeter, ParityResult
 from lram_export.processes import end_with_parent
@@ -191,6 +191,7 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
 
     from lram_export.baseline import OriginalRuntime
     from lram_export.model import ReferenceModel
+    from lram_export.oracle import check_architecture
     from lram_export.presets import random_checkpoint
     from lram_export.runtimes.pytorch import artifact_checkpoint
 
@@ -198,8 +199,7 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     manifest = bundle.manifest
     if job.source is not None:
         checkpoint, weights = job.source.load(), "checkpoint"
-        if checkpoint.config != manifest.model:
-            raise UsageError(f"{job.source.path}: not the architecture this bundle was exported from")
+        check_architecture(bundle, checkpoint)
     elif "pytorch" in bundle.targets:
         checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"
     else:  # speed does not depend on the values of the weights

@@ -192,14 +192,16 @@ class Evaluation:
         return sum(e.success == expected.get(e.seed) for e in result.episodes)
 
 
-def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None) -> Policy:
+def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None, *, other_checkpoint: bool = False) -> Policy:
     """The float32 reference model behind the step API, from a checkpoint or the bundle's `pytorch` artifact.
 
-    It sets the number of torch's threads for the whole process, to what suits the model.
+    It sets the number of torch's threads for the whole process, to what suits the model. With ``other_checkpoint``
+    the checkpoint may be another than the bundle's, whatever its weights.
 
     Raises:
         UsageError: neither is there, the bundle is quantized (its `pytorch` artifact, too), the checkpoint is of
-            another architecture, or torch is missing.
+            another architecture or another file, or torch is missing.
+        ParityError: the bundle's codes are not the checkpoint's.
     """
     manifest = bundle.manifest
     if checkpoint is None and manifest.quantization is not None:
@@ -215,12 +217,12 @@ def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None) -> Policy:
     if checkpoint is None:
         runtime: Runtime = load_runtime("pytorch", bundle.load_artifact("pytorch"), 1)
     else:
-        from lram_export.model import ReferenceModel
-        from lram_export.runtimes.pytorch import PytorchRuntime
+        from lram_export.oracle import build_oracle
 
-        if checkpoint.config != manifest.model:
-            raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
-        runtime = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+        oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint)
+        if not other_checkpoint:
+            oracle.require_codes()
+        runtime = oracle.float32_runtime()
     import torch
 
     torch.set_num_threads(threads_beside_others(manifest.parameters))

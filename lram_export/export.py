@@ -103,12 +103,12 @@ def export_bundle(
             in_float32 = policy
             policy = quantize(in_float32, options.quantization, calibration, progress, targets=options.targets)
             reference = _record(policy, inputs, progress)
-            if calibration is None:
-                cost = cost_of(policy, _record(in_float32, inputs, progress), reference)
-            else:
+            # also where the cost is told over episodes: these steps are in the bundle, so it can be measured again
+            recorded_cost, cost = cost_of(policy, _record(in_float32, inputs, progress), reference), None
+            if calibration is not None:
                 with progress.stage("measuring the cost"):
                     cost = cost_on_episodes(in_float32, policy, calibration)
-            quantization = _save_quantized(writer, policy, cost, "reference" if calibration is None else "episodes")
+            quantization = _save_quantized(writer, policy, recorded_cost, cost)
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
         policy = dataclasses.replace(policy, platform=options.platform)
@@ -221,19 +221,21 @@ def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) 
 
 
 def _save_quantized(
-    writer: BundleWriter, policy: LoweredPolicy, cost: QuantizationCost, measured_on: str
+    writer: BundleWriter, policy: LoweredPolicy, recorded: QuantizationCost, episodes: QuantizationCost | None
 ) -> QuantizationEntry:
-    """Write the codes and describe them."""
+    """Write the codes and describe them, with their cost over the recorded steps and, if known, over episodes."""
     quantization = policy.quantization
     assert quantization is not None
     path = writer.directory / QUANTIZED_FILE
     save_quantized(quantization.matrices, path)
+    on_reference = {"measured_on": "reference", **recorded.to_json()}
     return QuantizationEntry(
         method=quantization.method,
         file=writer.entry(path),
         matrices=quantization.entries,
         calibration=quantization.calibration,
-        cost={"measured_on": measured_on, **cost.to_json()},
+        cost=on_reference if episodes is None else {"measured_on": "episodes", **episodes.to_json()},
+        reference_cost=None if episodes is None else on_reference,
         auto=None if quantization.choice is None else dict(quantization.choice),
     )
 

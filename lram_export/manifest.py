@@ -92,7 +92,8 @@ class QuantizationEntry:
     """The quantized matrices of a bundle, in one file for all its targets, and how they came about.
 
     ``calibration`` names the recordings by their SHA-256. ``cost`` is what quantization changed, oracle
-    against float32 reference; ``auto`` what `--precision auto` measured before it chose. Both are told, not used.
+    against float32 reference; ``reference_cost`` the same over the recorded steps where ``cost`` is of others;
+    ``auto`` what `--precision auto` measured before it chose.
     """
 
     method: str
@@ -100,7 +101,14 @@ class QuantizationEntry:
     matrices: tuple[MatrixEntry, ...]
     calibration: tuple[str, ...] = ()
     cost: dict[str, Any] | None = None
+    reference_cost: dict[str, Any] | None = None
     auto: dict[str, Any] | None = None
+
+    @property
+    def recorded_cost(self) -> dict[str, Any] | None:
+        """The cost over the recorded steps, which whoever has the checkpoint can measure again."""
+        over_recorded = self.cost is not None and self.cost.get("measured_on") == "reference"
+        return self.cost if over_recorded else self.reference_cost
 
 
 @dataclass(frozen=True)
@@ -331,23 +339,24 @@ def _quantization(entry: Fields) -> QuantizationEntry:
         file=file,
         matrices=tuple(_matrix(Fields.of(m, f"quantization.matrices[{i}]")) for i, m in enumerate(matrices)),
         calibration=tuple(calibration),
-        cost=_cost(entry),
+        cost=_cost(entry, "cost"),
+        reference_cost=_cost(entry, "reference_cost"),
         auto=None if entry.get("auto") is None else entry.fields("auto").data,
     )
 
 
-def _cost(entry: Fields) -> dict[str, Any] | None:
-    if entry.get("cost") is None:
+def _cost(entry: Fields, name: str) -> dict[str, Any] | None:
+    if entry.get(name) is None:
         return None
-    cost = entry.fields("cost")
+    cost = entry.fields(name)
     cost.only("measured_on", *COST_COUNTS, *COST_ERRORS)
-    cost.text("measured_on", choices=("reference", "episodes"))
-    for name in COST_COUNTS:
-        cost.integer(name, 0, 2**53)
-    for name in COST_ERRORS:
-        cost.number(name, low=0.0)
+    cost.text("measured_on", choices=("reference", "episodes") if name == "cost" else ("reference",))
+    for count in COST_COUNTS:
+        cost.integer(count, 0, 2**53)
+    for error in COST_ERRORS:
+        cost.number(error, low=0.0)
     if not cost.data["beyond_one_bin"] <= cost.data["actions_different"] <= cost.data["actions"]:
-        raise ValueError("quantization.cost.actions_different: expected between beyond_one_bin and actions")
+        raise ValueError(f"quantization.{name}.actions_different: expected between beyond_one_bin and actions")
     return cost.data
 
 

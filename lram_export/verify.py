@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lram_export.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.precision import PRECISIONS
 from lram_export.progress import SILENT, Advance, Progress
-from lram_export.quantized import QuantizedFile
 from lram_export.recording import load_steps
 from lram_export.reference import Reference, StepSequence, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
@@ -20,8 +21,11 @@ from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, StepOutput, 
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
+    from lram_export.oracle import Oracle, RecordedCheck
 
 DEFAULT_STEPS = 500
+STATE_EVERY = 64
+"""Steps between two comparisons of whole states."""
 Watch = Callable[[Runtime, StepOutput], None]
 """Is shown a runtime and its output after every step."""
 
@@ -105,6 +109,67 @@ def replay(
     meter.add_state(reference.state_samples, sample_state(runtime.state()))
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A bundle against a checkpoint: three questions, three verdicts.
+
+    Attributes:
+        sha256: of the checkpoint.
+        source_sha256: of the checkpoint that the bundle says it was exported from.
+        oracle: the oracle the targets were compared with; it knows whether the codes are the checkpoint's.
+        meters: every target against the oracle.
+        recorded: the bundle's recorded steps against the oracle, and the cost of quantization over them.
+        different_weight: one of the target `pytorch` that is not the checkpoint's to the bit, if any is.
+    """
+
+    sha256: str
+    source_sha256: str | None
+    oracle: Oracle
+    meters: Mapping[str, ParityMeter]
+    recorded: RecordedCheck
+    different_weight: str | None = None
+
+    @property
+    def results(self) -> dict[str, ParityResult]:
+        """What the comparison of every target found."""
+        return {target: meter.result() for target, meter in self.meters.items()}
+
+    @property
+    def codes(self) -> bool | None:
+        """Are codes x scales the checkpoint's matrices? None if there are none."""
+        return None if self.oracle.codes is None else self.oracle.codes.passed
+
+    @property
+    def computation(self) -> bool:
+        """Does every target, and did whoever recorded the bundle's steps, compute what the oracle does?"""
+        targets = all(result.passed for result in self.results.values())
+        return targets and self.recorded.parity.passed and self.different_weight is None
+
+    @property
+    def cost(self) -> bool | None:
+        """Did quantization cost what the manifest states? None if it states nothing."""
+        return None if self.recorded.cost is None else self.recorded.cost.passed
+
+    @property
+    def passed(self) -> bool:
+        """Whether no verdict is negative."""
+        return self.computation and self.codes is not False and self.cost is not False
+
+    def to_json(self) -> dict[str, Any]:
+        """Both digests and the verdicts as plain JSON values."""
+        return {
+            "checkpoint_sha256": self.sha256,
+            "source_sha256": self.source_sha256,
+            "codes": None if self.oracle.codes is None else self.oracle.codes.to_json(),
+            "computation": {
+                "passed": self.computation,
+                "recorded_steps": self.recorded.parity.to_json(),
+                "different_weight": self.different_weight,
+            },
+            "cost": None if self.recorded.cost is None else self.recorded.cost.to_json(),
+        }
+
+
 def verify_against_checkpoint(
     bundle: Bundle,
     checkpoint: Checkpoint,
@@ -112,47 +177,59 @@ def verify_against_checkpoint(
     *,
     inputs: StepSequence,
     threads: int,
+    other_checkpoint: bool = False,
     progress: Progress = SILENT,
-) -> dict[str, ParityMeter]:
-    """Run steps on the reference model of a checkpoint and on every target, side by side.
+) -> Comparison:
+    """Compare a bundle with a checkpoint: its codes, its recorded steps, and every target on steps, side by side.
 
     Whole states are compared every 64 steps and after the last. The oracle of a quantized bundle is the
-    checkpoint with the bundle's dequantized matrices.
+    checkpoint with the bundle's dequantized matrices. The target `pytorch` is that same model: if its weights are the
+    oracle's to the bit, it runs once for both.
 
     Raises:
-        UsageError: the checkpoint is of another architecture than the bundle's, or see
-            :func:`verify_targets`.
+        UsageError: the checkpoint is of another architecture than the bundle's, or another file and that is not
+            meant; or see :func:`verify_targets`.
+        ParityError: codes x scales are not finite.
     """
-    from lram_export.model import ReferenceModel, oracle_threads
-    from lram_export.runtimes.pytorch import PytorchRuntime
+    from lram_export.model import oracle_threads
+    from lram_export.oracle import build_oracle, check_recorded, different_weight
+    from lram_export.runtimes.pytorch import artifact_checkpoint
 
     manifest = bundle.manifest
-    if checkpoint.config != manifest.model:
-        raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
-    if manifest.quantization is not None:
-        from lram_export.dequantization import dequantized_checkpoint
-
-        bundle.check_files([manifest.quantization.file])
-        matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
-        checkpoint = dequantized_checkpoint(checkpoint, matrices)
-    oracle = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
-    runtimes = {t: load_runtime(t, bundle.load_artifact(t), threads) for t in targets}
-    meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
-    stage = progress.stage("verifying against the checkpoint", len(inputs))
-    with stage as advance, oracle_threads(checkpoint.config):
-        for number, arguments in enumerate(inputs, start=1):
-            expected = oracle.step(*arguments)
-            for target, runtime in runtimes.items():
-                output = runtime.step(*arguments)
-                meters[target].add_step(expected.action, expected.action_logits, output.action, output.action_logits)
-            if number % 64 == 0 or number == len(inputs):
-                state = oracle.state()
+    oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint, progress=progress)
+    if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
+        oracle.require_codes()  # nothing can be computed with them
+    recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
+    expected_weights, different = oracle.dequantized(), None
+    reference = oracle.model_runtime(expected_weights)
+    runtimes: dict[str, Runtime] = {}
+    with ExitStack() as stack:
+        for target in targets:
+            artifact = bundle.load_artifact(target)
+            if target == "pytorch":
+                weights = artifact_checkpoint(artifact)
+                different = different_weight(expected_weights, weights)
+                runtimes[target] = reference if different is None else oracle.model_runtime(weights)
+            else:
+                runtimes[target] = load_runtime(target, artifact, threads)
+                stack.callback(runtimes[target].close)
+        meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
+        stage = progress.stage("verifying against the checkpoint", len(inputs))
+        with stage as advance, oracle_threads(checkpoint.config):
+            for number, arguments in enumerate(inputs, start=1):
+                expected = reference.step(*arguments)
                 for target, runtime in runtimes.items():
-                    meters[target].add_state(state, runtime.state())
-            advance(1)
-    for runtime in runtimes.values():
-        runtime.close()
-    return meters
+                    output = expected if runtime is reference else runtime.step(*arguments)
+                    meters[target].add_step(
+                        expected.action, expected.action_logits, output.action, output.action_logits
+                    )
+                if number % STATE_EVERY == 0 or number == len(inputs):
+                    state = reference.state()
+                    for target, runtime in runtimes.items():
+                        meters[target].add_state(state, state if runtime is reference else runtime.state())
+                advance(1)
+    source = manifest.source.get("sha256")
+    return Comparison(checkpoint.sha256, source, oracle, meters, recorded, different)
 
 
 def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, seed: int) -> StepSequence:

@@ -270,7 +270,9 @@ class TestResults:
         assert (tmp_path / "own.lram" / "onnxruntime" / "model.onnx.data").read_bytes() == (
             bundle / "onnxruntime" / "model.onnx.data"
         ).read_bytes()
-        assert succeed("verify", tmp_path / "own.lram", "--checkpoint", STATE_M, "--steps", "50", "--json")
+        assert succeed(
+            "verify", tmp_path / "own.lram", "--checkpoint", STATE_M, "--other-checkpoint", "--steps", "50", "--json"
+        )
 
     def test_a_new_checkpoint_exports(self, tmp_path: Path) -> None:
         succeed("new", "--preset", "16m", "--slstm-at", "1,3", "--image", "-o", tmp_path / "new")

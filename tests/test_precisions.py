@@ -71,8 +71,9 @@ def check(
         succeed("compile", folder / "policy.lram")
     bundle = Bundle.open(folder / "policy.lram")
     inputs = checkpoint_steps(bundle, recording, STEPS, seed=1)
-    meters = verify_against_checkpoint(bundle, load_checkpoint(checkpoint), targets, inputs=inputs, threads=1)
-    for target, meter in meters.items():
+    compared = verify_against_checkpoint(bundle, load_checkpoint(checkpoint), targets, inputs=inputs, threads=1)
+    assert compared.codes is not False and compared.cost is not False, (compared.oracle.codes, compared.recorded)
+    for target, meter in compared.meters.items():
         result = meter.result()
         assert result.steps == STEPS and result.passed, (target, result.failures())
         bound = 3e-2 if bundle.artifact(target).activations != "float32" else 2e-3

@@ -43,6 +43,7 @@ COLUMNS = (
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
 @click.option("--checkpoint", type=PATH, help="The reference; default: the bundle's pytorch artifact.")
 @options.checkpoint_options
+@options.other_checkpoint
 @click.option("--no-reference", is_flag=True, help="Play without the PyTorch reference (needs no torch).")
 @click.option("--no-reward", is_flag=True, help="Give the policy no rewards, like a robot that has none.")
 @click.option("--target-return", type=FINITE, help="Return to aim at; default: the task table's for the environment.")
@@ -63,6 +64,7 @@ def evaluate(
     seed: int,
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
+    other_checkpoint: bool,
     no_reference: bool,
     no_reward: bool,
     target_return: float | None,
@@ -80,8 +82,10 @@ def evaluate(
     from lram_export.bundle import Bundle
     from lram_export.verify import installed_targets
 
-    if checkpoint is None and reading.given:
-        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+    if checkpoint is None and (reading.given or other_checkpoint):
+        raise UsageError(
+            "--other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint"
+        )
     if no_reference and checkpoint is not None:
         raise UsageError("--no-reference: contradicts --checkpoint; leave one of them out")
     if video is not None:
@@ -93,7 +97,7 @@ def evaluate(
     opened = Bundle.open(bundle)
     chosen = installed_targets(opened, targets)
     loaded = None if checkpoint is None else reading.load(checkpoint, progress)
-    reference = None if no_reference else library.reference_policy(opened, loaded)
+    reference = None if no_reference else library.reference_policy(opened, loaded, other_checkpoint=other_checkpoint)
     if reference is not None and checkpoint is None and not targets and len(chosen) > 1:
         chosen.remove("pytorch")  # it is the reference itself
     settings = library.EvaluationOptions(

@@ -36,6 +36,11 @@ target = click.option("--target", type=TARGET, help="Target to use; default: the
 threads = click.option("--threads", type=THREADS, help="Threads of the runtime; default: by the model.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+other_checkpoint = click.option(
+    "--other-checkpoint",
+    is_flag=True,
+    help="With --checkpoint: another file than the bundle's is meant, e.g. a converted one.",
+)
 checkpoint = click.argument("checkpoint", type=PATH)
 bundle = click.argument("bundle", type=PATH)
 batch = click.option("--batch", default=1, show_default=True, type=BATCH, help="Rows per step.")

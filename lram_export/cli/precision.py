@@ -31,7 +31,7 @@ SHARE = Share()
 
 def cost_line(cost: dict[str, Any]) -> str:
     """What quantization changed, in a sentence."""
-    over = "held-out recorded" if cost.get("measured_on") == "episodes" else "random"
+    over = {"episodes": "held-out recorded", "recorded": "recorded"}.get(cost["measured_on"], "random")
     beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
     return (
         f"quantization cost over {cost['steps']} {over} steps: {cost['actions_different']} of {cost['actions']} action "

@@ -31,6 +31,7 @@ from lram_export.report import missing_packages
 @click.option("--no-timing", is_flag=True, help="Do not time the targets.")
 @options.force
 @options.checkpoint_options
+@options.other_checkpoint
 @options.quiet
 def report(
     bundle: Path,
@@ -46,6 +47,7 @@ def report(
     no_timing: bool,
     force: bool,
     reading: options.CheckpointOptions,
+    other_checkpoint: bool,
     quiet: bool,
 ) -> None:
     """Write one HTML page about a bundle: tables, charts, and how to read them."""
@@ -55,8 +57,10 @@ def report(
     from lram_export.report.collect import ReportOptions, collect
     from lram_export.report.page import render
 
-    if reading.given and checkpoint is None:
-        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+    if (reading.given or other_checkpoint) and checkpoint is None:
+        raise UsageError(
+            "--other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint"
+        )
     if recording is not None and checkpoint is None:
         raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)
@@ -69,7 +73,15 @@ def report(
     found = collect(
         opened,
         [Bundle.open(other) for other in also],
-        ReportOptions(steps, recording, rate, time=not no_timing, threads=threads, targets=targets),
+        ReportOptions(
+            steps,
+            recording,
+            rate,
+            time=not no_timing,
+            threads=threads,
+            targets=targets,
+            other_checkpoint=other_checkpoint,
+        ),
         None if checkpoint is None else reading.load(checkpoint, progress),
         evaluations,
         progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +12,13 @@ from lram_export.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, PATH, SEED, Command, steps
+from lram_export.cli.precision import cost_line
 from lram_export.errors import UsageError
 from lram_export.machine import suitable_threads
 from lram_export.parity import ParityResult
+
+if TYPE_CHECKING:
+    from lram_export.verify import Comparison
 
 DEFAULT_SEED = 1
 COLUMNS = (
@@ -35,6 +40,7 @@ COLUMNS = (
 @options.bundle
 @click.option("--checkpoint", type=PATH, help="Compare with this checkpoint's reference model (needs torch).")
 @options.checkpoint_options
+@options.other_checkpoint
 @options.targets
 @click.option("--recording", type=INPUT_FILE, help="With --checkpoint: steps of lram-export record, not random ones.")
 @click.option("--steps", type=steps(1), help="With --checkpoint: number of steps; default 500, or all recorded.")
@@ -46,6 +52,7 @@ def verify(
     bundle: Path,
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
+    other_checkpoint: bool,
     targets: tuple[str, ...],
     recording: Path | None,
     steps: int | None,
@@ -57,16 +64,17 @@ def verify(
     """Check a bundle's files, then its behaviour; exit with 1 if a target is beyond the tolerance.
 
     Without --checkpoint the recorded steps in the bundle are replayed; torch is not needed. With it, fresh
-    random steps, or those of a --recording, run on the reference model and on the targets, side by side.
+    random steps, or those of a --recording, run on the reference model and on the targets, side by side; and codes,
+    recorded steps and the cost of quantization are compared with the checkpoint.
     """
     from lram_export import verify as library
     from lram_export.runtimes import RUNTIMES, unavailable
 
-    given = recording is not None or steps is not None or seed is not None
+    given = recording is not None or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):
         raise UsageError(
-            "--recording, --steps, --seed, --config, --act-dim, --discrete-actions, --image-shape: only with "
-            "--checkpoint; without, the recorded steps are replayed"
+            "--recording, --steps, --seed, --other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: "
+            "only with --checkpoint; without, the recorded steps are replayed"
         )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
@@ -77,29 +85,28 @@ def verify(
         opened.check_files([opened.manifest.quantization.file])
     cores = threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
     drift: dict[str, list[float]] = {}
+    compared = None
     if checkpoint is None:
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
     else:
         loaded = reading.load(checkpoint, progress)
         inputs = library.checkpoint_steps(opened, recording, steps, DEFAULT_SEED if seed is None else seed)
-        source = opened.manifest.source.get("sha256")
-        if source and loaded.sha256 != source:
-            message(f"note: {checkpoint} is not the file this bundle was exported from (other SHA-256)", quiet)
-        meters = library.verify_against_checkpoint(
+        compared = library.verify_against_checkpoint(
             opened,
             loaded,
             chosen,
             inputs=inputs,
             threads=cores,
+            other_checkpoint=other_checkpoint,
             progress=progress,
         )
-        results = {target: meter.result() for target, meter in meters.items()}
-        drift = {target: meter.drift() for target, meter in meters.items()}
+        results = compared.results
+        drift = {target: meter.drift() for target, meter in compared.meters.items()}
         if steps is not None and len(inputs) < steps:
             message(f"note: {recording} has {len(inputs)} steps", quiet)
     for target in skipped:
         message(f"not verified: {target}: {unavailable(target)}", quiet)
-    passed = all(result.passed for result in results.values())
+    passed = all(result.passed for result in results.values()) and (compared is None or compared.passed)
     if as_json:
         print_json(
             {
@@ -109,6 +116,7 @@ def verify(
                 "not_installed": skipped,
                 "targets": {t: r.to_json() for t, r in results.items()},
                 "drift": drift,
+                **({} if compared is None else compared.to_json()),
             }
         )
     else:
@@ -117,7 +125,7 @@ def verify(
             f"{bundle} against {against}",
             COLUMNS,
             [_row(t, r) for t, r in results.items()],
-            _notes(results, drift),
+            [*_notes(results, drift), *([] if compared is None else _verdicts(compared))],
         )
     sys.exit(0 if passed else 1)
 
@@ -156,3 +164,28 @@ def _notes(results: dict[str, ParityResult], drift: dict[str, list[float]]) -> l
             f"reference's logits are tied within {bound.tie:g}{relative}"
         )
     return notes + list(dict.fromkeys(bounds))
+
+
+def _verdicts(compared: Comparison) -> list[str]:
+    """A line or more per question that only the checkpoint answers."""
+    lines = []
+    codes, cost = compared.oracle.codes, compared.recorded.cost
+    if codes is not None:
+        lines.append(
+            f"right codes: {_verdict(codes.passed)}; {len(codes.matrices)} matrices, {codes.method}, largest relative "
+            f"error of one {codes.largest_error:.2g}"
+        )
+        lines += codes.failures()
+    lines.append(f"right computation: {_verdict(compared.computation)}; the targets, and the bundle's recorded steps")
+    lines += [f"recorded steps: {line}" for line in compared.recorded.parity.failures()]
+    if compared.different_weight is not None:
+        lines.append(f"pytorch: {compared.different_weight} is not the checkpoint's")
+    if cost is not None:
+        told = "the manifest states none" if cost.passed is None else _verdict(cost.passed)
+        lines.append(f"cost: {told}; {cost_line({'measured_on': 'recorded', **cost.measured.to_json()})}")
+        lines += [f"cost: {line}" for line in cost.failures()]
+    return lines
+
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED"

@@ -46,6 +46,7 @@ class ReportOptions:
         time: whether to time the targets.
         threads: of the targets.
         targets: those to run; default: all that are installed but `pytorch`, the reference, if there is another.
+        other_checkpoint: the checkpoint is another file than the one the bundle was exported from, and meant.
     """
 
     steps: int = 500
@@ -55,6 +56,7 @@ class ReportOptions:
     time: bool = True
     threads: int = field(default_factory=usable_cores)
     targets: tuple[str, ...] = ()
+    other_checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -317,19 +319,13 @@ def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | Non
     """Recorded, or computed from a checkpoint: the PyTorch model, dequantized where the bundle is quantized."""
     if checkpoint is None:
         return Oracle(load_bundle_reference(bundle), np.zeros(0))
-    from lram_export.dequantization import dequantized_checkpoint
-    from lram_export.model import ReferenceModel, oracle_threads
-    from lram_export.quantized import QuantizedFile
-    from lram_export.runtimes.pytorch import PytorchRuntime
+    from lram_export.model import oracle_threads
+    from lram_export.oracle import build_oracle
 
-    manifest = bundle.manifest
-    if checkpoint.config != manifest.model:
-        raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from")
+    oracle = build_oracle(bundle, checkpoint, other_checkpoint=options.other_checkpoint)
+    oracle.require_codes()
     inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
-    if manifest.quantization is not None:
-        matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
-        checkpoint = dequantized_checkpoint(checkpoint, matrices)
-    runtime = PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+    runtime = oracle.runtime()
     recorder = Recorder()
     with oracle_threads(checkpoint.config):
         for arguments in inputs:
