@@ -157,9 +157,10 @@ class ParityResult:
         if self.state_error is not None and not self.state_error <= bound.state:
             lines.append(f"relative state error {self.state_error:.3g} exceeds {bound.state:.3g}: {self.worst_state}")
         if not self.largest_tie <= bound.tie:
+            of_norm = " of their norm" if bound.relative else ""
             lines.append(
                 f"{self.actions_different} of {self.actions} actions differ, one where the reference's logits "
-                f"were {self.largest_tie:.3g} apart (a tie within {bound.tie:.3g} would be allowed)"
+                f"were {self.largest_tie:.3g}{of_norm} apart (a tie within {bound.tie:.3g}{of_norm} would be allowed)"
             )
         return lines
 
@@ -190,7 +191,7 @@ class ParityMeter:
         self._worst_state: str | None = None
         self._actions = self._different = 0
         self._tie = 0.0
-        self._per_step: list[float] = []
+        self._per_step: list[NDArray[np.float64]] = []
 
     def add_step(self, expected_action: Array, expected_logits: Array, action: Array, logits: Array) -> None:
         """Compare one step: actions (B, A), logits (B, A, K) or (B, K); NaN counts as an infinite error."""
@@ -198,7 +199,7 @@ class ParityMeter:
         error = np.abs(logits.astype(np.float64) - reference)
         error = np.where(np.isnan(error), np.inf, error)
         largest = float(error.max())
-        self._per_step.append(largest)
+        self._per_step.append(error.reshape(len(error), -1).max(axis=1))
         if self._worst is None or largest > self._max:
             row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
             at = (row, *index)
@@ -235,15 +236,15 @@ class ParityMeter:
             if self._state_error is None or not error <= self._state_error:
                 self._state_error, self._worst_state = error, name
 
-    def drift(self, parts: int = 10) -> list[float]:
-        """Largest logit error of each of some equal stretches of the run, in order: does it grow?"""
-        stretches = np.array_split(np.array(self._per_step), parts)
-        return [float(stretch.max()) for stretch in stretches if stretch.size]
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Largest logit error of every step and row, (N, B)."""
+        return np.array(self._per_step)
 
     def typical(self, parts: int = 10) -> list[float]:
         """The median over steps of their largest logit error, of each of some equal stretches: one late outlier
         is no growth."""
-        stretches = np.array_split(np.array(self._per_step), parts)
+        stretches = np.array_split(self.errors.max(axis=1), parts)
         return [float(np.median(stretch)) for stretch in stretches if stretch.size]
 
     def result(self) -> ParityResult:

@@ -11,19 +11,31 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bounds import MOST_STEPS
 from lram_export.errors import LramError, UsageError
-from lram_export.npz import ArrayHeader, open_npz
+from lram_export.npz import ArrayHeader, Npz, open_npz
 from lram_export.observations import Recording, run_recording
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Advance, Progress
 from lram_export.reference import StepSequence, check_recorded
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
 from lram_export.specification import StepSpec
+
+ENVIRONMENT, NAMES = "environment", "environments"
+"""Arrays of a recording that says in which environments it was made."""
+
+
+@dataclass(frozen=True)
+class RecordedSteps(StepSequence):
+    """Steps that say in which environment each was taken: ``environment`` (N,) counts in the names."""
+
+    environment: NDArray[np.int32]
+    environments: tuple[str, ...]
 
 
 class RecordingRuntime:
@@ -46,6 +58,9 @@ class RecordingRuntime:
         output = self._runtime.step(observation, return_to_go, reward, is_first)
         self._steps.append(inputs)
         return output
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def recorded(self) -> StepSequence:
         """All steps so far; raises LramError if there are none."""
@@ -93,7 +108,7 @@ class EpisodePlan:
     target_return: float | None = None
 
 
-def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILENT) -> StepSequence:
+def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILENT) -> RecordedSteps:
     """The steps a policy takes in simulated episodes, environment after environment, seed after seed.
 
     Raises:
@@ -108,6 +123,7 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
         raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
     recorder = RecordingRuntime(policy.runtime)
     watched = Policy(recorder, policy.task)
+    lengths = []
     with ExitStack() as opened:
         environments = [
             opened.enter_context(FittedEnvironment.open(name, policy.spec, policy.task)) for name in plan.environments
@@ -116,17 +132,29 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
             listed = table_target_return(environment.name)
             own = policy.task.target_return if listed is None else listed
             aim = own if plan.target_return is None else plan.target_return
+            before = len(recorder)
             with progress.stage(environment.name, plan.episodes) as advance:
                 for seed in range(plan.seed, plan.seed + plan.episodes):
                     rollout(environment, watched, seed, aim, rewards=plan.rewards)
                     advance(1)
-    return recorder.recorded()
+            lengths.append(len(recorder) - before)
+    of = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return RecordedSteps(**columns(recorder.recorded()), environment=of, environments=plan.environments)
+
+
+def columns(steps: StepSequence) -> dict[str, NDArray[Any]]:
+    """The inputs of steps by name."""
+    return {f.name: getattr(steps, f.name) for f in fields(StepSequence)}
 
 
 def save_steps(steps: StepSequence, path: Path) -> None:
-    """Write ``steps.npz``."""
+    """Write ``steps.npz``; names of environments as bytes of UTF-8 with line breaks between, since it holds numbers."""
+    arrays = columns(steps)
+    if isinstance(steps, RecordedSteps):
+        names = np.frombuffer("\n".join(steps.environments).encode(), np.uint8)
+        arrays |= {ENVIRONMENT: steps.environment, NAMES: names}
     with path.open("wb") as file:
-        np.savez_compressed(file, **{f.name: getattr(steps, f.name) for f in fields(StepSequence)})
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_steps(path: Path, spec: StepSpec) -> StepSequence:
@@ -150,7 +178,27 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
                 if file.headers[tensor.name] != expected:
                     raise ValueError(f"{tensor.name}: expected {expected}, got {file.headers[tensor.name]}")
             arrays = {name: file.read(name) for name in names}
+            environments = _environments(file, lead[0])
         check_recorded(arrays)
     except ValueError as error:
         raise LramError(f"{path}: {error}") from None
-    return StepSequence(**arrays)
+    if environments is None:
+        return StepSequence(**arrays)
+    return RecordedSteps(**arrays, environment=environments[0], environments=environments[1])
+
+
+def _environments(file: Npz, steps: int) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:
+    """Of which environment each step is, and the names of all, where the file says so; raises ValueError."""
+    if ENVIRONMENT not in file.headers or NAMES not in file.headers:
+        return None
+    expected, found = ArrayHeader((steps,), np.dtype(np.int32)), file.headers[ENVIRONMENT]
+    if found != expected:
+        raise ValueError(f"{ENVIRONMENT}: expected {expected}, got {found}")
+    if file.headers[NAMES].dtype != np.uint8:
+        raise ValueError(f"{NAMES}: expected uint8, got {file.headers[NAMES]}")
+    environment = file.read(ENVIRONMENT)
+    names = tuple(file.read(NAMES).tobytes().decode("utf-8", errors="replace").split("\n"))
+    if environment.min() < 0 or environment.max() >= len(names):
+        got = f"{environment.min()} to {environment.max()}"
+        raise ValueError(f"{ENVIRONMENT}: expected numbers from 0 to {len(names) - 1}, got {got}")
+    return environment, names

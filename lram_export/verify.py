@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lram_export.errors import UsageError
 from lram_export.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.precision import PRECISIONS
 from lram_export.progress import SILENT, Advance, Progress
-from lram_export.recording import load_steps
+from lram_export.recording import RecordedSteps, columns, load_steps
 from lram_export.reference import Reference, StepSequence, load_reference, random_steps, sample_state
 from lram_export.registry import load_target
 from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, StepOutput, load_runtime, unavailable
@@ -252,7 +252,10 @@ def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, 
     rows = recorded.is_first.shape[1]
     if rows != manifest.batch_size:
         raise UsageError(f"{recording}: has rows of {rows}; the bundle steps {manifest.batch_size} at a time")
-    return StepSequence(**{f.name: getattr(recorded, f.name)[:steps] for f in fields(StepSequence)})
+    cut = {name: column[:steps] for name, column in columns(recorded).items()}
+    if isinstance(recorded, RecordedSteps):
+        return RecordedSteps(**cut, environment=recorded.environment[:steps], environments=recorded.environments)
+    return StepSequence(**cut)
 
 
 def load_bundle_reference(bundle: Bundle) -> Reference:

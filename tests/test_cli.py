@@ -307,7 +307,7 @@ class TestResults:
         result = document["targets"]["onnxruntime"]
         assert 0 < result["max_logit_error"] <= 1e-4 and 0 <= result["worst"]["step"] < 100
         assert result["actions"] == 400 and 0 < result["state_error"] <= 1e-4
-        assert len(document["drift"]["onnxruntime"]) == 10
+        assert len(document["drift"]["onnxruntime"]["all steps"]) == 10
 
 
 class TestAsAUser:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lram_export import Bundle
 from lram_export.checkpoint import load_checkpoint
+from lram_export.drift import UNNAMED, drift, steps_since_start
+from lram_export.errors import LramError
 from lram_export.parity import TOLERANCES, ParityMeter, relative_error
+from lram_export.presets import preset_config
+from lram_export.recording import RecordedSteps, load_steps, save_steps
+from lram_export.reference import StepSequence
+from lram_export.specification import step_spec
+from lram_export.tasks import resolve_task
 from lram_export.verify import checkpoint_steps, verify_against_checkpoint
 
 from .conftest import GOLDEN, ExportFunction
@@ -93,6 +101,42 @@ class TestMeter:
         assert dataclasses.asdict(result)["worst"]["index"] == (1, 2)
 
 
+class TestDrift:
+    def test_environments_are_told_apart_and_steps_count_from_the_start_of_their_episode(self, tmp_path: Path) -> None:
+        """Two episodes of 10 steps each: the second environment has an error a thousand times as large."""
+        is_first = (np.arange(20) % 10 == 0).astype(np.float32)[:, None]
+        zeros = np.zeros((20, 1), np.float32)
+        errors = np.where(np.arange(20) < 10, 1e-6, 1e-3)[:, None]
+        environment = np.repeat(np.arange(2, dtype=np.int32), 10)
+        recorded = RecordedSteps(
+            np.zeros((20, 1, 39), np.float32), zeros, zeros, is_first, environment, ("a/one", "b/zwölf")
+        )
+        save_steps(recorded, tmp_path / "steps.npz")
+        spec = step_spec(preset_config("16m"), resolve_task("metaworld/reach-v2"))
+        found = drift(errors, load_steps(tmp_path / "steps.npz", spec))
+        assert found == {"a/one": [1e-6] * 10, "b/zwölf": [1e-3] * 10}
+
+    def test_an_error_that_grows_within_every_episode_shows(self) -> None:
+        is_first = np.zeros((30, 2), np.float32)
+        is_first[[0, 15], 0] = is_first[[0, 10, 20], 1] = 1  # rows start episodes at different times
+        zeros = np.zeros((30, 2), np.float32)
+        steps = StepSequence(np.zeros((30, 2, 3), np.float32), zeros, zeros, is_first)
+        position = steps_since_start(is_first)
+        assert position[14:17, 0].tolist() == [14, 0, 1] and position[9:11, 1].tolist() == [9, 0]
+        stretches = drift(position.astype(np.float64), steps)[UNNAMED]
+        assert stretches == sorted(stretches) and stretches[-1] == 14 and stretches[0] <= 1
+
+    def test_a_recording_whose_environments_do_not_fit_is_refused(self, tmp_path: Path) -> None:
+        zeros = np.zeros((4, 1), np.float32)
+        recorded = RecordedSteps(
+            np.zeros((4, 1, 39), np.float32), zeros, zeros, zeros + 1, np.array([0, 0, 1, 2], np.int32), ("a", "b")
+        )
+        save_steps(recorded, tmp_path / "steps.npz")
+        spec = step_spec(preset_config("16m"), resolve_task("metaworld/reach-v2"))
+        with pytest.raises(LramError, match=r"steps.npz: environment: expected numbers from 0 to 1, got 0 to 2"):
+            load_steps(tmp_path / "steps.npz", spec)
+
+
 @pytest.mark.parametrize("steps", [1000, pytest.param(10_000, marks=pytest.mark.precisions)])
 def test_the_error_does_not_grow_over_many_steps(steps: int, exported: ExportFunction) -> None:
     """One long run, slowly forgetting heads and an sLSTM block, episodes of thousands of steps."""
@@ -102,6 +146,6 @@ def test_the_error_does_not_grow_over_many_steps(steps: int, exported: ExportFun
     meter = verify_against_checkpoint(bundle, checkpoint, ["onnxruntime"], inputs=inputs, threads=1).meters[
         "onnxruntime"
     ]
-    drift = meter.drift(10)
+    stretches = drift(meter.errors, inputs)[UNNAMED]
     assert meter.result().passed, meter.result().failures()
-    assert drift[-1] <= 2 * drift[0], drift
+    assert stretches[-1] <= 2 * stretches[0], stretches

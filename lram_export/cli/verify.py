@@ -68,6 +68,7 @@ def verify(
     recorded steps and the cost of quantization are compared with the checkpoint.
     """
     from lram_export import verify as library
+    from lram_export.drift import drift as drift_of
     from lram_export.runtimes import RUNTIMES, unavailable
 
     given = recording is not None or steps is not None or seed is not None or other_checkpoint
@@ -84,7 +85,7 @@ def verify(
     if opened.manifest.quantization is not None and not any(RUNTIMES[t].reads_quantized for t in chosen):
         opened.check_files([opened.manifest.quantization.file])
     cores = threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
-    drift: dict[str, list[float]] = {}
+    drift: dict[str, dict[str, list[float]]] = {}
     compared = None
     if checkpoint is None:
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
@@ -101,7 +102,7 @@ def verify(
             progress=progress,
         )
         results = compared.results
-        drift = {target: meter.drift() for target, meter in compared.meters.items()}
+        drift = {target: drift_of(meter.errors, inputs) for target, meter in compared.meters.items()}
         if steps is not None and len(inputs) < steps:
             message(f"note: {recording} has {len(inputs)} steps", quiet)
     for target in skipped:
@@ -142,19 +143,24 @@ def _row(target: str, result: ParityResult) -> list[str]:
         "-" if result.worst is None else str(result.worst.step),
         state,
         f"{result.actions_different} of {result.actions}",
-        f"{result.largest_tie:.2g}" if result.actions_different else "-",
+        f"{result.largest_tie:.2g} {_unit(result)}" if result.actions_different else "-",
         "passed" if result.passed else "FAILED",
     ]
 
 
-def _notes(results: dict[str, ParityResult], drift: dict[str, list[float]]) -> list[str]:
+def _unit(result: ParityResult) -> str:
+    """Of margins between logits."""
+    return "of norm" if result.tolerance.relative else "logits"
+
+
+def _notes(results: dict[str, ParityResult], drift: dict[str, dict[str, list[float]]]) -> list[str]:
     notes, bounds = [], []
     for target, result in results.items():
         notes += [f"{target}: {line}" for line in result.failures()]
-        if drift.get(target):
-            first, *_, last = drift[target]
+        for environment, (first, *others) in drift.get(target, {}).items():
             notes.append(
-                f"{target}: largest logit error {first:.2g} in the first tenth of the steps, {last:.2g} in the last"
+                f"{target}, {environment}: largest logit error {first:.2g} in the first tenth of an episode, "
+                f"{[first, *others][-1]:.2g} in the last"
             )
         bound = result.tolerance
         relative = " (relative)" if bound.relative else ""
