@@ -72,8 +72,8 @@ def _check_fits(policy: LoweredPolicy, memory: Memory, device: DeviceProfile) ->
     if not memory.fits(device):
         raise UsageError(
             f"--device {device.name}: {policy.precision} needs about {memory.running / 1e9:.1f} GB to run and "
-            f"{memory.building / 1e9:.1f} GB to build, {device.title} leaves {memory.left_by(device) / 1e9:.1f} GB; "
-            f"choose a smaller --precision"
+            f"{memory.building / 1e9:.1f} GB to build, {device.title} leaves "
+            f"{device.memory_for_programs / 1e9:.1f} GB; choose a smaller --precision"
         )
 
 

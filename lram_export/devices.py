@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from lram_export.errors import UsageError
 
+SYSTEM_BYTES = 1_500_000_000
+"""What an operating system and its services keep for themselves; an assumption, the same for every device."""
+
 
 @dataclass(frozen=True)
 class DeviceProfile:
@@ -30,6 +33,11 @@ class DeviceProfile:
     instruction_sets: tuple[str, ...]
     compute_capability: str | None
     source: str
+
+    @property
+    def memory_for_programs(self) -> int:
+        """Bytes that the system leaves; everything that asks whether a model fits asks this."""
+        return max(self.memory - SYSTEM_BYTES, 0)
 
     @property
     def machine(self) -> str:

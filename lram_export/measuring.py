@@ -32,9 +32,12 @@ from lram_export.prediction import STREAMING, MachineSpeed, TargetSpeed
 from lram_export.processes import end_with_parent, interrupts_held
 from lram_export.progress import SILENT, Progress
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
+from lram_export.tasks import resolve_task
 
 PRECISIONS_MEASURED = ("fp32", "bf16", "int8", "int4")
 BLOCKS = 4
+TASK = resolve_task("metaworld/reach-v2")
+"""What the small models are exported for."""
 STEPS = {"16m": 1000, "206m": 120}
 """By width: a step of the small one takes a fraction of a millisecond."""
 BANDWIDTH_SIZES = tuple(2**n for n in range(22, 29))  # 4 to 256 MiB
@@ -172,8 +175,8 @@ def fit(
     streams, seconds, weights, memory = [], [], [], []
     for width, result in (("16m", small), ("206m", large)):
         config = small_model(width)
-        weight = weight_bytes(config, precision)
-        moved = moved_bytes(config, precision)
+        weight = weight_bytes(config, precision, TASK)
+        moved = moved_bytes(config, precision, TASK)
         streams.append(moved / (curve.bandwidth_of(weight + state_bytes(config)) if streaming else largest))
         # times of the large one belong to the bandwidth measured beside them, so they are brought to the usual one
         usual = result.floor_ratio * moved / largest
@@ -196,7 +199,6 @@ def _export(folder: Path, width: str, precision: str, targets: Sequence[str], pr
     from lram_export.exporters import EXPORTERS
     from lram_export.presets import random_checkpoint
     from lram_export.quantization import QuantizationOptions
-    from lram_export.tasks import resolve_task
 
     chosen = [target for target in targets if precision in EXPORTERS[target].precisions]
     if not chosen:
@@ -209,13 +211,14 @@ def _export(folder: Path, width: str, precision: str, targets: Sequence[str], pr
     with progress.stage(f"exporting {BLOCKS} blocks of {width} at {precision}"):
         try:
             checkpoint = random_checkpoint(small_model(width), folder)
-            return export_bundle(checkpoint, resolve_task("metaworld/reach-v2"), path, options, SILENT, failures)
+            return export_bundle(checkpoint, TASK, path, options, SILENT, failures)
         except LramError:
             return None
 
 
 def _identity(targets: Sequence[str]) -> dict[str, object]:
     return {
+        "sizes": "of the task",
         "cpu": cpu_model(),
         "features": cpu_features(),
         "threads": usable_cores(),

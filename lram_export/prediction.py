@@ -23,7 +23,9 @@ from typing import Any
 
 from lram_export.config import ModelConfig
 from lram_export.devices import DeviceProfile
+from lram_export.precision import MIXED
 from lram_export.sizes import state_bytes, weight_bytes
+from lram_export.tasks import TaskSpec
 
 REACHABLE = 0.8
 """Share of the bandwidth a maker states that reads reach; an assumption. What was measured on this machine
@@ -31,9 +33,6 @@ has it in."""
 
 STREAMING = 0.6
 """Share of the read bandwidth from which on a target counts as limited by it."""
-
-SYSTEM_BYTES = 1_000_000_000
-"""What an operating system without a desktop and its services keep for themselves; an assumption."""
 
 COMFORTABLE = 2.0
 """Margin of a step against the period that leaves a control loop room for everything else."""
@@ -59,6 +58,10 @@ class TargetSpeed:
     base_memory: int
     memory_factor: float
     streams: bool = True
+
+    def memory(self, weights: int, state: int) -> int:
+        """Bytes of a process with that many bytes of weights and of state."""
+        return int(self.base_memory + self.memory_factor * weights) + 2 * state
 
 
 @dataclass(frozen=True)
@@ -137,32 +140,57 @@ def predict(
     rate: float | None,
     here: bool = False,
     batch: int = 1,
+    task: TaskSpec | None = None,
 ) -> list[Prediction]:
     """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
 
     ``rate`` is that of the control loop, in Hz; ``batch`` the rows of a step, each with a state of its own: only more
     bytes, so that many rows, whose arithmetic counts, take longer than this. A Jetson also gets the target `tensorrt`,
-    of which only the floor and the memory are known, that of building the engine included.
+    of which only the floor and the memory are known, that of building the engine included. ``task`` says which weights
+    a step reads; without one the whole head counts.
     """
     from lram_export.tensorrt import memory as tensorrt
 
     found = []
     for measured in speed.targets:
-        weights, state = weight_bytes(config, measured.precision), batch * state_bytes(config)
+        weights, state = weight_bytes(config, measured.precision, task), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
         stream = (weights + 2 * state) / _reached(measured, speed, bandwidth, here)
         seconds = config.num_blocks * measured.per_block + stream
-        memory = int(measured.base_memory + measured.memory_factor * weights) + 2 * state
+        memory = measured.memory(weights, state)
         names = measured.target, measured.precision
-        fits = memory <= device.memory - SYSTEM_BYTES
+        fits = memory <= device.memory_for_programs
         found.append(_prediction(*names, weights, state, memory, fits, bandwidth, seconds, rate))
     if device.compute_capability is not None:
         for precision in ("fp32", "fp16", "int8", "int4"):
-            weights, state = weight_bytes(config, precision), batch * state_bytes(config)
+            weights, state = weight_bytes(config, precision, task), batch * state_bytes(config)
             needed = tensorrt.Memory.of_sizes(weights, state)
             own = needed.most, needed.fits(device), device.bandwidth
             found.append(_prediction("tensorrt", precision, weights, state, *own, None, rate))
     return found
+
+
+_LIKE = {"fp16": "bf16", "w8a8": "int8", MIXED: "int8"}
+"""Precision -> a measured one that a target keeps in memory alike."""
+
+
+def process_memory(
+    target: str, precision: str, weights: int, state: int, speed: MachineSpeed | None = None
+) -> int | None:
+    """Bytes that a process which runs a target needs, for that many bytes of weights and of state (of all rows).
+
+    From what was measured of the target (default: what the package comes with) at this precision or at one that lies in
+    memory alike; `tensorrt` from what its libraries are assumed to take. None where nothing is known of the target.
+    """
+    from lram_export.tensorrt.memory import Memory
+
+    if target == "tensorrt":
+        return Memory.of_sizes(weights, state).running
+    own = {t.precision: t for t in (speed or shipped_speed()).targets if t.target == target}
+    measured = own.get(precision) or own.get(_LIKE.get(precision, precision))
+    if measured is not None:
+        return measured.memory(weights, state)
+    return max((t.memory(weights, state) for t in own.values()), default=None)
 
 
 def _reached(measured: TargetSpeed, speed: MachineSpeed, bandwidth: float, here: bool) -> float:

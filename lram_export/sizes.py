@@ -1,4 +1,4 @@
-"""How large a model is at a precision, from its config alone."""
+"""How large a model is at a precision, from its config and its task alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,32 @@ import re
 from lram_export.config import ModelConfig, expected_shapes
 from lram_export.precision import FORMATS, GROUP, PRECISIONS, QUANTIZED
 from lram_export.specification import state_specs
+from lram_export.tasks import TaskSpec
 
 _MATRICES = re.compile("|".join(re.escape(k.checkpoint_key).replace(r"\{block\}", r"\d+") for k in QUANTIZED))
 
 
-def weight_bytes(config: ModelConfig, precision: str) -> int:
-    """Bytes of all weights at a precision of :data:`~lram_export.precision.PRECISIONS`: codes, scales and the rest."""
+def used_shapes(config: ModelConfig, task: TaskSpec | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights a step reads: one encoder, of the state only the columns the task has, and the rows of the
+    head its actions come from. Without a task: the state encoder, where there is one, and the whole head."""
+    shapes = expected_shapes(config)
+    state = config.state_dim is not None if task is None else task.observation == "state"
+    shapes = {n: s for n, s in shapes.items() if not n.startswith("embed_image." if state else "embed_state.")}
+    if task is None:
+        return shapes
+    rows = config.discrete_actions if task.action == "discrete" else task.action_dim * config.num_actions
+    shapes["action_net.0.weight"], shapes["action_net.0.bias"] = (rows, config.hidden_size), (rows,)
+    if task.observation_dim is not None:
+        shapes["embed_state.weight"] = (config.hidden_size, task.observation_dim)
+    return shapes
+
+
+def weight_bytes(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
+    """Bytes of the weights of :func:`used_shapes` at a precision of :data:`~lram_export.precision.PRECISIONS`: codes,
+    scales and the rest."""
     stored = PRECISIONS[precision].weights
     total = 0
-    for name, shape in expected_shapes(config).items():
+    for name, shape in used_shapes(config, task).items():
         if stored in FORMATS and _MATRICES.fullmatch(name):
             rows, columns = shape
             description = FORMATS[stored]
@@ -32,6 +49,6 @@ def state_bytes(config: ModelConfig) -> int:
     return 4 * sum(tensor.size for tensor in state_specs(config, 1))
 
 
-def moved_bytes(config: ModelConfig, precision: str) -> int:
+def moved_bytes(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
     """What a step of one row reads and writes: every weight once, every state tensor once in and once out."""
-    return weight_bytes(config, precision) + 2 * state_bytes(config)
+    return weight_bytes(config, precision, task) + 2 * state_bytes(config)

@@ -9,16 +9,34 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from lram_export import measuring
 from lram_export.bandwidth import ReadBandwidth
 from lram_export.benchmark import BenchResult
+from lram_export.checkpoint import load_checkpoint
 from lram_export.compile_cache import FOLDER_VARIABLE
-from lram_export.devices import DEVICES, find_device
+from lram_export.devices import DEVICES, SYSTEM_BYTES, DeviceProfile, find_device
 from lram_export.lowering import lower
-from lram_export.measuring import fit, measure_machine, measured_speed, small_model, this_device, with_bandwidth_now
-from lram_export.precision import PRECISIONS
-from lram_export.prediction import MachineSpeed, Prediction, TargetSpeed, choose, predict, shipped_speed
+from lram_export.measuring import (
+    TASK,
+    fit,
+    measure_machine,
+    measured_speed,
+    small_model,
+    this_device,
+    with_bandwidth_now,
+)
+from lram_export.precision import MIXED, PRECISIONS
+from lram_export.prediction import (
+    MachineSpeed,
+    Prediction,
+    TargetSpeed,
+    choose,
+    predict,
+    process_memory,
+    shipped_speed,
+)
 from lram_export.presets import preset_config, random_checkpoint
 from lram_export.quantization import QuantizationOptions, quantize
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
@@ -38,7 +56,30 @@ class TestSizes:
         if precision != "fp32":
             policy = quantize(policy, QuantizationOptions(precision=precision), None)
         packed = 3 * config.inner_size * (16 - 4) * 4  # the graph packs blocks of 4 to blocks of 16
-        assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision), rel=1e-3)
+        assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision, task), rel=1e-3)
+
+    @pytest.mark.parametrize("name", ["state_m", "image_m"])
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_only_what_the_task_reads_counts(self, name: str, precision: str) -> None:
+        checkpoint = load_checkpoint(GOLDEN / name / "model.zip")
+        config = checkpoint.config
+        image = name == "image_m"
+        task = resolve_task(
+            None if image else "metaworld/reach-v2", image=image, discrete=image,
+            **({"target_return": 5.0, "reward_scale": 1.0} if image else {}),
+        )  # fmt: skip
+        policy = lower(checkpoint, task, name="x")
+        if precision != "fp32":
+            policy = quantize(policy, QuantizationOptions(precision=precision), None)
+        mlstm = config.num_blocks - len(config.slstm_at)
+        packed = 3 * mlstm * config.inner_size * (16 - config.qkv_block_size) * 4  # the graph packs blocks of 4 to 16
+        assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision, task), rel=1e-3)
+        if not image:  # without a task it is the state encoder that counts, and the whole head
+            assert weight_bytes(config, precision, task) < weight_bytes(config, precision)
+
+    def test_without_a_task_one_encoder_counts(self) -> None:
+        both, state = (preset_config("16m", image=image) for image in (True, False))
+        assert weight_bytes(both, "fp32") == weight_bytes(state, "fp32")
 
     def test_published_sizes_have_their_published_weights(self) -> None:
         assert weight_bytes(preset_config("206m"), "fp32") / 4 == pytest.approx(202e6, rel=0.02)
@@ -76,9 +117,9 @@ class TestModel:
         pair = []
         for width in ("16m", "206m"):
             config = small_model(width)
-            (predicted,) = predict(config, this_device(speed), speed, None, here=True)
+            (predicted,) = predict(config, this_device(speed), speed, None, here=True, task=TASK)
             assert predicted.seconds is not None
-            pair.append(result(predicted.seconds, predicted.memory, moved_bytes(config, precision)))
+            pair.append(result(predicted.seconds, predicted.memory, moved_bytes(config, precision, TASK)))
         found = fit("native", precision, pair[0], pair[1], BANDWIDTH)
         assert found.per_block == pytest.approx(per_block, rel=1e-6)
         assert found.efficiency == pytest.approx(efficiency, rel=1e-6)
@@ -89,14 +130,14 @@ class TestModel:
     @settings(max_examples=50, deadline=None)
     def test_two_noisy_measurements_never_make_a_step_of_no_time(self, small: float, large: float) -> None:
         pair = [
-            result(seconds, 10**9, moved_bytes(small_model(width), "fp32"))
+            result(seconds, 10**9, moved_bytes(small_model(width), "fp32", TASK))
             for width, seconds in (("16m", small), ("206m", large))
         ]
         found = fit("native", "fp32", pair[0], pair[1], BANDWIDTH)
         assert 0 < found.per_block < 1e-2
         assert 0 < found.efficiency < 1e3
         speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (found,))
-        (predicted,) = predict(small_model("206m"), this_device(speed), speed, None, here=True)
+        (predicted,) = predict(small_model("206m"), this_device(speed), speed, None, here=True, task=TASK)
         assert predicted.seconds == pytest.approx(large, rel=1e-6)
 
     def test_only_a_target_that_streams_gets_faster_with_the_memory(self) -> None:
@@ -177,6 +218,29 @@ def candidate(precision: str, weights: int, milliseconds: float, rate: float | N
     return Prediction("native", precision, weights, 0, 0, fits, 0.0, seconds, margin)
 
 
+class TestMemory:
+    def test_every_target_has_its_own(self) -> None:
+        memory = {t: process_memory(t, "fp32", 10**6, 10**5) for t in ("native", "onnxruntime", "openvino", "tensorrt")}
+        assert memory["native"] < memory["onnxruntime"] < memory["openvino"] < memory["tensorrt"]  # type: ignore[operator]
+        assert process_memory("pytorch", "fp32", 10**6, 10**5) is None  # never measured
+
+    @pytest.mark.parametrize("precision", [*PRECISIONS, MIXED])
+    @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "native", "tvm", "tensorrt"])
+    def test_every_precision_has_an_answer(self, target: str, precision: str) -> None:
+        needed = process_memory(target, precision, 10**8, 10**6)
+        assert needed is not None and needed > 10**8
+
+    @pytest.mark.parametrize("device", DEVICES.values(), ids=list(DEVICES))
+    def test_the_system_keeps_the_same_for_itself_whoever_asks(self, device: DeviceProfile) -> None:
+        from lram_export.tensorrt.memory import Memory
+
+        free = device.memory_for_programs
+        assert free == device.memory - SYSTEM_BYTES
+        assert Memory(free, free).fits(device) and not Memory(free + 1, free).fits(device)
+        for p in predict(preset_config("408m"), device, shipped_speed(), None):
+            assert p.fits == (p.memory <= free)
+
+
 class TestChoice:
     def test_the_most_exact_with_a_comfortable_margin_is_chosen(self) -> None:
         options = [candidate("fp32", 4, 12, 50), candidate("int8", 1, 4, 50), candidate("bf16", 2, 9, 50)]
@@ -238,6 +302,28 @@ class TestCommand:
         assert "tensorrt" in text
         assert "not measured" in text
 
+    def test_a_checkpoint_is_counted_for_a_task_of_the_table(self) -> None:
+        def weights(*options: str) -> int:
+            arguments = ("inspect", STATE_MS, "--device", "n100", "--json", *options)
+            return int(json.loads(succeed(*arguments).stdout)["predictions"][0]["weights"])
+
+        config = load_checkpoint(STATE_MS).config
+        assert weights() == weight_bytes(config, "fp32")
+        task = resolve_task("metaworld/reach-v2")
+        assert weights("--task", "metaworld/reach-v2") == weight_bytes(config, "fp32", task) < weights()
+        # the table does not say how many actions: as many as the model has
+        assert weights("--task", "dmcontrol/cheetah-run") > weights("--task", "metaworld/reach-v2")
+
+    @pytest.mark.parametrize("rate", [(), ("--rate", "50")])
+    def test_nothing_is_broken_at_80_columns(self, rate: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lram_export.cli.console._console", lambda: Console(width=80, highlight=False))
+        out = succeed("inspect", STATE_MS, "--device", "agx-orin", *rate).output
+        rows = [line for line in out.splitlines() if "tensorrt" in line and "fp16" in line]
+        assert len(rows) == 1  # one line per target and precision
+        assert len(rows[0]) <= 80
+        for name in ("onnxruntime", "openvino", "native", "tvm"):
+            assert sum(line.strip(" │").startswith(name) for line in out.splitlines()) >= 2
+
     def test_this_machine_is_measured_once_and_remembered(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -268,7 +354,7 @@ class TestCommand:
         line = fail("inspect", STATE_MS, "--device", "toaster")[1]
         assert line.startswith("error: --device: unknown device 'toaster'; known: jetson-orin-nano, orin-nx")
         assert line.endswith("lram_export/devices.py: memory, bandwidth, cores, instruction sets")
-        assert fail("inspect", STATE_MS, "--rate", "50")[1] == "error: --rate, --measure: only with --device"
+        assert fail("inspect", STATE_MS, "--rate", "50")[1] == "error: --rate, --task, --measure: only with --device"
         assert (
             fail("inspect", STATE_MS, "--device", "n100", "--measure")[1] == "error: --measure: only with --device here"
         )

@@ -90,18 +90,25 @@ def print_table(
 ) -> None:
     """A table on standard output, one row per thing; on a terminal too narrow for that, one column per thing.
 
-    With ``many`` things, for which columns would be too narrow as well, only the lines around the cells go.
+    With ``many`` things, for which columns would be too narrow as well, only the lines around the cells go. Where words
+    would still be broken in the middle, every thing gets lines of its own.
     """
     console = _console()
-    table = _table(title, columns, rows)
     unbounded = console.options.update(width=10_000)
-    too_wide = Measurement.get(console, unbounded, table).maximum > console.width
-    if too_wide and many:
-        table = _table(title, columns, rows, lines=False)
-    elif too_wide:
-        turned = list(zip(*rows, strict=True))
-        names, *facts = [(column, *values) for column, values in zip(columns, turned, strict=True)]
-        table = _table(title, names, facts)
+
+    def measured(table: Table) -> Measurement:
+        return Measurement.get(console, unbounded, table)
+
+    table = _table(title, columns, rows)
+    if measured(table).maximum > console.width:
+        if many:
+            table = _table(title, columns, rows, lines=False)
+        else:
+            turned = list(zip(*rows, strict=True))
+            names, *facts = [(column, *values) for column, values in zip(columns, turned, strict=True)]
+            table = _table(title, names, facts)
+        if measured(table).minimum > console.width:
+            table = _list(title, columns, rows)
     console.print(table)
     for note in notes:
         console.print(f"  {note}", markup=False, soft_wrap=not console.is_terminal)
@@ -130,6 +137,29 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *,
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """One thing below the other, a line per column."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(columns[0], row[0])
+        for column, value in zip(columns[1:], row[1:], strict=True):
+            if value:
+                table.add_row(f"  {column}", value)
+    return table
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: ``1 step``, ``2,000 steps``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def three_digits(value: float) -> str:
+    """A number to three digits, without an exponent where it is large: ``0.412``, ``1,660``."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def human_bytes(size: float | None) -> str:

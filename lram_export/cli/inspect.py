@@ -18,6 +18,7 @@ from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
     from lram_export.manifest import ArtifactEntry, QuantizationEntry
+    from lram_export.tasks import TaskSpec
 
 
 @click.command(cls=Command)
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
 )
 @click.option("--rate", type=POSITIVE, help="With --device: of the control loop, in Hz.")
+@click.option("--task", metavar="DOMAIN/TASK", help="With --device, of a checkpoint: count what this task reads.")
 @click.option("--measure", is_flag=True, help="With --device here: measure the targets, too, anew.")
 @options.as_json
 @options.quiet
@@ -35,6 +37,7 @@ def inspect(
     reading: options.CheckpointOptions,
     device: str | None,
     rate: float | None,
+    task: str | None,
     measure: bool,
     as_json: bool,
     quiet: bool,
@@ -42,11 +45,11 @@ def inspect(
     """Show what a checkpoint or a bundle holds, after checking all of it; or what it will need on a device."""
     from lram_export.manifest import MANIFEST_FILE
 
-    if device is None and (rate is not None or measure):
-        raise UsageError("--rate, --measure: only with --device")
+    if device is None and (rate is not None or task is not None or measure):
+        raise UsageError("--rate, --task, --measure: only with --device")
     if device is not None:
-        config, batch = _config(path, reading, quiet)
-        print_prediction(config, batch, device, rate, measure, as_json, quiet)
+        config, asked, batch = _model(path, task, reading, quiet)
+        print_prediction(config, asked, batch, device, rate, measure, as_json, quiet)
         return
     if (path / MANIFEST_FILE).is_file():
         _check_no_reading(path, reading)
@@ -56,16 +59,36 @@ def inspect(
         _inspect_checkpoint(checkpoint, as_json)
 
 
-def _config(path: Path, reading: options.CheckpointOptions, quiet: bool) -> tuple[ModelConfig, int]:
-    """The architecture in a bundle or a checkpoint, and the rows of a step."""
+def _model(
+    path: Path, task: str | None, reading: options.CheckpointOptions, quiet: bool
+) -> tuple[ModelConfig, TaskSpec | None, int]:
+    """The architecture in a bundle or a checkpoint, what is asked of it, and the rows of a step."""
     from lram_export.bundle import Bundle
     from lram_export.manifest import MANIFEST_FILE
 
     if (path / MANIFEST_FILE).is_file():
         _check_no_reading(path, reading)
+        if task is not None:
+            raise UsageError(f"--task: {path} is a bundle, which has its task")
         manifest = Bundle.open(path).manifest
-        return manifest.model, manifest.batch_size
-    return reading.load(path, ConsoleProgress(quiet)).config, 1
+        return manifest.model, manifest.task, manifest.batch_size
+    config = reading.load(path, ConsoleProgress(quiet)).config
+    return config, None if task is None else _task(task, config), 1
+
+
+def _task(name: str, config: ModelConfig) -> TaskSpec:
+    """A task of the table; what the table does not say of it is as large as the model allows."""
+    from lram_export.tasks import resolve_task, task_table
+
+    row = task_table().get(name.split("/", maxsplit=1)[0], {})
+    state, continuous = row.get("observation") == "state", row.get("action") == "continuous"
+    return resolve_task(
+        name,
+        observation_dim=config.state_dim if state and row.get("observation_dim") is None else None,
+        action_dim=config.act_dim if continuous and row.get("action_dim") is None else None,
+        target_return=0.0,  # neither is part of a size
+        reward_scale=1.0,
+    )
 
 
 def _check_no_reading(path: Path, reading: options.CheckpointOptions) -> None:

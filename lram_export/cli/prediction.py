@@ -5,13 +5,23 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.cli.console import (
+    ConsoleProgress,
+    counted,
+    human_bytes,
+    message,
+    print_facts,
+    print_json,
+    print_table,
+    three_digits,
+)
 from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
     from lram_export.devices import DeviceProfile
     from lram_export.prediction import MachineSpeed, Prediction
+    from lram_export.tasks import TaskSpec
 
 MEASURABLE = ("onnxruntime", "openvino", "native", "tvm")
 """Targets that run on processors."""
@@ -19,6 +29,7 @@ MEASURABLE = ("onnxruntime", "openvino", "native", "tvm")
 
 def print_prediction(
     config: ModelConfig,
+    task: TaskSpec | None,
     batch: int,
     device_name: str,
     rate: float | None,
@@ -43,13 +54,14 @@ def print_prediction(
     else:
         device = find_device(device_name)
         speed = _known_speed() or shipped_speed()
-    predictions = predict(config, device, speed, rate, here, batch)
+    predictions = predict(config, device, speed, rate, here, batch, task)
     chosen, reason = choose(predictions)
     if as_json:
         print_json(
             {
                 "device": dataclasses.asdict(device),
                 "rate": rate,
+                "task": None if task is None else task.name,
                 "measured": speed.to_json(),
                 "predictions": [dataclasses.asdict(p) for p in predictions],
                 "choice": None if chosen is None else {"target": chosen.target, "precision": chosen.precision},
@@ -59,6 +71,8 @@ def print_prediction(
         return
     print_facts(f"device {device.name}", _device_facts(device))
     _print_table(predictions, device, speed, rate, here, batch)
+    if task is None:
+        message("counted: the whole head and the state encoder; --task counts what one task reads", quiet)
     answer = "nothing" if chosen is None else f"{chosen.target} at {chosen.precision}"
     unknown = "; tensorrt, the usual choice there, was not measured" if device.compute_capability else ""
     print_facts("what to choose", [(answer, reason + unknown)])
@@ -133,7 +147,7 @@ def _print_table(
     here: bool,
     batch: int,
 ) -> None:
-    columns = ["target", "precision", "weights", "state", "memory", "floor ms", "predicted ms"]
+    columns = ["target", "precision", "weights", "memory", "floor ms", "step ms"]
     columns += [f"at {rate:g} Hz", "margin"] if rate is not None else []
     rows = []
     for p in predictions:
@@ -141,25 +155,32 @@ def _print_table(
             p.target,
             p.precision,
             human_bytes(p.weights),
-            human_bytes(p.state),
-            human_bytes(p.memory) + ("" if p.fits else ": too much"),
-            f"{1e3 * p.floor:.3g}",
-            "not measured" if p.seconds is None else f"{1e3 * p.seconds:.3g}",
+            human_bytes(p.memory) + ("" if p.fits else " !"),
+            three_digits(1e3 * p.floor),
+            "-" if p.seconds is None else three_digits(1e3 * p.seconds),
         ]
         if rate is not None:
-            row += [_keeps(p, rate), "-" if p.margin is None else f"{p.margin:.1f}"]
+            row += [_keeps(p, rate), "-" if p.margin is None else f"{p.margin:.1f} x"]
         rows.append(row)
     notes = [
-        f"overhead and efficiency of the targets: measured on {speed.cpu}, {speed.date}, {speed.threads} threads",
+        f"state: {human_bytes(predictions[0].state)} of {counted(batch, 'row')}, float32",
+        f"overhead and efficiency of the targets: measured on {speed.cpu}, {speed.date}, "
+        f"{counted(speed.threads, 'thread')}",
         "the floor is the time to read what a step reads from memory; here a cache makes it shorter"
         if here
         else "assumed: this device computes as fast as the measured machine; on it, --device here measures",
     ]
+    if rate is not None:
+        notes.append(f"margin: how many times a step fits into the {1e3 / rate:.3g} ms of a period")
+    if not all(p.fits for p in predictions):
+        notes.append(f"!: too much; the system leaves {human_bytes(device.memory_for_programs)} of the memory")
     if any(p.target == "tensorrt" for p in predictions):
         notes.append("tensorrt was not measured on any GPU: only its floor is known; its memory is that of building it")
         notes.append(
             "the processor of a Jetson reaches less of the bandwidth than its GPU: the other targets are slower"
         )
     if batch > 1:
-        notes.append(f"a step of {batch} rows counts as more bytes only; with its arithmetic it takes longer")
-    print_table(f"one environment step on {device.title}", columns, rows, notes)
+        notes.append(
+            f"a step of {counted(batch, 'row')} counts as more bytes only; with its arithmetic it takes longer"
+        )
+    print_table(f"one environment step on {device.title}", columns, rows, notes, many=True)

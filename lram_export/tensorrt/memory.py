@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from lram_export.devices import DeviceProfile
 from lram_export.specification import StepSpec
 
-SYSTEM_BYTES = 1_500_000_000
-"""What the operating system of a Jetson and its services keep for themselves; an assumption."""
-
 LIBRARIES_BYTES = 500_000_000
 """CUDA's context and TensorRT's libraries in a process; an assumption, larger for some versions."""
 
@@ -43,12 +40,7 @@ class Memory:
 
     def fits(self, device: DeviceProfile) -> bool:
         """Whether a device can build and run it."""
-        return self.most <= self.left_by(device)
-
-    @staticmethod
-    def left_by(device: DeviceProfile) -> int:
-        """Bytes that a device's system leaves."""
-        return device.memory - SYSTEM_BYTES
+        return self.most <= device.memory_for_programs
 
 
 def workspace_limit(device: DeviceProfile) -> int:
