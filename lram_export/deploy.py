@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 from lram_export.atomic import atomic_file, scratch_directory
 from lram_export.bundle import BUNDLE_SUFFIX, Bundle
 from lram_export.errors import UsageError
+from lram_export.manifest import MANIFEST_FILE
+from lram_export.prediction import process_memory
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import RUNTIMES
-from lram_export.wheel import pack_wheel
+from lram_export.wheel import WheelTags, check_wheel, has_engine, pack_wheel
 
 KIT_SUFFIX = ".tar.gz"
 TEMPLATES = ("README.txt", "control_loop.py", "install.sh", "lram-control.service.in", "robot.py")
@@ -22,55 +26,88 @@ EXECUTABLE = ("install.sh",)
 
 @dataclass(frozen=True)
 class Kit:
-    """A written kit. Bytes: of the archive, of the bundle in it, and the memory a process will need (predicted)."""
+    """A written kit.
+
+    Attributes:
+        path: the archive.
+        target: what its control loop runs.
+        targets: all that are packed.
+        wheel: file name of the wheel in it, which says for which machine it is.
+        size, bundle_size: bytes of the archive, and of the bundle in it.
+        memory: bytes a process that runs ``target`` will need (predicted); None where nothing is known of it.
+    """
 
     path: Path
     target: str
+    targets: tuple[str, ...]
+    wheel: str
     size: int
     bundle_size: int
-    memory: int
+    memory: int | None
 
 
 def write_kit(
-    bundle: Bundle, path: Path, *, target: str | None = None, force: bool = False, progress: Progress = SILENT
+    bundle: Bundle,
+    path: Path,
+    *,
+    targets: Sequence[str] = (),
+    wheel: Path | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
 ) -> Kit:
     """Write an archive with the bundle, this package as a wheel, an install script and a service.
 
     Args:
         bundle: what to deploy; all its files are checked first.
         path: the archive, ``NAME.tar.gz``.
-        target: what the robot runs; default: `tensorrt` if the bundle has it, else its first.
+        targets: what to pack; the first runs. Default: `tensorrt` if the bundle has it, else its first.
+        wheel: of this package, built for the robot; default: packed from what is installed here, for `native` with the
+            engine of this Python and kind of processor.
         force: replace an archive that exists.
         progress: told about every stage.
 
     Raises:
-        UsageError: the bundle has no such target, or the target cannot be shipped this way.
+        UsageError: the bundle has no such target, the target cannot be shipped this way, or the wheel is none for it.
         BundleError: the bundle is damaged.
     """
     if not path.name.endswith(KIT_SUFFIX):
         raise UsageError(f"--output: a kit's name ends with {KIT_SUFFIX}, got '{path.name}'")
-    chosen = target or ("tensorrt" if "tensorrt" in bundle.targets else bundle.targets[0])
-    bundle.artifact(chosen)
-    if chosen in ("native", "pytorch"):
-        why = "is compiled for one processor: build the wheel on the robot" if chosen == "native" else "needs torch"
+    chosen = tuple(dict.fromkeys(targets)) or ("tensorrt" if "tensorrt" in bundle.targets else bundle.targets[0],)
+    for target in chosen:
+        bundle.artifact(target)
+    if "pytorch" in chosen:
+        shippable = ", ".join(t for t in bundle.targets if t != "pytorch") or "nothing of it"
+        raise UsageError(f"--target: 'pytorch' needs torch; a kit can have: {shippable}")
+    engine = "native" in chosen
+    if wheel is not None:
+        check_wheel(wheel, engine=engine)
+    elif engine and not has_engine():
         raise UsageError(
-            f"--target: '{chosen}' {why}; a kit can have: {', '.join(_shippable(bundle)) or 'nothing of it'}"
+            "--target: the engine of 'native' is not installed here; give one built for the robot: --wheel"
         )
     kit_name(bundle)
     with atomic_file(path, force=force) as temporary, scratch_directory() as folder:
         with progress.stage("checking hashes"):
             bundle.check_files()
         with progress.stage("packing"):
-            _pack(bundle, chosen, folder, temporary)
-    size = sum(entry.size for entry in bundle.files())
-    return Kit(path, chosen, path.stat().st_size, size, predicted_memory(bundle, chosen))
+            packed = only(bundle, chosen)
+            shipped = wheel or pack_wheel(folder, engine=engine)
+            _pack(packed, chosen[0], shipped, folder, temporary)
+    size = sum(entry.size for entry in packed.files())
+    memory = predicted_memory(bundle, chosen[0])
+    return Kit(path, chosen[0], chosen, shipped.name, path.stat().st_size, size, memory)
 
 
-def predicted_memory(bundle: Bundle, target: str) -> int:
-    """Bytes that a process which runs the target will need; a prediction, not measured there."""
-    from lram_export.tensorrt.memory import Memory
+def only(bundle: Bundle, targets: Sequence[str]) -> Bundle:
+    """The same bundle with some of its targets, the first of them first, as its manifest will say it."""
+    artifacts = tuple(bundle.artifact(target) for target in targets)
+    return Bundle(bundle.path, dataclasses.replace(bundle.manifest, artifacts=artifacts))
 
-    return Memory.of(bundle.artifact(target).weight_bytes, bundle.manifest.spec).running
+
+def predicted_memory(bundle: Bundle, target: str) -> int | None:
+    """Bytes that a process which runs the target will need; predicted, not measured there. None: nothing is known."""
+    entry = bundle.artifact(target)
+    return process_memory(target, entry.precision, entry.weight_bytes, bundle.manifest.spec.state_bytes)
 
 
 def kit_name(bundle: Bundle) -> str:
@@ -81,21 +118,19 @@ def kit_name(bundle: Bundle) -> str:
     return name
 
 
-def _shippable(bundle: Bundle) -> list[str]:
-    return [t for t in bundle.targets if t not in ("native", "pytorch")]
-
-
-def _pack(bundle: Bundle, target: str, folder: Path, archive: Path) -> None:
+def _pack(bundle: Bundle, target: str, wheel: Path, folder: Path, archive: Path) -> None:
     name = kit_name(bundle)
     packed = f"{name}/{name}{BUNDLE_SUFFIX}"
-    wheel = pack_wheel(folder)
+    tags, memory = WheelTags.of(wheel), predicted_memory(bundle, target)
     values = {
         "NAME": name,
         "TARGET": target,
         "WHEEL": wheel.name,
+        "PYTHON": tags.version,
+        "MACHINE": tags.machine,
         "EXTRA": RUNTIMES[target].extra if target != "tensorrt" else "tensorrt",
         "SIZE": f"{sum(entry.size for entry in bundle.files()) / 1e6:.1f} MB",
-        "MEMORY": f"{predicted_memory(bundle, target) / 1e6:.0f} MB",
+        "MEMORY": "not known" if memory is None else f"{memory / 1e6:.0f} MB",
     }
     with tarfile.open(archive, "w:gz", compresslevel=1) as kit:  # weights do not compress
         for file_name in TEMPLATES:
@@ -108,7 +143,9 @@ def _pack(bundle: Bundle, target: str, folder: Path, archive: Path) -> None:
             written.chmod(0o755 if template.name in EXECUTABLE else 0o644)
             kit.add(written, f"{name}/{template.name}", filter=_anonymous)
         kit.add(wheel, f"{name}/{wheel.name}", filter=_anonymous)
-        kit.add(bundle.path / "manifest.json", f"{packed}/manifest.json", filter=_anonymous)
+        manifest = folder / MANIFEST_FILE
+        manifest.write_text(bundle.manifest.dumps(), encoding="utf-8")
+        kit.add(manifest, f"{packed}/{MANIFEST_FILE}", filter=_anonymous)
         for entry in bundle.files():
             kit.add(bundle.path / entry.path, f"{packed}/{entry.path}", filter=_anonymous)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lram_export.wheel import pack_wheel
+from lram_export.bundle import Bundle
+from lram_export.wheel import check_wheel, pack_wheel
 
 from .conftest import ExportFunction, fail, succeed
 
@@ -32,7 +36,7 @@ def kit(exported: ExportFunction, tmp_path: Path) -> Path:
     """An unpacked kit of a bundle for a board."""
     bundle = tmp_path / "arm.lram"
     shutil.copytree(exported("state_ms", targets=("tensorrt", "onnxruntime")), bundle)
-    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "tensorrt")
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "tensorrt", "--target", "onnxruntime")
     return unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
 
 
@@ -70,6 +74,85 @@ def test_size_and_predicted_memory_are_printed(exported: ExportFunction, tmp_pat
     assert document["size"] == (tmp_path / "other.tar.gz").stat().st_size and document["memory"] > 500_000_000
 
 
+def test_memory_is_predicted_for_the_target_that_runs(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    predicted = {}
+    for target in ("onnxruntime", "native"):
+        options = ("-o", tmp_path / f"{target}.tar.gz", "--target", target, "--json")
+        predicted[target] = json.loads(succeed("deploy", bundle, *options).stdout)["memory"]
+    assert predicted["native"] < predicted["onnxruntime"] < 200_000_000  # TensorRT's libraries alone take more
+    board = json.loads(succeed("inspect", bundle, "--device", "n100", "--json").stdout)["predictions"]
+    shown = {p["target"]: p["memory"] for p in board if p["precision"] == "fp32"}
+    for target, memory in predicted.items():
+        assert memory == pytest.approx(shown[target], rel=0.01)
+
+
+def test_only_what_was_asked_for_is_packed(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    succeed("deploy", bundle, "-o", tmp_path / "one.tar.gz", "--target", "onnxruntime", "-q")
+    one = unpack(tmp_path / "one.tar.gz", tmp_path / "one")
+    packed = Bundle.open(next(one.glob("*.lram")))
+    packed.check_files()
+    assert packed.targets == ("onnxruntime",) and not (packed.path / "native").exists()
+    assert packed.artifact_digest("onnxruntime") == Bundle.open(bundle).artifact_digest("onnxruntime")
+    succeed("verify", packed.path, "--target", "onnxruntime")
+    succeed("deploy", bundle, "-o", tmp_path / "two.tar.gz", "--target", "native", "--target", "onnxruntime", "-q")
+    two = unpack(tmp_path / "two.tar.gz", tmp_path / "two")
+    assert Bundle.open(next(two.glob("*.lram"))).targets == ("native", "onnxruntime")
+    assert "target=native" in (two / "install.sh").read_text()
+
+
+def test_the_wheel_of_a_kit_for_native_has_its_engine_and_says_for_which_machine(
+    exported: ExportFunction, tmp_path: Path
+) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "native", "-q")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    (wheel,) = kit.glob("*.whl")
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.endswith(f"-{python}-{python}-linux_{os.uname().machine}.whl")
+    code = "import lram_export._native as n, sys; print(n.__file__); sys.exit(not n.instruction_sets())"
+    (tmp_path / "site").mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    # without site: an editable installation puts itself before every path
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{sysconfig.get_path('purelib')}"}
+    program = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stdout.startswith(str(tmp_path / "site"))
+    script = (kit / "install.sh").read_text().replace(f"machine={os.uname().machine}", "machine=riscv64")
+    (kit / "install.sh").write_text(script)
+    refused = subprocess.run(["sh", str(kit / "install.sh"), str(tmp_path / "r")], capture_output=True, text=True)
+    assert refused.returncode == 1 and "this kit's wheel is for riscv64, this machine is" in refused.stderr
+
+
+def test_a_wheel_for_another_machine_goes_along(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    own = pack_wheel(tmp_path, engine=True)
+    foreign = own.rename(tmp_path / own.name.replace(os.uname().machine, "aarch64").replace("cp311", "cp310"))
+    tags = check_wheel(foreign, engine=True)
+    assert (tags.version, tags.machine) == ("3.10", "aarch64")
+    options = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel", foreign)
+    assert json.loads(succeed("deploy", bundle, *options, "--json").stdout)["wheel"] == foreign.name
+    assert "python=3.10 " in (unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh").read_text()
+
+
+def test_a_wheel_that_does_not_serve_is_refused(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel")
+    (tmp_path / "wheels").mkdir()
+    assert (
+        "the engine of target 'native' is not in it" in fail("deploy", bundle, *kit, pack_wheel(tmp_path / "wheels"))[1]
+    )
+    other = tmp_path / "wheels" / "numpy-2.0-py3-none-any.whl"
+    zipfile.ZipFile(other, "w").close()
+    assert "expected a wheel of lram-export" in fail("deploy", bundle, *kit, other)[1]
+    other.write_text("no archive")
+    assert "not a wheel" in fail("deploy", bundle, *kit, other)[1]
+    assert "expected the name of a wheel" in fail("deploy", bundle, *kit, tmp_path / "kit.zip")[1]
+    assert not (tmp_path / "kit.tar.gz").exists()
+
+
 def test_the_same_package_packs_to_the_same_wheel(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -94,6 +177,149 @@ def test_the_control_loop_stops_the_motors_whatever_happens(kit: Path, tmp_path:
     assert done.returncode != 0 and "encoder lost" in done.stderr and (tmp_path / "stopped").exists()
 
 
+def looped(kit: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The kit's loop at a rate no step keeps, so that it does not wait."""
+    arguments = [kit / "control_loop.py", kit / "arm.lram", "--target", "onnxruntime", "--rate", "100000", *options]
+    program = [sys.executable, *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+
+
+ROBOT = """
+import numpy as np
+
+
+class Robot:
+    def __init__(self):
+        self.ticks, self.actions = 0, []
+
+    def reset(self):
+        return self.observe()
+
+    def observe(self):
+        self.ticks += 1
+        value = np.{value} if {when} else 0.5
+        return np.full(204, value, np.float32)
+
+    def act(self, action):
+        self.actions.append(action.tolist())
+
+    def close(self):
+        print("stopped after", len(self.actions), "held", sum(a == b for a, b in zip(self.actions, self.actions[1:])))
+"""
+
+
+def test_one_step_without_a_result_holds_the_last_action(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="nan", when="self.ticks % 10 == 0"))
+    done = looped(kit, "--robot", "robot", "--steps", "40")
+    assert done.returncode == 0, done.stderr
+    assert "40 steps" in done.stdout and "4 held actions" in done.stdout
+    assert "stopped after 40 held 4" in done.stdout  # sent again, each the one before
+    assert "no result, the last action is held: observation: expected finite values, got nan" in done.stderr
+
+
+def test_too_many_in_a_row_stop_the_motors_and_the_loop(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="inf", when="self.ticks > 5"))
+    done = looped(kit, "--robot", "robot", "--hold", "3")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: stopped: 4 ticks in a row without a result: observation" in done.stderr
+    assert "stopped after 8 held 3" in done.stdout and "8 steps" in done.stdout and "4 held actions" in done.stdout
+
+
+def test_where_there_never_was_an_action_none_is_sent(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="nan", when="True"))
+    done = looped(kit, "--robot", "robot", "--hold", "2")
+    assert done.returncode == 1 and "stopped after 0 held 0" in done.stdout
+
+
+def test_a_policy_that_wants_rewards_rehearses_with_the_recorded_ones(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", feedback="observed", targets=("onnxruntime",))
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "-q")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    next(kit.glob("*.lram")).rename(kit / "arm.lram")
+    done = looped(kit, "--steps", "80", "--threads", "1")
+    assert done.returncode == 0 and "80 steps" in done.stdout and "0 held actions" in done.stdout, done.stderr
+
+
+def test_a_long_run_counts_all_its_steps_and_keeps_the_times_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = kit_module("control_loop")
+    monkeypatch.setattr(loop, "KEPT", 100)
+    account = loop.Account()
+
+    class Always:
+        """A policy and a robot in one."""
+
+        def reset(self) -> int:
+            return 0
+
+        observe = reset
+
+        def act(self, *arguments: object, **named: object) -> int:
+            return 0
+
+    both = Always()
+    loop.control(both, both, account, rate=1e6, steps=1000, hold=0)
+    assert account.steps == 1000
+    text = str(account)
+    assert "(of the last 100)" in text and f"largest {1000 * account.largest:.2f} ms" in text
+
+
+def test_rewards_that_came_while_an_action_was_held_are_not_lost() -> None:
+    loop = kit_module("control_loop")
+    seen = []
+
+    class Policy:
+        def reset(self) -> None: ...
+
+        def act(self, observation: float, reward: float | None = None) -> int:
+            if observation < 0:
+                raise ValueError("observation: expected finite values")
+            seen.append(reward)
+            return 0
+
+    class Robot:
+        observations = iter((1, 2, -1, -1, 3, 4))
+
+        def reset(self) -> int:
+            return next(self.observations)
+
+        observe = reset
+
+        def act(self, action: int) -> float:
+            return 1.0
+
+    with pytest.raises(StopIteration):
+        loop.control(Policy(), Robot(), loop.Account(), rate=1e6, steps=0, hold=5)
+    assert seen == [None, 1.0, 3.0, 1.0]
+
+
+def kit_module(name: str) -> Any:
+    """A program of the kit as a module."""
+    import lram_export
+
+    path = Path(lram_export.__file__).parent / "data" / "kit" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"kit_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rate", "0"), "argument --rate"),
+        (("--rate", "nan"), "argument --rate"),
+        (("--steps", "-1"), "argument --steps"),
+        (("--threads", "0"), "argument --threads"),
+        (("--hold", "-1"), "argument --hold"),
+        (("--target", "nope"), "error: "),
+    ],
+)
+def test_wrong_options_of_the_loop_are_one_line(kit: Path, options: tuple[str, ...], message: str) -> None:
+    done = looped(kit, *options)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_installing_without_tensorrt_says_what_is_missing(kit: Path, tmp_path: Path) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
@@ -113,7 +339,6 @@ def test_installing_without_tensorrt_says_what_is_missing(kit: Path, tmp_path: P
     ("options", "message"),
     [
         (("-o", "kit.zip"), "a kit's name ends with .tar.gz, got 'kit.zip'"),
-        (("-o", "kit.tar.gz", "--target", "native"), "'native' is compiled for one processor"),
         (("-o", "kit.tar.gz", "--target", "openvino"), "no artifact for target 'openvino'"),
         (("-o", "nowhere/kit.tar.gz"), "does not exist; create it first"),
     ],

@@ -62,7 +62,7 @@ class Robot {
  private:
   std::vector<float> joints_;
   int fault_;
-  int reads_ = 0;
+  std::int64_t reads_ = 0;  // an int would overflow within months
 };
 
 void check(lram_status status) {
@@ -164,8 +164,8 @@ Options parse(int argc, char** argv) {
     const auto number = [&] {
       char* end = nullptr;
       const double value = i + 1 < argc ? std::strtod(argv[++i], &end) : 0;
-      if (end == nullptr || *end != '\0' || !(value > 0 && value < 1e9))
-        throw std::runtime_error(name + ": expected a positive number");
+      if (end == nullptr || *end != '\0' || !(value >= 1e-3 && value <= 1e8))  // no time overflows
+        throw std::runtime_error(name + ": expected a positive number, from 0.001 to 100000000");
       return value;
     };
     if (name == "--rate")
@@ -212,6 +212,7 @@ int run(const Options& options) {
   std::int64_t skipped = 0;  // ticks without an action
   std::int64_t held = 0;
   int held_in_a_row = 0;
+  bool acted = false;
   std::string problem;
   const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / options.rate));
   auto tick = Clock::now() + period;
@@ -221,13 +222,14 @@ int run(const Options& options) {
     awake.add(Clock::now() - tick);
     robot.read(observation);
     if (policy.act(observation)) {
+      acted = true;
       held_in_a_row = 0;
     } else {
       if (held++ == 0) problem = lram_last_error();
       if (++held_in_a_row > kMostHeld)
         throw std::runtime_error(std::string("no action any more: ") + lram_last_error());
     }
-    robot.command(policy.action());  // after a failure the last one
+    if (acted) robot.command(policy.action());  // after a failure the last one; before the first action none
     const auto took = Clock::now() - tick;
     done.add(took);
     ++steps;
