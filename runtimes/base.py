@@ -42,6 +42,7 @@ class BaseRuntime(ABC):
         self._inputs = StepInputs(spec) if inputs is None else inputs
         self._guard = Guard(self)
         self._lost: set[int] = set()
+        self._zeros = np.zeros(spec.outputs[1].size, np.float32)
 
     @abstractmethod
     def _step(self) -> StepOutput:
@@ -78,8 +79,8 @@ class BaseRuntime(ABC):
             self._check_state_is_there()
             self._inputs.fill(observation, return_to_go, reward, is_first)
             try:
-                if not self.selects and self._inputs.arrays[3].any():
-                    self._restart(np.flatnonzero(self._inputs.arrays[3]).tolist())
+                if self._inputs.starting and not self.selects:
+                    self._restart(self._inputs.starting)
                 output = self._step()
             except LramError:
                 raise
@@ -88,7 +89,8 @@ class BaseRuntime(ABC):
                 raise BundleError(
                     f"the step failed: {describe(error)}; is the artifact damaged? Copy or export the bundle again"
                 ) from None
-            if not np.isfinite(output.action_logits).all():
+            # 0 times anything that is not finite is NaN: the cheapest way to see all logits
+            if np.vdot(output.action_logits, self._zeros) != 0:
                 found = first_beyond(output.action_logits)
                 self._lose()
                 outcome = LOST if self.in_place else "the state is as it was"
