@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-native test-sanitizers test-arm fuzz test-environment test-precisions \
+.PHONY: help install FORCE demo test test-native test-sanitizers test-arm fuzz test-environment test-precisions test-tamper \
 	test-large metaworld results lint lint-native tidy-native typecheck format clean
 
 help:            ## this list
@@ -87,6 +87,9 @@ test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a
 
 test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,000 at fp32 (minutes)
 	$(BIN)/python -m pytest -m precisions
+
+test-tamper: $(STAMP) ## bundles altered with valid hashes are noticed: thousands of mutants (about half an hour)
+	$(BIN)/python -m tests.tamper.campaign build/tamper
 
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest -m large -s

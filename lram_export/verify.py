@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lram_export.bundle import Bundle
+from lram_export.consistency import check_codes_file, check_limits, check_steps
 from lram_export.errors import UsageError
 from lram_export.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.precision import PRECISIONS
@@ -43,6 +44,7 @@ def verify_targets(
     def load(target: str, artifact: LoadedArtifact, threads: int) -> tuple[Runtime, str]:
         return load_runtime(target, artifact, threads), target
 
+    check_codes_file(bundle)
     return {t: verify_artifact(bundle, t, load, threads=threads, progress=progress)[0] for t in targets}
 
 
@@ -199,6 +201,7 @@ def verify_against_checkpoint(
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint, progress=progress)
     if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
         oracle.require_codes()  # nothing can be computed with them
+    check_limits(bundle, checkpoint)
     recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
     expected_weights, different = oracle.dequantized(), None
     reference = oracle.model_runtime(expected_weights)
@@ -261,7 +264,9 @@ def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, 
 def load_bundle_reference(bundle: Bundle) -> Reference:
     """Check and read the bundle's recorded steps; raises BundleError."""
     bundle.check_files([bundle.manifest.reference])
-    return load_reference(bundle.path / bundle.manifest.reference.path, bundle.manifest.spec)
+    reference = load_reference(bundle.path / bundle.manifest.reference.path, bundle.manifest.spec)
+    check_steps(bundle, len(reference.inputs))
+    return reference
 
 
 def installed_targets(bundle: Bundle, requested: Sequence[str]) -> list[str]:

@@ -16,13 +16,17 @@ from safetensors.numpy import load_file, save_file
 
 from lram_export import Bundle, BundleError
 from lram_export.bounds import MOST_JSON_BYTES
+from lram_export.checkpoint import load_checkpoint
+from lram_export.consistency import check_limits
 from lram_export.errors import LramError
+from lram_export.hashing import file_sha256
 from lram_export.json_fields import parse_json
 from lram_export.quantized import QUANTIZED_FILE, QuantizedFile
 from lram_export.recording import load_steps
 from lram_export.reference import load_reference
+from lram_export.verify import verify_targets
 
-from .conftest import ExportFunction
+from .conftest import GOLDEN, ExportFunction
 
 REACH = ["--task", "metaworld/reach-v2"]
 
@@ -245,3 +249,47 @@ def test_codes_that_are_none_are_refused(exported: ExportFunction, tmp_path: Pat
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / QUANTIZED_FILE)
     with pytest.raises(BundleError, match=message):
         QuantizedFile(tmp_path, entry.matrices).load()
+
+
+def seal(bundle: Path) -> None:
+    """Hashes and sizes of what lies beside the manifest as it is now."""
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    for entry in (document["reference"], (document["quantization"] or {}).get("file")):
+        if entry is not None:
+            file = bundle / entry["path"]
+            entry.update(sha256=file_sha256(file), size=file.stat().st_size)
+    path.write_text(json.dumps(document))
+
+
+def test_fewer_recorded_steps_than_were_verified_are_noticed(bundle: Path) -> None:
+    with np.load(bundle / "reference.npz") as file:
+        arrays = dict(file)
+    cut(arrays, 8)
+    save(bundle / "reference.npz", arrays)
+    seal(bundle)
+    with pytest.raises(BundleError, match=r"reference.npz: steps .* the file says 8, the manifest 64"):
+        verify_targets(Bundle.open(bundle), ["onnxruntime"], threads=1)
+
+
+def test_codes_with_ranges_that_the_precision_does_not_have_are_noticed(
+    exported: ExportFunction, tmp_path: Path
+) -> None:
+    source = exported("state_m", targets=("onnxruntime",), options=[*REACH, "--precision", "int8"])
+    copy = Path(shutil.copytree(source, tmp_path / "copy.lram"))
+    tensors = load_file(copy / QUANTIZED_FILE)
+    save_file({**tensors, "head.activation": np.array([1, 0], np.float32)}, copy / QUANTIZED_FILE)
+    seal(copy)
+    with pytest.raises(BundleError, match=r"head.activation: the precision int8 has no activation ranges"):
+        verify_targets(Bundle.open(copy), ["onnxruntime"], threads=1)
+
+
+def test_limits_that_the_weights_do_not_have_are_noticed(bundle: Path) -> None:
+    """The native artifact does not say them."""
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    document["specification"]["inputs"][0]["limit"] *= 2
+    path.write_text(json.dumps(document))
+    checkpoint = load_checkpoint(GOLDEN / "state_m" / "model.zip")
+    with pytest.raises(BundleError, match=r"limits.observation: the file says"):
+        check_limits(Bundle.open(bundle), checkpoint)

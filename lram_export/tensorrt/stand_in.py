@@ -16,6 +16,7 @@ from onnx_ir.convenience import replace_nodes_and_values
 from onnx_ir.tape import Tape
 
 from lram_export.atomic import scratch_directory
+from lram_export.errors import BundleError, describe
 from lram_export.runtimes.onnxruntime import MODEL_FILE, WEIGHTS_FILE, OnnxRuntime, check_session, session_options
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime
 from lram_export.tensorrt.recipe import artifact_recipe
@@ -23,11 +24,14 @@ from lram_export.tensorrt.typed_onnx import HALF_TYPES
 
 
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
-    """The step graph of a `tensorrt` artifact on the processor."""
+    """The step graph of a `tensorrt` artifact on the processor; raises BundleError if it is damaged."""
     artifact.file(WEIGHTS_FILE)  # which the model refers to
     artifact_recipe(artifact)  # says what the manifest says
     path = artifact.file(MODEL_FILE)
-    session = session_of(path, session_options(threads))
+    try:
+        session = session_of(path, session_options(threads))
+    except Exception as error:  # ONNX Runtime and onnx_ir raise whatever they like for a damaged graph
+        raise BundleError(f"{path}: ONNX Runtime cannot load it: {describe(error)}") from None
     check_session(session, artifact, path)
     return OnnxRuntime(session, artifact.spec)
 
