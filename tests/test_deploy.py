@@ -197,8 +197,10 @@ class Robot:
 
     def observe(self):
         self.ticks += 1
-        value = np.{value} if {when} else 0.5
-        return np.full(204, value, np.float32)
+        observation = np.random.default_rng(self.ticks).standard_normal(204, np.float32)
+        if {when}:
+            observation[3] = np.{value}
+        return observation
 
     def act(self, action):
         self.actions.append(action.tolist())

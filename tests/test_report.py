@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 
 from lram_export.bundle import Bundle
-from lram_export.errors import UsageError
+from lram_export.errors import BundleError, UsageError
+from lram_export.parity import TOLERANCES
+from lram_export.report import charts
 from lram_export.report.charts import all_charts
-from lram_export.report.collect import ReportOptions, collect
+from lram_export.report.collect import Report, ReportOptions, collect
 from lram_export.report.page import render
 
 from .conftest import GOLDEN, ExportFunction, fail, load_golden, succeed
@@ -40,8 +44,19 @@ def page(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def tables(text: str) -> list[dict[str, str]]:
+    """What the tables of a page say of every target, by column."""
+    found: list[dict[str, str]] = []
+    for table in re.findall(r"<table>.*?</table>", text, re.DOTALL):
+        header, *rows = Cells(table).rows
+        found = found or [{} for _ in rows]
+        for known, row in zip(found, rows, strict=True):
+            known.update(zip(header, row, strict=True))
+    return found
+
+
 class Cells(HTMLParser):
-    """The table of a page, row by row."""
+    """A table, row by row."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,13 +81,12 @@ class Cells(HTMLParser):
 
 class TestContent:
     def test_a_row_per_target_with_what_was_measured(self, page: Path, bundle: Path) -> None:
-        header, *rows = Cells(page.read_text()).rows
-        assert [row[0] for row in rows] == list(TARGETS)
-        for row in rows:
-            found = dict(zip(header, row, strict=True))
+        rows = tables(page.read_text())
+        assert [row["target"] for row in rows] == list(TARGETS)
+        for found in rows:
             assert found["precision"] == "fp32"
             assert float(found["p50 ms"]) > 0
-            assert float(found["p50 ms"]) <= float(found["p99"]) <= float(found["p99.9"])
+            assert float(found["p50 ms"]) <= float(found["p99 ms"]) <= float(found["p99.9 ms"])
             assert float(found["logit error"]) < 1e-4
             assert found["same action"] == "100.00%"
             assert found["verified at export"] == "passed"
@@ -164,12 +178,10 @@ class TestContent:
         codes = (output / "quantized.safetensors").stat().st_size
         assert report.rows[0].size == opened.artifact("onnxruntime").size + codes  # it reads the shared codes
         assert report.rows[1].size == opened.artifact("native").size
-        header, first, _ = Cells(text).rows
+        first, _ = tables(text)
         cost = opened.manifest.quantization.cost  # type: ignore[union-attr]
         assert cost is not None
-        assert dict(zip(header, first, strict=True))["cost of the precision"].startswith(
-            f"{cost['relative_error']:.2g};"
-        )
+        assert first["cost of the precision"].startswith(f"{cost['relative_error']:.2g};")
 
     def test_two_bundles_of_one_precision_can_be_told_apart(self, bundle: Path, tmp_path: Path) -> None:
         shutil.copytree(bundle, tmp_path / "twin.lram")
@@ -285,12 +297,111 @@ class TestContent:
         assert "not where it will run" not in seen
         assert "within the tolerance of its precision: onnxruntime fp32, native fp32." in seen
 
+    def test_the_tolerance_is_that_of_the_state_format(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRAM_NATIVE_STATE_FORMAT", "lazy-fp16")
+        report = collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1))
+        exact, lazy = report.rows
+        assert (exact.state_format, exact.tolerance) == ("float32", TOLERANCES["fp32"])
+        assert lazy.state_format != "float32" and lazy.tolerance == TOLERANCES["quantized"]
+        first, second = tables(render(report))
+        assert (first["tolerance"], second["tolerance"]) == ("0.0001", "0.002 relative")
+        drift = next(chart for chart in all_charts(report) if chart.name == "drift")
+        assert drift.svg is not None and "error of the logits, in tolerances" in drift.svg
+
+    def test_codes_that_were_altered_are_no_oracle(self, tmp_path: Path) -> None:
+        from lram_export.checkpoint import load_checkpoint
+
+        golden, output = load_golden("state_ms"), tmp_path / "int8.lram"
+        options = (*golden.task_options, "--precision", "int8", "--reference-steps", "8", "--no-report")
+        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "native")
+        opened = Bundle.open(output)
+        codes = output / "quantized.safetensors"
+        content = bytearray(codes.read_bytes())
+        content[-1] ^= 1
+        codes.write_bytes(content)
+        with pytest.raises(BundleError, match=r"quantized\.safetensors: content differs"):
+            collect(opened, options=ReportOptions(time=False), checkpoint=load_checkpoint(golden.checkpoint))
+
     def test_other_bundles_are_of_the_same_policy(self, bundle: Path, exported: ExportFunction) -> None:
         opened, other = Bundle.open(bundle), Bundle.open(exported("state_m", targets=TARGETS))
         with pytest.raises(UsageError, match="of another checkpoint"):
             collect(opened, [other], ReportOptions(measure=False))
         with pytest.raises(UsageError, match="given twice"):
             collect(opened, [opened], ReportOptions(measure=False))
+
+
+@pytest.fixture(scope="module")
+def timed(bundle: Path) -> Report:
+    """Rows with times, of which more can be made."""
+    return collect(Bundle.open(bundle), options=ReportOptions(steps=20, rate=50, threads=1))
+
+
+def with_rows(report: Report, factors: Sequence[float], missed: Sequence[int] = ()) -> Report:
+    """As many rows as there are factors, each with times that many times as long."""
+    row = report.rows[0]
+    assert row.timing is not None and row.seconds is not None
+    rows = []
+    for number, factor in enumerate(factors):
+        late = missed[number] if missed else 0
+        timing = dataclasses.replace(row.timing, p50_ms=factor * row.timing.p50_ms, missed=late)
+        rows.append(
+            dataclasses.replace(row, label=f"row {number}", timing=timing, seconds=factor * row.seconds, failures=())
+        )
+    return dataclasses.replace(report, rows=tuple(rows))
+
+
+class TestCharts:
+    def test_no_two_of_many_rows_look_alike(self) -> None:
+        assert len({(charts.colour(i), charts.marker(i)) for i in range(64)}) == 64
+        assert len({(charts.colour(i), str(charts.line(i))) for i in range(64)}) == 64
+
+    @pytest.mark.parametrize("rows", [1, 8, 18])
+    def test_a_chart_has_every_row_and_names_it(self, rows: int, timed: Report) -> None:
+        for chart in all_charts(with_rows(timed, [1 + 0.1 * i for i in range(rows)])):
+            assert chart.svg is not None
+            assert len(set(re.findall(rf'id="{chart.name}-data-(\d+)"', chart.svg))) >= rows
+            if rows > 1 or chart.name == "choice":
+                assert all(f">row {i}<" in chart.svg for i in range(rows))
+
+    def test_a_target_that_takes_a_thousand_times_as_long_hides_no_other(self, timed: Report) -> None:
+        assert timed.rows[0].seconds is not None
+        fast = 1e3 * np.linspace(1e-4, 2e-4, 100)
+        low, high, logarithmic = charts._span([fast, 1000 * fast])
+        assert logarithmic and low == fast.min() and high > 1000 * fast.max()
+        low, high, logarithmic = charts._span([fast, 1.5 * fast])
+        assert not logarithmic and high < 2 * fast.max()
+
+    def test_one_hiccup_squeezes_nothing(self) -> None:
+        steps = np.full(1000, 0.4)
+        steps[7] = 90
+        assert charts._span([steps])[1:] == (pytest.approx(0.44), False)
+
+
+class TestVerdict:
+    def test_where_every_step_is_late_nothing_is_green(self, timed: Report) -> None:
+        steps = timed.rows[0].timing.steps  # type: ignore[union-attr]
+        text = render(with_rows(timed, [1, 1], [steps, steps]))
+        assert f"Too slow for 50 Hz: row 0 missed {steps} of {steps} deadlines, row 1 missed" in text
+        assert 'class="verdict good"' not in text and 'class="verdict bad"' in text
+        assert "within the tolerance of its precision: row 0, row 1." in text  # and that is said, too
+        assert {row["missed at 50 Hz"] for row in tables(text)} == {f"{steps} of {steps}"}
+
+    def test_where_all_are_in_time_it_is(self, timed: Report) -> None:
+        text = render(with_rows(timed, [1, 1], [0, 0]))
+        assert 'class="verdict good"' in text and 'class="verdict bad"' not in text
+
+    def test_seldom_late_is_told_but_no_verdict(self, timed: Report) -> None:
+        row = timed.rows[0]
+        assert row.timing is not None
+        often = dataclasses.replace(row, timing=dataclasses.replace(row.timing, steps=1000, missed=3))
+        text = render(dataclasses.replace(timed, rows=(often,)))
+        assert "Now and then late at 50 Hz" in text and 'class="verdict bad"' not in text
+
+    def test_long_times_read_as_numbers(self, timed: Report) -> None:
+        row = timed.rows[0]
+        assert row.timing is not None
+        slow = dataclasses.replace(row, timing=dataclasses.replace(row.timing, p50_ms=1660.4))
+        assert tables(render(dataclasses.replace(timed, rows=(slow,))))[0]["p50 ms"] == "1,660"
 
 
 class TestMissing:
@@ -357,6 +468,7 @@ class TestMissing:
 PROBE = """<script>
 const found = {
   width: document.documentElement.scrollWidth,
+  tables: [...document.querySelectorAll(".scroll")].map(box => box.scrollWidth > box.clientWidth),
   charts: [...document.querySelectorAll("figure svg")].map(svg => {
     const box = svg.getBoundingClientRect();
     const texts = [...svg.querySelectorAll("text")].map(t => t.getBoundingClientRect().height);
@@ -398,7 +510,9 @@ class TestBrowser:
         done = opened(probed, tmp_path, "--dump-dom")
         assert "CONSOLE" not in done.stderr
         found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
-        assert found["width"] <= width  # nothing but the table scrolls sideways, and that inside its own box
+        assert found["width"] <= width  # nothing but the tables scrolls sideways, and those inside their own boxes
+        if width == 1280:
+            assert found["tables"] and not any(found["tables"])  # and there not even they do
         assert len(found["charts"]) == len(CHARTS)
         for chart in found["charts"]:
             assert chart["width"] >= min(width - 40, 440)

@@ -13,14 +13,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lram_export.parity import tolerance
-from lram_export.report.collect import Report, Row
+from lram_export.report.collect import Floats, Report, Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
 """Okabe and Ito's, which people who see red and green alike can tell apart."""
 MARKERS = "osD^vP*X"
-LINES = ("-", "--", "-.", ":")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)), (0, (1, 4)), (0, (3, 1, 1, 5)))
+INSIDE = 4
+"""Most rows whose legend has room inside a chart; that of more goes below it."""
+SPREAD = 8.0
+"""Factor between the fastest and the slowest step from which on a time axis is logarithmic."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -61,7 +65,7 @@ def all_charts(report: Report) -> list[Chart]:
         name: str, title: str, reading: str, draw: Callable[[Axes, list[Row]], None], rows: list[Row], missing: str
     ) -> Chart:
         labels = {row.label for row in rows}
-        svg = _svg(name, title, labels, lambda axes: draw(axes, rows)) if rows else None
+        svg = _svg(name, title, labels, len(rows), lambda axes: draw(axes, rows)) if rows else None
         return Chart(name, title, reading, svg, missing)
 
     deadline = report.options.rate
@@ -70,7 +74,8 @@ def all_charts(report: Report) -> list[Chart]:
             "drift",
             "Error of the action logits over the steps",
             "Each line is a target beside its oracle. A line that stays level does not drift; one that climbs would "
-            "get worse the longer an episode lasts. The dashed line is the tolerance that verify allows.",
+            "get worse the longer an episode lasts. The dashed line is the tolerance that verify allows; where targets "
+            "have different ones, errors are told in tolerances, and the line is at 1.",
             _drift,
             compared,
             not_compared,
@@ -107,8 +112,8 @@ def all_charts(report: Report) -> list[Chart]:
             "latency",
             "Time of a step",
             "How often a step took how long. What counts for a control loop is the right end: a target with a thin "
-            "tail is predictable. Whatever is beyond the axis is counted at its end. The dashed line is the deadline, "
-            "where a rate was given.",
+            "tail is predictable. The dashed line is the deadline, where a rate was given. Where targets differ much, "
+            "the axis is logarithmic.",
             lambda axes, rows: _latency_histogram(axes, rows, deadline),
             timed,
             not_timed,
@@ -126,7 +131,7 @@ def all_charts(report: Report) -> list[Chart]:
             "flat",
             "Time of a step over the steps",
             "A recurrent policy takes as long at the ten thousandth step as at the first, so the lines are level. "
-            "Bumps are the machine's other work; single spikes leave the chart at the top.",
+            "Bumps and spikes are the machine's other work. Where targets differ much, the axis is logarithmic.",
             _latency_over_time,
             timed,
             not_timed,
@@ -144,11 +149,12 @@ def all_charts(report: Report) -> list[Chart]:
     ]
 
 
-def _svg(name: str, title: str, labels: Collection[str], draw: Callable[[Axes], None]) -> str:
+def _svg(name: str, title: str, labels: Collection[str], rows: int, draw: Callable[[Axes], None]) -> str:
     """A figure as an SVG element that grows with its column and says to a screen reader what it is."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.6))
+        below = 0.0 if rows <= INSIDE else 0.19 * ((rows + 2) // 2)
+        figure = Figure(figsize=(5.4, 3.6 + below))
         axes = figure.subplots()
         draw(axes)
         for number, artist in enumerate(a for a in axes.get_children() if str(a.get_label()) in labels):
@@ -164,32 +170,48 @@ def _svg(name: str, title: str, labels: Collection[str], draw: Callable[[Axes], 
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
+def colour(number: int) -> str:
+    """The colour of a row."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker(number: int) -> str:
+    """The mark of a row: with its colour it is that of no other of the first 64."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+
+
+def line(number: int) -> Any:
+    """The kind of line of a row: with its colour it is that of no other of the first 64; also in grey."""
+    return LINES[(number + number // len(COLOURS)) % len(LINES)]
+
+
 def _styles(rows: Sequence[Row]) -> list[tuple[Row, dict[str, Any]]]:
-    """A colour per target and a kind of line, so that a print in grey can be read, too."""
-    return [
-        (row, {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "label": row.label})
-        for i, row in enumerate(rows)
-    ]
+    return [(row, {"color": colour(i), "linestyle": line(i), "label": row.label}) for i, row in enumerate(rows)]
 
 
-def _legend(axes: Axes, rows: Sequence[Row], **options: object) -> None:
-    if len(rows) > 1:
-        axes.legend(**options)
+def _legend(axes: Axes, rows: Sequence[Row], least: int = 2, **options: Any) -> list[Any]:
+    """A legend inside, or below where it would hide the chart; its handles."""
+    if len(rows) < least:
+        return []
+    if len(rows) <= INSIDE:
+        return list(axes.legend(**options).legend_handles)
+    figure = axes.figure
+    handles, labels = axes.get_legend_handles_labels()
+    below = figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, **options)
+    return list(below.legend_handles)
 
 
 def _drift(axes: Axes, rows: list[Row]) -> None:
-    for row, style in _styles(rows):
+    bounds = [row.tolerance for row in rows]
+    alike = len(set(bounds)) == 1
+    for (row, style), bound in zip(_styles(rows), bounds, strict=True):
         assert row.errors is not None
-        entry = row.entry
-        bound = tolerance(entry.precision, entry.activations)
         values = row.errors.relative if bound.relative else row.errors.largest
-        axes.semilogy(np.maximum(values, 1e-12), linewidth=1.2, **style)
-    relative = all(tolerance(r.entry.precision, r.entry.activations).relative for r in rows)
-    axes.axhline(
-        max(tolerance(r.entry.precision, r.entry.activations).logit for r in rows), color="0.4", linestyle=(0, (4, 3))
-    )
+        axes.semilogy(np.maximum(values if alike else values / bound.logit, 1e-12), linewidth=1.2, **style)
+    axes.axhline(bounds[0].logit if alike else 1.0, color="0.4", linestyle=(0, (4, 3)))
     axes.set_xlabel("step")
-    axes.set_ylabel("relative error of the logits" if relative else "largest error of a logit")
+    kind = "relative error of the logits" if bounds[0].relative else "largest error of a logit"
+    axes.set_ylabel(kind if alike else "error of the logits, in tolerances")
     _legend(axes, rows)
 
 
@@ -214,21 +236,22 @@ def _ties(axes: Axes, rows: list[Row]) -> None:
         errors = row.errors
         assert errors is not None
         gap, difference = np.maximum(errors.gaps, smallest), np.maximum(errors.differences, smallest)
-        same, colour = ~errors.different, COLOURS[number % len(COLOURS)]
-        shown = np.flatnonzero(same)[:1500]
-        axes.scatter(gap[shown], difference[shown], s=6, alpha=0.35, color=colour, label=row.label, linewidths=0)
+        shown = np.flatnonzero(~errors.different)[:1500]
+        style: dict[str, Any] = {"color": colour(number), "marker": marker(number)}
+        axes.scatter(gap[shown], difference[shown], s=8, alpha=0.35, label=row.label, linewidths=0, **style)
         axes.scatter(
-            gap[errors.different], difference[errors.different], s=42, marker="x", color=colour, linewidths=1.6
+            gap[errors.different], difference[errors.different], s=42, marker="x", color=colour(number), linewidths=1.6
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
     low, high = axes.get_xlim()
-    line = np.array([low, high])
-    axes.plot(line, line / 2, color="0.4", linestyle=(0, (4, 3)), linewidth=1)
+    ends = np.array([low, high])
+    axes.plot(ends, ends / 2, color="0.4", linestyle=(0, (4, 3)), linewidth=1)
     axes.set_xlim(low, high)
     axes.set_xlabel("gap between the oracle's two best logits")
     axes.set_ylabel("largest error of a logit")
-    _legend(axes, rows, markerscale=2)
+    for handle in _legend(axes, rows, markerscale=2):
+        handle.set_alpha(1)
 
 
 def _state_norm(axes: Axes, rows: list[Row]) -> None:
@@ -241,24 +264,44 @@ def _state_norm(axes: Axes, rows: list[Row]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("norm of the memory")
-    if len(rows) > 1 or oracle is not None:
-        axes.legend()
+    _legend(axes, rows, least=1 if oracle is not None else 2)
 
 
-def _limit(rows: list[Row]) -> float:
-    """Right end of a time axis in ms: nearly all of the steps, so that one hiccup does not squeeze the rest."""
-    return 1e3 * max(float(np.percentile(row.seconds, 99.5)) for row in rows if row.seconds is not None) * 1.1
+def _times(rows: list[Row]) -> list[Floats]:
+    """Milliseconds of the steps of every row."""
+    return [1e3 * row.seconds for row in rows if row.seconds is not None]
+
+
+def _span(times: list[Floats]) -> tuple[float, float, bool]:
+    """Ends of a time axis in ms, and whether it is logarithmic: one target that takes a thousand times as long must not
+    squeeze the others together, nor one hiccup of a target that is as fast as they are."""
+    low = min(float(ms.min()) for ms in times)
+    usual = 1.1 * max(float(np.percentile(ms, 99.5)) for ms in times)
+    logarithmic = usual > SPREAD * low
+    return low, 1.1 * max(float(ms.max()) for ms in times) if logarithmic else usual, logarithmic
+
+
+def _logarithmic(axes: Axes, which: str) -> None:
+    """A logarithmic axis whose few ticks read as plain numbers."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _latency_histogram(axes: Axes, rows: list[Row], rate: float | None) -> None:
-    limit = _limit(rows)
+    low, high, logarithmic = _span(_times(rows))
     if rate is not None:
-        limit = max(limit, 1.05e3 / rate)
-    bins = np.linspace(0, limit, 81)
-    for row, style in _styles(rows):
-        assert row.seconds is not None
-        counts, _ = np.histogram(np.minimum(1e3 * row.seconds, limit), bins)
-        axes.stairs(counts / row.seconds.size, bins, linewidth=1.4, **style)
+        high = max(high, 1.05e3 / rate)
+        logarithmic = logarithmic or high > SPREAD * low
+    bins = np.geomspace(0.9 * low, high, 81) if logarithmic else np.linspace(0, high, 81)
+    for (_, style), ms in zip(_styles(rows), _times(rows), strict=True):
+        counts, _edges = np.histogram(np.minimum(ms, high), bins)
+        axes.stairs(counts / ms.size, bins, linewidth=1.4, **style)
+    if logarithmic:
+        _logarithmic(axes, "x")
     _deadline(axes, rate)
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("share of the steps")
@@ -266,11 +309,9 @@ def _latency_histogram(axes: Axes, rows: list[Row], rate: float | None) -> None:
 
 
 def _latency_tail(axes: Axes, rows: list[Row], rate: float | None) -> None:
-    for row, style in _styles(rows):
-        assert row.seconds is not None
-        seconds = np.sort(row.seconds)
-        longer = 1 - np.arange(len(seconds)) / len(seconds)
-        axes.step(1e3 * seconds, longer, where="pre", linewidth=1.4, **style)
+    for (_, style), ms in zip(_styles(rows), _times(rows), strict=True):
+        longer = 1 - np.arange(len(ms)) / len(ms)
+        axes.step(np.sort(ms), longer, where="pre", linewidth=1.4, **style)
     _deadline(axes, rate)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -289,10 +330,12 @@ def _deadline(axes: Axes, rate: float | None) -> None:
 
 
 def _latency_over_time(axes: Axes, rows: list[Row]) -> None:
-    for row, style in _styles(rows):
-        assert row.seconds is not None
-        axes.plot(1e3 * row.seconds, linewidth=0.9, **style)
-    axes.set_ylim(0, _limit(rows) * 1.2)
+    for (_, style), ms in zip(_styles(rows), _times(rows), strict=True):
+        axes.plot(ms, linewidth=0.9, **style)
+    low, high, logarithmic = _span(_times(rows))
+    axes.set_ylim(0.8 * low if logarithmic else 0, 1.2 * high)
+    if logarithmic:
+        _logarithmic(axes, "y")
     axes.set_xlabel("timed step")
     axes.set_ylabel("milliseconds")
     _legend(axes, rows)
@@ -307,8 +350,8 @@ def _choice(axes: Axes, rows: list[Row]) -> None:
             row.timing.p50_ms,
             max(row.against_float32, 1e-9),
             s=30 + 420 * row.size / largest,
-            marker=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
+            marker=marker(number),
+            color=colour(number),
             alpha=0.8,
             label=row.label,
         )
@@ -317,7 +360,6 @@ def _choice(axes: Axes, rows: list[Row]) -> None:
     axes.margins(0.25)
     axes.set_xlabel("median milliseconds of a step")
     axes.set_ylabel("relative error against float32")
-    legend = axes.legend(loc="best")
-    for handle in legend.legend_handles:
+    for handle in _legend(axes, rows, least=1):
         if isinstance(handle, PathCollection):  # dots of one size: the sizes are those on disk
             handle.set_sizes([40])

@@ -18,6 +18,7 @@ from lram_export.bundle import Bundle
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.machine import cpu_model, usable_cores
 from lram_export.manifest import ArtifactEntry
+from lram_export.parity import FLOAT32, Tolerance, tolerance
 from lram_export.progress import SILENT, Progress
 from lram_export.reference import Reference, StepSequence, sample_state
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
@@ -102,6 +103,7 @@ class Row:
         cost: what the precision changed against the float32 model (:class:`QuantizationCost` as JSON); None at `fp32`,
             and where the bundle does not say.
         compared_here: whether ``errors`` are of this machine, by the target's own runtime.
+        state_format: in which the target keeps its state, which decides its tolerance.
         failures: bounds that were exceeded here, as :meth:`ParityResult.failures` says them.
     """
 
@@ -113,11 +115,22 @@ class Row:
     why_not_run: str | None = None
     why_not_timed: str | None = None
     compared_here: bool = False
+    state_format: str = FLOAT32
     failures: tuple[str, ...] = ()
     errors: Errors | None = None
     timing: BenchResult | None = None
     seconds: Floats | None = None
     closed_loop: str | None = None
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What `verify` holds it to."""
+        return tolerance(self.entry.precision, self.entry.activations, self.state_format)
+
+    @property
+    def missed(self) -> float | None:
+        """Share of the timed steps that missed their deadline; None where no rate was given."""
+        return None if self.timing is None or self.timing.missed is None else self.timing.missed / self.timing.steps
 
     @property
     def against_float32(self) -> float | None:
@@ -215,8 +228,15 @@ def _rows(bundle: Bundle, among: Sequence[Bundle]) -> list[Row]:
     named_alike = [path for path in alike if path.name == bundle.path.name]
     suffix = "" if len(alike) == 1 else f" ({bundle.path.name if len(named_alike) == 1 else bundle.path})"
     return [
-        Row(str(bundle.path), e, f"{e.target} {e.precision}{suffix}", bundle.artifact_size(e.target), cost)
-        for e in bundle.manifest.artifacts
+        Row(
+            bundle=str(bundle.path),
+            entry=entry,
+            label=f"{entry.target} {entry.precision}{suffix}",
+            size=bundle.artifact_size(entry.target),
+            cost=cost,
+            state_format=FLOAT32 if entry.parity is None else entry.parity.state_format,
+        )
+        for entry in bundle.manifest.artifacts
     ]
 
 
@@ -303,8 +323,14 @@ def _compared(row: Row, bundle: Bundle, oracle: Oracle, threads: int, progress: 
             replay(runtime, oracle.reference, meter, advance, recorder.add)
     finally:
         runtime.close()
-    errors, failures = recorder.errors(oracle.reference, oracle.norms), tuple(meter.result().failures())
-    return dataclasses.replace(row, errors=errors, failures=failures, compared_here=True)
+    result = meter.result()
+    return dataclasses.replace(
+        row,
+        errors=recorder.errors(oracle.reference, oracle.norms),
+        failures=tuple(result.failures()),
+        state_format=result.state_format,
+        compared_here=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lram_export.cli.console import human_bytes
+from lram_export.cli.console import counted, human_bytes, three_digits
 from lram_export.cli.inspect import model_facts, quantization_facts
 from lram_export.cli.precision import cost_line
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
 
-COLUMNS = (
-    "target", "precision", "size", "peak memory", "p50 ms", "p99", "p99.9", "x floor", "logit error", "same action",
-    "cost of the precision", "verified at export", "closed loop",
-)  # fmt: skip
+NAMES = ("target", "precision")
+RIGHT = ("logit error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
+FAST = ("size", "peak memory", "p50 ms", "p99 ms", "p99.9 ms", "x floor")
 MISSING = "-"
+OFTEN_MISSED = 0.01
+"""Share of missed deadlines from which on a target is said not to keep the rate; fewer are told, too."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table; ``kind`` is its class on the page."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page, narrow enough for a screen: one row per target."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
 
 
 def render(report: Report) -> str:
@@ -33,8 +52,7 @@ def render(report: Report) -> str:
         created=report.created,
         verdict=_verdict(report),
         facts=_facts(report),
-        columns=COLUMNS,
-        rows=[_cells(row) for row in report.rows],
+        tables=_tables(report),
         notes=_notes(report),
         charts=all_charts(report),
         origin=_origin(report),
@@ -60,12 +78,35 @@ def _verdict(report: Report) -> list[dict[str, str]]:
         text = f"Verified at export, but not where it will run: {', '.join(elsewhere)}. Run lram-export verify there."
         lines.append({"kind": "open", "text": text})
     wrong = {*failed, *unverified, *(row.label for row in own if row.failures)}
+    lines += _deadlines(own, report.options.rate)
     good = [row.label for row in own if row.label not in wrong and (row in seen or not _elsewhere(row))]
     if good:
-        lines.append({"kind": "good", "text": _good(report, good)})
+        # green is for a page on which nothing is wrong
+        kind = "plain" if any(line["kind"] == "bad" for line in lines) else "good"
+        lines.append({"kind": kind, "text": _good(report, good)})
     if all(row.timing is None for row in own):
         lines.append({"kind": "open", "text": "Never timed for this report, so it says nothing about speed."})
     return lines
+
+
+def _deadlines(rows: list[Row], rate: float | None) -> list[dict[str, str]]:
+    """Whether the targets keep the rate that was asked for."""
+    if rate is None:
+        return []
+    lines = []
+    timed = [(row, row.missed) for row in rows if row.missed is not None]
+    for kind, what, chosen in (
+        ("bad", f"Too slow for {rate:g} Hz", [row for row, missed in timed if missed > OFTEN_MISSED]),
+        ("open", f"Now and then late at {rate:g} Hz", [row for row, missed in timed if 0 < missed <= OFTEN_MISSED]),
+    ):
+        if chosen:
+            late = [f"{row.label} missed {_missed(row)} deadlines" for row in chosen]
+            lines.append({"kind": kind, "text": f"{what}: {', '.join(late)}."})
+    return lines
+
+
+def _missed(row: Row) -> str:
+    return MISSING if row.missed is None or row.timing is None else f"{row.timing.missed} of {row.timing.steps}"
 
 
 def _good(report: Report, labels: list[str]) -> str:
@@ -98,32 +139,64 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def _cells(row: Row) -> list[dict[str, str]]:
-    entry, timing, errors, parity = row.entry, row.timing, row.errors, row.entry.parity
+def _tables(report: Report) -> list[Table]:
+    """What is right and what is fast, apart: one table of both is too wide for a screen."""
+    paths = list(dict.fromkeys(row.bundle for row in report.rows))
+    names = [Path(path).name for path in paths]
+    called = dict(zip(paths, names if len(set(names)) == len(names) else paths, strict=True))
+    bundle = ("bundle",) if len(paths) > 1 else ()
+    paced = report.options.rate is not None
+    missed = (f"missed at {report.options.rate:g} Hz",) if paced else ()
 
-    def number(value: float | None) -> str:
-        return MISSING if value is None else f"{value:.3g}"
+    def named(row: Row) -> tuple[Cell, ...]:
+        cells = (Cell(row.entry.target, "text"), Cell(row.entry.precision, "text"))
+        return (*cells, Cell(called[row.bundle], "wrap")) if bundle else cells
 
-    verified = "never" if parity is None else ("passed" if parity.passed else "failed")
-    verified += f" on {entry.verified_by}" if _elsewhere(row) else ""
-    texts = [
-        entry.target,
-        entry.precision,
-        human_bytes(row.size),
-        MISSING if timing is None else human_bytes(timing.peak_memory),
-        *(number(None if timing is None else value(timing)) for value in _TIMES),
-        MISSING if timing is None else f"{timing.floor_ratio:.2f}",
-        MISSING if errors is None else f"{errors.largest.max():.2g}",
-        MISSING if errors is None else f"{100 * errors.agreement:.2f}%",
-        _cost(row),
-        verified,
-        row.closed_loop or "not measured",
+    def late(row: Row) -> tuple[Cell, ...]:
+        kind = "bad" if row.missed is not None and row.missed > OFTEN_MISSED else ""
+        return (Cell(_missed(row), kind),) if paced else ()
+
+    return [
+        Table(
+            "Is it right",
+            (*NAMES, *bundle, *RIGHT),
+            tuple((*named(row), *_right(row)) for row in report.rows),
+        ),
+        Table(
+            "How fast, how large",
+            (*NAMES, *bundle, *FAST, *missed),
+            tuple((*named(row), *_fast(row), *late(row)) for row in report.rows),
+        ),
     ]
-    kinds = [""] * len(texts)
-    kinds[0] = kinds[1] = "text"
-    kinds[-2] = "good" if verified == "passed" else "bad" if verified.startswith("failed") else ""
-    kinds[-1] = "wrap"
-    return [{"text": text, "kind": kind} for text, kind in zip(texts, kinds, strict=True)]
+
+
+def _right(row: Row) -> tuple[Cell, ...]:
+    errors, parity, bound = row.errors, row.entry.parity, row.tolerance
+    verified = "never" if parity is None else ("passed" if parity.passed else "failed")
+    verified += f" on {row.entry.verified_by}" if _elsewhere(row) else ""
+    error = None if errors is None else errors.relative if bound.relative else errors.largest
+    relative = " relative" if bound.relative else ""
+    return (
+        Cell(MISSING if error is None else f"{error.max():.2g}{relative}", "bad" if row.failures else ""),
+        Cell(f"{bound.logit:g}{relative}"),
+        Cell(MISSING if errors is None else f"{100 * errors.agreement:.2f}%"),
+        Cell(_cost(row), "wrap"),
+        Cell(verified, "good" if verified == "passed" else "bad" if verified.startswith("failed") else ""),
+        Cell(row.closed_loop or "not measured", "wrap"),
+    )
+
+
+def _fast(row: Row) -> tuple[Cell, ...]:
+    timing = row.timing
+    if timing is None:
+        return (Cell(human_bytes(row.size)), *(Cell(MISSING) for _ in FAST[1:]))
+    times = (timing.p50_ms, timing.p99_ms, timing.p999_ms)
+    return (
+        Cell(human_bytes(row.size)),
+        Cell(human_bytes(timing.peak_memory)),
+        *(Cell(three_digits(ms)) for ms in times),
+        Cell(f"{timing.floor_ratio:.2f} x"),
+    )
 
 
 def _cost(row: Row) -> str:
@@ -131,9 +204,6 @@ def _cost(row: Row) -> str:
         return "none" if row.entry.precision == "fp32" else "not measured"
     beyond = 100 * row.cost["beyond_one_bin"] / max(row.cost["actions"], 1)
     return f"{row.cost['relative_error']:.2g}; {beyond:.2g}% of actions"
-
-
-_TIMES: Any = (lambda t: t.p50_ms, lambda t: t.p99_ms, lambda t: t.p999_ms)
 
 
 def _notes(report: Report) -> list[str]:
@@ -145,14 +215,14 @@ def _notes(report: Report) -> list[str]:
     ]
     if report.bandwidth is not None:
         notes.append(
-            f"Times: {report.options.steps} steps per target in turns, {report.options.threads} threads, read "
+            f"Times: {counted(report.options.steps, 'step')} per target in turns, "
+            f"{counted(report.options.threads, 'thread')}, read "
             f"bandwidth {report.bandwidth / 1e9:.1f} GB/s. With fewer than 1,000 steps p99.9 is close to the largest."
         )
     if report.options.rate is not None:
-        missed = [f"{r.label} {r.timing.missed} of {r.timing.steps}" for r in report.rows if r.timing is not None]
-        if missed:
-            times = f"times run from the tick of {report.options.rate:g} Hz; deadlines missed: {', '.join(missed)}."
-            notes.append(f"Steps were paced: {times}")
+        notes.append(
+            f"Steps were paced: times run from the tick of {report.options.rate:g} Hz, the next is the deadline."
+        )
     if report.options.measure:
         for row in report.rows:
             if row.why_not_run is not None:
