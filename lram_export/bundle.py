@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,15 @@ from lram_export.config import ModelConfig
 from lram_export.errors import BundleError, UsageError
 from lram_export.hashing import file_sha256
 from lram_export.json_fields import read_text
-from lram_export.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry, read_manifest
+from lram_export.manifest import (
+    MANIFEST_FILE,
+    REPORT_FILE,
+    ArtifactEntry,
+    FileEntry,
+    Manifest,
+    QuantizationEntry,
+    read_manifest,
+)
 from lram_export.parity import ParityResult
 from lram_export.quantized import QuantizedFile
 from lram_export.specification import StepSpec
@@ -118,7 +127,12 @@ class Bundle:
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
     ) -> None:
-        """Compare files (default: all) with the manifest's sizes and hashes; raises BundleError naming the file."""
+        """Compare files with the manifest's sizes and hashes; raises BundleError naming the file.
+
+        The default is all files, and the report if it is there.
+        """
+        if entries is None:
+            self.check_report()
         root = self.path.resolve()
         for entry in self.files() if entries is None else entries:
             path = self.path / entry.path
@@ -136,8 +150,20 @@ class Bundle:
             if file_sha256(path, advance) != entry.sha256:
                 raise BundleError(f"{path}: content differs from the manifest's SHA-256; {again}")
 
+    def check_report(self) -> None:
+        """Raise BundleError if there is a report other than the one the manifest lists: it is what gets signed.
+
+        None at all is fine: a robot needs none, and :meth:`load_artifact` does not ask.
+        """
+        path, listed = self.path / REPORT_FILE, self.manifest.report
+        if not os.path.lexists(path):
+            return
+        if listed is None:
+            raise BundleError(f"{path}: not listed in the manifest, so nobody vouches for it; remove it")
+        self.check_files([listed])
+
     def files(self) -> tuple[FileEntry, ...]:
-        """All files the manifest lists."""
+        """All files the manifest lists and a robot needs: without the report."""
         shared = [self.manifest.reference]
         if self.manifest.quantization is not None:
             shared.append(self.manifest.quantization.file)
@@ -149,6 +175,7 @@ class BundleWriter:
 
     def __init__(self, directory: Path, name: str) -> None:
         self.directory, self.name = directory, name
+        self._created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat()
         self._artifacts: list[ArtifactEntry] = []
 
     def target_directory(self, target: str) -> Path:
@@ -199,9 +226,9 @@ class BundleWriter:
         reference: Path,
         source: dict[str, str],
         quantization: QuantizationEntry | None = None,
+        report: Path | None = None,
     ) -> Manifest:
-        """Write the manifest; may be called again after :meth:`add_parity`."""
-        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        """Write the manifest; may be called again after :meth:`add_parity`, and with the report made from it."""
         manifest = Manifest(
             name=self.name,
             model=config,
@@ -210,10 +237,11 @@ class BundleWriter:
             batch_size=spec.batch_size,
             reference=self.entry(reference),
             artifacts=tuple(self._artifacts),
-            created=now.isoformat(),
+            created=self._created,
             source=source,
             quantization=quantization,
             limits=spec.limits,
+            report=None if report is None else self.entry(report),
         )
         (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
         return manifest

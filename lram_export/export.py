@@ -19,7 +19,7 @@ from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.machine import suitable_threads
-from lram_export.manifest import QuantizationEntry
+from lram_export.manifest import REPORT_FILE, QuantizationEntry
 from lram_export.precision import activation_format
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization import QuantizationOptions, check_options, cost_on_episodes, quantize
@@ -34,7 +34,7 @@ from lram_export.reference import (
     save_reference,
 )
 from lram_export.registry import load_target
-from lram_export.report import REPORT_FILE, missing_packages
+from lram_export.report import missing_packages
 from lram_export.report.collect import Recorder, of_export
 from lram_export.runtimes import check_verifiable, load_verifier
 from lram_export.tasks import TaskSpec
@@ -140,8 +140,11 @@ def export_bundle(
             # a bundle that was verified is worth more than its picture: what draws it is foreign code
             try:
                 with progress.stage("writing the report"):
-                    _write_report(writer, path, recorders)
+                    # made from the manifest without it, which then lists it: it cannot hold its own hash
+                    writer.finish(**about, report=_write_report(writer, path, recorders))  # type: ignore[arg-type]
             except Exception as error:
+                (writer.directory / REPORT_FILE).unlink(missing_ok=True)
+                writer.finish(**about)  # type: ignore[arg-type]
                 # without a handler of the program's own, logging says it on standard error
                 logging.getLogger(__name__).warning("note: %s: without %s: %s", path, REPORT_FILE, describe(error))
     return Bundle.open(path)
@@ -152,14 +155,16 @@ REPORT_STATE_EVERY = 16
 several steps."""
 
 
-def _write_report(writer: BundleWriter, path: Path, recorders: dict[str, Recorder]) -> None:
+def _write_report(writer: BundleWriter, path: Path, recorders: dict[str, Recorder]) -> Path:
     from lram_export.report.page import render
 
     found = of_export(Bundle.open(writer.directory), recorders)
     named = dataclasses.replace(found, bundle=dataclasses.replace(found.bundle, path=path))
     rows = tuple(dataclasses.replace(row, bundle=str(path)) for row in named.rows)
     page = render(dataclasses.replace(named, rows=rows))
-    (writer.directory / REPORT_FILE).write_text(page, encoding="utf-8")
+    written = writer.directory / REPORT_FILE
+    written.write_text(page, encoding="utf-8")
+    return written
 
 
 def check_targets(options: ExportOptions) -> None:

@@ -33,6 +33,8 @@ from lram_export.tasks import TaskSpec
 
 SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
+REPORT_FILE = "report.html"
+"""The page for the person who signs a policy off: listed with its hash, the one listed file that may be left out."""
 SHA256 = "[0-9a-f]{64}"
 COST_COUNTS = ("steps", "actions", "actions_different", "beyond_one_bin")
 COST_ERRORS = ("relative_error", "mean_logit_error", "max_logit_error")
@@ -127,6 +129,7 @@ class Manifest:
     generator: str = f"lram-export {__version__}"
     quantization: QuantizationEntry | None = None
     limits: dict[str, float] = field(default_factory=dict)
+    report: FileEntry | None = None
 
     @property
     def precision(self) -> str:
@@ -171,6 +174,7 @@ class Manifest:
             "task": self.task.to_json(),
             "specification": self.spec.to_json(),
             "reference": asdict(self.reference),
+            "report": None if self.report is None else asdict(self.report),
             "quantization": None if self.quantization is None else _quantization_json(self.quantization),
             "artifacts": artifacts,
         }
@@ -206,6 +210,7 @@ def read_manifest(text: str) -> Manifest:
         reference=_file(document.fields("reference")),
         quantization=None if document.get("quantization") is None else _quantization(document.fields("quantization")),
         limits=_limits(specification, version),
+        report=None if version < 3 or document.get("report") is None else _report(document.fields("report")),
         artifacts=tuple(
             _artifact(Fields.of(entry, f"artifacts[{i}]")) for i, entry in enumerate(document.items("artifacts", 64))
         ),
@@ -214,6 +219,13 @@ def read_manifest(text: str) -> Manifest:
         raise ValueError("specification: does not follow from model, task and batch_size")
     _check_consistent(manifest)
     return manifest
+
+
+def _report(entry: Fields) -> FileEntry:
+    file = _file(entry)
+    if file.path != REPORT_FILE:
+        raise ValueError(f"report.path: expected '{REPORT_FILE}', got {file.path!r}")
+    return file
 
 
 def _of_version_1(document: Fields) -> Fields:

@@ -19,6 +19,7 @@ import pytest
 from lram_export.bundle import Bundle
 from lram_export.errors import BundleError, UsageError
 from lram_export.parity import TOLERANCES
+from lram_export.policy import load_policy
 from lram_export.report import charts
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, ReportOptions, collect
@@ -402,6 +403,47 @@ class TestVerdict:
         assert row.timing is not None
         slow = dataclasses.replace(row, timing=dataclasses.replace(row.timing, p50_ms=1660.4))
         assert tables(render(dataclasses.replace(timed, rows=(slow,))))[0]["p50 ms"] == "1,660"
+
+
+class TestSigned:
+    """The report is what gets signed, so the manifest lists it."""
+
+    @pytest.fixture
+    def signed(self, tmp_path: Path) -> Path:
+        golden, output = load_golden("state_m"), tmp_path / "signed.lram"
+        options = (*golden.task_options, "--target", "onnxruntime", "--reference-steps", "8")
+        succeed("export", golden.checkpoint, "-o", output, *options)
+        return output
+
+    def test_its_hash_is_in_the_manifest_and_an_altered_or_foreign_one_is_refused(self, signed: Path) -> None:
+        page = signed / "report.html"
+        opened, text = Bundle.open(signed), page.read_text()
+        listed = opened.manifest.report
+        assert listed is not None and listed.size == page.stat().st_size
+        assert opened.manifest.created in text and opened.artifact("onnxruntime").digest in text
+        opened.check_files()
+        succeed("verify", signed)
+
+        page.write_text(text.replace("within the tolerance", "beyond all tolerance"))
+        for command in (("verify", signed), ("inspect", signed)):
+            assert "report.html" in fail(*command)[1]
+        load_policy(signed, "onnxruntime").close()  # a page moves no robot
+
+        page.unlink()
+        Bundle.open(signed).check_files()
+        succeed("verify", signed)
+
+        manifest = json.loads((signed / "manifest.json").read_text())
+        manifest["report"] = None
+        (signed / "manifest.json").write_text(json.dumps(manifest))
+        page.write_text(text)
+        assert "report.html: not listed in the manifest" in fail("verify", signed)[1]
+
+    def test_a_page_of_the_command_goes_elsewhere(self, signed: Path) -> None:
+        before = (signed / "report.html").read_bytes()
+        line = fail("report", signed, "-o", signed / "report.html", "--force")[1]
+        assert "is in the bundle, whose manifest lists every file" in line
+        assert (signed / "report.html").read_bytes() == before
 
 
 class TestMissing:

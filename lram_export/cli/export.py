@@ -14,9 +14,8 @@ from lram_export.cli.console import ConsoleProgress, human_bytes, message, print
 from lram_export.cli.parameters import Command
 from lram_export.cli.precision import SHARE, cost_line, print_choice
 from lram_export.errors import UsageError
-from lram_export.manifest import MANIFEST_FILE
+from lram_export.manifest import MANIFEST_FILE, REPORT_FILE
 from lram_export.precision import AUTO, PRECISIONS
-from lram_export.report import REPORT_FILE
 from lram_export.tensorrt.recipe import read_recipe
 
 if TYPE_CHECKING:

@@ -64,6 +64,8 @@ def report(
     if recording is not None and checkpoint is None:
         raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)
+    if output.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(f"--output: {output} is in the bundle, whose manifest lists every file; choose another place")
     progress = ConsoleProgress(quiet)
     opened = Bundle.open(bundle)
     for target in targets:

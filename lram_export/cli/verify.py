@@ -80,6 +80,7 @@ def verify(
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
     skipped = [t for t in opened.targets if t not in chosen and not targets]
+    opened.check_report()
     # those that run are checked when they are loaded
     opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
     if opened.manifest.quantization is not None and not any(RUNTIMES[t].reads_quantized for t in chosen):

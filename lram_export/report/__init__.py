@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-REPORT_FILE = "report.html"
-"""Where an export writes it, in the bundle. It is no part of the policy: the manifest does not list it."""
-
 
 def missing_packages() -> list[str]:
     """Packages that a report needs and that are not installed."""
