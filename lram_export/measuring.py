@@ -33,6 +33,7 @@ from lram_export.processes import end_with_parent, interrupts_held
 from lram_export.progress import SILENT, Progress
 from lram_export.sizes import moved_bytes, state_bytes, weight_bytes
 from lram_export.tasks import resolve_task
+from lram_export.wording import counted
 
 PRECISIONS_MEASURED = ("fp32", "bf16", "int8", "int4")
 BLOCKS = 4
@@ -131,7 +132,7 @@ def this_device(speed: MachineSpeed) -> DeviceProfile:
         cores=usable_cores(),
         instruction_sets=cpu_features(),
         compute_capability=None,
-        source=f"targets measured on {speed.date} with {speed.threads} threads, the bandwidth now",
+        source=f"targets measured on {speed.date} with {counted(speed.threads, 'thread')}, the bandwidth now",
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lram_export.cli import console
+from lram_export.wording import counted
 
 from .conftest import succeed
 
@@ -47,4 +48,4 @@ def test_no_word_of_a_table_is_broken(rows: list[list[str]], width: int, many: b
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (12345, "12,345 steps")])
 def test_numbers_agree_with_their_nouns(number: int, text: str) -> None:
-    assert console.counted(number, "step") == text
+    assert counted(number, "step") == text

@@ -105,6 +105,11 @@ def test_every_dmcontrol_task_of_the_table_has_a_place() -> None:
             assert int(np.prod(space.shape)) <= dm_control_padded._WIDTHS[kind], (name, kind)
 
 
+def test_a_game_prints_no_banner(capfd: pytest.CaptureFixture[str]) -> None:
+    open_environment("atari/breakout").close()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_atari_shows_the_grey_picture_three_times_with_all_actions() -> None:
     environment = open_environment("atari/breakout")
     observation, _ = environment.reset(seed=0)

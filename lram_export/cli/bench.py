@@ -13,6 +13,7 @@ from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, pr
 from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
 from lram_export.errors import UsageError
 from lram_export.machine import cpu_model, suitable_threads
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.benchmark import BenchReport
@@ -123,7 +124,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
     ]
     low, high = report.bandwidth_range
     notes = [
-        f"read bandwidth in this run, {results[0].threads} threads: {report.bandwidth / 1e9:.1f} GB/s "
+        f"read bandwidth in this run, {counted(results[0].threads, 'thread')}: {report.bandwidth / 1e9:.1f} GB/s "
         f"({low / 1e9:.1f} to {high / 1e9:.1f}); the floor is bytes per step divided by it",
         "jitter is p99.9 / p50; x floor is the median over windows of p50 / floor",
         "cpu ms is the processor time of all threads per step",

@@ -9,6 +9,7 @@ import click
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, PATH, TARGET, Command
+from lram_export.wording import counted
 
 
 @click.command(cls=Command)
@@ -60,9 +61,9 @@ def compare(
     over = "the first one's recorded steps" if recording is None else str(recording)
     where = "" if found.first_different_step is None else f", first at step {found.first_different_step}"
     notes = [
-        f"over {difference.steps} steps ({over}): {difference.actions_different} of {difference.actions} action values "
-        f"differ{where}, {100 * difference.disagreement:.2g}% by more than one bin, by at most "
-        f"{found.largest_difference:.3g}",
+        f"over {counted(difference.steps, 'step')} ({over}): {difference.actions_different} of "
+        f"{difference.actions} action values differ{where}, {100 * difference.disagreement:.2g}% by more than one bin, "
+        f"by at most {found.largest_difference:.3g}",
         f"action logits: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
         "both were timed in turns, so their times compare; lram-export bench has the tails and the floor",
         *(f"{side.bundle} was not timed: {side.not_timed}" for side in sides if side.not_timed is not None),

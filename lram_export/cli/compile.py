@@ -10,6 +10,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
 from lram_export.cli.parameters import TARGET, Command
 from lram_export.errors import UsageError
+from lram_export.wording import counted
 
 
 @click.command("compile", cls=Command)
@@ -42,8 +43,9 @@ def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet:
         return
     how = "already built" if compiled.seconds is None else f"built in {compiled.seconds:.0f} s"
     message(
-        f"{compiled.path}: {human_bytes(compiled.path.stat().st_size)}, {how}, verified over {compiled.parity.steps} "
-        f"steps: largest logit error {compiled.parity.max_logit_error:.2g}, {compiled.parity.actions_different} of "
+        f"{compiled.path}: {human_bytes(compiled.path.stat().st_size)}, {how}, verified over "
+        f"{counted(compiled.parity.steps, 'step')}: largest logit error {compiled.parity.max_logit_error:.2g}, "
+        f"{compiled.parity.actions_different} of "
         f"{compiled.parity.actions} actions differ",
         quiet,
     )

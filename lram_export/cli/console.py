@@ -152,11 +152,6 @@ def _list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return table
 
 
-def counted(number: int, what: str) -> str:
-    """A number with its noun: ``1 step``, ``2,000 steps``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def three_digits(value: float) -> str:
     """A number to three digits, without an exponent where it is large: ``0.412``, ``1,660``."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

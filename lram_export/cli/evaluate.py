@@ -15,6 +15,7 @@ from lram_export.cli.console import ConsoleProgress, message, print_json, print_
 from lram_export.cli.parameters import EPISODES, FINITE, PATH, SEED, THREADS, Command, OutputFile
 from lram_export.errors import UsageError
 from lram_export.machine import threads_beside_others
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.bundle import Bundle
@@ -114,7 +115,7 @@ def evaluate(
     if as_json:
         print_json(to_json(result, opened))
     else:
-        print_table(f"{bundle}: {episodes} episodes from seed {seed}", COLUMNS, rows(result), notes(result))
+        print_table(f"{bundle}: {counted(episodes, 'episode')} from seed {seed}", COLUMNS, rows(result), notes(result))
     if result.failure:
         click.echo(f"error: {result.failure}; the results above are all there are", err=True)
         sys.exit(1)

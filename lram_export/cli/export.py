@@ -17,6 +17,7 @@ from lram_export.errors import UsageError
 from lram_export.manifest import MANIFEST_FILE, REPORT_FILE
 from lram_export.precision import AUTO, PRECISIONS
 from lram_export.tensorrt.recipe import read_recipe
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.devices import Platform
@@ -110,7 +111,8 @@ def export(
         by = "" if entry.verified_by == entry.target else f" on {entry.verified_by} (not where it will run)"
         message(
             f"{output}: {entry.target} {entry.precision}, {human_bytes(bundle.artifact_size(entry.target))}, "
-            f"verified{by} over {entry.parity.steps} steps: largest logit error {entry.parity.max_logit_error:.2g}, "
+            f"verified{by} over {counted(entry.parity.steps, 'step')}: "
+            f"largest logit error {entry.parity.max_logit_error:.2g}, "
             f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
             quiet,
         )

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lram_export.cli.console import human_bytes, print_table
+from lram_export.wording import counted
 
 
 class Share(click.ParamType[float]):
@@ -34,9 +35,9 @@ def cost_line(cost: dict[str, Any]) -> str:
     over = {"episodes": "held-out recorded", "recorded": "recorded"}.get(cost["measured_on"], "random")
     beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
     return (
-        f"quantization cost over {cost['steps']} {over} steps: {cost['actions_different']} of {cost['actions']} action "
-        f"values differ from float32, {beyond:.2g}% by more than one bin; relative logit error "
-        f"{cost['relative_error']:.2g}"
+        f"quantization cost over {counted(cost['steps'], f'{over} step')}: {cost['actions_different']} of "
+        f"{cost['actions']} action values differ from float32, {beyond:.2g}% by more than one bin; relative logit "
+        f"error {cost['relative_error']:.2g}"
     )
 
 
@@ -55,9 +56,11 @@ def print_choice(auto: dict[str, Any]) -> None:
     notes = [
         "alone: relative logit error / action values off by more than one bin, on the episodes to choose by, where "
         "only this group is quantized; -: a target does not store that format",
-        f"chosen: {human_bytes(chosen['bytes'])} for these matrices; on {chosen['episodes']} held-out episodes "
-        f"({chosen['steps']} steps) {100 * chosen['disagreement']:.2g}% of action values off by more than one bin (95% "
-        f"bound {100 * chosen['disagreement_high']:.2g}%, allowed {100 * auto['max_disagreement']:g}%)",
+        f"chosen: {human_bytes(chosen['bytes'])} for these matrices; on "
+        f"{counted(chosen['episodes'], 'held-out episode')} "
+        f"({counted(chosen['steps'], 'step')}) {100 * chosen['disagreement']:.2g}% of action values off by more "
+        f"than one bin (95% bound {100 * chosen['disagreement_high']:.2g}%, "
+        f"allowed {100 * auto['max_disagreement']:g}%)",
         "tried: "
         + ", ".join(f"{human_bytes(t['bytes'])} {100 * t['disagreement_high']:.2g}%" for t in tried)
         + " (95% bounds, on the episodes to choose by)",

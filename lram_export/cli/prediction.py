@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from lram_export.cli.console import (
     ConsoleProgress,
-    counted,
     human_bytes,
     message,
     print_facts,
@@ -17,6 +16,7 @@ from lram_export.cli.console import (
 )
 from lram_export.config import ModelConfig
 from lram_export.errors import UsageError
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.devices import DeviceProfile

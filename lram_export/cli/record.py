@@ -11,6 +11,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import EPISODES, FINITE, INPUT_FILE, SEED, Command
 from lram_export.errors import UsageError
+from lram_export.wording import counted
 
 DEFAULT_SEED = 10_000
 """Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
@@ -88,4 +89,4 @@ def record(
     if as_json:
         print_json({"output": str(output), "steps": count, "episodes": starts})
     else:
-        message(f"{output}: {count} steps of {starts} episodes", quiet)
+        message(f"{output}: {counted(count, 'step')} of {counted(starts, 'episode')}", quiet)

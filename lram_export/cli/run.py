@@ -11,6 +11,7 @@ from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import INPUT_FILE, Command
+from lram_export.wording import counted
 
 
 @click.command(cls=Command)
@@ -61,4 +62,4 @@ def run(
     if as_json:
         print_json({"output": str(output), "steps": len(result.actions), "p50_ms": median})
     else:
-        message(f"{output}: {len(result.actions)} steps, {median:.3g} ms per step (median)", quiet)
+        message(f"{output}: {counted(len(result.actions), 'step')}, {median:.3g} ms per step (median)", quiet)

@@ -16,6 +16,7 @@ from lram_export.cli.precision import cost_line
 from lram_export.errors import UsageError
 from lram_export.machine import suitable_threads
 from lram_export.parity import ParityResult
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.verify import Comparison
@@ -105,7 +106,7 @@ def verify(
         results = compared.results
         drift = {target: drift_of(meter.errors, inputs) for target, meter in compared.meters.items()}
         if steps is not None and len(inputs) < steps:
-            message(f"note: {recording} has {len(inputs)} steps", quiet)
+            message(f"note: {recording} has {counted(len(inputs), 'step')}", quiet)
     for target in skipped:
         message(f"not verified: {target}: {unavailable(target)}", quiet)
     passed = all(result.passed for result in results.values()) and (compared is None or compared.passed)

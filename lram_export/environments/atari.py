@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else a banner on standard error for every game
 gymnasium.register_envs(ale_py)
 SCREEN = 64
 _PREFIX, _SUFFIX = "ALE/", "-v5"

@@ -23,6 +23,7 @@ from lram_export.progress import SILENT, Progress
 from lram_export.reference import Reference, StepSequence, sample_state
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
 from lram_export.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
+from lram_export.wording import counted
 
 if TYPE_CHECKING:
     from lram_export.checkpoint import Checkpoint
@@ -288,9 +289,9 @@ def read_evaluations(paths: Sequence[Path], known: Collection[str]) -> dict[str,
 def _success(result: Mapping[str, Any]) -> str:
     success, episodes = result["success"], len(result["episodes"])
     if success is None:
-        return f"no measure of success ({episodes} episodes)"
+        return f"no measure of success ({counted(episodes, 'episode')})"
     value, low, high = (100 * float(success[name]) for name in ("value", "low", "high"))
-    return f"{value:.0f}% ({low:.0f} to {high:.0f}, {episodes} episodes)"
+    return f"{value:.0f}% ({low:.0f} to {high:.0f}, {counted(episodes, 'episode')})"
 
 
 def _with_errors(

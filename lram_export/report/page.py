@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lram_export.cli.console import counted, human_bytes, three_digits
+from lram_export.cli.console import human_bytes, three_digits
 from lram_export.cli.inspect import model_facts, quantization_facts
 from lram_export.cli.precision import cost_line
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
+from lram_export.wording import counted
 
 NAMES = ("target", "precision")
 RIGHT = ("logit error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
