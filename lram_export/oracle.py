@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -136,7 +137,10 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
     models = [oracle.dequantized()] + ([] if manifest.quantization is None else [oracle.float32])
     stage = progress.stage("running the recorded steps again", len(models) * len(inputs))
     with stage as advance, oracle_threads(manifest.model):
-        answers = [record_reference(oracle.model_runtime(model), inputs, advance) for model in models]
+        answers = []
+        for model in models:
+            with closing(oracle.model_runtime(model)) as runtime:
+                answers.append(record_reference(runtime, inputs, advance))
     meter = ParityMeter(manifest.precision)
     sides = (answers[0].action, answers[0].action_logits, reference.action, reference.action_logits)
     for step in zip(*sides, strict=True):

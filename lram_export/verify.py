@@ -204,9 +204,10 @@ def verify_against_checkpoint(
     check_limits(bundle, checkpoint)
     recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
     expected_weights, different = oracle.dequantized(), None
-    reference = oracle.model_runtime(expected_weights)
     runtimes: dict[str, Runtime] = {}
     with ExitStack() as stack:
+        reference = oracle.model_runtime(expected_weights)
+        stack.callback(reference.close)
         for target in targets:
             artifact = bundle.load_artifact(target)
             if target == "pytorch":
@@ -215,7 +216,7 @@ def verify_against_checkpoint(
                 runtimes[target] = reference if different is None else oracle.model_runtime(weights)
             else:
                 runtimes[target] = load_runtime(target, artifact, threads)
-                stack.callback(runtimes[target].close)
+            stack.callback(runtimes[target].close)
         meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
         stage = progress.stage("verifying against the checkpoint", len(inputs))
         with stage as advance, oracle_threads(checkpoint.config):

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -352,12 +353,11 @@ def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | Non
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=options.other_checkpoint)
     oracle.require_codes()
     inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
-    runtime = oracle.runtime()
     recorder = Recorder()
-    with oracle_threads(checkpoint.config):
+    with closing(oracle.runtime()) as runtime, oracle_threads(checkpoint.config):
         for arguments in inputs:
             recorder.add(runtime, runtime.step(*arguments))
-    return recorder.oracle(inputs, runtime)
+        return recorder.oracle(inputs, runtime)
 
 
 class Recorder:
