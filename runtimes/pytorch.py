@@ -12,7 +12,7 @@ from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_f
 from lram_export.config import ModelConfig
 from lram_export.dequantization import dequantized_weights
 from lram_export.identity import IDENTITY_FILE, read_identity
-from lram_export.machine import suitable_threads
+from lram_export.machine import threads_beside_others
 from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
@@ -63,11 +63,12 @@ class PytorchRuntime(BaseRuntime):
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Build the reference model from the artifact's checkpoint; ``threads`` is the most, for the whole process.
 
-    Token by token, a small model is all hand-over between threads: on a busy machine two take 20 times as long as one.
+    Token by token, a small model is all hand-over between threads: where others want the same
+    cores, two take five to twenty times as long as one.
     """
     use_threads_of("torch")
     checkpoint = artifact_checkpoint(artifact)
-    torch.set_num_threads(min(threads, suitable_threads(checkpoint.parameters, artifact.spec.batch_size)))
+    torch.set_num_threads(min(threads, threads_beside_others(checkpoint.parameters)))
     model = ReferenceModel.from_checkpoint(checkpoint)
     return PytorchRuntime(model, artifact.spec, artifact.task)
 
