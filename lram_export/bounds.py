@@ -45,5 +45,7 @@ MOST_STEPS = 1 << 20
 """Recorded steps of a bundle."""
 MOST_EXPANSION = 32
 FREE_EXPANSION = 64 << 20
-"""A recording may be unpacked to this many times its size, and this many bytes anyway: logits are noise, which packs
-to half of its size; pixels can pack to nothing."""
+"""Recorded steps of a bundle may be unpacked to this many times their size, and this many bytes anyway: logits are
+noise, which packs to half of its size; pixels can pack to nothing."""
+RECORDING_EXPANSION = 512
+"""The same of a recording that a user gives, in which images may stand still."""

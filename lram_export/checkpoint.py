@@ -22,6 +22,7 @@ from lram_export.errors import CheckpointError, UsageError, describe
 from lram_export.foreign import POLICY, refuse_foreign, refuse_nested, refuse_prefixed
 from lram_export.hashing import file_sha256
 from lram_export.hydra import read_hydra_config
+from lram_export.json_fields import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -140,9 +141,9 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
                 f"{path}: {file.name} is missing; expected {CONFIG_FILE} and {WEIGHTS_FILE}{_meant(path)}"
             )
     try:
-        document = json.loads(config_path.read_text(encoding="utf-8"))
+        document = read_json(config_path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config_path}: not JSON ({error})") from None
+        raise CheckpointError(f"{config_path}: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f'{config_path}: format: expected "{FORMAT}"; is this an lram-export checkpoint?')
     if document.get("schema_version") != SCHEMA_VERSION:

@@ -71,8 +71,8 @@ class Npz:
 
 
 @contextmanager
-def open_npz(path: Path) -> Iterator[Npz]:
-    """Open a file and read the heads of its arrays.
+def open_npz(path: Path, expansion: int = MOST_EXPANSION) -> Iterator[Npz]:
+    """Open a file and read the heads of its arrays, which may unpack to ``expansion`` times its size.
 
     Raises:
         ValueError: one line: not such a file; arrays that are not numbers; or more of them than the file can hold
@@ -88,7 +88,7 @@ def open_npz(path: Path) -> Iterator[Npz]:
         except _FOREIGN as error:
             raise ValueError(f"not a readable .npz file ({_reason(error)})") from None
         size, unpacked = path.stat().st_size, sum(header.bytes for header in headers.values())
-        if unpacked > FREE_EXPANSION + MOST_EXPANSION * size:
+        if unpacked > FREE_EXPANSION + expansion * size:
             raise ValueError(f"{size} bytes that unpack to {unpacked}; refused")
         yield Npz(archive, headers)
 
@@ -102,7 +102,7 @@ def _headers(archive: zipfile.ZipFile) -> dict[str, ArrayHeader]:
         if not name.endswith(_SUFFIX):
             raise ValueError(f"{name!r} is no array")
         with archive.open(name) as file:
-            headers[name.removesuffix(_SUFFIX)] = _header(file, name)
+            headers[name.removesuffix(_SUFFIX)] = _header(file, name.removesuffix(_SUFFIX))
     return headers
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
+from lram_export.bounds import RECORDING_EXPANSION
 from lram_export.errors import LramError, StepError, UsageError
+from lram_export.npz import open_npz
 from lram_export.policy import Policy
 from lram_export.progress import Advance
 
@@ -51,16 +53,19 @@ def read_recording(path: Path, batch_size: int) -> Recording:
         LramError: not such a file, a misspelt name, or arrays that do not fit together, naming the array.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise LramError(
-                f"{path}: one array, expected an .npz of named ones; write it with np.savez(file, observations=array)"
-            )
-        with file:
-            _check_names(path, file.files)
-            arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise LramError(f"{path}: not a readable .npz file ({error})") from None
+        with path.open("rb") as start:
+            if start.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+                raise LramError(
+                    f"{path}: one array, expected an .npz of named ones; "
+                    f"write it with np.savez(file, observations=array)"
+                )
+        with open_npz(path, RECORDING_EXPANSION) as file:
+            _check_names(path, list(file.headers))
+            arrays = {name: file.read(name) for name in ARRAYS if name in file.headers}
+    except OSError as error:
+        raise LramError(f"{path}: not a readable .npz file ({error.strerror})") from None
+    except ValueError as error:
+        raise LramError(f"{path}: {error}") from None
     if "observations" not in arrays:
         raise LramError(f"{path}: observations: missing; expected an array of shape (steps, ...)")
     observations = arrays["observations"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.bounds import MOST_STEPS
+from lram_export.bounds import MOST_STEPS, RECORDING_EXPANSION
 from lram_export.errors import LramError, UsageError
 from lram_export.npz import ArrayHeader, Npz, open_npz
 from lram_export.observations import Recording, run_recording
@@ -166,7 +166,7 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
     """
     names = [f.name for f in fields(StepSequence)]
     try:
-        with open_npz(path) as file:
+        with open_npz(path, RECORDING_EXPANSION) as file:
             missing = [name for name in names if name not in file.headers]
             if missing:
                 raise ValueError(f"{missing[0]}: missing; make the file with lram-export record")

@@ -17,6 +17,7 @@ from lram_export.atomic import atomic_file
 from lram_export.bundle import BUNDLE_SUFFIX
 from lram_export.errors import BundleError, LramError
 from lram_export.hashing import file_sha256
+from lram_export.json_fields import read_json
 
 FOLDER_SUFFIX = ".engines"
 
@@ -68,7 +69,7 @@ class EngineStore:
         if not description.is_file():
             return None
         try:
-            entry = json.loads(description.read_text(encoding="utf-8"))
+            entry = read_json(description)
             expected = (entry["size"], entry["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             raise BundleError(f"{description}: not readable; {_AGAIN}") from None

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the report goes")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--thoroughness", type=int, default=2)
+    parser.add_argument("--thoroughness", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
     parser.add_argument("--target", action="append", default=[])
