@@ -7,6 +7,7 @@ which is what a GPU computes up to the order of its sums.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
 def session_of(path: Path, options: Any) -> Any:
     """A session that computes a typed step graph as it is written."""
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns about a damaged graph, which ONNX Runtime refuses
     model = ir.load(path)
     with scratch_directory() as folder:
         if widen_products(model):
