@@ -9,8 +9,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from lram_export.runtimes import STAND_INS
 
 from .bundles import PRECISIONS, Subject, write_subjects
 from .judge import Verdict, judge
@@ -62,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     start, verdicts = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         subjects = export_elsewhere(Path(folder), tuple(chosen.precision or PRECISIONS), tuple(chosen.target))
-        import_everything()
+        import_everything({subject.target for subject in subjects})
         memory = baselines(subjects)
         planned = [m for s in subjects for m in mutants(s, chosen.thoroughness, chosen.seed) if chosen.match in m.name]
         if chosen.sample is not None and chosen.sample < len(planned):
@@ -98,16 +100,15 @@ def export_elsewhere(folder: Path, precisions: tuple[str, ...], targets: tuple[s
         return pool.apply(write_subjects, (folder, precisions, targets))
 
 
-def import_everything() -> None:
-    """What every mutant needs, once; no thread may be started."""
+def import_everything(targets: Collection[str]) -> None:
+    """What every mutant of some targets needs, once; no thread may be started."""
     from importlib import import_module
 
     import torch
 
     torch.set_num_threads(1)
-    for name in ("pytorch", "onnxruntime", "native", "openvino", "tvm", "tensorrt"):
-        import_module(f"lram_export.runtimes.{name}")
-    for name in ("tensorrt.stand_in", "tvm.stand_in", "dequantization", "model", "cli.verify"):
+    stand_ins = [f"{target}.stand_in" for target in targets if target in STAND_INS]
+    for name in (*(f"runtimes.{target}" for target in targets), *stand_ins, "dequantization", "model", "cli.verify"):
         import_module(f"lram_export.{name}")
 
 
