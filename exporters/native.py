@@ -21,8 +21,6 @@ from lram_export.kernel_layout import (
     image_convolutions,
     image_weight,
     query_key_value,
-    slstm_projection,
-    spread_heads,
 )
 from lram_export.lowering import LoweredPolicy
 from lram_export.native_format import (
@@ -169,15 +167,15 @@ class _Packer:
         config = self._config
         head = config.hidden_size // config.slstm_num_heads
         yield plain(Id.NORM, number, array(block.norm.weight))
-        yield plain(Id.CONV_WEIGHT, number, np.stack([spread_heads(array(tap), head) for tap in block.conv.taps]))
-        yield plain(Id.CONV_BIAS, number, spread_heads(array(block.conv.bias), head))
+        yield plain(Id.CONV_WEIGHT, number, np.stack([_spread_heads(array(tap), head) for tap in block.conv.taps]))
+        yield plain(Id.CONV_BIAS, number, _spread_heads(array(block.conv.bias), head))
         for id, weight in (
             (Id.FROM_CONV, block.from_conv),
             (Id.FROM_INPUT, block.from_input),
             (Id.RECURRENT, block.recurrent),
         ):
-            yield self._tiled(id, number, list(slstm_projection(weight, head)))
-        yield plain(Id.GATE_BIASES, number, spread_heads(array(block.bias), head))
+            yield self._tiled(id, number, list(_slstm_projection(weight, head)))
+        yield plain(Id.GATE_BIASES, number, _spread_heads(array(block.bias), head))
         yield plain(Id.HEAD_NORM, number, array(block.out_norm.weight))
         yield plain(Id.FFN_NORM, number, array(block.ffn_norm.weight))
         size, width = config.ffn_size, ffn_slice_width(config.ffn_size)
@@ -244,6 +242,25 @@ def _columns(matrix: Matrix | QuantizedMatrix, columns: NDArray[np.int64], width
         scales = scales[:, first : first + groups]
         scales = np.pad(scales, ((0, 0), (0, groups - scales.shape[1])))
     return dataclasses.replace(matrix, codes=part(matrix.codes, columns, padding), scales=scales)
+
+
+def _head_room(width: int) -> int:
+    """Channels that kernels compute for an sLSTM head of some width: the next multiple of 16."""
+    return -(-width // 16) * 16
+
+
+def _spread_heads(values: NDArray[Any], width: int) -> Matrix:
+    """Heads of ``width`` channels side by side in the last axis, each filled up with zeros to `_head_room`."""
+    heads = values.reshape(*values.shape[:-1], -1, width)
+    padded = np.pad(heads, [(0, 0)] * (heads.ndim - 1) + [(0, _head_room(width) - width)])
+    spread: Matrix = padded.reshape(*values.shape[:-1], -1)
+    return spread
+
+
+def _slstm_projection(weight: Any, width: int) -> list[Matrix]:
+    """Gates of an sLSTM block (heads, in, gates * width) -> per head (gates * room, room), see `_head_room`."""
+    by_output = _spread_heads(array(weight), width).transpose(0, 2, 1)
+    return list(_spread_heads(by_output, width))
 
 
 def _convolution(number: int, conv: Any) -> Iterator[Tensor]:

@@ -76,7 +76,6 @@ def check_sizes(policy: LoweredPolicy) -> None:
     check_sums("tvm", {} if policy.quantization is None else policy.quantization.matrices)
     widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
     if config.slstm_at:
-        widths["sLSTM head width"] = config.hidden_size // config.slstm_num_heads
         widths["ffn_size"] = config.ffn_size
     for name, width in widths.items():
         if width % 16:

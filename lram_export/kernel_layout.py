@@ -32,29 +32,15 @@ def check_sums(target: str, matrices: Mapping[str, QuantizedMatrix]) -> None:
             )
 
 
-def head_room(width: int) -> int:
-    """Channels that kernels compute for an sLSTM head of some width: the next multiple of 16."""
-    return -(-width // 16) * 16
-
-
-def spread_heads(values: NDArray[Any], width: int) -> Floats:
-    """Heads of ``width`` channels side by side in the last axis, each filled up with zeros to :func:`head_room`."""
-    heads = values.reshape(*values.shape[:-1], -1, width)
-    padded = np.pad(heads, [(0, 0)] * (heads.ndim - 1) + [(0, head_room(width) - width)])
-    spread: Floats = padded.reshape(*values.shape[:-1], -1)
-    return spread
-
-
-def slstm_projection(weight: Any, width: int) -> list[Floats]:
-    """Gates of an sLSTM block (heads, in, gates * width) -> per head (gates * room, room), see :func:`head_room`."""
-    by_output = spread_heads(array(weight), width).transpose(0, 2, 1)
-    return list(spread_heads(by_output, width))
-
-
 def array(tensor: Any) -> Floats:
     """A parameter of the step graph as numpy."""
     values: Floats = tensor.detach().numpy()
     return values
+
+
+def whole_tiles(rows: int) -> int:
+    """Tiles that hold some rows."""
+    return -(-rows // TILE)
 
 
 def tiles(matrix: NDArray[Any]) -> NDArray[Any]:

@@ -20,10 +20,20 @@ from lram_export.quantized import QuantizedMatrix
 from .conftest import succeed
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize(("hidden", "heads"), [(64, 8), (80, 8), (80, 4), (96, 4), (160, 4)], ids=str)
-def test_slstm_heads_may_have_any_width(hidden: int, heads: int, precision: str, tmp_path: Path) -> None:
-    pytest.importorskip("lram_export._native", reason="the native engine was not compiled")
+@pytest.mark.parametrize(
+    ("target", "hidden", "heads", "precision"),
+    [
+        *[("native", *sizes, p) for sizes in ((64, 8), (80, 8), (80, 4), (96, 4), (160, 4)) for p in ("fp32", "int8")],
+        ("native", 80, 4, "int4"),
+        # heads concern none of its products with codes: tests/test_tvm_kernels.py has the kernels for more widths
+        ("tvm", 80, 4, "fp32"),
+        ("tvm", 80, 16, "int8"),
+        ("tvm", 96, 4, "int4"),
+    ],
+    ids=str,
+)
+def test_slstm_heads_may_have_any_width(target: str, hidden: int, heads: int, precision: str, tmp_path: Path) -> None:
+    pytest.importorskip({"native": "lram_export._native", "tvm": "tvm"}[target])
     config = ModelConfig(
         hidden_size=hidden,
         num_blocks=3,
@@ -36,7 +46,7 @@ def test_slstm_heads_may_have_any_width(hidden: int, heads: int, precision: str,
         state_dim=39,
     )
     save_checkpoint(random_checkpoint(config, tmp_path / "made"), tmp_path / "checkpoint")
-    options = ("--precision", precision, "--target", "native", "--batch", "2", "--reference-steps", "40", "--no-report")
+    options = ("--precision", precision, "--target", target, "--batch", "2", "--reference-steps", "40", "--no-report")
     succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "x.lram", "--task", "metaworld/reach-v2", *options)
     (entry,) = Bundle.open(tmp_path / "x.lram").manifest.artifacts
     assert entry.parity is not None and entry.parity.passed

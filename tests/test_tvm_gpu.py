@@ -116,7 +116,7 @@ class TestGpu:
             gpu.mix(1, 256, 512, 4, 2, 4, 1),
             gpu.chunk(1, 4, 64, 2, 1),
             gpu.memory(1, 4, 64, 32, 1),
-            gpu.recurrence(1, 4, 16, 1),
+            gpu.recurrence(1, 4, 20, 1),
             gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
         ]
         for kernel in kernels:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tvm.script import tirx as T
 
-from lram_export.kernel_layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, tiles
-from lram_export.kernels.tvm import functions
+from lram_export.kernel_layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
+from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
 from lram_export.precision import GROUP
 from lram_export.tvm.platforms import PLATFORMS, TvmPlatform, host_platform, unmet
@@ -174,3 +174,67 @@ class TestNorms:
         y = run(kernel, x, weight, outputs=[((rows, width), "float32")], platform=PLATFORMS[name])
         expected = torch.nn.functional.layer_norm(torch.from_numpy(x), (width,), torch.from_numpy(weight), None, 1e-5)
         np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
+
+    @pytest.mark.parametrize("width", [5, 20, 24, 48])
+    @pytest.mark.parametrize("name", HERE)
+    def test_the_norm_of_heads_is_torchs_whatever_their_width(self, name: str, width: int) -> None:
+        rng = np.random.default_rng(width)
+        x = (3 * rng.standard_normal((2, 4 * width)) + 5).astype(np.float32)
+        weight = rng.standard_normal(4 * width).astype(np.float32)
+        kernel = norms.head_norm(2, 4, width, 1e-5, PLATFORMS[name].lanes)
+        y = run(kernel, x, weight, outputs=[(x.shape, "float32")], platform=PLATFORMS[name])
+        expected = torch.nn.functional.group_norm(torch.from_numpy(x), 4, torch.from_numpy(weight), None, 1e-5)
+        np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
+
+
+class TestRecurrence:
+    """Heads of the sLSTM cell of any width, for processors and for a GPU whose threads run one after the other."""
+
+    BATCH, HEADS = 2, 4
+
+    @pytest.mark.parametrize("width", [5, 20, 24, 48])
+    @pytest.mark.parametrize("name", [*HERE, "gpu"])
+    def test_heads_of_any_width_are_the_formula(self, name: str, width: int) -> None:
+        rng, hidden = np.random.default_rng(width), self.HEADS * width
+        weight = (0.3 * rng.standard_normal((self.HEADS, 4 * width, width))).astype(np.float32)
+        gates, bias = rng.standard_normal((2, 6, self.HEADS, 2 * width)), rng.standard_normal((self.HEADS, 4 * width))
+        state = [rng.standard_normal((self.BATCH, hidden)).astype(np.float32) for _ in "ycnm"]
+        state[2] = np.abs(state[2]) + 1
+        is_first = np.array([0, 1], np.float32)
+        h, after = self.formula(weight, gates, bias, is_first, state)
+
+        platform = PLATFORMS[HERE[0] if name == "gpu" else name]
+        with gpu.emulate():
+            kernel = (gpu if name == "gpu" else cpu).recurrence(self.BATCH, self.HEADS, width, platform.lanes)
+        products = [pad_columns(part.reshape(-1, 2 * width), TILE).reshape(6, -1) for part in gates]
+        recurrent = np.concatenate([input_major(part) for part in weight])
+        arguments = [*products, recurrent, pad_columns(bias, TILE), is_first, *state]
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(a, np.float32)) for a in (*arguments, np.zeros_like(h))]
+        compiled(kernel, platform)(*tensors)
+        for found, expected in zip(tensors[-5:], (*after, h), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected, atol=2e-6, rtol=2e-5)
+
+    def formula(
+        self, weight: Floats, gates: Any, bias: Any, is_first: Floats, state: list[Floats]
+    ) -> tuple[Any, list[Any]]:
+        """Hidden states of all tokens and the state after them, in float64; gates are (2, tokens, heads, 2 * width)."""
+        initial = [0.0, 0.0, 0.0, -1e30]
+        h = np.zeros((6, state[0].shape[1]))
+        after = [
+            np.where(is_first[:, None] > 0, start, s.astype(np.float64))
+            for s, start in zip(state, initial, strict=True)
+        ]
+        for row in range(self.BATCH):
+            y, c, n, m = (s[row].reshape(self.HEADS, -1) for s in after)
+            for t in range(3):
+                if t > 0 or not is_first[row]:
+                    fed = np.concatenate(gates[:, 3 * row + t], axis=-1) + bias
+                    i, f, z, o = np.split(fed + np.einsum("hoi,hi->ho", weight, y), 4, axis=-1)
+                    decayed = m - np.log1p(np.exp(-f))
+                    m[:] = np.maximum(i, decayed)
+                    entering, kept = np.exp(i - m), np.exp(decayed - m)
+                    # where an episode starts, m was -1e30 and nothing of the state is kept
+                    c[:], n[:] = kept * c + entering * np.tanh(z), kept * n + entering
+                    y[:] = c / n / (1 + np.exp(-o))
+                h[3 * row + t] = y.reshape(-1)
+        return h, after

@@ -29,6 +29,11 @@ def wide(x: Expr, lanes: int) -> Expr:
     return x if lanes == 1 else T.broadcast(x, lanes)
 
 
+def span(start: Expr, lanes: int) -> Expr:
+    """Index of ``lanes`` elements from ``start``; TVM has no vectors of one lane."""
+    return start if lanes == 1 else T.ramp(start, 1, lanes)
+
+
 def bind(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """``body(value)``, with the value computed once however often the body uses it."""
     name = tirx.Var("value", value.ty)

@@ -19,7 +19,7 @@ from lram_export.bounds import MOST_FILE_BYTES
 from lram_export.errors import BundleError
 from lram_export.identity import properties
 from lram_export.json_fields import Fields, read_json, shown, whole_number
-from lram_export.kernel_layout import TILE
+from lram_export.kernel_layout import TILE, whole_tiles
 from lram_export.precision import FORMATS
 from lram_export.specification import TensorSpec
 
@@ -80,7 +80,7 @@ class PackedMatrix:
     @property
     def tiles(self) -> int:
         """Tiles of one part."""
-        return -(-self.rows // TILE)
+        return whole_tiles(self.rows)
 
     @property
     def width(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.kernel_layout import (
+    TILE,
     array,
     channels_last,
     folded_gates,
@@ -18,6 +19,7 @@ from lram_export.kernel_layout import (
     int4_octets,
     int8_offsets,
     int8_quads,
+    pad_columns,
     query_key_value,
     tiles,
 )
@@ -91,7 +93,7 @@ class _Packer:
         for part in ("from_conv", "from_input", "recurrent"):
             # (heads, in, out) -> per head (out, in)
             self._floats(f"{name}.{part}", list(array(getattr(block, part)).transpose(0, 2, 1)))
-        self._add(f"{name}.bias", array(block.bias))
+        self._add(f"{name}.bias", pad_columns(array(block.bias), TILE))
         self._vectors(f"{name}.out_norm", weight=array(block.out_norm.weight))
         self._vectors(f"{name}.ffn_norm", weight=array(block.ffn_norm.weight))
         self._linear(f"{name}.ffn_up")

@@ -1,25 +1,27 @@
 """Layer norm, and what is fused around it: the residual sum before it, the embedding, the heads' gated output."""
 
+import math
+
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.loops import rows_loop
-from lram_export.kernels.tvm.functions import lane_sum, relu, silu, wide
+from lram_export.kernels.tvm.functions import lane_sum, relu, silu, span, wide
 
 
 @T.inline
 def moments(x, row, start, width, epsilon, lanes, found):
     """Mean and reciprocal deviation of ``x[row, start : start + width]`` into ``found``."""
     total = T.alloc_buffer((lanes,), "float32", scope="local")
-    total[T.ramp(0, 1, lanes)] = wide(T.float32(0), lanes)
+    total[span(0, lanes)] = wide(T.float32(0), lanes)
     for i in T.serial(width // lanes):
-        total[T.ramp(0, 1, lanes)] = total[T.ramp(0, 1, lanes)] + x[row, T.ramp(start + i * lanes, 1, lanes)]
-    found[0] = lane_sum(total[T.ramp(0, 1, lanes)]) / T.float32(width)
-    total[T.ramp(0, 1, lanes)] = wide(T.float32(0), lanes)
+        total[span(0, lanes)] = total[span(0, lanes)] + x[row, span(start + i * lanes, lanes)]
+    found[0] = lane_sum(total[span(0, lanes)]) / T.float32(width)
+    total[span(0, lanes)] = wide(T.float32(0), lanes)
     for i in T.serial(width // lanes):
-        difference = T.bind(x[row, T.ramp(start + i * lanes, 1, lanes)] - wide(found[0], lanes))
-        total[T.ramp(0, 1, lanes)] = total[T.ramp(0, 1, lanes)] + difference * difference
-    found[1] = T.float32(1) / T.sqrt(lane_sum(total[T.ramp(0, 1, lanes)]) / T.float32(width) + T.float32(epsilon))
+        difference = T.bind(x[row, span(start + i * lanes, lanes)] - wide(found[0], lanes))
+        total[span(0, lanes)] = total[span(0, lanes)] + difference * difference
+    found[1] = T.float32(1) / T.sqrt(lane_sum(total[span(0, lanes)]) / T.float32(width) + T.float32(epsilon))
 
 
 def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1) -> PrimFunc:
@@ -100,7 +102,11 @@ def embed(batch: int, hidden: int, observed_width: int, image: bool, epsilon: fl
 
 
 def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> PrimFunc:
-    """Group norm with one group per head: x (rows, heads * width), weight (heads * width) -> y."""
+    """Group norm with one group per head: x (rows, heads * width), weight (heads * width) -> y.
+
+    Heads may have any width: their vectors are as long as divides it.
+    """
+    lanes = math.gcd(width, lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -114,7 +120,7 @@ def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> 
                 found = T.alloc_buffer((2,), "float32", scope="local")
                 moments(x, row, head * width, width, epsilon, lanes, found)
                 for i in T.serial(width // lanes):
-                    at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                    at = T.meta_var(span(head * width + i * lanes, lanes))
                     y[row, at] = (x[row, at] - wide(found[0], lanes)) * wide(found[1], lanes) * weight[at]
 
     return kernel

@@ -1,9 +1,11 @@
 """The sLSTM block (arXiv 2405.04517, stabilized form) and the gated feed-forward behind it."""
 
+import math
+
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE
+from lram_export.kernel_layout import TILE, whole_tiles
 from lram_export.kernels.tvm.cpu import mlstm
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
@@ -14,6 +16,7 @@ from lram_export.kernels.tvm.functions import (
     hyperbolic_tangent,
     log_sigmoid,
     sigmoid,
+    span,
     wide,
 )
 
@@ -44,18 +47,21 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
     """Three tokens of the sLSTM cell, one after the other; the heads are independent of each other.
 
     from_conv (3 * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias; recurrent
-    (heads * 4 * width / 32, width, 32) -> hidden states (3 * batch, heads * width). The state moves on in place.
+    (heads * 4 * width / 32, width, 32) -> hidden states (3 * batch, heads * width). The state moves on in place. Heads
+    may have any width: what is computed of one by products is filled up to whole tiles, and vectors of its channels are
+    as long as divides its width.
     """
-    rows, hidden, tiles = TOKENS * batch, heads * width, 4 * width // TILE
-    vectors = TILE // lanes
+    rows, hidden = TOKENS * batch, heads * width
+    gates, tiles = whole_tiles(2 * width) * TILE, whole_tiles(4 * width)
+    vectors, own = TILE // lanes, math.gcd(width, lanes)
     size = 4 * heads * width * 4 * width
 
     @T.prim_func(s_tir=True)
     def kernel(
-        from_conv: T.Buffer((rows, 2 * hidden), "float32"),
-        from_input: T.Buffer((rows, 2 * hidden), "float32"),
+        from_conv: T.Buffer((rows, heads * gates), "float32"),
+        from_input: T.Buffer((rows, heads * gates), "float32"),
         recurrent: T.Buffer((heads * tiles, width, TILE), "float32"),
-        bias: T.Buffer((heads, 4 * width), "float32"),
+        bias: T.Buffer((heads, tiles * TILE), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         y: T.Buffer((batch, hidden), "float32"),
         c: T.Buffer((batch, hidden), "float32"),
@@ -65,14 +71,14 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
     ):
         T.func_attr({"tirx.noalias": True})
         for head in jobs_loop(heads, size):
-            raw = T.alloc_buffer((4 * width,), "float32", scope="local")
+            raw = T.alloc_buffer((tiles * TILE,), "float32", scope="local")
             for row in T.serial(batch):
-                for i in T.serial(width // lanes):
-                    at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
-                    y[row, at] = kept(y[row, at], is_first[row], lanes)
-                    c[row, at] = kept(c[row, at], is_first[row], lanes)
-                    n[row, at] = kept(n[row, at], is_first[row], lanes)
-                    m[row, at] = kept(m[row, at], is_first[row], lanes, INITIAL_M)
+                for i in T.serial(width // own):
+                    at = T.meta_var(span(head * width + i * own, own))
+                    y[row, at] = kept(y[row, at], is_first[row], own)
+                    c[row, at] = kept(c[row, at], is_first[row], own)
+                    n[row, at] = kept(n[row, at], is_first[row], own)
+                    m[row, at] = kept(m[row, at], is_first[row], own, INITIAL_M)
                 for t in T.serial(TOKENS):
                     if t > 0 or is_first[row] == T.float32(0):
                         for tile in T.serial(tiles):
@@ -88,15 +94,15 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                             for r in T.unroll(vectors):
                                 here = T.meta_var(T.ramp(r * lanes, 1, lanes))
                                 raw[T.ramp(tile * TILE + r * lanes, 1, lanes)] = total[here]
-                        for i in T.serial(width // lanes):
-                            at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                        for i in T.serial(width // own):
+                            at = T.meta_var(span(head * width + i * own, own))
                             token = T.meta_var(TOKENS * row + t)
-                            first = T.meta_var(T.ramp(head * 2 * width + i * lanes, 1, lanes))
-                            second = T.meta_var(T.ramp(head * 2 * width + width + i * lanes, 1, lanes))
-                            entering = T.bind(from_conv[token, first] + raw[T.ramp(i * lanes, 1, lanes)])
-                            forget = T.bind(from_conv[token, second] + raw[T.ramp(width + i * lanes, 1, lanes)])
-                            z = T.bind(from_input[token, first] + raw[T.ramp(2 * width + i * lanes, 1, lanes)])
-                            o = T.bind(from_input[token, second] + raw[T.ramp(3 * width + i * lanes, 1, lanes)])
+                            first = T.meta_var(span(head * gates + i * own, own))
+                            second = T.meta_var(span(head * gates + width + i * own, own))
+                            entering = T.bind(from_conv[token, first] + raw[span(i * own, own)])
+                            forget = T.bind(from_conv[token, second] + raw[span(width + i * own, own)])
+                            z = T.bind(from_input[token, first] + raw[span(2 * width + i * own, own)])
+                            o = T.bind(from_input[token, second] + raw[span(3 * width + i * own, own)])
                             decayed = T.bind(log_sigmoid(forget) + m[row, at])
                             top = T.bind(T.max(entering, decayed))
                             entering_gate = T.bind(exponential(entering - top))
@@ -105,8 +111,8 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                             c[row, at] = forget_gate * c[row, at] + entering_gate * hyperbolic_tangent(z)
                             n[row, at] = forget_gate * n[row, at] + entering_gate
                             y[row, at] = sigmoid(o) * c[row, at] / n[row, at]
-                    for i in T.serial(width // lanes):
-                        at = T.meta_var(T.ramp(head * width + i * lanes, 1, lanes))
+                    for i in T.serial(width // own):
+                        at = T.meta_var(span(head * width + i * own, own))
                         h[TOKENS * row + t, at] = y[row, at]
 
     return kernel

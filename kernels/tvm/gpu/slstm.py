@@ -3,7 +3,7 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE
+from lram_export.kernel_layout import TILE, whole_tiles
 from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
 from lram_export.kernels.tvm.cpu.slstm import INITIAL_M
 from lram_export.kernels.tvm.functions import (
@@ -42,14 +42,15 @@ def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFun
 
 def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
     """See `cpu/slstm.py`: a block per row and head; a thread per output of the product, then per channel."""
-    rows, hidden, tiles = TOKENS * batch, heads * width, 4 * width // TILE
+    rows, hidden = TOKENS * batch, heads * width
+    gates, tiles = whole_tiles(2 * width) * TILE, whole_tiles(4 * width)
 
     @T.prim_func(s_tir=True)
     def kernel(
-        from_conv: T.Buffer((rows, 2 * hidden), "float32"),
-        from_input: T.Buffer((rows, 2 * hidden), "float32"),
+        from_conv: T.Buffer((rows, heads * gates), "float32"),
+        from_input: T.Buffer((rows, heads * gates), "float32"),
         recurrent: T.Buffer((heads * tiles, width, TILE), "float32"),
-        bias: T.Buffer((heads, 4 * width), "float32"),
+        bias: T.Buffer((heads, tiles * TILE), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         y: T.Buffer((batch, hidden), "float32"),
         c: T.Buffer((batch, hidden), "float32"),
@@ -90,7 +91,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                         token = T.meta_var(TOKENS * row + t)
                         if i * THREADS + thread < width:
                             if t > 0 or is_first[row] == T.float32(0):
-                                first = T.meta_var(head * 2 * width + i * THREADS + thread)
+                                first = T.meta_var(head * gates + i * THREADS + thread)
                                 entering = T.bind(from_conv[token, first] + raw[channel])
                                 forget = T.bind(from_conv[token, first + width] + raw[width + channel])
                                 z = T.bind(from_input[token, first] + raw[2 * width + channel])
