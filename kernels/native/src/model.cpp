@@ -93,7 +93,9 @@ Model::Model(const std::uint8_t* bytes, std::size_t size)
 
 Model::~Model() {
   // no thread is there to be waited for, and a lock may be held for ever: a child gives up its copy of the pool
-  if (forked()) [[maybe_unused]] ThreadPool* given_up = pool_.release();
+  if (forked()) {
+    [[maybe_unused]] ThreadPool* given_up = pool_.release();
+  }
 }
 
 std::size_t Model::observation_size() const {
