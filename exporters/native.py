@@ -32,6 +32,7 @@ from lram_export.native_format import (
     ffn_slice_width,
     header_sizes,
     plain,
+    stored_name,
     tiled_float32,
     tiled_int4,
     tiled_int8,
@@ -84,7 +85,7 @@ def check_sizes(policy: LoweredPolicy) -> None:
 
 
 def header(policy: LoweredPolicy) -> Header:
-    """The sizes of a policy."""
+    """The sizes of a policy, and what it is called."""
     graph = policy.graph
     blocks: list[Any] = list(graph.blocks)
     mlstm = next((b for b in blocks if isinstance(b, MLSTMBlock)), None)
@@ -97,6 +98,8 @@ def header(policy: LoweredPolicy) -> Header:
         head_epsilon=mlstm.out_norm.eps if mlstm else 0.0,
         slstm_epsilon=slstm.out_norm.eps if slstm else 0.0,
         embed_epsilon=graph.embed_norm.eps,
+        name=stored_name(policy.name),
+        source_sha256=policy.checkpoint.sha256,
     )
 
 

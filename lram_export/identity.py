@@ -1,6 +1,6 @@
 """What an artifact says about itself, and whether that is what the manifest says. Free of torch.
 
-Formats that carry text (ONNX, OpenVINO, JSON) carry :func:`identity`, written at export; formats with numbers of their
+Formats that carry text (ONNX, OpenVINO, JSON) carry :func:`identity`, written at export; those with a header of their
 own are compared by their runtimes. So an edit of the manifest that the artifact contradicts is noticed.
 """
 

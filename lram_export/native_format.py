@@ -24,6 +24,8 @@ ENTRY_BYTES = 48
 CHECKSUM_START = 40
 ALIGNMENT = 64
 CHUNK_WORDS = 1 << 20
+NAME_BYTES = 28
+DIGEST_BYTES = 32
 
 
 class Id(IntEnum):
@@ -78,7 +80,8 @@ class Layout(IntEnum):
 class Header:
     """The numbers of the header, in their order; ``slstm_at`` becomes a bit mask.
 
-    ``ffn_activation`` is its number in :data:`~lram_export.config.FFN_ACTIVATIONS`.
+    ``ffn_activation`` is its number in :data:`~lram_export.config.FFN_ACTIVATIONS`. ``name`` is what is left of the
+    policy's by :func:`stored_name`, ``source_sha256`` the checkpoint's; both are "" in older artifacts.
     """
 
     batch: int
@@ -111,6 +114,8 @@ class Header:
     target_return: float
     reward_scale: float
     feedback: int
+    name: str
+    source_sha256: str
 
     def pack(self, tensors: int) -> bytes:
         """Everything after the checksum."""
@@ -118,8 +123,8 @@ class Header:
         integers = [v for v in values if isinstance(v, int)]
         masks = [sum(1 << (b % 64) for b in self.slstm_at if b // 64 == word) for word in range(4)]
         packed = struct.pack(f"<I{len(integers)}I4fI4Q", tensors, *integers, *values[len(integers) :], 0, *masks)
-        packed += struct.pack("<2fI", self.target_return, self.reward_scale, self.feedback)
-        return packed.ljust(HEADER_BYTES - CHECKSUM_START, b"\0")
+        name, digest = self.name.encode(), bytes.fromhex(self.source_sha256)
+        return packed + struct.pack(_LAST, self.target_return, self.reward_scale, self.feedback, name, digest)
 
     @staticmethod
     def unpack(data: bytes) -> Header:
@@ -128,9 +133,9 @@ class Header:
             raise ValueError("magic: not an artifact of the target `native`")
         names = [f.name for f in fields(Header) if f.name not in _AFTER_EPSILONS]
         integers = len(names) - _EPSILONS
-        _, *values = struct.unpack_from(f"<I{integers}I{_EPSILONS}fI4Q2fI", data, CHECKSUM_START)
+        _, *values = struct.unpack_from(f"<I{integers}I{_EPSILONS}fI4Q{_LAST[1:]}", data, CHECKSUM_START)
         numbers, (_, *masks) = values[: len(names)], values[len(names) : len(names) + 5]
-        target_return, reward_scale, feedback = values[len(names) + 5 :]
+        target_return, reward_scale, feedback, name, digest = values[len(names) + 5 :]
         blocks = tuple(64 * word + bit for word, mask in enumerate(masks) for bit in range(64) if mask >> bit & 1)
         return Header(
             **dict(zip(names, numbers, strict=True)),
@@ -138,15 +143,23 @@ class Header:
             target_return=target_return,
             reward_scale=reward_scale,
             feedback=feedback,
+            name=name.rstrip(b"\0").decode(),
+            source_sha256=digest.hex() if any(digest) else "",
         )
 
 
-_AFTER_EPSILONS = ("slstm_at", "target_return", "reward_scale", "feedback")
+_AFTER_EPSILONS = ("slstm_at", "target_return", "reward_scale", "feedback", "name", "source_sha256")
+_LAST = f"<2fI{NAME_BYTES}s{DIGEST_BYTES}s"
 _EPSILONS = 4
 
 
+def stored_name(name: str) -> str:
+    """The beginning of a policy's name for which a header has room: whole characters, and a zero behind them."""
+    return name.encode(errors="replace")[: NAME_BYTES - 1].decode(errors="ignore")
+
+
 def header_sizes(config: ModelConfig, task: TaskSpec, batch_size: int, *, one_plane: bool) -> dict[str, Any]:
-    """The fields of a header that follow from a model and its task: all but the epsilons, which the graph knows."""
+    """The fields of a header that follow from a model and its task: not the epsilons, nor where it comes from."""
     channels, height, width = config.image_shape or (0, 0, 0)
     discrete, image, slstm = task.action == "discrete", task.observation == "image", bool(config.slstm_at)
     return {

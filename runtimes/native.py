@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lram_export import _native
 from lram_export.errors import BundleError, LramError, StepError, UsageError
-from lram_export.identity import compare
-from lram_export.native_format import HEADER_BYTES, Header, header_sizes
+from lram_export.identity import PREFIX, compare
+from lram_export.native_format import HEADER_BYTES, Header, header_sizes, stored_name
 from lram_export.native_options import NativeOptions
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
@@ -101,11 +101,15 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
 
 
 def check_header(path: Path, artifact: LoadedArtifact) -> None:
-    """Compare the sizes and aims in an artifact's header with the manifest; raises BundleError naming the field."""
+    """Compare what an artifact's header says with the manifest; raises BundleError naming the field."""
     with path.open("rb") as file:
         own = dataclasses.asdict(Header.unpack(file.read(HEADER_BYTES)))
     one_plane = artifact.activations == "int8"
     said = header_sizes(artifact.config, artifact.task, artifact.spec.batch_size, one_plane=one_plane)
     for name in ("target_return", "reward_scale"):
         said[name] = float(np.float32(said[name]))
+    if own["name"] or own["source_sha256"]:  # older artifacts do not say what they are
+        known = artifact.identity.properties
+        said["name"] = stored_name(known[PREFIX + "name"])
+        said["source_sha256"] = known[PREFIX + "source_sha256"]
     compare(path, "header", {name: own[name] for name in said}, said)

@@ -14,7 +14,7 @@ import pytest
 from lram_export import Bundle, BundleError, load_policy
 from lram_export.config import ModelConfig
 from lram_export.hashing import file_sha256
-from lram_export.native_format import HEADER_BYTES, Header
+from lram_export.native_format import DIGEST_BYTES, HEADER_BYTES, NAME_BYTES, Header, stored_name
 from lram_export.runtimes import RUNTIMES
 
 from .conftest import ExportFunction
@@ -24,13 +24,16 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reward_scale": lambda d: d["task"].update(reward_scale=2 * d["task"]["reward_scale"]),
     "feedback": lambda d: d["task"].update(reward_feedback="observed"),
 }
-NAMED: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "task.name": lambda d: d["task"].update(name="atari/pong"),
+NATIVE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **EDITS,
     "name": lambda d: d.update(name="another"),
     "source_sha256": lambda d: d["source"].update(sha256="0" * 64),
+}
+"""What the native artifact says as well as all others."""
+OTHERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "task.name": lambda d: d["task"].update(name="atari/pong"),
     "limits.observation": lambda d: d["specification"]["inputs"][0].update(limit=1e5),
 }
-"""The native artifact holds numbers only, and none of these."""
 
 
 def altered(bundle: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
@@ -53,18 +56,13 @@ def seal(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("target", list(RUNTIMES))
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", {**NATIVE, **OTHERS})
 def test_an_edited_manifest_does_not_load(exported: ExportFunction, tmp_path: Path, target: str, edit: str) -> None:
-    copy = altered(exported("state_ms"), tmp_path, EDITS[edit])
-    with pytest.raises(BundleError, match=f"{edit}: the file says .*, the manifest .*one of them was altered"):
-        load_policy(copy, target)
-
-
-@pytest.mark.parametrize("target", [target for target in RUNTIMES if target != "native"])
-@pytest.mark.parametrize("edit", NAMED)
-def test_an_edited_name_does_not_load(exported: ExportFunction, tmp_path: Path, target: str, edit: str) -> None:
-    copy = altered(exported("state_ms"), tmp_path, NAMED[edit])
-    with pytest.raises(BundleError, match=f": {edit}: the file says"):
+    if target == "native" and edit in OTHERS:
+        pytest.skip("its header does not hold it")
+    copy = altered(exported("state_ms"), tmp_path, {**NATIVE, **OTHERS}[edit])
+    said = f"{edit}: the file says .*, the manifest .*one of them was altered"
+    with pytest.raises(BundleError, match=said):
         load_policy(copy, target)
 
 
@@ -102,6 +100,41 @@ def test_the_native_header_is_read_as_it_was_written(exported: ExportFunction) -
     assert header.target_return == task.target_return and header.norm_epsilon > 0
     count = int.from_bytes(start[40:44], "little")
     assert header.pack(count) == start[40:]
+    manifest = Bundle.open(path).manifest
+    assert (header.name, header.source_sha256) == (manifest.name, manifest.source["sha256"])
+    native = pytest.importorskip("lram_export._native")
+    model = native.Model(str(path / "native" / "model.lrn"), threads=1)
+    assert (model.name, model.source_sha256.hex()) == (header.name, header.source_sha256)
+
+
+def test_a_native_artifact_that_does_not_say_what_it_is_loads(exported: ExportFunction, tmp_path: Path) -> None:
+    """Older ones do not. One that says something says both."""
+    copy = altered(exported("state_ms"), tmp_path, lambda d: None)
+    path = copy / "native" / "model.lrn"
+    content = path.read_bytes()
+    for start, loads in ((HEADER_BYTES - NAME_BYTES - DIGEST_BYTES, True), (HEADER_BYTES - DIGEST_BYTES, False)):
+        path.write_bytes(content[:start] + bytes(HEADER_BYTES - start) + content[HEADER_BYTES:])
+        seal(copy)
+        if loads:
+            load_policy(copy, "native").close()
+        else:
+            with pytest.raises(BundleError, match="source_sha256: the file says"):
+                load_policy(copy, "native")
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("reach", "reach"),
+        ("x" * 28, "x" * 27),
+        ("a" * 26 + "é", "a" * 26),
+        ("ab" + 9 * "€", "ab" + 8 * "€"),
+        (7 * "🦾", 6 * "🦾"),
+        ("a\udcff", "a?"),
+    ],
+)
+def test_a_long_name_is_cut_off_after_a_whole_character(name: str, stored: str) -> None:
+    assert stored_name(name) == stored and len(stored.encode()) < NAME_BYTES
 
 
 def test_the_number_of_parameters_follows_from_the_sizes(exported: ExportFunction) -> None:

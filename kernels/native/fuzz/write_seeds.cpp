@@ -43,6 +43,13 @@ void write_artifacts(const std::string& folder) {
       shape.slstm_at = {0};
       add(shape);
     }
+  Shape unknown = smallest(lram::Layout::tiled_float32);
+  unknown.name = "";
+  unknown.source = 0;
+  add(unknown);
+  Shape long_name = smallest(lram::Layout::tiled_float32);
+  long_name.name = "\xe2\x82\xac \xf0\x9f\xa6\xbe and nineteen more";
+  add(long_name);
   Shape image = smallest(lram::Layout::tiled_int4);
   image.images = image.discrete = true;
   add(image);

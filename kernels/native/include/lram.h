@@ -153,6 +153,11 @@ typedef struct lram_description {
   lram_feedback feedback; /* whether lram_inputs.reward is 0 or the reward of the previous step */
   float target_return;    /* return to aim at, in the environment's units */
   float reward_scale;     /* divisor of returns and rewards; 0: the artifact does not say */
+  char name[28];          /* the policy's, as in the bundle's manifest, but its first 27 bytes at most: UTF-8 of whole
+                             characters, none of them a control character. "": the artifact does not say */
+  unsigned char source_sha256[32]; /* SHA-256 of the checkpoint that it was exported from, the manifest's source.sha256
+                                      and the same in every precision and for every target; all 0: the artifact does
+                                      not say */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any

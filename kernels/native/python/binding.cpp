@@ -187,6 +187,12 @@ NB_MODULE(_native, m) {
       .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })
       .def_prop_ro("observation_size", [](const Model& model) { return model.description().observation_size; })
       .def_prop_ro("logits_size", [](const Model& model) { return model.description().logits_size; })
+      .def_prop_ro("name", [](const Model& model) { return std::string(model.description().name); })
+      .def_prop_ro("source_sha256",
+                   [](const Model& model) {
+                     const lram_description about = model.description();
+                     return nb::bytes(about.source_sha256, sizeof about.source_sha256);
+                   })
       .def("state_tensors", &Model::state_tensors);
   nb::class_<State>(m, "State")
       .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))

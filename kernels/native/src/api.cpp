@@ -1,6 +1,8 @@
 // The C interface: turns exceptions into statuses. See lram.h.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <string>
@@ -139,7 +141,11 @@ lram_status lram_describe(const lram_model* model, lram_description* description
                     model->artifact().weight_bytes(),
                     static_cast<lram_feedback>(h.feedback),
                     h.target_return,
-                    h.reward_scale};
+                    h.reward_scale,
+                    {},
+                    {}};
+    std::copy(std::begin(h.name), std::end(h.name), description->name);
+    std::copy(std::begin(h.source_sha256), std::end(h.source_sha256), description->source_sha256);
   });
 }
 

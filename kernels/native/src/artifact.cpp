@@ -5,12 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "arena.h"
 #include "error.h"
+#include "text.h"
 
 namespace lram {
 namespace {
@@ -138,6 +141,7 @@ void Artifact::check(bool verify) {
       refuse("checksum: the file was altered; copy or export it again");
   }
   check_sizes();
+  check_name();
   entries_ = reinterpret_cast<const TensorEntry*>(bytes_ + sizeof(FileHeader));
   const std::uint64_t data = sizeof(FileHeader) + h.tensor_count * sizeof(TensorEntry);
   for (std::uint32_t i = 0; i < h.tensor_count; ++i) {
@@ -155,6 +159,16 @@ void Artifact::check(bool verify) {
       refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
     weight_bytes_ += e.bytes;
   }
+}
+
+void Artifact::check_name() const {
+  const char* begin = std::begin(header_->name);
+  const char* end = std::find(begin, std::end(header_->name), '\0');
+  if (end == std::end(header_->name)) refuse("name: expected at most " + number(sizeof header_->name - 1) + " bytes");
+  if (std::any_of(end, std::end(header_->name), [](char c) { return c != '\0'; }))
+    refuse("name: expected zeros after its end");
+  if (!is_printable_utf8(begin, static_cast<std::size_t>(end - begin)))
+    refuse("name: expected UTF-8 without control characters");
 }
 
 void Artifact::check_sizes() const {

@@ -30,6 +30,7 @@ class Artifact {
   void check_start(const FileHeader& header) const;
   void check(bool verify);
   void check_sizes() const;
+  void check_name() const;
   const TensorEntry& entry(TensorId id, int block) const;
   [[noreturn]] void refuse(const std::string& problem) const;
 

@@ -63,7 +63,9 @@ struct FileHeader {
   float target_return;            // of the task, in the environment's units
   float reward_scale;             // 0: not known
   std::uint32_t feedback;         // lram_feedback
-  std::uint8_t reserved[60];      // 0
+  // What the manifest calls `name` and `source.sha256`. All zeros where it is not known: in older artifacts.
+  char name[28];                   // UTF-8, cut off after a whole character, then zeros, at least one
+  std::uint8_t source_sha256[32];  // of the checkpoint
 };
 static_assert(sizeof(FileHeader) == 256, "the header is part of the format");
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <random>
 
 #include "lram.h"
@@ -203,6 +204,8 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   h.planes = number(s.planes);
   h.norm_epsilon = h.head_epsilon = h.slstm_epsilon = h.embed_epsilon = 1e-5F;
   for (const int b : s.slstm_at) h.slstm_blocks[b / 64] |= std::uint64_t{1} << (b % 64);
+  std::copy_n(s.name.begin(), std::min(s.name.size(), sizeof h.name), h.name);
+  std::fill(std::begin(h.source_sha256), std::end(h.source_sha256), s.source);
   return w.finish(h);
 }
 

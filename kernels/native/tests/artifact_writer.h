@@ -20,6 +20,10 @@ struct Shape {
   bool images = false;
   bool discrete = false;
   bool large_observation = false;  // its encoder counts among the large matrices
+  std::string name =
+      "r\xc3\xb6"
+      "bot";                   // "" with a source of zeros: an artifact that does not say what it is
+  std::uint8_t source = 0xab;  // every byte of its digest
   unsigned seed = 1;
 };
 

@@ -1,8 +1,10 @@
 // Artifacts that are cut off, altered or from the future: an error, never a crash.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "arena.h"
 #include "error.h"
@@ -153,6 +155,47 @@ TEST(a_model_describes_itself) {
   CHECK_OK(lram_state_tensor(model.get(), 8, &tensor));
   CHECK(std::string(tensor.name) == "state.1.m" && tensor.initial == -1e30F);
   CHECK(lram_state_tensor(model.get(), 13, &tensor) == LRAM_ERROR_ARGUMENT);
+}
+
+TEST(a_model_says_what_it_is) {
+  const auto described = [](const Shape& shape) {
+    const TemporaryFile file(make_artifact(shape));
+    lram_description about;
+    CHECK_OK(lram_describe(open_model(file, "plain").get(), &about));
+    return about;
+  };
+  Shape shape;
+  lram_description about = described(shape);
+  CHECK(std::string(about.name) == shape.name);
+  CHECK(std::count(std::begin(about.source_sha256), std::end(about.source_sha256), shape.source) == 32);
+  shape.name = "";
+  shape.source = 0;
+  about = described(shape);
+  CHECK(about.name[0] == '\0' && about.source_sha256[0] == 0 && about.source_sha256[31] == 0);
+}
+
+TEST(a_name_is_a_whole_text) {
+  const auto status_of = [](const std::string& name) {
+    Shape shape;
+    shape.name = name;
+    return try_open(make_artifact(shape));
+  };
+  const std::string long_name(27, 'x');
+  for (const std::string& name :
+       {std::string(), long_name, std::string("\xc2\xa0\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80"),
+        std::string("\xf0\x90\x80\x80\xf4\x8f\xbf\xbf")})
+    CHECK(status_of(name) == LRAM_OK);
+  CHECK(status_of(long_name + "x") == LRAM_ERROR_ARTIFACT);
+  CHECK(told("name: expected at most 27 bytes"));
+  CHECK(status_of(std::string("a\0b", 3)) == LRAM_ERROR_ARTIFACT);
+  CHECK(told("name: expected zeros after its end"));
+  // a lone continuation, cut off, too long for its code, half a surrogate pair, beyond Unicode, control characters
+  for (const char* name :
+       {"\x80", "a\xc3", "\xe2\x82", "\xf0\x9f\x98", "\xc0\xaf", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf",
+        "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff", "\xc3(", "a\nb", "\x1b[31m", "\x7f", "\xc2\x9b"}) {
+    CHECK(status_of(name) == LRAM_ERROR_ARTIFACT);
+    CHECK(told("name: expected UTF-8 without control characters"));
+  }
 }
 
 int main() { return run_all(); }
