@@ -204,7 +204,7 @@ except MemoryError as error:
         entry["sha256"], entry["size"] = file_sha256(model), model.stat().st_size
         (bundle / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
         code, line = fail("verify", bundle)
-        assert code == 1 and "its state is not the one the manifest describes" in line
+        assert code == 1 and "header.action_dim: the file says 4, the manifest 8" in line
 
 
 class TestState:
@@ -277,7 +277,7 @@ class TestState:
         with load_policy(bundle, "native", threads=1) as policy, load_policy(bundle, "native", threads=1) as fresh:
             runtime = policy.runtime
             action = runtime.step(*inputs(observation, 1)).action.copy()
-            runtime._held.memory()[:] = np.nan
+            runtime._episodes.memory()[:] = np.nan
             with pytest.raises(StepError, match="its state is lost"):
                 runtime.step(*inputs(observation, 0))
             with pytest.raises(StepError, match="row 0 was lost in an earlier step; reset it, load one, or start"):
