@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def compare_bundles(
     """
     check_comparable(first, second)
     chosen = tuple(t or default_target(b) for t, b in zip(targets, (first, second), strict=True))
-    inputs = load_bundle_reference(first).inputs if recording is None else _recorded(first, recording)
+    inputs = load_bundle_reference(first).inputs if recording is None else _recorded(first, second, recording)
     runtimes: list[Runtime] = []
     try:
         for bundle, target in zip((first, second), chosen, strict=True):
@@ -109,7 +109,7 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
         ("outputs", [b.manifest.spec.outputs for b in (first, second)]),
     ):
         for one, two in zip(*values, strict=True):
-            if one != two:
+            if replace(one, limit=None) != replace(two, limit=None):  # limits come from the weights
                 raise UsageError(
                     f"{what} differ: {first.path} has {one.name} {one.dtype} of shape {one.shape}, "
                     f"{second.path} has {two.name} {two.dtype} of shape {two.shape}"
@@ -119,11 +119,13 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
         raise UsageError(f"action bins differ: {first.path} has {bins[0]}, {second.path} has {bins[1]}")
 
 
-def _recorded(bundle: Bundle, recording: Path) -> StepSequence:
-    steps = load_steps(recording, bundle.manifest.spec)
+def _recorded(first: Bundle, second: Bundle, recording: Path) -> StepSequence:
+    """The steps of a recording; raises LramError unless both bundles can take them."""
+    for bundle in (first, second):
+        steps = load_steps(recording, bundle.manifest.spec)
     rows = steps.is_first.shape[1]
-    if rows != bundle.manifest.batch_size:
-        raise UsageError(f"{recording}: has rows of {rows}; the bundles step {bundle.manifest.batch_size} at a time")
+    if rows != first.manifest.batch_size:
+        raise UsageError(f"{recording}: has rows of {rows}; the bundles step {first.manifest.batch_size} at a time")
     return steps
 
 

@@ -161,8 +161,8 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
     """Read and check ``steps.npz``, of any batch size.
 
     Raises:
-        LramError: not such a file; or an array that does not fit, is not finite, or does not start with an
-            episode, naming the array, what was expected and what came.
+        LramError: not such a file; or an array that does not fit, is not finite, beyond the limits of the
+            specification, or does not start with an episode, naming the array, what was expected and what came.
     """
     names = [f.name for f in fields(StepSequence)]
     try:
@@ -179,7 +179,7 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
                     raise ValueError(f"{tensor.name}: expected {expected}, got {file.headers[tensor.name]}")
             arrays = {name: file.read(name) for name in names}
             environments = _environments(file, lead[0])
-        check_recorded(arrays)
+        check_recorded(arrays, spec)
     except ValueError as error:
         raise LramError(f"{path}: {error}") from None
     if environments is None:

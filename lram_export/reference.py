@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lram_export.bounds import MOST_STEPS
 from lram_export.errors import BundleError
 from lram_export.npz import ArrayHeader, open_npz
-from lram_export.runtimes.protocol import Runtime, first_beyond
+from lram_export.runtimes.protocol import Runtime, check_magnitude, first_beyond
 from lram_export.specification import StepSpec
 from lram_export.tasks import TaskSpec
 
@@ -128,7 +128,7 @@ def load_reference(path: Path, spec: StepSpec) -> Reference:
         with open_npz(path) as file:
             _check_headers(file.headers, spec)
             arrays = {name: file.read(name) for name in file.headers}
-        check_recorded(arrays)
+        check_recorded(arrays, spec)
     except ValueError as error:
         raise BundleError(f"{path}: {error}") from None
     return Reference(
@@ -139,11 +139,14 @@ def load_reference(path: Path, spec: StepSpec) -> Reference:
     )
 
 
-def check_recorded(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ValueError unless all values are finite, and every row starts an episode at step 0."""
+def check_recorded(arrays: Mapping[str, NDArray[Any]], spec: StepSpec) -> None:
+    """Raise ValueError unless all values are finite, inputs are within their limits, and every row starts an episode
+    at step 0."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite values, got {first_beyond(array)}")
+    for name, limit in spec.limits.items():
+        check_magnitude(name, arrays[name], limit)
     starts = arrays["is_first"]
     if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
         raise ValueError("is_first: expected 0 or 1, and 1 at step 0 of every row")

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lram_export.bundle import Bundle
+
 from .conftest import ExportFunction, fail, load_golden, succeed
 
 
@@ -67,15 +69,26 @@ def test_a_recording_can_be_the_input(fp32: Path, int8: Path, tmp_path: Path) ->
     np.savez(tmp_path / "steps.npz", **steps)
     document = json.loads(succeed("compare", fp32, int8, "--recording", tmp_path / "steps.npz", "--json").stdout)
     assert document["difference"]["steps"] == 20
+    np.savez(tmp_path / "large.npz", **{**steps, "observation": np.full((20, 1, 204), 1e30, np.float32)})
+    code, line = fail("compare", fp32, int8, "--recording", tmp_path / "large.npz")
+    assert code == 1 and "large.npz: observation: expected finite values of magnitude up to" in line
     np.savez(tmp_path / "rows.npz", **{name: np.repeat(array, 2, axis=1) for name, array in steps.items()})
     line = fail("compare", fp32, int8, "--recording", tmp_path / "rows.npz")[1]
     assert "has rows of 2; the bundles step 1 at a time" in line
 
 
+def test_two_checkpoints_are_compared_although_their_inputs_have_other_limits(exported: ExportFunction) -> None:
+    options = ("--task", "metaworld/reach-v2")
+    bundles = [exported(name, targets=("onnxruntime",), options=options) for name in ("state_m", "state_ms")]
+    limits = [Bundle.open(bundle).manifest.limits for bundle in bundles]
+    assert limits[0] != limits[1]
+    text = succeed("compare", *bundles).stdout
+    assert "of 256 action values differ, first at step 0" in text and "e+02%" not in text
+
+
 def test_bundles_that_cannot_be_compared_are_refused_naming_both(fp32: Path, exported: ExportFunction) -> None:
-    golden = load_golden("state_ms")
-    options = (*golden.task_options, "--action-dim", "3")
-    other = exported("state_ms", targets=("onnxruntime",), options=options)
+    *options, _ = load_golden("state_ms").task_options  # the last one is the value of --action-dim
+    other = exported("state_ms", targets=("onnxruntime",), options=(*options, "3"))
     line = fail("compare", fp32, other)[1]
     assert "outputs differ: " in line and str(fp32) in line and str(other) in line
     batch = exported("state_ms", batch=3, targets=("onnxruntime",))

@@ -154,6 +154,10 @@ ARRAYS: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str]] = {
         lambda a: a["observation"].__setitem__((3, 0, 5), np.nan),
         r"observation: .* nan at \[3, 0, 5\]",
     ),
+    "an input beyond its limit": (
+        lambda a: a["observation"].__setitem__((3, 0, 5), 1e30),
+        r"observation: .* of magnitude up to .* got 1e\+30 at \[3, 0, 5\]",
+    ),
     "infinity in an output": (lambda a: a["action_logits"].fill(np.inf), "action_logits: expected finite"),
     "NaN in a state": (lambda a: a["sample.state.0.C"].fill(np.nan), "sample.state.0.C: expected finite"),
     "texts": (lambda a: a.update(action=a["action"].astype(str)), "expected numbers, got <U"),

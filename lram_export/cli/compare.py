@@ -62,7 +62,7 @@ def compare(
     where = "" if found.first_different_step is None else f", first at step {found.first_different_step}"
     notes = [
         f"over {counted(difference.steps, 'step')} ({over}): {difference.actions_different} of "
-        f"{difference.actions} action values differ{where}, {100 * difference.disagreement:.2g}% by more than one bin, "
+        f"{difference.actions} action values differ{where}, {100 * difference.disagreement:.3g}% by more than one bin, "
         f"by at most {found.largest_difference:.3g}",
         f"action logits: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
         "both were timed in turns, so their times compare; lram-export bench has the tails and the floor",

@@ -36,7 +36,7 @@ def cost_line(cost: dict[str, Any]) -> str:
     beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
     return (
         f"quantization cost over {counted(cost['steps'], f'{over} step')}: {cost['actions_different']} of "
-        f"{cost['actions']} action values differ from float32, {beyond:.2g}% by more than one bin; relative logit "
+        f"{cost['actions']} action values differ from float32, {beyond:.3g}% by more than one bin; relative logit "
         f"error {cost['relative_error']:.2g}"
     )
 
