@@ -103,6 +103,10 @@ def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | 
     if path.is_dir():
         if config_file is not None:
             raise UsageError("--config: only for a model.zip; a checkpoint folder holds its own config.json")
+        if hints != Hints():
+            raise UsageError(
+                f"--act-dim, --discrete-actions, --image-shape: only for a zip without a config; {path} has its own"
+            )
         return load_folder(path)
     return _load_zip(path, config_file, hints)
 

@@ -71,11 +71,18 @@ def lower(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int 
     """Build the reference model and its step graph for a task.
 
     Raises:
-        UsageError: the checkpoint cannot do the task (encoder, observation or action too large).
+        UsageError: the checkpoint cannot do the task (encoder, observation or action too large, a return beyond
+            float32).
     """
     model = ReferenceModel.from_checkpoint(checkpoint)
     try:
         graph = StepGraph(model, task, batch_size)
     except ValueError as error:
         raise UsageError(f"{checkpoint.path}: {error}") from None
+    most = graph.spec.limits["return_to_go"] * task.reward_scale
+    if abs(task.target_return) > most:
+        raise UsageError(
+            f"--target-return: expected a magnitude of at most {most:.2g}, got {task.target_return:g}: beyond, this "
+            f"model's arithmetic leaves float32"
+        )
     return LoweredPolicy(name, checkpoint, model, graph, task)

@@ -172,6 +172,11 @@ class TestInference:
         config = load_checkpoint(state_m, hints=Hints(act_dim=4, discrete_actions=36)).config
         assert (config.act_dim, config.discrete_actions, config.action_channels) == (4, 36, 512)
 
+    def test_a_folder_takes_no_sizes_since_it_has_them(self, tmp_path: Path) -> None:
+        save_checkpoint(load_checkpoint(load_golden("state_m").checkpoint), tmp_path / "policy")
+        with pytest.raises(UsageError, match="--act-dim, --discrete-actions, --image-shape: only for a zip"):
+            load_checkpoint(tmp_path / "policy", hints=Hints(act_dim=8))
+
     def test_an_unusual_image_size_is_asked_for(self, tmp_path: Path) -> None:
         config = dataclasses.replace(preset_config("16m", image=True), num_blocks=1, image_shape=(3, 84, 84))
         policy = write_zip(tmp_path / "model.zip", random_checkpoint(config, tmp_path).weights)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lram_export.bounds import MOST_STEPS
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile, steps
+from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile
 from lram_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ reference_steps = click.option(
     "--reference-steps",
     default=64,
     show_default=True,
-    type=steps(4),
+    type=click.IntRange(4, MOST_STEPS),
     help="Steps recorded in the bundle.",
 )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from lram_export.bounds import MOST_BATCH
+
 FLOAT32_MAX = 3.4028235e38
 
 
@@ -43,6 +45,10 @@ class Number(click.FloatRange):
     """A number that float32 can hold: neither NaN nor infinite."""
 
     name = "number"
+
+    def _describe_range(self) -> str:
+        """What the help says of the range: nothing where there is none, instead of ``x<=None``."""
+        return super()._describe_range() if self.min is not None or self.max is not None else ""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """From text to a number; fails for one that is not finite or beyond the range."""
@@ -89,7 +95,7 @@ TARGET = Target()
 FINITE = Number()
 POSITIVE = Number(0, min_open=True)
 THREADS = click.IntRange(1, 1024)
-BATCH = click.IntRange(1, 65536)
+BATCH = click.IntRange(1, MOST_BATCH)
 DIMENSION = click.IntRange(1, 1_000_000)
 EPISODES = click.IntRange(1, 1_000_000)
 SEED = click.IntRange(0, 2**32 - 1)
