@@ -208,7 +208,9 @@ def read_manifest(text: str) -> Manifest:
         task=TaskSpec.from_json(document.get("task")),
         batch_size=specification.integer("batch_size", 1, MOST_BATCH),
         reference=_file(document.fields("reference")),
-        quantization=None if document.get("quantization") is None else _quantization(document.fields("quantization")),
+        quantization=None
+        if document.get("quantization") is None
+        else _quantization(document.fields("quantization"), version),
         limits=_limits(specification, version),
         report=None if version < 3 or document.get("report") is None else _report(document.fields("report")),
         artifacts=tuple(
@@ -337,7 +339,7 @@ def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
     return {**asdict(entry), "calibration": list(entry.calibration), "matrices": matrices}
 
 
-def _quantization(entry: Fields) -> QuantizationEntry:
+def _quantization(entry: Fields, version: int) -> QuantizationEntry:
     file = _file(entry.fields("file"))
     if file.path != QUANTIZED_FILE:
         raise ValueError(f"quantization.file.path: expected '{QUANTIZED_FILE}', got {file.path!r}")
@@ -352,7 +354,7 @@ def _quantization(entry: Fields) -> QuantizationEntry:
         matrices=tuple(_matrix(Fields.of(m, f"quantization.matrices[{i}]")) for i, m in enumerate(matrices)),
         calibration=tuple(calibration),
         cost=_cost(entry, "cost"),
-        reference_cost=_cost(entry, "reference_cost"),
+        reference_cost=None if version < 3 else _cost(entry, "reference_cost"),
         auto=None if entry.get("auto") is None else entry.fields("auto").data,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,13 @@ def test_a_bundle_without_limits_is_read(exported: ExportFunction) -> None:
     broken = dataclasses.replace(manifest, limits={**manifest.limits, "observation": -1.0})
     with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: expected a number from 1 to"):
         read_manifest(broken.dumps())
+
+
+def test_a_quantized_bundle_of_schema_version_2_is_read(exported: ExportFunction) -> None:
+    options = (*load_golden("state_ms").task_options, "--precision", "int8")
+    text = (exported("state_ms", targets=("onnxruntime", "native"), options=options) / "manifest.json").read_text()
+    document = json.loads(dataclasses.replace(read_manifest(text), limits={}).dumps())
+    document["schema_version"] = 2
+    del document["quantization"]["reference_cost"], document["report"]
+    found = read_manifest(json.dumps(document)).quantization
+    assert found is not None and found.reference_cost is None and found.cost is not None
