@@ -5,7 +5,10 @@ A module has one function::
     def export(policy: LoweredPolicy, directory: Path, progress: Progress) -> ExportedArtifact: ...
 
 It writes its files into ``directory`` (empty, inside the bundle), tells ``progress`` about work that takes long, and
-returns what the manifest records.
+returns what the manifest records. A module that brings matrices into a layout of its own has a second one, see
+:func:`stored_bytes`::
+
+    def stored_bytes(policy: LoweredPolicy) -> dict[str, int]: ...
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ A module has one function::
 and, if it needs more than its packages (a driver, a GPU), a second one, which says in a line what is missing::
 
     def unavailable(artifact: LoadedArtifact | None = None) -> str | None: ...
+
+``base.py`` is what all of them do alike, ``guard.py`` who may call, ``protocol.py`` what they offer. An export verifies
+with the runtime itself, or where it cannot run, or runs only a part of the artifact (``covers``), with what stands in
+for it (:data:`STAND_INS`).
 """
 
 from __future__ import annotations
