@@ -5,7 +5,8 @@ The same on the command line::
     lram-export export examples/metaworld/checkpoint/model.zip -o reach.lram --task metaworld/reach-v2
     lram-export verify reach.lram --checkpoint examples/metaworld/checkpoint/model.zip --steps 200
     lram-export bench reach.lram --steps 200
-    lram-export evaluate reach.lram --env metaworld/reach-v3 --env metaworld/hammer-v3 --episodes 3
+    lram-export evaluate reach.lram --checkpoint examples/metaworld/checkpoint/model.zip --episodes 3 \
+        --env metaworld/reach-v3 --env metaworld/hammer-v3
 """
 
 import tempfile

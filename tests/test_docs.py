@@ -185,11 +185,22 @@ def test_commands_and_options_that_are_mentioned_exist(page: Path) -> None:
             assert not unknown, f"{page}: {span}: no command has {unknown}"
 
 
+def anchors(page: Path) -> set[str]:
+    """What links can lead to on a page: its headings as GitHub names them."""
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", outside, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @EVERY_PAGE
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        if "://" not in link:
-            assert (page.parent / link).exists(), f"{page}: {link} does not exist"
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page}: {link} does not exist"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}: no such heading"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

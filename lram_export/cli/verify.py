@@ -62,7 +62,7 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check a bundle's files, then its behaviour; exit with 1 if a target is beyond the tolerance.
+    """Check a bundle's files, then its behaviour; exit with 1 if a verdict is negative.
 
     Without --checkpoint the recorded steps in the bundle are replayed; torch is not needed. With it, fresh
     random steps, or those of a --recording, run on the reference model and on the targets, side by side; and codes,

@@ -228,8 +228,8 @@ LRAM_API lram_status lram_state_load(lram_state *state, const float *values, siz
 typedef struct lram_inputs {
   const void *observation;   /* float or uint8_t (batch, observation_size) */
   const float *return_to_go; /* (batch), divided by reward_scale */
-  const float *reward;       /* (batch); feedback OBSERVED: reward of the previous step / reward_scale; NONE: 0 */
-  const float *is_first;     /* (batch), 1 where the row starts an episode (its reward is not looked at), else 0 */
+  const float *reward;       /* (batch), finite; OBSERVED: reward of the previous step / reward_scale; NONE: 0 */
+  const float *is_first;     /* (batch), 1 where the row starts an episode (its reward is not used), else 0 */
 } lram_inputs;
 
 /* What comes out; all arrays are the caller's, are written at the end of a step that succeeds, and must not overlap
