@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
+from lram_export.onnx_branches import select_in_branches
 from lram_export.onnx_forms import form_of
 from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
 from lram_export.onnx_quantization import MICROSOFT, quantize_onnx
@@ -23,6 +24,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     import torch
 
     model = build_onnx(policy)
+    select_in_branches(model, policy.spec)
     if policy.quantization is None:
         files = save_onnx(model, directory, policy.spec)
     else:

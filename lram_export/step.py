@@ -280,18 +280,19 @@ def mlstm_chunk(
     log_a = sums[..., :tokens] + m[..., None]
     log_D = sums[..., tokens:].unflatten(-1, (tokens, tokens)) + i[..., None, :] + future
     m_t = torch.maximum(log_a, log_D.amax(dim=-1))
-    # a row that starts an episode forgets C whatever it holds
-    a = torch.where(first[:, None, None], 0.0, torch.exp(log_a - m_t))[..., None]
+    a = torch.exp(log_a - m_t)[..., None]
     D = torch.exp(log_D - m_t[..., None])
 
     weights = (q @ k.transpose(-1, -2)) * D
-    numerator = a * (q @ C) + weights @ v
+    # a row that starts an episode forgets C whatever it holds: 0 times NaN would be NaN
+    forgets = first[:, None, None, None]
+    numerator = torch.where(forgets, 0.0, a * (q @ C)) + weights @ v
     normalizer = a * (q @ n[..., None]) + weights.sum(dim=-1, keepdim=True)
     h = numerator / (torch.maximum(normalizer.abs(), torch.exp(-m_t)[..., None]) + 1e-6)
 
     decay = a[..., -1, :]
     weighted_k = k * D[..., -1, :, None]
-    next_C = decay[..., None] * C + weighted_k.transpose(-1, -2) @ v
+    next_C = torch.where(forgets, 0.0, decay[..., None] * C) + weighted_k.transpose(-1, -2) @ v
     next_n = decay * n + weighted_k.sum(dim=-2)
     return h, next_C, next_n, m_t[..., -1]
 

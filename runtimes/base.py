@@ -33,9 +33,6 @@ class BaseRuntime(ABC):
 
     in_place = True
     """Whether a step overwrites the state it starts from."""
-    selects = True
-    """Whether a step by itself forgets NaN where an episode starts. A graph that multiplies by 0 does not, and to
-    select takes another pass over the largest part of the state; then rows are restarted in front of the step."""
 
     def __init__(self, spec: StepSpec, inputs: StepInputs | None = None) -> None:
         self.spec = spec
@@ -79,8 +76,6 @@ class BaseRuntime(ABC):
             self._check_state_is_there()
             self._inputs.fill(observation, return_to_go, reward, is_first)
             try:
-                if self._inputs.starting and not self.selects:
-                    self._restart(self._inputs.starting)
                 output = self._step()
             except LramError:
                 raise

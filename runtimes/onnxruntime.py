@@ -26,7 +26,6 @@ class OnnxRuntime(BaseRuntime):
     """The step graph in an ONNX Runtime session on the CPU."""
 
     in_place = False
-    selects = False
 
     def __init__(self, session: Any, spec: StepSpec) -> None:
         super().__init__(spec)

@@ -38,8 +38,6 @@ class CompiledModel:
 class OpenvinoRuntime(BaseRuntime):
     """The stateful step graph in one inference request; inputs and outputs are bound once."""
 
-    selects = False
-
     def __init__(self, compiled: CompiledModel, spec: StepSpec) -> None:
         super().__init__(spec)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))

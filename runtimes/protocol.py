@@ -128,8 +128,6 @@ class StepInputs:
         self._specs = spec.inputs
         self.arrays = tuple(np.zeros(t.shape, t.dtype) for t in spec.inputs) if arrays is None else tuple(arrays)
         self._signatures = tuple((a.shape, a.dtype) for a in self.arrays)
-        self.starting: list[int] = []
-        """Rows that start an episode with the step that was filled in last."""
 
     def fill(self, *values: NDArray[np.generic]) -> None:
         """Check all inputs, then copy them in; raises ValueError before anything has changed."""
@@ -145,7 +143,6 @@ class StepInputs:
             raise ValueError(f"is_first: expected 0 or 1, got {is_first}")
         for array, value in zip(self.arrays, plain, strict=True):
             np.copyto(array, value, casting="no")
-        self.starting = [row for row, value in enumerate(is_first) if value]
 
 
 def check_state(spec: StepSpec, state: Mapping[str, NDArray[np.float32]]) -> None:

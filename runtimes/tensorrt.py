@@ -31,7 +31,6 @@ class TensorrtRuntime(BaseRuntime):
     """The step graph as an engine on the GPU."""
 
     in_place = False
-    selects = False
 
     def __init__(self, engine: Any, spec: StepSpec) -> None:
         """Allocate everything a step needs and capture its graphs; raises CudaError or LramError, and frees it."""

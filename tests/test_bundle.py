@@ -94,6 +94,17 @@ class TestOnnx:
         properties = {p.key: p.value for p in model.metadata_props}
         assert json.loads(properties["lram.state_initial"]) == {"default": 0.0, "state.1.m": -1e30}
 
+    def test_memory_is_selected_in_a_branch_that_other_steps_do_not_take(self, exported: ExportFunction) -> None:
+        model = onnx.load(exported("state_ms") / "onnxruntime" / "model.onnx", load_external_data=False)
+        memories = [value.name for value in model.graph.input if value.name.endswith(".C")]
+        branches = [node for node in model.graph.node if node.op_type == "If"]
+        assert len(branches) == len(memories) > 0
+        for memory, branch in zip(memories, branches, strict=True):
+            assert [node.op_type for node in model.graph.node if memory in node.input] == ["MatMul"]
+            inside = {a.name: [(n.op_type, memory in n.input) for n in a.g.node] for a in branch.attribute}
+            assert inside["then_branch"] == [("Mul", True), ("Where", False)]
+            assert inside["else_branch"] == [("Mul", True)]
+
     def test_the_image_encoder_is_in_the_graph_and_unused_weights_are_not(self, exported: ExportFunction) -> None:
         image = onnx.load(exported("image_m") / "onnxruntime" / "model.onnx", load_external_data=False)
         state = onnx.load(exported("state_m") / "onnxruntime" / "model.onnx", load_external_data=False)

@@ -183,6 +183,22 @@ class TestNotFinite:
         for name, value in policy.runtime.state().items():
             np.testing.assert_array_equal(value, after[name])
 
+    def test_nan_in_one_row_survives_neither_there_nor_elsewhere(self, policy: Policy, target: str) -> None:
+        """To say nothing of the graph: at the steps of other rows, none is restarted."""
+        zero, one = np.zeros(BATCH, np.float32), np.ones(BATCH, np.float32)
+        runtime: Any = policy.runtime
+        runtime.step(OBSERVATION, one, zero, one)
+        before, second = runtime.state(), np.eye(BATCH, dtype=np.float32)[1]
+        expected = runtime.step(OBSERVATION, one, zero, second).action_logits.copy()
+        for value in before.values():
+            value[1] = np.nan
+        if target == "native":
+            with pytest.raises(ValueError, match="finite"):  # no other way leads to such a state
+                runtime._load(before)
+            return
+        runtime._load(before)
+        np.testing.assert_array_equal(runtime.step(OBSERVATION, one, zero, second).action_logits, expected)
+
     def test_a_step_with_results_that_are_not_finite_is_an_error_and_not_an_action(
         self, policy: Policy, target: str
     ) -> None:
