@@ -156,7 +156,7 @@ class TestBadRecordings:
             ({"observation": lambda a: np.where(a == a[5], np.nan, a)}, "observation: expected finite values, got nan"),
             ({"reward": lambda a: None}, "reward: missing; make the file with lram-export record"),
             ({"is_first": lambda a: a * 0}, "is_first: expected 0 or 1, and 1 at step 0"),
-            ({name: lambda a: a[:40] for name in ("observation", "return_to_go", "reward", "is_first")},
+            ({name: lambda a: a[:40] for name in ("observation", "return_to_go", "reward", "is_first", "environment")},
              "--calibration: 40 steps to calibrate on, at least 128 are needed (head has 128 inputs"),
         ],
     )  # fmt: skip
