@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 
-from lram_export.errors import TargetNotInstalledError, UsageError
+from lram_export.errors import TargetNotInstalledError, UsageError, describe
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class TargetModule:
     ``packages`` are import names the module needs, ``a|b`` where one of several will do; ``extra`` is the extra of
     lram-export that brings them; ``precisions`` (exporters only) are those it can compile. ``reads_quantized``
     (runtimes only): whether it reads the bundle's quantized matrices, or has all weights in files of its own.
+    ``compiled``: the package is lram-export's own, and was compiled when that was installed, or left out.
     """
 
     module: str
@@ -26,6 +27,7 @@ class TargetModule:
     extra: str
     precisions: tuple[str, ...] = ("fp32",)
     reads_quantized: bool = True
+    compiled: bool = False
 
     def missing(self) -> str | None:
         """The first package that is not installed, or None."""
@@ -33,6 +35,30 @@ class TargetModule:
             if not any(map(_installed, package.split("|"))):
                 return package.replace("|", " or ")
         return None
+
+    @property
+    def install(self) -> str:
+        """The command that brings what is missing; what is compiled needs a compiler as well."""
+        return COMPILE_AGAIN if self.compiled else f"pip install 'lram-export[{self.extra}]'"
+
+    def load(self, target: str) -> ModuleType:
+        """Import the module; raises TargetNotInstalledError, which says why that fails and what to do."""
+        missing = self.missing()
+        if missing is not None and self.compiled:
+            raise TargetNotInstalledError(
+                f"target '{target}' needs an engine that could not be compiled when lram-export was installed. Install "
+                f"a C++17 compiler (on Debian: apt-get install g++), then compile it: {self.install} (its log says "
+                f"what else is wrong)"
+            )
+        if missing is not None:
+            raise TargetNotInstalledError.of(target, missing, self.extra)
+        try:
+            return import_module(self.module)
+        except (ImportError, OSError) as error:  # for example a library that was compiled for another system
+            raise TargetNotInstalledError(
+                f"target '{target}' is installed, but does not load ({describe(error)}). "
+                f"Install it anew: {self.install}"
+            ) from None
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that are installed."""
@@ -45,6 +71,8 @@ class TargetModule:
         return found
 
 
+COMPILE_AGAIN = "pip install -v --no-cache-dir --force-reinstall --no-deps lram-export"
+"""Without pip's own copy of what it built before, in which the engine may be missing."""
 _DISTRIBUTIONS = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 """Names under which packages are published, where they are not those under which they are imported."""
 
@@ -61,12 +89,8 @@ def load_target(registry: Mapping[str, TargetModule], target: str) -> ModuleType
 
     Raises:
         UsageError: unknown target, with the list.
-        TargetNotInstalledError: a package is missing, with the pip command.
+        TargetNotInstalledError: a package is missing, or does not load, with the pip command.
     """
     if target not in registry:
         raise UsageError(f"--target: unknown target '{target}'; known: {', '.join(registry)}")
-    entry = registry[target]
-    missing = entry.missing()
-    if missing is not None:
-        raise TargetNotInstalledError.of(target, missing, entry.extra)
-    return import_module(entry.module)
+    return registry[target].load(target)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from lram_export.errors import TargetNotInstalledError
 from lram_export.registry import TargetModule, load_target
 from lram_export.runtimes.protocol import LoadedArtifact, Runtime, StepOutput
 
@@ -37,7 +38,9 @@ RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
     "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino", reads_quantized=False),
-    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native", reads_quantized=False),
+    "native": TargetModule(
+        "lram_export.runtimes.native", ("lram_export._native",), "native", reads_quantized=False, compiled=True
+    ),
     "tensorrt": TargetModule(
         "lram_export.runtimes.tensorrt",
         ("tensorrt|tensorrt_rtx", "cuda.bindings"),
@@ -66,9 +69,12 @@ def unavailable(target: str, artifact: LoadedArtifact | None = None) -> str | No
     if entry is None:
         return f"this lram-export knows no target '{target}'"
     missing = entry.missing()
-    if missing is not None:
+    if missing is not None and not entry.compiled:
         return f"the package '{missing}' is not installed"
-    check = getattr(import_module(entry.module), "unavailable", None)
+    try:
+        check = getattr(entry.load(target), "unavailable", None)
+    except TargetNotInstalledError as error:
+        return str(error)
     reason: str | None = check(artifact) if check is not None else None
     return reason
 

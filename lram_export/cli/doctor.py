@@ -25,6 +25,7 @@ from lram_export.machine import (
     usable_cores,
 )
 from lram_export.presets import PRESETS, preset_config
+from lram_export.registry import TargetModule
 from lram_export.tvm.platforms import PLATFORMS, unmet
 
 
@@ -41,7 +42,7 @@ def doctor(as_json: bool) -> None:
             "why_not": unavailable(name),
             "exports": EXPORTERS[name].missing() is None,
             "versions": {**EXPORTERS[name].versions(), **runtime.versions()},
-            "install": f"pip install 'lram-export[{runtime.extra}]'",
+            "install": runtime.install,
         }
         for name, runtime in RUNTIMES.items()
     }
@@ -79,11 +80,16 @@ def doctor(as_json: bool) -> None:
             "yes" if facts["runs"] else "no",
             "yes" if facts["exports"] else "no",
             ", ".join(f"{k} {v}" for k, v in facts["versions"].items()) or "-",
-            "" if facts["runs"] else str(facts["install"] if RUNTIMES[name].missing() else facts["why_not"]),
+            "" if facts["runs"] else str(facts["why_not"] if _says_how(RUNTIMES[name]) else facts["install"]),
         ]
         for name, facts in targets.items()
     ]
     print_table("targets", ["target", "runs", "exports", "versions", "what is missing"], rows)
+
+
+def _says_how(runtime: TargetModule) -> bool:
+    """Whether the reason why a target does not run also says what to do; else that is to install a package."""
+    return runtime.compiled or runtime.missing() is None
 
 
 def _default_threads() -> dict[str, int]:

@@ -18,7 +18,9 @@ extern const Kernels kernels_plain;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx512vnni;
 extern const Kernels kernels_avx512;
+#if defined(LRAM_AVX2VNNI)  // the compiler knows it
 extern const Kernels kernels_avx2vnni;
+#endif
 extern const Kernels kernels_avx2;
 #elif defined(__aarch64__)
 extern const Kernels kernels_neondot;
@@ -34,12 +36,13 @@ bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1U << 29)) != 0;
 }
-bool has_avxvnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1U << 4)) != 0;
-}
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
-bool has_avx2vnni() { return has_avx2() && has_avxvnni(); }
+#if defined(LRAM_AVX2VNNI)
+bool has_avx2vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1U << 4)) != 0;
+}
+#endif
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -54,7 +57,9 @@ const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {&kernels_avx512vnni, has_avx512vnni},
     {&kernels_avx512, has_avx512},
+#if defined(LRAM_AVX2VNNI)
     {&kernels_avx2vnni, has_avx2vnni},
+#endif
     {&kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
     {&kernels_neondot, has_neondot},

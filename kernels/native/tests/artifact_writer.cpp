@@ -114,7 +114,6 @@ class Writer {
 
 constexpr int kObservation = 20;
 constexpr int kLargeObservation = 1024;
-constexpr int kImage = 12;
 constexpr int kSlice = 64;
 constexpr int kSlices = 2;
 
@@ -166,7 +165,8 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
       w.plain(TensorId::image_bias, i, channels, 0.1F);
       channels_in = channels;
     }
-    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, 32 * 2 * 2);
+    const int pooled = (s.image + 7) / 8;
+    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, 32 * pooled * pooled);
   } else {
     const int size = s.large_observation ? kLargeObservation : kObservation;
     w.tiled(TensorId::embed_observation, 0, 1, s.hidden, size, s.large_observation);
@@ -195,7 +195,7 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   h.observation = s.images ? LRAM_IMAGE : LRAM_VECTOR;
   h.observation_dim = number(s.large_observation ? kLargeObservation : kObservation);
   h.image_channels = 3;
-  h.image_height = h.image_width = kImage;
+  h.image_height = h.image_width = number(s.image);
   h.action = s.discrete ? LRAM_DISCRETE : LRAM_CONTINUOUS;
   h.action_dim = number(actions);
   h.action_tokens = number(tokens);

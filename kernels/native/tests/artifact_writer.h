@@ -18,6 +18,7 @@ struct Shape {
   lram::Layout layout = lram::Layout::tiled_float32;  // of the large matrices
   int planes = 2;
   bool images = false;
+  int image = 12;  // height and width
   bool discrete = false;
   bool large_observation = false;  // its encoder counts among the large matrices
   std::string name =

@@ -115,6 +115,26 @@ TEST(a_state_larger_than_memory_is_refused) {
   }
 }
 
+TEST(sums_of_codes_that_do_not_fit_are_refused) {
+  Shape shape;
+  shape.images = true;
+  shape.hidden = shape.inner = 16;
+  shape.blocks = shape.heads = 1;
+  shape.slstm_at = {};
+  shape.layout = lram::Layout::tiled_int8;
+  shape.image = 512;
+  const TemporaryFile largest(make_artifact(shape));
+  open_model(largest, "");
+  shape.image = 520;
+  CHECK(try_open(make_artifact(shape)) == LRAM_ERROR_ARTIFACT);
+  CHECK(told("of block 0: expected at most 133144 columns of 8-bit codes, whose sums fit 32 bits, got 135200"));
+  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int4}) {  // these add otherwise
+    shape.layout = layout;
+    const TemporaryFile file(make_artifact(shape));
+    open_model(file, "");
+  }
+}
+
 TEST(options_that_make_no_sense_are_refused) {
   const TemporaryFile file(make_artifact({}));
   lram_options options;
