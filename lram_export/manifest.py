@@ -348,7 +348,7 @@ def _quantization(entry: Fields, version: int) -> QuantizationEntry:
     for i, digest in enumerate(calibration):
         if not isinstance(digest, str) or not re.fullmatch(SHA256, digest):
             raise ValueError(f"quantization.calibration[{i}]: expected 64 hexadecimal digits, got {shown(digest)}")
-    return QuantizationEntry(
+    quantization = QuantizationEntry(
         method=entry.text("method", choices=METHODS),
         file=file,
         matrices=tuple(_matrix(Fields.of(m, f"quantization.matrices[{i}]")) for i, m in enumerate(matrices)),
@@ -357,6 +357,18 @@ def _quantization(entry: Fields, version: int) -> QuantizationEntry:
         reference_cost=None if version < 3 else _cost(entry, "reference_cost"),
         auto=None if entry.get("auto") is None else entry.fields("auto").data,
     )
+    if version >= 3:
+        _check_cost(quantization)
+    return quantization
+
+
+def _check_cost(entry: QuantizationEntry) -> None:
+    """Raise ValueError unless the cost over the recorded steps is stated once: what `verify --checkpoint` asks for."""
+    if entry.recorded_cost is None:
+        missing = "cost" if entry.cost is None else "reference_cost"
+        raise ValueError(f"quantization.{missing}: expected the cost over the recorded steps, got none")
+    if entry.cost is None or (entry.recorded_cost is entry.cost and entry.reference_cost is not None):
+        raise ValueError("quantization.cost: expected a cost over episodes beside reference_cost, got another")
 
 
 def _cost(entry: Fields, name: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lram_export import Bundle
 from lram_export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lram_export.codes import check_codes
-from lram_export.errors import ParityError, UsageError
+from lram_export.errors import BundleError, ParityError, UsageError
 from lram_export.evaluation import reference_policy
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.model import ReferenceModel, oracle_threads
@@ -249,3 +249,24 @@ class TestCost:
         assert (result.codes, result.computation, result.cost) == (True, True, False)
         (line,) = result.recorded.cost.failures()  # type: ignore[union-attr]
         assert line.startswith("relative_error is ") and "the manifest states" in line
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"cost": None}, r"quantization\.cost: expected the cost over the recorded steps, got none"),
+            ({"measured_on": "episodes"}, r"quantization\.reference_cost: expected the cost over the recorded steps"),
+            ({"reference_cost": "cost"}, r"quantization\.cost: expected a cost over episodes beside reference_cost"),
+        ],
+    )
+    def test_a_cost_that_nobody_could_measure_again_is_refused(
+        self, int8: Path, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        def alter(document: dict[str, Any]) -> None:
+            entry = document["quantization"]
+            if "measured_on" in change:
+                entry["cost"]["measured_on"] = change["measured_on"]
+            else:
+                entry.update({name: value and dict(entry[value]) for name, value in change.items()})
+
+        with pytest.raises(BundleError, match=message):
+            Bundle.open(altered(int8, tmp_path, manifest=alter))
