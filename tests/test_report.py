@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -444,6 +445,12 @@ class TestSigned:
 
 
 class TestMissing:
+    def test_times_that_are_not_to_be_relied_on_are_said_to_be_so(self, bundle: Path) -> None:
+        report = collect(Bundle.open(bundle), options=ReportOptions(measure=False))
+        busy = dataclasses.replace(report, doubts=("others used 2.0 of 2 CPUs", "windows differ"))
+        assert "not to be relied on" not in render(report)
+        assert "Times here are not to be relied on: others used 2.0 of 2 CPUs; windows differ." in render(busy)
+
     def test_a_bundle_that_was_never_verified_or_timed_says_so(self, bundle: Path, tmp_path: Path) -> None:
         unverified = tmp_path / "unverified.lram"
         shutil.copytree(bundle, unverified)

@@ -145,7 +145,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page shows. ``compared`` says what the errors were measured over."""
+    """Everything the page shows.
+
+    ``compared`` says what the errors were measured over, ``doubts`` why times are not to be relied on.
+    """
 
     bundle: Bundle
     rows: tuple[Row, ...]
@@ -154,6 +157,7 @@ class Report:
     bandwidth: float | None
     cpu: str
     created: str
+    doubts: tuple[str, ...] = ()
 
 
 def collect(
@@ -193,11 +197,12 @@ def collect(
             )
     if options.measure:
         rows = _with_errors(bundles, rows, options, checkpoint, progress)
-    bandwidth = None
+    bandwidth: float | None = None
+    doubts: tuple[str, ...] = ()
     if options.measure and options.time:
-        rows, bandwidth = _with_times(rows, options, progress)
+        rows, bandwidth, doubts = _with_times(rows, options, progress)
     compared = "nothing: the targets were not run for this report" if not options.measure else _over(rows, checkpoint)
-    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now())
+    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now(), doubts)
 
 
 def _why_not_run(bundle: Bundle, target: str, options: ReportOptions) -> str | None:
@@ -413,14 +418,17 @@ def state_norm(runtime: Runtime) -> float:
     return float(np.sqrt(sum(float(np.square(v, dtype=np.float64).sum()) for v in memory)))
 
 
-def _with_times(rows: list[Row], options: ReportOptions, progress: Progress) -> tuple[list[Row], float | None]:
+def _with_times(
+    rows: list[Row], options: ReportOptions, progress: Progress
+) -> tuple[list[Row], float | None, tuple[str, ...]]:
+    """Rows with their times, the read bandwidth, and why neither is to be relied on."""
     contenders = {
         row.label: Contender(row.label, Bundle.open(row.bundle), row.entry.target)
         for row in rows
         if row.why_not_run is None
     }
     if not contenders:
-        return rows, None
+        return rows, None, ()
     reasons: dict[str, str] = {}
 
     def fail(contender: Contender, error: LramError) -> None:
@@ -434,4 +442,4 @@ def _with_times(rows: list[Row], options: ReportOptions, progress: Progress) -> 
     for row in rows:
         timing, seconds = measured.get(row.label, (None, None))
         filled.append(dataclasses.replace(row, timing=timing, seconds=seconds, why_not_timed=reasons.get(row.label)))
-    return filled, report.bandwidth
+    return filled, report.bandwidth, report.warnings

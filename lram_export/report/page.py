@@ -85,6 +85,8 @@ def _verdict(report: Report) -> list[dict[str, str]]:
         # green is for a page on which nothing is wrong
         kind = "plain" if any(line["kind"] == "bad" for line in lines) else "good"
         lines.append({"kind": kind, "text": _good(report, good)})
+    if report.doubts:
+        lines.append({"kind": "open", "text": f"Times here are not to be relied on: {'; '.join(report.doubts)}."})
     if all(row.timing is None for row in own):
         lines.append({"kind": "open", "text": "Never timed for this report, so it says nothing about speed."})
     return lines
