@@ -44,7 +44,10 @@ class NativeRuntime(BaseRuntime):
 
     def _save(self) -> State:
         values = np.empty(self._episodes.size, np.float32)
-        self._episodes.save(values)
+        try:
+            self._episodes.save(values)
+        except OverflowError as error:
+            raise StepError(str(error)) from None
         found, start = {}, 0
         for tensor in self.spec.states:
             found[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape)

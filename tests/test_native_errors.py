@@ -282,6 +282,8 @@ class TestState:
                 runtime.step(*inputs(observation, 0))
             with pytest.raises(StepError, match="row 0 was lost in an earlier step; reset it, load one, or start"):
                 runtime.step(*inputs(observation, 0))
+            with pytest.raises(StepError, match="row 0 was lost in an earlier step"):
+                runtime.state()
             np.testing.assert_array_equal(runtime._outputs.action, action)
             for first in (1, 0, 0):
                 expected = fresh.runtime.step(*inputs(observation, first))

@@ -207,7 +207,8 @@ LRAM_API lram_status lram_state_reset(lram_state *state, const int *rows, size_t
  * values  room for `count` floats, the caller's.
  * count   batch * state_size; anything else is LRAM_ERROR_STATE.
  *
- * Saved states of one bundle fit every target. Fails with ARGUMENT and STATE. */
+ * Saved states of one bundle fit every target. Fails with ARGUMENT and STATE, and with OVERFLOW where a row was lost in
+ * a step (see lram_step). */
 LRAM_API lram_status lram_state_save(const lram_state *state, float *values, size_t count);
 
 /* Continues from a saved state, of this or any other target.
@@ -247,10 +248,10 @@ typedef struct lram_outputs {
  * control loop that gets an error holds its last action; the state is as it was.
  *
  * One exception: if the logits of a row are not finite in spite of these checks, that is OVERFLOW, too, and no output
- * is written, but the row's state is lost, while the others have made their step. Every further step is refused with
- * OVERFLOW and a text that says so, until the row is reset, a state is loaded, or is_first is 1 in it. Inputs do not
- * bring a policy there: what a step adds to a state is bounded by its weights. Damaged weights do, or a state that no
- * run produced. */
+ * is written, but the row's state is lost, while the others have made their step. Every further step or save is refused
+ * with OVERFLOW and a text that says so, until the row is reset, a state is loaded, or is_first is 1 in it. Inputs do
+ * not bring a policy there: what a step adds to a state is bounded by its weights. Damaged weights do, or a state that
+ * no run produced. */
 LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, const lram_outputs *outputs);
 
 #ifdef __cplusplus

@@ -169,6 +169,13 @@ void State::for_each_lazy_cell(Work work) const {
            cell);
 }
 
+void State::require(const float* is_first) const {
+  for (int row = 0; row < batch_; ++row)
+    if (lost(row) && (is_first == nullptr || is_first[row] == 0))
+      throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(row) +
+                                           " was lost in an earlier step; reset it, load one, or start an episode");
+}
+
 void State::reset(int row) {
   set_lost(row, false);
   for (const StateTensor& tensor : tensors_)
@@ -180,6 +187,7 @@ void State::reset(int row) {
 }
 
 void State::save(float* values) const {
+  require(nullptr);
   const int width = model_.sizes().head_width;
   const auto matrix = static_cast<std::size_t>(width) * static_cast<std::size_t>(width);
   std::vector<float*> matrices;

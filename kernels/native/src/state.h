@@ -90,6 +90,8 @@ class State {
 
   // Rows whose step came to what is no number; reset and load make them whole.
   bool lost(int row) const { return lost_[static_cast<std::size_t>(row)]; }
+  // Throws Error naming the first row that is lost and not about to start an episode; is_first: (batch) or null.
+  void require(const float* is_first) const;
   void set_lost(int row, bool lost) { lost_[static_cast<std::size_t>(row)] = lost; }
 
   // The recurrent memory as it is, for tests that need to spoil it.

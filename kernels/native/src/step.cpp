@@ -207,10 +207,7 @@ void check_inputs(const State& state, const lram_inputs& inputs, const lram_outp
     if (inputs.is_first[row] != 0 && inputs.is_first[row] != 1)
       throw Error(LRAM_ERROR_INPUT, "is_first: expected 0 or 1, got " + shown(inputs.is_first[row]) + " at element " +
                                         std::to_string(row));
-  for (int row = 0; row < state.batch(); ++row)
-    if (state.lost(row) && inputs.is_first[row] == 0)
-      throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(row) +
-                                           " was lost in an earlier step; reset it, load one, or start an episode");
+  state.require(inputs.is_first);
 }
 
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {

@@ -174,6 +174,7 @@ TEST(an_episode_that_starts_forgets_what_is_no_number) {
 
 TEST(a_lost_row_is_refused_until_it_starts_anew) {
   for_each_kind([](const ModelPointer& model) {
+    const std::vector<float> whole = Loop(model).driver.save();
     const auto lost = [&](Loop& loop) {  // row 1
       const auto& state = reinterpret_cast<const lram::State&>(*loop.driver.state);
       const lram::StateTensor& y_or_n = state.tensors()[2];
@@ -186,8 +187,11 @@ TEST(a_lost_row_is_refused_until_it_starts_anew) {
         CHECK(told("state: row 1 was lost in an earlier step; reset it, load one, or start an episode"));
         CHECK(bytes_of(loop.driver.state.get()) == before);
       }
+      std::vector<float> saved(whole.size(), 1.0F);
+      CHECK(lram_state_save(loop.driver.state.get(), saved.data(), saved.size()) == LRAM_ERROR_OVERFLOW);
+      CHECK(told("state: row 1 was lost in an earlier step; reset it, load one, or start an episode"));
+      CHECK(saved == std::vector<float>(whole.size(), 1.0F));
     };
-    const std::vector<float> whole = Loop(model).driver.save();
     {
       Loop loop(model);
       lost(loop);
