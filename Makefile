@@ -23,7 +23,7 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)   ## all tests that belong to every change
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not environment and not large and not precisions'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not environment and not large and not precisions'
 
 # The native engine by itself. Its tests need a C++ compiler; cmake, ctest and the recorded steps come from the environment.
 NATIVE := kernels/native

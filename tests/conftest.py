@@ -29,6 +29,15 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file share what they export, so one process runs them all; but the pages of the documentation,
+    which take longest and share nothing, one by one, when either process is free."""
+    for item in items:
+        page = item.name if item.name.startswith("test_the_page_runs") else ""
+        item.add_marker(pytest.mark.xdist_group(item.path.stem + page))
+
+
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_NAMES = ("state_m", "state_ms", "image_m")
 SEMANTICS = {"none": "cached", "observed": "observed"}
