@@ -126,9 +126,12 @@ class TestRecord:
         ("arguments", "words"),
         [
             ([], "--env, --observations: give one of them"),
-            (["--env", "gym/x", "--observations", "x.npz"], "--env, --observations: give one of them"),
-            (["--observations", "x.npz", "--seed", "3"], "only with --env"),
-            (["--observations", "nowhere.npz"], "nowhere.npz: not a readable .npz file"),
+            (["--env", "gym/x", "--observations", str(TRAINED)], "--env, --observations: give one of them"),
+            (["--observations", str(TRAINED), "--seed", "3"], "only with --env"),
+            (
+                ["--observations", "nowhere.npz"],
+                "Invalid value for '--observations': File 'nowhere.npz' does not exist",
+            ),
             (["--env", "metaworld/fly-v3"], "unknown environment"),
         ],
     )
@@ -174,10 +177,13 @@ class TestBadRecordings:
         [
             (["--precision", "auto"], "--precision auto: needs --calibration"),
             (["--precision", "w8a8"], "--precision w8a8: needs --calibration"),
-            (["--precision", "bf16", "--calibration", "x.npz"], "nothing to calibrate at bf16"),
+            (["--precision", "bf16", "--calibration", str(TRAINED)], "nothing to calibrate at bf16"),
             (["--precision", "int8", "--max-disagreement", "1%"], "--max-disagreement: only with --precision auto"),
             (["--precision", "auto", "--max-disagreement", "much"], "expected a share like 0.5% or 0.005, got 'much'"),
-            (["--precision", "w8a8", "--calibration", "x.npz", "--target", "openvino"], "'openvino' cannot run w8a8"),
+            (
+                ["--precision", "w8a8", "--calibration", str(TRAINED), "--target", "openvino"],
+                "'openvino' cannot run w8a8",
+            ),
         ],
     )
     def test_options_that_do_not_go_together(self, tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -473,7 +479,9 @@ class TestRollouts:
         judged = sum(len(g["alone"]) for g in choice["groups"]) + len(choice["tried"]) + len(choice["failed"]) + 1
         assert rolled_out == [300] * (2 + judged)
 
-    def test_an_export_with_a_recording_records_the_reference_once(self, short_recording: Path, tmp_path: Path) -> None:
+    def test_an_export_with_a_recording_records_and_measures_what_it_states_and_no_more(
+        self, short_recording: Path, tmp_path: Path
+    ) -> None:
         stages: list[str] = []
 
         class Listed:
@@ -486,7 +494,8 @@ class TestRollouts:
         options = ExportOptions(targets=("pytorch",), reference_steps=5, quantization=precision, report=False)
         task = resolve_task("metaworld/reach-v2")
         export_bundle(load_checkpoint(TRAINED), task, tmp_path / "policy.lram", options, Listed())
-        assert stages.count("recording reference steps") == stages.count("measuring the cost") == 1
+        assert stages.count("recording reference steps") == 2  # with the codes, and in float32 to state their cost
+        assert stages.count("measuring the cost") == 1  # over the episodes
 
 
 def test_images_are_calibrated_too(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Interrupting:
         if name == WHEN:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupting())
-sys.argv = ["lram-export", "inspect", "nothing"]
+sys.argv = ["lram-export", "inspect", CHECKPOINT]
 main()
 """
 
@@ -35,7 +35,7 @@ main()
 class TestSignals:
     @pytest.mark.parametrize("module", ["lram_export.cli", "click", "lram_export.cli.inspect", "numpy"])
     def test_an_interrupt_during_an_import_is_one_line(self, module: str) -> None:
-        program = INTERRUPTED_BY_IMPORT.replace("WHEN", repr(module))
+        program = INTERRUPTED_BY_IMPORT.replace("WHEN", repr(module)).replace("CHECKPOINT", repr(str(STATE_M)))
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "error: interrupted")
 
@@ -86,7 +86,7 @@ def _exporting(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-PRINTING = {"help": ("--help",), "table": ("inspect", STATE_M), "json": ("inspect", STATE_M, "--json")}
+PRINTING = {"help": ("--help",), "table": ("inspect", STATE_M, "-q"), "json": ("inspect", STATE_M, "--json", "-q")}
 
 
 class TestStreams:

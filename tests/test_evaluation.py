@@ -212,7 +212,7 @@ class TestFailures:
             (["--env", f"gym/{LINE}", "--checkpoint", "nowhere.zip"], "nowhere.zip: no such checkpoint"),
             (["--env", f"gym/{LINE}", "--no-reference", "--checkpoint", "x"], "contradicts --checkpoint"),
             (["--env", f"gym/{LINE}", "--config", "x.yaml"], "only with --checkpoint"),
-            (["--env", f"gym/{LINE}", "--video", "film.avi"], "ends in .gif or .mp4"),
+            (["--env", f"gym/{LINE}", "--video", "film.avi"], "expected a name that ends with .gif or .mp4"),
             (["--env", f"gym/{LINE}", "--video", "nowhere/film.gif"], "does not exist"),
         ],
     )

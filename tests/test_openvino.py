@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lram_export.runtimes import openvino as runtime
 from lram_export.verify import load_bundle_reference
 
 from .conftest import ExportFunction, fail, load_golden, succeed
+from .tamper.bundles import seal
 
 STEPS = 8
 
@@ -67,11 +69,13 @@ class TestModel:
         with load_policy(bundle, "openvino") as policy:
             assert (policy.state()["state.1.m"] == np.float32(-1e30)).all()
 
-    def test_a_model_that_openvino_refuses_is_named(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(runtime, "MODEL_FILE", "model.bin")
-        monkeypatch.setenv(FOLDER_VARIABLE, "")
-        code, line = fail("run", bundle, "--observations", "x.npz", "-o", "y.npz")
-        assert code == 1 and "model.bin: OpenVINO cannot load it on CPU: Unable to read the model" in line
+    def test_a_model_that_openvino_refuses_is_named(self, bundle: Path, tmp_path: Path) -> None:
+        odd = Path(shutil.copytree(bundle, tmp_path / "odd.lram"))
+        model = odd / "openvino" / runtime.MODEL_FILE
+        model.write_text(model.read_text().replace('type="MatMul"', 'type="Nothing"'))
+        seal(odd)
+        code, line = fail("verify", odd, "--target", "openvino")
+        assert code == 1 and "model.xml: OpenVINO cannot load it on CPU" in line and "Nothing" in line
 
 
 class TestDevice:
@@ -93,7 +97,11 @@ class TestCache:
     ) -> None:
         first = logits(bundle)
         assert len(list(empty_cache.glob("openvino/*.bin"))) == 1
-        monkeypatch.setattr(runtime, "MODEL_FILE", "not to be read")
+
+        def compile_model(*_: object) -> None:
+            raise AssertionError("compiled again")
+
+        monkeypatch.setattr(ov.Core, "compile_model", compile_model)
         np.testing.assert_array_equal(logits(bundle), first)
 
     def test_a_damaged_file_is_compiled_again(self, bundle: Path, empty_cache: Path) -> None:

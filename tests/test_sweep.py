@@ -80,7 +80,10 @@ def copy(swept: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
 
 
 def arguments(folder: Path, *options: str | Path) -> list[str | Path]:
-    return ["sweep", STATE_M, "-o", folder, *TASK, *GRID, *options]
+    """The command with the task and the grid, where the options do not say otherwise."""
+    usual = [*TASK, *GRID]
+    pairs = [pair for pair in zip(usual[::2], usual[1::2], strict=True) if pair[0] not in options]
+    return ["sweep", STATE_M, "-o", folder, *(part for pair in pairs for part in pair), *options]
 
 
 def run(folder: Path, *options: str | Path) -> dict[str, Any]:
@@ -232,7 +235,7 @@ class TestResume:
         other = [a if a != STATE_M else GOLDEN / "state_ms" / "model.zip" for a in arguments(copy)]
         code, line = fail(*other)
         assert code == 2 and "is a sweep of another checkpoint" in line and "--force" in line
-        code, line = fail(*arguments(copy), "--target-return", "11")
+        code, line = fail(*arguments(copy, "--target-return", "11"))
         assert code == 2 and "is a sweep of another task" in line
         assert inodes(copy) == before
 
@@ -330,8 +333,8 @@ class TestWrongUse:
             (("--precisions", "int3"), "--precisions: expected some of fp32, fp16, bf16, int8, int4, w8a8, got 'int3'"),
             (("--targets", "native", "--precisions", "fp16"), "no cell of this grid is possible: native runs fp32"),
             (("--precisions", "w8a8"), "no cell of this grid is possible: w8a8 needs --calibration"),
-            (("--recording", "no.npz"), "--recording: no.npz: no such file; make one with lram-export record"),
-            (("--calibration", "no.npz"), "--calibration: no.npz: no such file"),
+            (("--recording", "no.npz"), "Invalid value for '--recording': File 'no.npz' does not exist"),
+            (("--calibration", "no.npz"), "Invalid value for '--calibration': File 'no.npz' does not exist"),
             (("--calibration", str(STATE_M)), "--calibration: there is nothing to calibrate at fp32, fp16"),
             (("--keep-fp32", "gates"), "--keep-fp32: 'gates' fits no matrix; this model has: blocks.0.proj_up"),
             (("--env", "nowhere/x"), "--env: unknown environment 'nowhere/x'"),

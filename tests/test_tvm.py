@@ -88,11 +88,12 @@ class TestPlatforms:
         with load_policy(output, target="tvm") as policy:
             np.testing.assert_array_equal(policy.act(observation), expected)
 
+    @pytest.mark.skipif(len(HERE) < 2, reason="this processor runs one library only")
     def test_all_libraries_of_a_bundle_are_verified_not_only_the_one_that_would_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         golden, output = load_golden("state_m"), tmp_path / "policy.lram"
-        wrong = PLATFORMS["x86_64-v3"]
+        wrong = PLATFORMS[HERE[-1]]
 
         original_build = build_step
 
@@ -105,7 +106,7 @@ class TestPlatforms:
         options = (*golden.task_options, "--target", "tvm", *chosen, "--reference-steps", "4")
         _, line = fail("export", golden.checkpoint, "-o", output, *options)
         assert "disagree" in line
-        assert "x86_64-v3" in line
+        assert wrong.name in line
         assert list(tmp_path.iterdir()) == []
 
     def test_two_platforms_of_one_name_are_one(self, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ class TestRefusals:
         ("content", "expected"),
         [
             ("{", "not what target tvm writes"),
-            ('{"version": 2}', "version 2, this lram-export reads 1"),
+            ('{"version": 3}', "version: expected 1 to 2, got 3"),
             ('{"version": 1, "weights": 3}', "not what target tvm writes"),
         ],
     )
@@ -221,7 +222,7 @@ class TestRefusals:
         path = tmp_path / "weights.bin"
         path.write_bytes(bytes(256))
         for offset, shape in ((128, (64,)), (32, (4,)), (-64, (4,))):
-            with pytest.raises(BundleError, match=r"head\.bias: not where interface\.json says"):
+            with pytest.raises(BundleError, match=r"256 bytes are not the weights of interface\.json"):
                 map_weights((WeightEntry("head.bias", shape, "float32", offset),), path)
 
     def test_something_that_is_no_library_is_refused(self, exported: ExportFunction, tmp_path: Path) -> None:
