@@ -153,7 +153,8 @@ def whole_number(value: object, where: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{where}: expected an integer, got {shown(value)}")
     if not low <= value <= high:
-        raise ValueError(f"{where}: expected {low} to {high}, got {shown(value)}")
+        expected = f"{low}" if low == high else f"{low} to {high}"
+        raise ValueError(f"{where}: expected {expected}, got {shown(value)}")
     return value
 
 

@@ -13,6 +13,9 @@ from onnx_ir.tape import Tape
 from lram_export.onnx_quantization import remove_unused
 from lram_export.specification import StepSpec
 
+MATRIX_RANK = 4
+"""Of state tensors that are matrices: (B, heads, width, width)."""
+
 
 def select_in_branches(model: ir.Model, spec: StepSpec) -> None:
     """Move every selection from a product with a state matrix into a branch, in place.
@@ -38,10 +41,6 @@ def select_in_branches(model: ir.Model, spec: StepSpec) -> None:
         )
         replace_nodes_and_values(model.graph, selection, [selection], tape.nodes, [scaled], [result])
     remove_unused(model)
-
-
-MATRIX_RANK = 4
-"""Of state tensors that are matrices: (B, heads, width, width)."""
 
 
 def _selected_product(node: ir.Node, matrices: set[str]) -> ir.Node | None:

@@ -211,6 +211,10 @@ class TestRefusals:
             ("{", "not what target tvm writes"),
             ('{"version": 3}', "version: expected 1 to 2, got 3"),
             ('{"version": 1, "weights": 3}', "not what target tvm writes"),
+            (
+                '{"version": 1, "weights": [{"name": "head.bias", "shape": [4], "dtype": "float32", "offset": 32}]}',
+                r"weights\[0\]\.offset: expected 0, got 32",
+            ),
         ],
     )
     def test_a_damaged_interface_is_named(self, content: str, expected: str, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 /* Runs a bundle from C and prints the actions, a line per row and step, then, as a message, whose they are:
  *     run_bundle reach.lram/native/model.lrn 200 [OBSERVATIONS]
- * OBSERVATIONS is a raw file of (steps, batch, observation_size) float32, or uint8 for images; without it they are 0.
- */
+ * OBSERVATIONS is a raw file of (steps, batch, observation_size) float32, or uint8 for images; default: zeros. */
 #include <inttypes.h>
 #include <lram.h>
 #include <stdio.h>
