@@ -47,19 +47,19 @@ from context_length_results import IN_PYTORCH, Options, Point, draw, exported_na
 from decision_transformer import CACHES, TRANSFORMERS, DecisionTransformer, transformer_name
 from numpy.typing import NDArray
 
-from lram_export.atomic import atomic_file, check_output
+from lram_export.checkpoints.random import PRESETS, preset_config, random_checkpoint
 from lram_export.cli.console import message
-from lram_export.config import TOKENS_PER_STEP
 from lram_export.errors import LramError, UsageError
 from lram_export.export import ExportOptions, check_targets, export_bundle
-from lram_export.machine import available_memory, cpu_model, physical_cores, total_memory
-from lram_export.parity import TOLERANCES
 from lram_export.policy import Policy, load_policy
-from lram_export.presets import PRESETS, preset_config, random_checkpoint
-from lram_export.tasks import resolve_task
+from lram_export.spec.parity import TOLERANCES
+from lram_export.spec.tasks import resolve_task
+from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.system.files import atomic_file, check_output
+from lram_export.system.machine import available_memory, cpu_model, physical_cores, total_memory
 
 if TYPE_CHECKING:
-    from lram_export.checkpoint import Checkpoint
+    from lram_export.checkpoints.checkpoint import Checkpoint
 
 TASK = "metaworld/reach-v2"
 """39 observed values, 4 actions."""
@@ -243,8 +243,8 @@ def measure_batch(
     batch: int, checkpoint: Checkpoint, transformer: DecisionTransformer, options: Options, folder: Path
 ) -> Iterator[Point]:
     """All lengths at one batch size."""
-    from lram_export.baseline import OriginalRuntime
-    from lram_export.model import ReferenceModel
+    from lram_export.benchmark.baseline import OriginalRuntime
+    from lram_export.model.reference import ReferenceModel
 
     path = folder / f"batch{batch}.lram"
     message(f"batch {batch}: exporting for {options.target}", False)

@@ -13,8 +13,8 @@ from typing import Any
 
 from decision_transformer import transformer_name
 
-from lram_export.atomic import atomic_file
 from lram_export.cli.console import print_table
+from lram_export.system.files import atomic_file
 
 IN_PYTORCH = "LRAM, PyTorch"
 

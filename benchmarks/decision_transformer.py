@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.config import TOKENS_PER_STEP
+from lram_export.checkpoints.random import preset_config
 from lram_export.errors import LramError
-from lram_export.parity import TOLERANCES
-from lram_export.presets import preset_config
-from lram_export.tasks import TaskSpec
+from lram_export.spec.parity import TOLERANCES
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tokens import TOKENS_PER_STEP
 
 TRANSFORMERS = {"16m": (4, 8), "48m": (6, 12), "110m": (8, 16), "206m": (10, 20)}
 """Layers and heads of the published counterparts (github.com/ml-jku/LRAM: dt_medium_64, dt_mediumplus_64,
@@ -95,7 +95,7 @@ class DecisionTransformer:
         cache: Any,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Actions (B, action_dim) and logits (B, action_dim, 274) as numpy arrays, as an LRAM gives them."""
-        from lram_export.model import decode_action
+        from lram_export.model.heads import decode_action
 
         last = self.hidden(self.embed(observation, return_to_go, reward), cache)[:, -1]
         logits = self.outer["head"](last).view(len(last), self.task.action_dim, self.model.num_actions)

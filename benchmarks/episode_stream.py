@@ -18,9 +18,9 @@ from typing import Any
 import click
 import numpy as np
 
-from lram_export.bundle import Bundle
-from lram_export.environments.fitting import FittedEnvironment
+from lram_export.bundle.bundle import Bundle
 from lram_export.policy import Policy, load_policy
+from lram_export.rollouts.environments.fitting import FittedEnvironment
 
 WARM_UP, WINDOW = 100, 500
 ROUNDS, TURN = 40, 50

@@ -24,21 +24,22 @@ from typing import Any
 
 import numpy as np
 
-from lram_export.bundle import Bundle
-from lram_export.checkpoint import Checkpoint, load_checkpoint
-from lram_export.devices import Platform
+from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.checkpoints.loading import load_checkpoint
+from lram_export.checkpoints.random import PRESETS, preset_config, random_checkpoint
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.lowering import lower
-from lram_export.presets import PRESETS, preset_config, random_checkpoint
-from lram_export.quantization import QuantizationOptions
+from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.runtimes import Runtime
-from lram_export.specification import StepSpec
-from lram_export.tasks import resolve_task
-from lram_export.tensorrt import cuda
-from lram_export.tensorrt.builder import check_capabilities
-from lram_export.tensorrt.cuda import DeviceArray, call
-from lram_export.tensorrt.toolkit import find_toolkit
+from lram_export.spec.tasks import resolve_task
+from lram_export.spec.tensors import StepSpec
+from lram_export.system.devices import Platform
+from lram_export.targets.tensorrt import cuda
+from lram_export.targets.tensorrt.builder import check_capabilities
+from lram_export.targets.tensorrt.cuda import DeviceArray, call
+from lram_export.targets.tensorrt.toolkit import find_toolkit
 
 TASK = "metaworld/reach-v2"
 WARM_UP = 20
@@ -173,12 +174,12 @@ def floor_ms(weight_bytes: int, spec: StepSpec, bandwidth: float) -> float:
 def time_tensorrt(bundle: Bundle, steps: int, floor: float) -> dict[str, Any]:
     """Verify and time the engine; compile it first if the bundle has none for this GPU."""
     from lram_export.runtimes import load_runtime, unavailable
-    from lram_export.verify import load_bundle_reference, parity_meter, replay
+    from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
 
     artifact = bundle.load_artifact("tensorrt")
     seconds = None
     if unavailable("tensorrt", artifact) is not None:
-        from lram_export.tensorrt.compile import compile_engine
+        from lram_export.deploy.compile import compile_engine
 
         seconds = compile_engine(bundle).seconds
     runtime = load_runtime("tensorrt", artifact, threads=1)

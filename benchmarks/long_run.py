@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from lram_export.episodes.steps import random_steps
 from lram_export.policy import Policy, load_policy
-from lram_export.reference import random_steps
 
 INPUTS = 4096
 """Observations are drawn once and cycled through."""

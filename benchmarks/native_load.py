@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from lram_export import _native
-from lram_export.bundle import Bundle
-from lram_export.machine import cpu_model, peak_memory
+from lram_export.bundle.bundle import Bundle
 from lram_export.policy import Policy
 from lram_export.runtimes.native import load
+from lram_export.system.machine import cpu_model, peak_memory
 
 MODEL = Path("native") / "model.lrn"
 MB = 1e6

@@ -29,11 +29,11 @@ from typing import Any
 
 import results_page as page
 
-from lram_export.atomic import atomic_file
+from lram_export.checkpoints.random import PRESETS
 from lram_export.exporters import EXPORTERS
-from lram_export.machine import cpu_features, cpu_model, physical_cores, total_memory
-from lram_export.precision import PRECISIONS
-from lram_export.presets import PRESETS
+from lram_export.spec.precision import PRECISIONS
+from lram_export.system.files import atomic_file
+from lram_export.system.machine import cpu_features, cpu_model, physical_cores, total_memory
 
 BENCHMARKS = Path(__file__).parent
 ROOT = BENCHMARKS.parent

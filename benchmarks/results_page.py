@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lram_export.intervals import mean, success_rate
-from lram_export.measuring import this_device
-from lram_export.prediction import MachineSpeed, predict
-from lram_export.presets import preset_config
+from lram_export.checkpoints.random import preset_config
+from lram_export.episodes.intervals import mean, success_rate
+from lram_export.prediction.machine_speed import this_device
+from lram_export.prediction.predict import MachineSpeed, predict
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 ORIGINAL, OPENVINO = "original", "openvino"

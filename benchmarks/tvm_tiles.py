@@ -1,4 +1,4 @@
-"""Tile sizes of the target `tvm` on this processor: each candidate of the table in `lram_export/tvm/platforms.py`.
+"""Tile sizes of the target `tvm` on this processor: each candidate in `lram_export/targets/tvm/platforms.py`.
 
     python benchmarks/tvm_tiles.py [--platform x86_64-v4] [--threads 2] [--rounds 30]
 
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lram_export.machine import physical_cores
-from lram_export.tvm.platforms import HOST, PLATFORMS, TvmPlatform, find_platform, unmet
+from lram_export.system.machine import physical_cores
+from lram_export.targets.tvm.platforms import HOST, PLATFORMS, TvmPlatform, find_platform, unmet
 
 os.environ.setdefault("TVM_NUM_THREADS", str(physical_cores()))
 os.environ.setdefault("TVM_BIND_THREADS", "0")
@@ -28,9 +28,9 @@ import tvm
 from rich.console import Console
 from rich.table import Table
 
-from lram_export.kernel_layout import TILE
+from lram_export.checkpoints.random import PRESETS
 from lram_export.kernels.tvm.cpu import dense, mlstm
-from lram_export.presets import PRESETS
+from lram_export.targets.layout import TILE
 
 HIDDEN, _ = PRESETS["206m"]
 ROWS, HEADS, HEAD_WIDTH, OUTPUTS = 3, 4, HIDDEN // 2, 4 * HIDDEN

@@ -12,15 +12,16 @@ The same on the command line::
 import tempfile
 from pathlib import Path
 
-from lram_export.benchmark import BenchOptions, bench
-from lram_export.checkpoint import load_checkpoint
+from lram_export.benchmark.bench import BenchOptions, bench
+from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.cli import evaluate as closed_loop
-from lram_export.cli.console import ConsoleProgress, human_bytes, print_table
-from lram_export.evaluation import EvaluationOptions, evaluate, reference_policy
+from lram_export.cli.console import ConsoleProgress, print_table
+from lram_export.describe import human_bytes
 from lram_export.export import export_bundle
-from lram_export.machine import suitable_threads
-from lram_export.tasks import resolve_task
-from lram_export.verify import checkpoint_steps, verify_against_checkpoint
+from lram_export.rollouts.evaluation import EvaluationOptions, evaluate, reference_policy
+from lram_export.spec.tasks import resolve_task
+from lram_export.system.machine import suitable_threads
+from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
 
 CHECKPOINT = Path(__file__).parent / "metaworld" / "checkpoint" / "model.zip"
 ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/hammer-v3")

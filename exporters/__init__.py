@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lram_export.errors import UsageError
-from lram_export.precision import MIXED, PRECISIONS
 from lram_export.progress import SILENT, Progress
-from lram_export.registry import TargetModule, load_target
+from lram_export.spec.precision import MIXED, PRECISIONS
+from lram_export.targets.registry import TargetModule, load_target
 
 if TYPE_CHECKING:
     from lram_export.lowering import LoweredPolicy
@@ -50,16 +50,19 @@ EXPORTERS = {
         ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
     "native": TargetModule(
-        "lram_export.exporters.native", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
+        "lram_export.exporters.native.exporter", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
     ),
     "tensorrt": TargetModule(
-        "lram_export.exporters.tensorrt",
+        "lram_export.exporters.tensorrt.exporter",
         ("torch", "onnx", "onnxscript"),
         "export",
         ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
     "tvm": TargetModule(
-        "lram_export.exporters.tvm", ("torch", "tvm"), "export,tvm", ("fp32", "fp16", "bf16", "int8", "int4", MIXED)
+        "lram_export.exporters.tvm.exporter",
+        ("torch", "tvm"),
+        "export,tvm",
+        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
     ),
 }
 
@@ -89,7 +92,7 @@ def stored_bytes(target: str, policy: LoweredPolicy) -> dict[str, int]:
 
 
 def _as_in_the_bundle(policy: LoweredPolicy) -> dict[str, int]:
-    from lram_export.rounding import matrix_names, matrix_values
+    from lram_export.lowering import matrix_names, matrix_values
 
     codes = {} if policy.quantization is None else policy.quantization.matrices
     return {

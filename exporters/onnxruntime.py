@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lram_export.exporters import ExportedArtifact
+from lram_export.exporters.onnx.branches import select_in_branches
+from lram_export.exporters.onnx.codes import MICROSOFT, quantize_onnx
+from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
+from lram_export.exporters.onnx.products import form_of
 from lram_export.lowering import LoweredPolicy
-from lram_export.onnx_branches import select_in_branches
-from lram_export.onnx_forms import form_of
-from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
-from lram_export.onnx_quantization import MICROSOFT, quantize_onnx
 from lram_export.progress import SILENT, Progress
 
 

@@ -18,12 +18,12 @@ from openvino.op.util import Variable, VariableInfo
 
 from lram_export.errors import LramError
 from lram_export.exporters import ExportedArtifact
+from lram_export.exporters.onnx.codes import name_weights, weight_name
+from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
 from lram_export.lowering import LoweredPolicy
-from lram_export.onnx_graph import OPSET, build_onnx, save_onnx
-from lram_export.onnx_quantization import name_weights, weight_name
 from lram_export.progress import SILENT, Progress
-from lram_export.quantized import QuantizedMatrix
-from lram_export.specification import StepSpec, TensorSpec, next_name
+from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.tensors import StepSpec, TensorSpec, next_name
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
@@ -63,7 +63,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -> None:
     """Put codes and scales in the place of the quantized matrices, in the form that is executed compressed.
 
-    A matrix is known by the name of its constant (:func:`~lram_export.onnx_quantization.name_weights`).
+    A matrix is known by the name of its constant (:func:`~lram_export.exporters.onnx.codes.name_weights`).
 
     Raises:
         LramError: a matrix is not in the graph (our bug; the model would hold it in float32).

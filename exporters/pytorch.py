@@ -10,11 +10,11 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
+from lram_export.bundle.identity import IDENTITY_FILE
+from lram_export.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from lram_export.exporters import ExportedArtifact
-from lram_export.identity import IDENTITY_FILE
 from lram_export.lowering import LoweredPolicy
-from lram_export.precision import checkpoint_key
+from lram_export.model.matrices import checkpoint_key
 from lram_export.progress import SILENT, Progress
 
 

@@ -5,19 +5,20 @@ Importing this package is cheap: nothing heavier than the standard library is lo
 
 from __future__ import annotations
 
+from lram_export.version import __version__
+
 TYPE_CHECKING = False  # typing itself takes longer to import than all the rest
-__version__ = "0.1.0"
-__all__ = ["Bundle", "BundleError", "LramError", "Policy", "load_policy"]
+__all__ = ["Bundle", "BundleError", "LramError", "Policy", "__version__", "load_policy"]
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from lram_export.bundle import Bundle
+    from lram_export.bundle.bundle import Bundle
     from lram_export.errors import BundleError, LramError
     from lram_export.policy import Policy, load_policy
 
 _LAZY = {
-    "Bundle": "lram_export.bundle",
+    "Bundle": "lram_export.bundle.bundle",
     "BundleError": "lram_export.errors",
     "LramError": "lram_export.errors",
     "Policy": "lram_export.policy",

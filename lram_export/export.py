@@ -10,36 +10,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lram_export.bundle import Bundle, BundleWriter, write_bundle
-from lram_export.calibration import Calibration, load_calibration
-from lram_export.checkpoint import Checkpoint
-from lram_export.cost import QuantizationCost, quantization_cost
-from lram_export.devices import Platform
+from lram_export.bundle.bundle import Bundle
+from lram_export.bundle.manifest import REPORT_FILE, QuantizationEntry
+from lram_export.bundle.writer import BundleWriter, write_bundle
+from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.episodes.reference import REFERENCE_FILE, Reference, record_reference, save_reference
+from lram_export.episodes.steps import DEFAULT_STEPS, StepSequence, random_steps
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
-from lram_export.machine import suitable_threads
-from lram_export.manifest import REPORT_FILE, QuantizationEntry
-from lram_export.precision import activation_format
+from lram_export.model.specification import bin_width
 from lram_export.progress import SILENT, Progress
-from lram_export.quantization import QuantizationOptions, check_options, cost_on_episodes, quantize
-from lram_export.quantized import QUANTIZED_FILE, save_quantized
-from lram_export.reference import (
-    DEFAULT_STEPS,
-    REFERENCE_FILE,
-    Reference,
-    StepSequence,
-    random_steps,
-    record_reference,
-    save_reference,
-)
-from lram_export.registry import load_target
+from lram_export.quantization.calibration import Calibration, load_calibration
+from lram_export.quantization.quantize import QuantizationOptions, check_options, cost_on_episodes, quantize
 from lram_export.report import missing_packages
 from lram_export.report.collect import Recorder, of_export
 from lram_export.runtimes import check_verifiable, load_verifier
-from lram_export.tasks import TaskSpec
-from lram_export.tvm.platforms import find_platform
-from lram_export.verify import verify_artifact
+from lram_export.spec.codes import QUANTIZED_FILE, save_quantized
+from lram_export.spec.cost import QuantizationCost, quantization_cost
+from lram_export.spec.precision import activation_format
+from lram_export.spec.tasks import TaskSpec
+from lram_export.system.devices import Platform
+from lram_export.system.machine import suitable_threads
+from lram_export.targets.registry import load_target
+from lram_export.targets.tvm.platforms import find_platform
+from lram_export.verification.verify import verify_artifact
 
 
 @dataclass(frozen=True)
@@ -207,7 +202,7 @@ def _reference_inputs(policy: LoweredPolicy, options: ExportOptions, calibration
 
 
 def _record(policy: LoweredPolicy, inputs: StepSequence, progress: Progress) -> Reference:
-    from lram_export.model import oracle_threads
+    from lram_export.model.reference import oracle_threads
     from lram_export.runtimes.pytorch import PytorchRuntime
 
     stage = progress.stage("recording reference steps", len(inputs))
@@ -218,8 +213,7 @@ def _record(policy: LoweredPolicy, inputs: StepSequence, progress: Progress) -> 
 def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) -> QuantizationCost:
     """What quantization changed over the recorded steps."""
     return quantization_cost(
-        policy.checkpoint.config,
-        policy.task,
+        bin_width(policy.checkpoint.config, policy.task),
         (in_float32.action, in_float32.action_logits),
         (reference.action, reference.action_logits),
     )

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from lram_export import __version__
-from lram_export.checkpoint import Checkpoint
-from lram_export.devices import Platform
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lram_export.bundle.identity import identity
+from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.errors import UsageError
-from lram_export.identity import identity
-from lram_export.model import ReferenceModel
-from lram_export.quantized import Quantization
-from lram_export.specification import StepSpec
-from lram_export.step import StepGraph
-from lram_export.tasks import TaskSpec
+from lram_export.model.matrices import select_matrices
+from lram_export.model.reference import ReferenceModel
+from lram_export.model.step_graph import StepGraph
+from lram_export.spec.codes import MatrixEntry, QuantizedMatrix
+from lram_export.spec.cost import QuantizationCost
+from lram_export.spec.precision import PRECISIONS
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import StepSpec
+from lram_export.system.devices import Platform
+from lram_export.version import __version__
 
 
 @dataclass(frozen=True)
@@ -86,3 +97,51 @@ def lower(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int 
             f"model's arithmetic leaves float32"
         )
     return LoweredPolicy(name, checkpoint, model, graph, task)
+
+
+def with_quantization(policy: LoweredPolicy, quantization: Quantization) -> LoweredPolicy:
+    """The policy that computes with the dequantized matrices, and carries their codes."""
+    checkpoint = dequantized_checkpoint(policy.checkpoint, quantization.matrices)
+    oracle = lower(checkpoint, policy.task, name=policy.name, batch_size=policy.spec.batch_size)
+    return dataclasses.replace(oracle, quantization=quantization)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """All quantized matrices of a policy, by name, and how they came about.
+
+    ``precision`` is a name of :data:`~lram_export.spec.precision.PRECISIONS`, or `mixed`; ``method`` is
+    `round-to-nearest` or `gptq`; ``calibration`` has the SHA-256 of the recordings; ``choice`` is what `auto`
+    measured before it chose the formats, as plain JSON values, and ``cost`` what it measured of the result on the
+    episodes that were held out.
+    """
+
+    precision: str
+    method: str
+    matrices: Mapping[str, QuantizedMatrix]
+    calibration: tuple[str, ...] = ()
+    choice: Mapping[str, Any] | None = None
+    cost: QuantizationCost | None = None
+
+    @property
+    def entries(self) -> tuple[MatrixEntry, ...]:
+        """What the manifest lists."""
+        return tuple(MatrixEntry(m.name, m.format, m.shape) for m in self.matrices.values())
+
+    @property
+    def quantized_activations(self) -> bool:
+        """Whether inputs of the matrices have static 8-bit ranges (`w8a8`)."""
+        return self.precision in PRECISIONS and PRECISIONS[self.precision].quantized_activations
+
+
+def matrix_names(policy: LoweredPolicy) -> tuple[str, ...]:
+    """Every matrix of the step graph that can be quantized, in the graph's order."""
+    names = (name for name, module in policy.graph.named_modules() if isinstance(module, torch.nn.Linear))
+    return select_matrices(names)
+
+
+def matrix_values(policy: LoweredPolicy, name: str) -> NDArray[np.float32]:
+    """A matrix of the step graph, (out, in)."""
+    module: Any = policy.graph.get_submodule(name)
+    values: NDArray[np.float32] = module.weight.detach().numpy()
+    return values

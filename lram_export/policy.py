@@ -10,14 +10,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lram_export.bundle import Bundle
+from lram_export.bundle.bundle import Bundle
 from lram_export.errors import UsageError
-from lram_export.machine import suitable_threads
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import State, check_magnitude, check_rows, check_tensor, short
-from lram_export.specification import MAX_FLOAT32, StepSpec
-from lram_export.tasks import TaskSpec
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import MAX_FLOAT32, StepSpec
+from lram_export.system.machine import suitable_threads
 
 
 class Policy:

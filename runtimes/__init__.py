@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import TargetNotInstalledError
-from lram_export.registry import TargetModule, load_target
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, StepOutput
+from lram_export.runtimes.protocol import Runtime, StepOutput
+from lram_export.targets.registry import TargetModule, load_target
 
 __all__ = [
     "RUNTIMES",
@@ -51,8 +52,11 @@ RUNTIMES = {
 }
 
 STAND_INS = {
-    "tensorrt": ("onnxruntime", TargetModule("lram_export.tensorrt.stand_in", ("onnxruntime", "onnx"), "onnxruntime")),
-    "tvm": ("tvm-host", TargetModule("lram_export.tvm.stand_in", ("tvm",), "tvm")),
+    "tensorrt": (
+        "onnxruntime",
+        TargetModule("lram_export.verification.stand_in_tensorrt", ("onnxruntime", "onnx"), "onnxruntime"),
+    ),
+    "tvm": ("tvm-host", TargetModule("lram_export.verification.stand_in_tvm", ("tvm",), "tvm")),
 }
 """Target -> what verifies its artifact at export where the hardware for it is missing, and the module that does."""
 

@@ -10,15 +10,8 @@ from numpy.typing import NDArray
 
 from lram_export.errors import BundleError, LramError, StepError, describe
 from lram_export.runtimes.guard import Guard
-from lram_export.runtimes.protocol import (
-    State,
-    StepInputs,
-    StepOutput,
-    check_rows,
-    check_state,
-    first_beyond,
-)
-from lram_export.specification import StepSpec
+from lram_export.runtimes.protocol import State, StepInputs, StepOutput, check_rows, check_state, first_beyond
+from lram_export.spec.tensors import StepSpec
 
 LOST = "the state was lost in a step whose results were not finite; call reset() or load_state()"
 

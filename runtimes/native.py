@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export import _native
+from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
-from lram_export.identity import PREFIX, compare
-from lram_export.native_format import HEADER_BYTES, Header, header_sizes, stored_name
-from lram_export.native_options import NativeOptions
 from lram_export.runtimes.base import BaseRuntime
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
-from lram_export.specification import StepSpec
+from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.spec.tensors import StepSpec
+from lram_export.targets.native.format import HEADER_BYTES, Header, header_sizes, stored_name
+from lram_export.targets.native.options import NativeOptions
 
 MODEL_FILE = "model.lrn"
 

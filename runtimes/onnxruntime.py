@@ -11,11 +11,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError
-from lram_export.identity import compare
 from lram_export.runtimes.base import BaseRuntime
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
-from lram_export.specification import StepSpec, next_name
+from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.spec.tensors import StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"

@@ -14,13 +14,14 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from lram_export.compile_cache import CompileCache
+from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError, UsageError
-from lram_export.identity import compare
-from lram_export.machine import cpu_features
 from lram_export.runtimes.base import BaseRuntime
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
-from lram_export.specification import StepSpec, TensorSpec
+from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.system.cache import CompileCache
+from lram_export.system.machine import cpu_features
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"

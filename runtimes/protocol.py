@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.config import ModelConfig
-from lram_export.errors import BundleError
-from lram_export.identity import Identity
-from lram_export.quantized import QuantizedFile
-from lram_export.specification import MAX_FLOAT32, StepSpec, TensorSpec
-from lram_export.tasks import TaskSpec
+from lram_export.spec.tensors import MAX_FLOAT32, StepSpec, TensorSpec
 
 State = dict[str, NDArray[np.float32]]
 LARGEST_STATE = 1e17
 """Largest magnitude of a state that is loaded, but for stabilizers: a step multiplies and adds up, and beyond this
 float32 overflows. Steps of a trained policy stay far below it."""
-
-
-@dataclass(frozen=True)
-class LoadedArtifact:
-    """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
-
-    ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
-    in, ``platforms`` what its files were compiled for, ``identity`` what they have to say about
-    themselves, ``files`` the names of those that the manifest lists.
-    ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
-    """
-
-    directory: Path
-    spec: StepSpec
-    config: ModelConfig
-    task: TaskSpec
-    digest: str
-    activations: str
-    quantized: QuantizedFile | None = None
-    platforms: tuple[str, ...] = ()
-    identity: Identity = field(default_factory=Identity)
-    files: frozenset[str] = frozenset()
-
-    def file(self, name: str) -> Path:
-        """Where a file of the artifact is; raises BundleError unless the manifest lists it, and so vouches for it."""
-        if name not in self.files:
-            raise BundleError(f"{self.directory / name}: not listed in the manifest; export the bundle again")
-        return self.directory / name
 
 
 class StepOutput(NamedTuple):

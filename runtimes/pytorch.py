@@ -8,17 +8,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lram_export.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_folder
-from lram_export.config import ModelConfig
-from lram_export.dequantization import dequantized_weights
-from lram_export.identity import IDENTITY_FILE, read_identity
-from lram_export.machine import threads_beside_others
-from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
+from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.identity import IDENTITY_FILE, read_identity
+from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.checkpoints.dequantized import dequantized_weights
+from lram_export.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, load_folder
+from lram_export.model.config import ModelConfig
+from lram_export.model.heads import decode_action, prune_logits
+from lram_export.model.reference import ReferenceModel, initial_state
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepOutput
-from lram_export.specification import StepSpec
-from lram_export.tasks import TaskSpec
+from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import StepSpec
+from lram_export.system.machine import threads_beside_others
 
 
 class PytorchRuntime(BaseRuntime):

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.runtimes.base import BaseRuntime
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepInputs, StepOutput
-from lram_export.specification import StepSpec, next_name
-from lram_export.tensorrt import cuda
-from lram_export.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
-from lram_export.tensorrt.engines import EngineKey, EngineStore
-from lram_export.tensorrt.recipe import BuildRecipe, artifact_recipe
-from lram_export.tensorrt.toolkit import Toolkit, find_toolkit
+from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
+from lram_export.spec.tensors import StepSpec, next_name
+from lram_export.targets.tensorrt import cuda
+from lram_export.targets.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
+from lram_export.targets.tensorrt.engines import EngineKey, EngineStore
+from lram_export.targets.tensorrt.recipe import BuildRecipe, artifact_recipe
+from lram_export.targets.tensorrt.toolkit import Toolkit, find_toolkit
 
 TYPES = {"FLOAT": "float32", "INT64": "int64", "UINT8": "uint8", "INT32": "int32", "BOOL": "bool"}
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
-from lram_export.runtimes.protocol import LoadedArtifact, Runtime, State, StepInputs, StepOutput
-from lram_export.specification import StepSpec
-from lram_export.tvm.interface import (
+from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
+from lram_export.spec.tensors import StepSpec
+from lram_export.targets.tvm.interface import (
     INTERFACE_FILE,
     STEP_FUNCTION,
     WEIGHTS_FILE,
@@ -27,8 +28,8 @@ from lram_export.tvm.interface import (
     stored_shape,
     to_stored,
 )
-from lram_export.tvm.platforms import PLATFORMS, TvmPlatform, unmet
-from lram_export.tvm.virtual_machine import VirtualMachine, aligned, use_threads
+from lram_export.targets.tvm.platforms import PLATFORMS, TvmPlatform, unmet
+from lram_export.targets.tvm.virtual_machine import VirtualMachine, aligned, use_threads
 
 
 class TvmRuntime(BaseRuntime):
@@ -130,7 +131,7 @@ def load_library(
         if platform.gpu is not None:
             import tvm
 
-            from lram_export.tvm.gpu_runtime import GpuRuntime
+            from lram_export.runtimes.tvm_gpu import GpuRuntime
 
             return GpuRuntime(path, weights, artifact.spec, platform.memory_columns, tvm.cuda(0))
         return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)

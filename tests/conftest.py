@@ -19,10 +19,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 from lram_export.cli import main
-from lram_export.compile_cache import FOLDER_VARIABLE
 from lram_export.runtimes import RUNTIMES
-
-from . import simulated_gpu
+from lram_export.system.cache import FOLDER_VARIABLE
+from tests import simulated_gpu
 
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
 settings.register_profile("ci", derandomize=True)

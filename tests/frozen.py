@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .conftest import GOLDEN_NAMES, load_golden, succeed
+from tests.conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGETS = ("pytorch", "onnxruntime", "openvino", "native", "tvm", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8", "int4")

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lram_export.bundle import Bundle
-from lram_export.parity import tolerance
-from lram_export.verify import load_bundle_reference
-
-from .conftest import GOLDEN_NAMES, load_golden, succeed
+from lram_export.bundle.bundle import Bundle
+from lram_export.spec.parity import tolerance
+from lram_export.verification.verify import load_bundle_reference
+from tests.conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGET = "native"
 PRECISIONS = ("fp32", "int8", "int4")

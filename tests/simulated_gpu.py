@@ -19,8 +19,8 @@ import pytest
 
 from lram_export.errors import UsageError
 from lram_export.runtimes.onnxruntime import session_options
-from lram_export.tensorrt import cuda, toolkit
-from lram_export.tensorrt.stand_in import session_of
+from lram_export.targets.tensorrt import cuda, toolkit
+from lram_export.verification.stand_in_tensorrt import session_of
 
 MAGIC = b"simulated plan\n"
 

@@ -29,11 +29,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lram_export import hydra
-from lram_export.benchmark import BenchReport, BenchResult
+from lram_export.benchmark.bench import BenchReport, BenchResult
+from lram_export.checkpoints import training_config as hydra
 from lram_export.cli import COMMANDS, main
-from lram_export.parity import TOLERANCES, ParityResult
 from lram_export.runtimes import RUNTIMES
+from lram_export.spec.parity import TOLERANCES, ParityResult
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import GOLDEN, ExportFunction, succeed
+from tests.conftest import GOLDEN, ExportFunction, succeed
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.environment
@@ -57,7 +57,7 @@ def test_the_wheel_has_one_import_package_and_no_kernel_sources(wheel: Path) -> 
         names = archive.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lram_export"}
     assert {"lram_export/exporters/onnxruntime.py", "lram_export/runtimes/onnxruntime.py"} <= set(names)
-    assert {"lram_export/data/tasks.json", "lram_export/py.typed"} <= set(names)
+    assert {"lram_export/spec/tasks.json", "lram_export/py.typed"} <= set(names)
     assert not [n for n in names if n.endswith((".cpp", ".h", ".cu")) or "golden" in n]
     compiled = [n for n in names if n.endswith(".so")]  # the native engine, where there was a compiler
     assert all(n.startswith("lram_export/_native.") for n in compiled)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import ExportFunction, load_golden
+from tests.conftest import ExportFunction, load_golden
 
 BLOCK = """
 import sys
@@ -75,5 +75,5 @@ def test_commands_of_a_workstation_say_what_is_missing() -> None:
 
 
 def test_compiling_and_running_on_a_jetson_needs_no_export_package() -> None:
-    code = "import lram_export.tensorrt.compile, lram_export.cli.compile, lram_export.cli.deploy, lram_export.deploy"
+    code = "import lram_export.deploy.compile, lram_export.cli.compile, lram_export.cli.deploy, lram_export.deploy.kit"
     python(code, EXPORT_PACKAGES)

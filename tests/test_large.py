@@ -60,9 +60,9 @@ def test_206m_builds_for_tensorrt(tmp_path: Path) -> None:
     measured("export", tmp_path / "206m", "-o", bundle, *options)
     seconds, peak = measured_python(
         "from pathlib import Path\n"
-        "from lram_export.tensorrt.builder import build_engine\n"
-        "from lram_export.tensorrt.recipe import read_recipe\n"
-        "from lram_export.tensorrt.toolkit import PORTABLE, find_toolkit\n"
+        "from lram_export.targets.tensorrt.builder import build_engine\n"
+        "from lram_export.targets.tensorrt.recipe import read_recipe\n"
+        "from lram_export.targets.tensorrt.toolkit import PORTABLE, find_toolkit\n"
         f"folder = Path({str(bundle / 'tensorrt')!r})\n"
         "build_engine(find_toolkit(), folder / 'model.onnx', read_recipe(folder), compute_capabilities=PORTABLE)"
     )

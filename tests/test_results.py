@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lram_export.prediction import MachineSpeed, TargetSpeed
-from lram_export.presets import preset_config
-from lram_export.sizes import state_bytes, weight_bytes
+from lram_export.checkpoints.random import preset_config
+from lram_export.prediction.predict import MachineSpeed, TargetSpeed
+from lram_export.prediction.sizes import state_bytes, weight_bytes
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 page = importlib.import_module("results_page")

@@ -14,13 +14,13 @@ import torch
 from collect import NOISES, TASKS, Episodes, collect, collect_task, play
 from train import Recipe, Run, Sampler, Windows, fold_normalization, label_tokens, load_episodes, loss_of
 
-from lram_export.checkpoint import load_checkpoint
-from lram_export.config import ModelConfig
-from lram_export.environments import open_environment
-from lram_export.model import ReferenceModel, decode_action, initial_state, prune_logits
-from lram_export.tasks import resolve_task
-
-from .conftest import succeed
+from lram_export.checkpoints.loading import load_checkpoint
+from lram_export.model.config import ModelConfig
+from lram_export.model.heads import decode_action, prune_logits
+from lram_export.model.reference import ReferenceModel, initial_state
+from lram_export.rollouts.environments import open_environment
+from lram_export.spec.tasks import resolve_task
+from tests.conftest import succeed
 
 TINY = ModelConfig(
     hidden_size=32,

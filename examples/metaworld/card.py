@@ -13,10 +13,10 @@ import click
 import torch
 from collect import Episodes
 
-from lram_export.atomic import atomic_file
-from lram_export.checkpoint import load_checkpoint
+from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.cli.console import message
-from lram_export.intervals import Mean
+from lram_export.episodes.intervals import Mean
+from lram_export.system.files import atomic_file
 
 TEMPLATE = """# A small LRAM for ten Meta-World tasks
 

@@ -18,10 +18,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.atomic import atomic_file
 from lram_export.cli.console import message
-from lram_export.environments.metaworld import EPISODE_STEPS, MetaWorldEnv
-from lram_export.processes import end_with_parent, interrupts_held
+from lram_export.rollouts.environments.metaworld import EPISODE_STEPS, MetaWorldEnv
+from lram_export.system.files import atomic_file
+from lram_export.system.processes import end_with_parent, interrupts_held
 
 TASKS = (
     "reach-v3",

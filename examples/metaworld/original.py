@@ -14,8 +14,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from lram_export.atomic import atomic_file
-from lram_export.config import ModelConfig
+from lram_export.model.config import ModelConfig
+from lram_export.system.files import atomic_file
 
 
 @dataclass(frozen=True)

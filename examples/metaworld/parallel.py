@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, multiprocessing
 from torch.nn import Module, Parameter
 
-from lram_export.processes import end_with_parent, interrupts_held
+from lram_export.system.processes import end_with_parent, interrupts_held
 
 BuildModel = Callable[[], Module]
 LossOfPart = Callable[[Module, int, int], Tensor]

@@ -27,11 +27,12 @@ from parallel import Gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-from lram_export.atomic import atomic_file
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.config import TOKENS_PER_STEP, ModelConfig
-from lram_export.model import ReferenceModel
-from lram_export.tasks import task_table
+from lram_export.model.config import ModelConfig
+from lram_export.model.reference import ReferenceModel
+from lram_export.spec.tasks import task_table
+from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.system.files import atomic_file
 
 DEVIATION_FLOOR = 0.02
 """Smallest standard deviation an observation is divided by: entries that barely move must not become noise."""

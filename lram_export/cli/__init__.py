@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from lram_export import __version__
 from lram_export.cli.stopping import Stopped, stopped_by_signals
 from lram_export.cli.streams import CLOSED_PIPE, failure, prepare_streams, say, unread, write_out
 from lram_export.errors import LramError
+from lram_export.version import __version__
 
 COMMANDS = {
     "convert": "checkpoint",

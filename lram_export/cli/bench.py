@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lram_export.bundle import Bundle
+from lram_export.bundle.bundle import Bundle
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
+from lram_export.describe import counted, human_bytes
 from lram_export.errors import UsageError
-from lram_export.machine import cpu_model, suitable_threads
-from lram_export.wording import counted
+from lram_export.system.machine import cpu_model, suitable_threads
 
 if TYPE_CHECKING:
-    from lram_export.benchmark import BenchReport
+    from lram_export.benchmark.bench import BenchReport
 
 
 @click.command(cls=Command)
@@ -58,7 +58,7 @@ def bench(
 
     Milliseconds belong to this run on this machine; compare ratios within one run.
     """
-    from lram_export import benchmark as library
+    from lram_export.benchmark import bench as library
 
     if checkpoint is not None and not baseline:
         raise UsageError("--checkpoint: only with --baseline")

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lram_export.atomic import check_output
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import SEED, Command
+from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
+from lram_export.system.files import check_output
 
 if TYPE_CHECKING:
-    from lram_export.checkpoint import Checkpoint
+    from lram_export.checkpoints.checkpoint import Checkpoint
 
 
 @click.command(cls=Command)
@@ -33,7 +34,7 @@ def convert(
     quiet: bool,
 ) -> None:
     """Turn a training checkpoint (model.zip) into a folder with config.json and model.safetensors."""
-    from lram_export.checkpoint import CONFIG_FILE
+    from lram_export.checkpoints.folder import CONFIG_FILE
 
     check_output(output, force=force, marker=CONFIG_FILE)
     progress = ConsoleProgress(quiet)
@@ -58,9 +59,9 @@ def new(
     preset: str, output: Path, slstm_at: str, image: bool, seed: int, force: bool, as_json: bool, quiet: bool
 ) -> None:
     """Write a random checkpoint of a published size, for benchmarks."""
-    from lram_export.checkpoint import CONFIG_FILE
-    from lram_export.config import expected_shapes
-    from lram_export.presets import preset_config, random_checkpoint
+    from lram_export.checkpoints.folder import CONFIG_FILE
+    from lram_export.checkpoints.random import preset_config, random_checkpoint
+    from lram_export.model.config import expected_shapes
 
     check_output(output, force=force, marker=CONFIG_FILE)
     try:
@@ -74,7 +75,7 @@ def new(
 
 
 def _save(checkpoint: Checkpoint, output: Path, force: bool, as_json: bool, progress: ConsoleProgress) -> None:
-    from lram_export.checkpoint import save_checkpoint
+    from lram_export.checkpoints.folder import save_checkpoint
 
     with progress.stage("writing"):
         save_checkpoint(checkpoint, output, force=force)

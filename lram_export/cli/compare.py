@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, PATH, TARGET, Command
-from lram_export.wording import counted
+from lram_export.describe import counted, human_bytes
 
 
 @click.command(cls=Command)
@@ -32,9 +32,9 @@ def compare(
     quiet: bool,
 ) -> None:
     """Step two bundles over the same inputs: sizes, speed, and how often and how far their actions differ."""
-    from lram_export.bundle import Bundle
-    from lram_export.compare import compare_bundles
-    from lram_export.machine import suitable_threads
+    from lram_export.benchmark.compare import compare_bundles
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.system.machine import suitable_threads
 
     bundles = Bundle.open(first), Bundle.open(second)
     found = compare_bundles(

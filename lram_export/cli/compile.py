@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import TARGET, Command
+from lram_export.describe import counted, human_bytes
 from lram_export.errors import UsageError
-from lram_export.wording import counted
 
 
 @click.command("compile", cls=Command)
@@ -25,9 +25,9 @@ def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet:
     Afterwards `run`, `verify`, `bench` and load_policy(..., target="tensorrt") load it. An engine that is already
     there is verified again. Only the target tensorrt is compiled this way.
     """
-    from lram_export.bundle import Bundle
-    from lram_export.registry import load_target
+    from lram_export.bundle.bundle import Bundle
     from lram_export.runtimes import RUNTIMES
+    from lram_export.targets.registry import load_target
 
     if target != "tensorrt":
         load_target(RUNTIMES, target)  # an unknown one is told as such
@@ -35,7 +35,7 @@ def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet:
     opened = Bundle.open(bundle)
     opened.artifact(target)
     load_target(RUNTIMES, target)
-    from lram_export.tensorrt.compile import compile_engine
+    from lram_export.deploy.compile import compile_engine
 
     compiled = compile_engine(opened, force=force, progress=ConsoleProgress(quiet))
     if as_json:

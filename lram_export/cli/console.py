@@ -152,22 +152,6 @@ def _list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return table
 
 
-def three_digits(value: float) -> str:
-    """A number to three digits, without an exponent where it is large: ``0.412``, ``1,660``."""
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
-
-
-def human_bytes(size: float | None) -> str:
-    """Bytes in decimal units: ``54.1 MB``."""
-    if size is None:
-        return "?"
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

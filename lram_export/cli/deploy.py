@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import PATH, TARGET, Command
+from lram_export.describe import human_bytes
 
 
 @click.command(cls=Command)
@@ -36,9 +37,9 @@ def deploy(
     On the robot: unpack, `sh install.sh`. It installs into a virtual environment, compiles for the robot's GPU where
     the target needs that, and verifies against the recorded reference.
     """
-    from lram_export.atomic import check_output
-    from lram_export.bundle import Bundle
-    from lram_export.deploy import write_kit
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.deploy.kit import write_kit
+    from lram_export.system.files import check_output
 
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)

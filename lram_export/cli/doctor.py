@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
-from lram_export import __version__
-from lram_export.cgroup import cpu_quota
+from lram_export.checkpoints.random import PRESETS, preset_config
 from lram_export.cli import options
-from lram_export.cli.console import human_bytes, print_facts, print_json, print_table
+from lram_export.cli.console import print_facts, print_json, print_table
 from lram_export.cli.parameters import Command
-from lram_export.config import weight_count
+from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
-from lram_export.machine import (
+from lram_export.model.config import weight_count
+from lram_export.system.cgroup import cpu_quota
+from lram_export.system.machine import (
     available_cpus,
     cpu_features,
     cpu_model,
@@ -24,9 +25,9 @@ from lram_export.machine import (
     total_memory,
     usable_cores,
 )
-from lram_export.presets import PRESETS, preset_config
-from lram_export.registry import TargetModule
-from lram_export.tvm.platforms import PLATFORMS, unmet
+from lram_export.targets.registry import TargetModule
+from lram_export.targets.tvm.platforms import PLATFORMS, unmet
+from lram_export.version import __version__
 
 
 @click.command(cls=Command)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lram_export.atomic import check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import EPISODES, FINITE, PATH, SEED, THREADS, Command, OutputFile
+from lram_export.describe import counted
 from lram_export.errors import UsageError
-from lram_export.machine import threads_beside_others
-from lram_export.wording import counted
+from lram_export.system.files import check_output
+from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
-    from lram_export.bundle import Bundle
-    from lram_export.evaluation import Evaluation, PolicyResult
-    from lram_export.intervals import Estimate, Mean
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.episodes.intervals import Estimate, Mean
+    from lram_export.rollouts.evaluation import Evaluation, PolicyResult
 
 COLUMNS = (
     "environment",
@@ -79,9 +79,9 @@ def evaluate(
 
     Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID.
     """
-    from lram_export import evaluation as library
-    from lram_export.bundle import Bundle
-    from lram_export.verify import installed_targets
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.rollouts import evaluation as library
+    from lram_export.verification.verify import installed_targets
 
     if checkpoint is None and (reading.given or other_checkpoint):
         raise UsageError(
@@ -90,7 +90,7 @@ def evaluate(
     if no_reference and checkpoint is not None:
         raise UsageError("--no-reference: contradicts --checkpoint; leave one of them out")
     if video is not None:
-        from lram_export.video import check_video
+        from lram_export.rollouts.video import check_video
 
         check_video(video, environments)
         check_output(video, force=force)
@@ -120,7 +120,7 @@ def evaluate(
         click.echo(f"error: {result.failure}; the results above are all there are", err=True)
         sys.exit(1)
     if video is not None:
-        from lram_export.video import record_video
+        from lram_export.rollouts.video import record_video
 
         record_video(opened, settings, video, force=force, progress=progress)
         message(f"{video}: seed {seed}, played by {chosen[0]}", quiet)

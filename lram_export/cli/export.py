@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lram_export.atomic import check_output
-from lram_export.bundle import BUNDLE_SUFFIX
+from lram_export.bundle.bundle import BUNDLE_SUFFIX
+from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json
+from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import Command
-from lram_export.cli.precision import SHARE, cost_line, print_choice
+from lram_export.cli.precision import SHARE, print_choice
+from lram_export.describe import cost_line, counted, human_bytes
 from lram_export.errors import UsageError
-from lram_export.manifest import MANIFEST_FILE, REPORT_FILE
-from lram_export.precision import AUTO, PRECISIONS
-from lram_export.tensorrt.recipe import read_recipe
-from lram_export.wording import counted
+from lram_export.spec.precision import AUTO, PRECISIONS
+from lram_export.system.files import check_output
+from lram_export.targets.tensorrt.recipe import read_recipe
 
 if TYPE_CHECKING:
-    from lram_export.devices import Platform
-    from lram_export.manifest import ArtifactEntry
+    from lram_export.bundle.manifest import ArtifactEntry
+    from lram_export.system.devices import Platform
 
 
 @click.command(cls=Command)
@@ -80,7 +80,7 @@ def export(
     check_output(output, force=force, marker=MANIFEST_FILE)
     progress = ConsoleProgress(quiet)
     from lram_export.export import ExportOptions, check_targets, export_bundle
-    from lram_export.quantization import QuantizationOptions
+    from lram_export.quantization.quantize import QuantizationOptions
 
     quantization = QuantizationOptions(precision, keep_fp32, calibration, max_disagreement)
     chosen = ExportOptions(

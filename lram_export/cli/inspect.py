@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, print_facts, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
 from lram_export.cli.parameters import INPUT_PATH, POSITIVE, Command
-from lram_export.cli.precision import cost_line
 from lram_export.cli.prediction import print_prediction
-from lram_export.config import ModelConfig
+from lram_export.describe import human_bytes, model_facts, quantization_facts
 from lram_export.errors import UsageError
+from lram_export.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from lram_export.manifest import ArtifactEntry, QuantizationEntry
-    from lram_export.tasks import TaskSpec
+    from lram_export.bundle.manifest import ArtifactEntry
+    from lram_export.spec.tasks import TaskSpec
 
 
 @click.command(cls=Command)
@@ -43,7 +42,7 @@ def inspect(
     quiet: bool,
 ) -> None:
     """Show what a checkpoint or a bundle holds, after checking all of it; or what it will need on a device."""
-    from lram_export.manifest import MANIFEST_FILE
+    from lram_export.bundle.manifest import MANIFEST_FILE
 
     if device is None and (rate is not None or task is not None or measure):
         raise UsageError("--rate, --task, --measure: only with --device")
@@ -63,8 +62,8 @@ def _model(
     path: Path, task: str | None, reading: options.CheckpointOptions, quiet: bool
 ) -> tuple[ModelConfig, TaskSpec | None, int]:
     """The architecture in a bundle or a checkpoint, what is asked of it, and the rows of a step."""
-    from lram_export.bundle import Bundle
-    from lram_export.manifest import MANIFEST_FILE
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.bundle.manifest import MANIFEST_FILE
 
     if (path / MANIFEST_FILE).is_file():
         _check_no_reading(path, reading)
@@ -78,7 +77,7 @@ def _model(
 
 def _task(name: str, config: ModelConfig) -> TaskSpec:
     """A task of the table; what the table does not say of it is as large as the model allows."""
-    from lram_export.tasks import resolve_task, task_table
+    from lram_export.spec.tasks import resolve_task, task_table
 
     row = task_table().get(name.split("/", maxsplit=1)[0], {})
     state, continuous = row.get("observation") == "state", row.get("action") == "continuous"
@@ -94,30 +93,6 @@ def _task(name: str, config: ModelConfig) -> TaskSpec:
 def _check_no_reading(path: Path, reading: options.CheckpointOptions) -> None:
     if reading.given:
         raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
-
-
-def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
-    """The architecture in words."""
-    from lram_export.specification import state_specs
-
-    state = 4 * sum(t.size for t in state_specs(config, 1))
-    blocks = f"{config.num_blocks} ({config.num_blocks - len(config.slstm_at)} mLSTM, {len(config.slstm_at)} sLSTM"
-    blocks += f" at {', '.join(map(str, config.slstm_at))})" if config.slstm_at else ")"
-    encoders = [] if config.state_dim is None else [f"state ({config.state_dim})"]
-    if config.image_shape is not None:
-        encoders.append(f"image ({'x'.join(map(str, config.image_shape))})")
-    return [
-        ("hidden size", str(config.hidden_size)),
-        ("blocks", blocks),
-        ("mLSTM heads", f"{config.num_heads} of width {config.head_dim}"),
-        ("encoders", ", ".join(encoders)),
-        (
-            "head",
-            f"{config.act_dim} x ({config.discrete_actions} discrete + {config.action_channels} bins)",
-        ),
-        ("weights", f"{parameters:,} ({human_bytes(4 * parameters)} in float32)"),
-        ("recurrent state", f"{human_bytes(state)} per row"),
-    ]
 
 
 def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
@@ -142,20 +117,8 @@ def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
     print_facts(f"checkpoint {checkpoint.path}", facts)
 
 
-def quantization_facts(quantization: QuantizationEntry | None) -> list[tuple[str, str]]:
-    """How the matrices were quantized, and what it cost."""
-    if quantization is None:
-        return []
-    formats = Counter(matrix.format for matrix in quantization.matrices)
-    matrices = ", ".join(f"{count} in {name}" for name, count in formats.items())
-    facts = [("quantized matrices", f"{matrices}, by {quantization.method}")]
-    if quantization.cost is not None:
-        facts.append(("cost", cost_line(quantization.cost)))
-    return facts
-
-
 def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> None:
-    from lram_export.bundle import Bundle
+    from lram_export.bundle.bundle import Bundle
 
     bundle = Bundle.open(path)
     total = sum(f.size for f in bundle.files())

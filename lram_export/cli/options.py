@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lram_export.bounds import MOST_STEPS
 from lram_export.cli.console import ConsoleProgress, message
 from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile
 from lram_export.errors import UsageError
+from lram_export.spec.bounds import MOST_STEPS
 
 if TYPE_CHECKING:
-    from lram_export.checkpoint import Checkpoint, CheckpointSource, Hints
-    from lram_export.tasks import RewardFeedback, TaskSpec
+    from lram_export.checkpoints.checkpoint import Checkpoint, Hints
+    from lram_export.checkpoints.loading import CheckpointSource
+    from lram_export.spec.tasks import RewardFeedback, TaskSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,7 +83,7 @@ class CheckpointOptions:
 
     def hints(self) -> Hints:
         """What the library takes; raises UsageError for a malformed shape."""
-        from lram_export.checkpoint import Hints
+        from lram_export.checkpoints.checkpoint import Hints
 
         if self.image_shape is None:
             return Hints(self.act_dim, self.discrete_actions)
@@ -93,7 +94,7 @@ class CheckpointOptions:
 
     def source(self, path: Path) -> CheckpointSource:
         """A checkpoint with these options."""
-        from lram_export.checkpoint import CheckpointSource
+        from lram_export.checkpoints.loading import CheckpointSource
 
         return CheckpointSource(path, self.config_file, self.hints())
 
@@ -154,7 +155,7 @@ class TaskOptions:
 
     def resolve(self) -> TaskSpec:
         """The complete task; raises UsageError naming the option that is missing or wrong."""
-        from lram_export.tasks import resolve_task
+        from lram_export.spec.tasks import resolve_task
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "task"}
         return resolve_task(self.task, **given)
@@ -189,7 +190,7 @@ def task_options(command: Command) -> Command:
 
 
 def platform_options(command: Command) -> Command:
-    """Add the options of :class:`~lram_export.devices.Platform`, handed to the command as ``platform``."""
+    """Add the options of :class:`~lram_export.system.devices.Platform`, handed to the command as ``platform``."""
 
     @functools.wraps(command)
     def wrapper(
@@ -199,7 +200,7 @@ def platform_options(command: Command) -> Command:
         processors: tuple[str, ...],
         **others: Any,
     ) -> Any:
-        from lram_export.devices import Platform, find_device
+        from lram_export.system.devices import Platform, find_device
 
         platform = Platform(None if device is None else find_device(device), compute_capability, processors)
         return command(*arguments, platform=platform, **others)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lram_export.bounds import MOST_BATCH
+from lram_export.spec.bounds import MOST_BATCH
 
 FLOAT32_MAX = 3.4028235e38
 

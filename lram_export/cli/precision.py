@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from lram_export.cli.console import human_bytes, print_table
-from lram_export.wording import counted
+from lram_export.cli.console import print_table
+from lram_export.describe import counted, human_bytes
 
 
 class Share(click.ParamType[float]):
@@ -28,17 +28,6 @@ class Share(click.ParamType[float]):
 
 
 SHARE = Share()
-
-
-def cost_line(cost: dict[str, Any]) -> str:
-    """What quantization changed, in a sentence."""
-    over = {"episodes": "held-out recorded", "recorded": "recorded"}.get(cost["measured_on"], "random")
-    beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
-    return (
-        f"quantization cost over {counted(cost['steps'], f'{over} step')}: {cost['actions_different']} of "
-        f"{cost['actions']} action values differ from float32, {beyond:.3g}% by more than one bin; relative logit "
-        f"error {cost['relative_error']:.2g}"
-    )
 
 
 def print_choice(auto: dict[str, Any]) -> None:

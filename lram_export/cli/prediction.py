@@ -5,23 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lram_export.cli.console import (
-    ConsoleProgress,
-    human_bytes,
-    message,
-    print_facts,
-    print_json,
-    print_table,
-    three_digits,
-)
-from lram_export.config import ModelConfig
+from lram_export.cli.console import ConsoleProgress, message, print_facts, print_json, print_table
+from lram_export.describe import counted, human_bytes, three_digits
 from lram_export.errors import UsageError
-from lram_export.wording import counted
+from lram_export.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from lram_export.devices import DeviceProfile
-    from lram_export.prediction import MachineSpeed, Prediction
-    from lram_export.tasks import TaskSpec
+    from lram_export.prediction.predict import MachineSpeed, Prediction
+    from lram_export.spec.tasks import TaskSpec
+    from lram_export.system.devices import DeviceProfile
 
 MEASURABLE = ("onnxruntime", "openvino", "native", "tvm")
 """Targets that run on processors."""
@@ -43,8 +35,8 @@ def print_prediction(
         UsageError: an unknown device.
         LramError: this machine cannot be measured.
     """
-    from lram_export.devices import HERE, find_device
-    from lram_export.prediction import choose, predict, shipped_speed
+    from lram_export.prediction.predict import choose, predict, shipped_speed
+    from lram_export.system.devices import HERE, find_device
 
     here = device_name == HERE
     if here:
@@ -80,8 +72,8 @@ def print_prediction(
 
 def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
     from lram_export.exporters import EXPORTERS
-    from lram_export.measuring import measure_machine, measured_speed, this_device, with_bandwidth_now
-    from lram_export.registry import load_target
+    from lram_export.prediction.machine_speed import measure_machine, measured_speed, this_device, with_bandwidth_now
+    from lram_export.targets.registry import load_target
 
     load_target(EXPORTERS, "pytorch")  # says what is missing: small models are exported
     targets = _installed()
@@ -93,7 +85,7 @@ def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DevicePro
 
 def _known_speed() -> MachineSpeed | None:
     """What `--device here` measured on this machine before."""
-    from lram_export.measuring import measured_speed
+    from lram_export.prediction.machine_speed import measured_speed
 
     return measured_speed(_installed())
 
@@ -127,7 +119,7 @@ def _keeps(prediction: Prediction, rate: float) -> str:
 
 
 def _tvm_platform(device: DeviceProfile) -> str:
-    from lram_export.tvm.platforms import PLATFORMS
+    from lram_export.targets.tvm.platforms import PLATFORMS
 
     fitting = [
         name

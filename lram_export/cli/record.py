@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import EPISODES, FINITE, INPUT_FILE, SEED, Command
+from lram_export.describe import counted
 from lram_export.errors import UsageError
-from lram_export.wording import counted
+from lram_export.system.files import atomic_file, check_output
 
 DEFAULT_SEED = 10_000
 """Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
@@ -55,9 +55,10 @@ def record(
     The inputs of every step are written, from the first of each episode on, so that the recurrent state of
     every step can be computed again. Record with an fp32 bundle.
     """
-    from lram_export import recording as library
-    from lram_export.observations import check_not_overwritten, read_recording
+    from lram_export.episodes.steps import save_steps
     from lram_export.policy import load_policy
+    from lram_export.rollouts.observations import check_not_overwritten, read_recording
+    from lram_export.rollouts.recording import EpisodePlan, record_episodes, record_observations
 
     if bool(environments) == (observations is not None):
         raise UsageError("--env, --observations: give one of them: where the steps to record come from")
@@ -73,18 +74,18 @@ def record(
         if observations is not None:
             recorded = read_recording(observations, policy.spec.batch_size)
             with progress.stage("recording", len(recorded.observations)) as advance:
-                steps = library.record(policy, recorded, advance)
+                steps = record_observations(policy, recorded, advance)
         else:
-            plan = library.EpisodePlan(
+            plan = EpisodePlan(
                 tuple(dict.fromkeys(environments)),
                 episodes or 10,
                 DEFAULT_SEED if seed is None else seed,
                 rewards=not no_reward,
                 target_return=target_return,
             )
-            steps = library.record_episodes(policy, plan, progress)
+            steps = record_episodes(policy, plan, progress)
     with atomic_file(output, force=force) as temporary:
-        library.save_steps(steps, temporary)
+        save_steps(steps, temporary)
     count, starts = int(steps.is_first.size), int(steps.is_first.sum())
     if as_json:
         print_json({"output": str(output), "steps": count, "episodes": starts})

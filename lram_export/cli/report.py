@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message
+from lram_export.cli.console import ConsoleProgress, message
 from lram_export.cli.parameters import INPUT_FILE, INPUT_PATH, PATH, POSITIVE, Command, steps
+from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.report import missing_packages
+from lram_export.system.files import atomic_file, check_output
 
 
 @click.command(cls=Command)
@@ -52,10 +53,10 @@ def report(
 ) -> None:
     """Write one HTML page about a bundle: tables, charts, and how to read them."""
     check_packages()
-    from lram_export.bundle import Bundle
-    from lram_export.machine import suitable_threads
+    from lram_export.bundle.bundle import Bundle
     from lram_export.report.collect import ReportOptions, collect
     from lram_export.report.page import render
+    from lram_export.system.machine import suitable_threads
 
     if (reading.given or other_checkpoint) and checkpoint is None:
         raise UsageError(

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lram_export.atomic import atomic_file, check_output
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import INPUT_FILE, Command
-from lram_export.wording import counted
+from lram_export.describe import counted
+from lram_export.system.files import atomic_file, check_output
 
 
 @click.command(cls=Command)
@@ -42,8 +42,8 @@ def run(
 
     The reward of each step is given to the next step, as a control loop would.
     """
-    from lram_export.observations import check_not_overwritten, read_recording, run_recording
     from lram_export.policy import load_policy
+    from lram_export.rollouts.observations import check_not_overwritten, read_recording, run_recording
 
     check_not_overwritten(observations, output)
     check_output(output, force=force)

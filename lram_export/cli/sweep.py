@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, human_bytes, message, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import EPISODES, INPUT_FILE, PATH, SEED, THREADS, Command, steps
-from lram_export.machine import cpu_model
+from lram_export.describe import human_bytes
+from lram_export.system.machine import cpu_model
 
 if TYPE_CHECKING:
-    from lram_export.intervals import Estimate, Mean
-    from lram_export.sweep import SweepReport
-    from lram_export.sweep_grid import CellResult
+    from lram_export.episodes.intervals import Estimate, Mean
+    from lram_export.sweep.grid import CellResult
+    from lram_export.sweep.sweep import SweepReport
 
 COLUMNS = (
     "precision\nand target",
@@ -93,8 +94,8 @@ def sweep(
     What an earlier sweep in the same folder has done is kept as long as checkpoint, options and versions are the
     same. A cell that fails is reported and the rest goes on; the exit code is then 1.
     """
-    from lram_export import sweep as library
-    from lram_export.sweep_grid import SweepOptions, installed_targets
+    from lram_export.sweep import sweep as library
+    from lram_export.sweep.grid import SweepOptions, installed_targets
 
     chosen = SweepOptions(
         targets=installed_targets() if targets is None else options.parse_names(targets),

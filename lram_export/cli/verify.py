@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lram_export.bundle import Bundle
+from lram_export.bundle.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, PATH, SEED, Command, steps
-from lram_export.cli.precision import cost_line
+from lram_export.describe import cost_line, counted
 from lram_export.errors import UsageError
-from lram_export.machine import suitable_threads
-from lram_export.parity import ParityResult
-from lram_export.wording import counted
+from lram_export.spec.parity import ParityResult
+from lram_export.system.machine import suitable_threads
 
 if TYPE_CHECKING:
-    from lram_export.verify import Comparison
+    from lram_export.verification.verify import Comparison
 
 DEFAULT_SEED = 1
 COLUMNS = (
@@ -68,9 +67,9 @@ def verify(
     random steps, or those of a --recording, run on the reference model and on the targets, side by side; and codes,
     recorded steps and the cost of quantization are compared with the checkpoint.
     """
-    from lram_export import verify as library
-    from lram_export.drift import drift as drift_of
     from lram_export.runtimes import RUNTIMES, unavailable
+    from lram_export.verification import verify as library
+    from lram_export.verification.drift import drift as drift_of
 
     given = recording is not None or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.benchmark import BenchOptions, BenchResult, Contender, bench_together
-from lram_export.bundle import Bundle
+from lram_export.benchmark.bench import BenchOptions, BenchResult, Contender, bench_together
+from lram_export.bundle.bundle import Bundle
+from lram_export.bundle.manifest import ArtifactEntry
+from lram_export.describe import counted
+from lram_export.episodes.reference import Reference, sample_state
+from lram_export.episodes.steps import StepSequence
 from lram_export.errors import LramError, UsageError, describe
-from lram_export.machine import cpu_model, usable_cores
-from lram_export.manifest import ArtifactEntry
-from lram_export.parity import FLOAT32, Tolerance, tolerance
 from lram_export.progress import SILENT, Progress
-from lram_export.reference import Reference, StepSequence, sample_state
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
-from lram_export.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
-from lram_export.wording import counted
+from lram_export.spec.parity import FLOAT32, Tolerance, tolerance
+from lram_export.system.machine import cpu_model, usable_cores
+from lram_export.verification.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
-    from lram_export.checkpoint import Checkpoint
+    from lram_export.checkpoints.checkpoint import Checkpoint
 
 Floats = NDArray[np.float64]
 SIGNED_ERRORS = 20_000
@@ -352,8 +353,8 @@ def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | Non
     """Recorded, or computed from a checkpoint: the PyTorch model, dequantized where the bundle is quantized."""
     if checkpoint is None:
         return Oracle(load_bundle_reference(bundle), np.zeros(0))
-    from lram_export.model import oracle_threads
-    from lram_export.oracle import build_oracle
+    from lram_export.model.reference import oracle_threads
+    from lram_export.verification.oracle import build_oracle
 
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=options.other_checkpoint)
     oracle.require_codes()

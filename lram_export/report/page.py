@@ -8,12 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lram_export.cli.console import human_bytes, three_digits
-from lram_export.cli.inspect import model_facts, quantization_facts
-from lram_export.cli.precision import cost_line
+from lram_export.describe import cost_line, counted, human_bytes, model_facts, quantization_facts, three_digits
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
-from lram_export.wording import counted
 
 NAMES = ("target", "precision")
 RIGHT = ("logit error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
@@ -43,7 +40,7 @@ class Table:
 def render(report: Report) -> str:
     """The page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("lram_export") / "data" / "report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string((files("lram_export") / "report" / "report.html.j2").read_text(encoding="utf-8"))
     manifest = report.bundle.manifest
     return template.render(
         name=manifest.name,

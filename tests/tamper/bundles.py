@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lram_export.checkpoint import load_checkpoint, save_checkpoint
-from lram_export.config import ModelConfig
+from lram_export.checkpoints.folder import save_checkpoint
+from lram_export.checkpoints.loading import load_checkpoint
+from lram_export.checkpoints.random import random_checkpoint
+from lram_export.episodes.steps import random_steps, save_steps
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.exporters import EXPORTERS
-from lram_export.hashing import file_sha256
-from lram_export.presets import random_checkpoint
-from lram_export.quantization import QuantizationOptions
-from lram_export.recording import save_steps
-from lram_export.reference import random_steps
-from lram_export.specification import step_spec
-from lram_export.tasks import TaskSpec
+from lram_export.model.config import ModelConfig
+from lram_export.model.specification import step_spec
+from lram_export.quantization.quantize import QuantizationOptions
+from lram_export.spec.tasks import TaskSpec
+from lram_export.system.files import file_sha256
 
 CONFIG = ModelConfig(
     hidden_size=32,

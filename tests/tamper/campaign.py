@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from lram_export.runtimes import STAND_INS
-
-from .bundles import PRECISIONS, Subject, write_subjects
-from .judge import Verdict, judge
-from .mutations import Mutant, mutants
+from lram_export.runtimes import RUNTIMES, STAND_INS
+from tests.tamper.bundles import PRECISIONS, Subject, write_subjects
+from tests.tamper.judge import Verdict, judge
+from tests.tamper.mutations import Mutant, mutants
 
 OUTCOMES = ("verify", "verify --checkpoint", "accepted", "unnoticed", "traceback", "crash", "hang", "memory")
 
@@ -107,9 +106,10 @@ def import_everything(targets: Collection[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    stand_ins = [f"{target}.stand_in" for target in targets if target in STAND_INS]
-    for name in (*(f"runtimes.{target}" for target in targets), *stand_ins, "dequantization", "model", "cli.verify"):
-        import_module(f"lram_export.{name}")
+    stand_ins = [STAND_INS[target][1].module for target in targets if target in STAND_INS]
+    others = [f"lram_export.{name}" for name in ("checkpoints.dequantized", "model.reference", "cli.verify")]
+    for name in (*(RUNTIMES[target].module for target in targets), *stand_ins, *others):
+        import_module(name)
 
 
 if __name__ == "__main__":

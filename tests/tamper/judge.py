@@ -23,15 +23,14 @@ import numpy as np
 from click.testing import CliRunner
 
 from lram_export import Bundle
-from lram_export import verify as library
 from lram_export.cli import main
-from lram_export.compile_cache import FOLDER_VARIABLE
-from lram_export.parity import ParityMeter, tolerance
-from lram_export.reference import random_steps
+from lram_export.episodes.steps import random_steps
 from lram_export.runtimes import load_verifier
-
-from .mutants_accepted import reason_of
-from .mutations import Mutant
+from lram_export.spec.parity import ParityMeter, tolerance
+from lram_export.system.cache import FOLDER_VARIABLE
+from lram_export.verification import verify as library
+from tests.tamper.mutants_accepted import reason_of
+from tests.tamper.mutations import Mutant
 
 CHECKPOINT_STEPS, OTHER_STEPS = 32, 64
 TIME_LIMIT = 120.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .mutations import Mutant
+from tests.tamper.mutations import Mutant
 
 TOLD = "told to people, used for nothing"
 BUILT = "for TensorRT on the GPU, where `compile` verifies what it builds; here the graph that it is built from is"

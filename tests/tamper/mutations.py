@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lram_export.native_format import CHECKSUM_START, ENTRY_BYTES, HEADER_BYTES
-
-from .bundles import Subject, read, seal
+from lram_export.targets.native.format import CHECKSUM_START, ENTRY_BYTES, HEADER_BYTES
+from tests.tamper.bundles import Subject, read, seal
 
 Path_ = tuple[str | int, ...]
 

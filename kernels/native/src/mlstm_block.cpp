@@ -37,7 +37,7 @@ Gates gates_of(const StepContext& context, const MlstmWeights& weights, int row,
   return gates;
 }
 
-// The chunk's scalars (see lram_export/step.py); moves m to its end.
+// The chunk's scalars (see lram_export/model/step_graph.py); moves m to its end.
 ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
   ChunkWeights chunk;
   const float old = first ? 0.0F : *m;

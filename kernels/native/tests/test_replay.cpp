@@ -1,5 +1,5 @@
 // Replays the recorded steps of bundles on every instruction set of this processor, and on two threads: the same
-// inputs, expected outputs and bounds as `lram-export verify` (lram_export/parity.py).
+// inputs, expected outputs and bounds as `lram-export verify` (lram_export/spec/parity.py).
 //   test_replay FOLDER     with NAME.lrn and NAME.steps, as tests/native_replay.py writes them
 // NAME.steps, little endian:
 //   int32 steps, int32 relative, float logit bound, float state bound

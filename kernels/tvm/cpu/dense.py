@@ -1,6 +1,6 @@
 """Weight matrices times a few tokens: each weight is read once for three tokens.
 
-A matrix lies in tiles of 32 outputs (`lram_export/kernel_layout.py`), the tiles are divided among the threads. Three
+A matrix lies in tiles of 32 outputs (`lram_export/targets/layout.py`), the tiles are divided among the threads. Three
 kinds of kernel: floating-point weights, widened in registers; integer codes multiplied by an instruction for byte dot
 products, with activations in two planes of codes (x = scale * (128 * high + low), about 15 bits); and integer codes
 that are dequantized in registers, for processors without such an instruction.
@@ -13,10 +13,10 @@ from tvm import DataType
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
-from lram_export.precision import GROUP
+from lram_export.spec.precision import GROUP
+from lram_export.targets.layout import TILE
 
 PLANES = 2
 LARGEST = 16256.0

@@ -1,4 +1,4 @@
-"""The mLSTM block between its two large projections. Formula: `lram_export/step.py`.
+"""The mLSTM block between its two large projections. Formula: `lram_export/model/step_graph.py`.
 
 Three kernels: convolution, q, k, v and the gates' sums, by parts of the channels; then what is small, per head: the
 gates, the chunk's weights, n and m; then the matrix memory, by columns of C, which are read and written once.

@@ -5,7 +5,6 @@ import math
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE, whole_tiles
 from lram_export.kernels.tvm.cpu import mlstm
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
@@ -19,6 +18,7 @@ from lram_export.kernels.tvm.functions import (
     span,
     wide,
 )
+from lram_export.targets.layout import TILE, whole_tiles
 
 INITIAL_M = -1e30
 

@@ -5,10 +5,10 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE
 from lram_export.kernels.tvm.cpu.dense import tokens_at_once
 from lram_export.kernels.tvm.gpu.threads import WARP, WARPS, blocks, shared, threads
-from lram_export.precision import GROUP
+from lram_export.spec.precision import GROUP
+from lram_export.targets.layout import TILE
 
 
 def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, scaled: bool) -> Any:

@@ -3,9 +3,7 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.functions import (
-    relu,
-)
+from lram_export.kernels.tvm.functions import relu
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, threads
 
 

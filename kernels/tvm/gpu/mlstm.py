@@ -4,10 +4,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.mlstm import COEFFICIENTS, NEVER, TOKENS, kept, present
-from lram_export.kernels.tvm.functions import (
-    magnitude,
-    silu,
-)
+from lram_export.kernels.tvm.functions import magnitude, silu
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
 
 

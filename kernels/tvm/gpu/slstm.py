@@ -3,19 +3,12 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernel_layout import TILE, whole_tiles
 from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
 from lram_export.kernels.tvm.cpu.slstm import INITIAL_M
-from lram_export.kernels.tvm.functions import (
-    ACTIVATIONS,
-    bind,
-    exponential,
-    hyperbolic_tangent,
-    log_sigmoid,
-    sigmoid,
-)
+from lram_export.kernels.tvm.functions import ACTIVATIONS, bind, exponential, hyperbolic_tangent, log_sigmoid, sigmoid
 from lram_export.kernels.tvm.gpu.mlstm import convolve
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.targets.layout import TILE, whole_tiles
 
 
 def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:

@@ -90,7 +90,7 @@ struct GateSums {
   float* sums;  // [gates][3]
 };
 
-// The scalars of one head's chunk (see lram_export/step.py): decay of the old state as each token sees it, weight of
+// The scalars of one head's chunk (see lram_export/model/step_graph.py): decay of the old state as each token sees it, weight of
 // token j as token t sees it, lower bound of the normalizer.
 struct ChunkWeights {
   float decay[kTokens];

@@ -1,0 +1,1 @@
+"""ONNX, which several targets are made of."""

@@ -1,0 +1,185 @@
+"""The step graph as an ONNX model: standard operators, static shapes, the design's names."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+
+from lram_export.errors import LramError
+from lram_export.lowering import LoweredPolicy
+from lram_export.spec.tensors import StepSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+
+OPSET = 18
+"""The exporter's native opset: nothing is converted, and every runtime of the last years reads it."""
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+SMALL_BYTES = 256
+"""Initializers up to this size are part of the graph's own file."""
+
+
+_translated: WeakKeyDictionary[torch.nn.Module, onnx_ir.Model] = WeakKeyDictionary()
+
+
+def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
+    """The step graph as ONNX, for the caller to change; weights stay shared with torch.
+
+    Several targets start from it and translating takes seconds, so a graph is translated once.
+    """
+    if policy.graph not in _translated:
+        _translated[policy.graph] = _translate(policy)
+    model = _translated[policy.graph].clone()
+    model.metadata_props.update(policy.metadata())
+    return model
+
+
+def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
+    arguments = tuple(
+        torch.full(t.shape, t.initial or 0.0, dtype=getattr(torch, t.dtype))
+        for t in (*policy.spec.inputs, *policy.spec.states)
+    )
+    # Both speak about packages this model does not use and about torch's own internals.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(  # torch.export and ONNX Script
+            policy.graph,
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(policy.spec.input_names),
+            output_names=list(policy.spec.output_names),
+            external_data=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    model.metadata_props.clear()
+    model.producer_name = "lram-export"
+    _name_products(model.graph, policy.graph)
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces: they tell about the exporting machine, not the model
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    return model
+
+
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+"""What torch says of a node: the modules it was traced in, from the outermost, and its name in the traced graph."""
+
+
+def _name_products(graph: onnx_ir.Graph, module: torch.nn.Module) -> None:
+    """Name every product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
+
+    Weights lose their names where they are transposed at translation, the products keep where they come from.
+    """
+    linear = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+    for node in graph:
+        scopes: list[str] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
+        if node.op_type in ("MatMul", "Gemm") and len(scopes) > 1 and scopes[-2] in linear:
+            node.name = scopes[-2]
+
+
+def save_onnx(
+    model: onnx_ir.Model, directory: Path, spec: StepSpec, *, root: Path | None = None, domains: Sequence[str] = ()
+) -> tuple[Path, Path]:
+    """Write graph and external weights, then check the written file.
+
+    Args:
+        model: the step graph; tensors that already lie in a file stay there.
+        directory: where to write.
+        spec: what the model has to be.
+        root: the folder that paths of external data are relative to; default: ``directory``.
+        domains: domains of operators beyond the ONNX standard.
+
+    Raises:
+        LramError: the model is not valid ONNX, or not what ``spec`` promises (both would be our bug, and
+            must not reach a robot).
+    """
+    import onnx
+    import onnx_ir
+
+    path, root = directory / MODEL_FILE, root or directory
+    values = [v for v in model.graph.initializers.values() if _goes_to_file(v)]
+    weights = (directory / WEIGHTS_FILE).relative_to(root)
+    tensors = onnx_ir.external_data.convert_tensors_to_external(
+        [v.const_value for v in values if v.const_value is not None], root, weights.as_posix()
+    )
+    for value, tensor in zip(values, tensors, strict=True):
+        value.const_value = tensor
+    onnx_ir.save(model, path)
+    try:
+        _check(path, root)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LramError(f"{path.name}: the exported graph is not valid ONNX: {error}") from None
+    check_interface(onnx.load(str(path), load_external_data=False), spec, domains)
+    return path, directory / WEIGHTS_FILE
+
+
+def _goes_to_file(value: onnx_ir.Value) -> bool:
+    """Whether an initializer is a weight that is not in a file yet; small ones, such as shapes, stay in the graph."""
+    import onnx_ir
+
+    tensor = value.const_value
+    return tensor is not None and not isinstance(tensor, onnx_ir.ExternalTensor) and tensor.nbytes > SMALL_BYTES
+
+
+def _check(path: Path, root: Path) -> None:
+    """ONNX's own checks, with strict shape inference."""
+    import onnx
+
+    if root == path.parent:
+        onnx.checker.check_model(str(path), full_check=True)
+        return
+    # the checker looks for weights beside the model only: give it those in memory
+    model = onnx.load(str(path), load_external_data=False)
+    onnx.external_data_helper.load_external_data_for_model(model, str(root))
+    onnx.checker.check_model(model, full_check=True)
+
+
+def check_interface(model: onnx.ModelProto, spec: StepSpec, domains: Sequence[str] = ()) -> None:
+    """Check operator domains, names, shapes and dtypes of a loaded model against the specification.
+
+    Raises:
+        LramError: naming what differs.
+    """
+    import onnx
+
+    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx", *domains}
+    if foreign:
+        raise LramError(f"{MODEL_FILE}: operators outside the ONNX standard: {', '.join(sorted(foreign))}")
+
+    def interface(values: object) -> list[tuple[str, tuple[int, ...], str]]:
+        described = []
+        for value in values:  # type: ignore[attr-defined]
+            tensor = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+            described.append((value.name, tuple(d.dim_value for d in tensor.shape.dim), dtype))
+        return described
+
+    state_shapes = [(t.shape, t.dtype) for t in spec.states]
+    inputs = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.states)]
+    outputs = [(t.name, t.shape, t.dtype) for t in spec.outputs]
+    outputs += [
+        (name, shape, dtype)
+        for name, (shape, dtype) in zip(spec.output_names[len(spec.outputs) :], state_shapes, strict=True)
+    ]
+    for actual, expected in (
+        (interface(model.graph.input), inputs),
+        (interface(model.graph.output), outputs),
+    ):
+        for got, want in zip(actual, expected, strict=True):
+            if got != want:
+                raise LramError(f"{MODEL_FILE}: the graph has {got}, the specification says {want}")

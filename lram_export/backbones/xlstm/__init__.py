@@ -1,0 +1,1 @@
+"""xLSTM: mLSTM and sLSTM blocks (arXiv 2405.04517)."""

@@ -1,0 +1,219 @@
+"""The processes of a benchmark: each loads one thing, then answers requests until its pipe closes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.loading import CheckpointSource
+from lram_export.episodes.steps import random_steps
+from lram_export.errors import LramError
+from lram_export.spec.parity import ParityMeter, ParityResult
+from lram_export.system.machine import peak_memory, usable_cores
+from lram_export.system.processes import end_with_parent
+from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
+
+if TYPE_CHECKING:
+    from lram_export.policy import Policy
+
+BASELINE = "original"
+"""Name of the baseline: the `xlstm` package's own step, token by token, in eager PyTorch."""
+
+INPUT_STEPS = 64
+"""Random inputs are drawn once and cycled through."""
+
+
+@dataclass(frozen=True)
+class BandwidthJob:
+    """Measure the read bandwidth."""
+
+    threads: int
+    name: str = "bandwidth probe"
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """Time steps of one target, or of the baseline."""
+
+    name: str
+    bundle: str
+    threads: int
+    rate: float | None
+    source: CheckpointSource | None = None
+
+
+Job = BandwidthJob | StepJob
+
+
+@dataclass(frozen=True)
+class Window:
+    """Seconds each timed step took, how many missed their deadline, and the processor time of all threads."""
+
+    seconds: NDArray[np.float64]
+    missed: int
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a step worker knows besides times. ``weights`` says whose weights ran."""
+
+    weights: str
+    threads: int
+    load_seconds: float
+    first_step_seconds: float
+    peak_memory: int | None
+    parity: ParityResult | None
+
+
+def serve(connection: Connection, job: Job) -> None:
+    """Load, say so, then answer requests ``(method, *arguments)``; errors travel back as exceptions."""
+    end_with_parent()
+    try:
+        worker: Any = _BandwidthWorker(job) if isinstance(job, BandwidthJob) else _StepWorker(job)
+        connection.send((True, None))
+        while True:
+            method, *arguments = connection.recv()
+            connection.send((True, getattr(worker, method)(*arguments)))
+    except (EOFError, BrokenPipeError):
+        return
+    except LramError as error:
+        connection.send((False, error))
+    except Exception as error:  # anything else must reach the user, not a child's standard error
+        connection.send((False, LramError(f"{job.name}: {type(error).__name__}: {error}")))
+
+
+class _BandwidthWorker:
+    def __init__(self, job: BandwidthJob) -> None:
+        from lram_export.benchmark.bandwidth import ReadBandwidth
+
+        self._probe = ReadBandwidth(job.threads)
+
+    def measure(self) -> float:
+        return self._probe.measure()
+
+
+class _StepWorker:
+    def __init__(self, job: StepJob) -> None:
+        self._rate = job.rate
+        bundle = Bundle.open(job.bundle)
+        start = time.perf_counter()
+        self._policy, self._weights, comparable = _load(bundle, job)
+        self._load_seconds = time.perf_counter() - start
+        self._inputs = _endless_inputs(self._policy)
+        self._first_step_seconds = self._timed_act()
+        self._threads = job.threads
+        if job.name == BASELINE:
+            from lram_export.benchmark.baseline import better_threads
+
+            self._threads = better_threads(self._timed_act, {1, job.threads, usable_cores()})
+        self._parity = None
+        if comparable:
+            runtime = self._policy.runtime
+            meter = ParityMeter() if job.name == BASELINE else parity_meter(bundle, job.name, runtime)
+            replay(runtime, load_bundle_reference(bundle), meter)
+            self._parity = meter.result()
+            if not self._parity.passed:
+                raise LramError(f"{job.name}: wrong outputs, not timed: {'; '.join(self._parity.failures())}")
+            self._policy.reset()
+        self._start_state = self._policy.runtime.state()
+
+    def window(self, steps: int, seconds_limit: float | None) -> Window:
+        for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
+            self._timed_act()
+        before = time.process_time()
+        window = self._timed_window(steps, seconds_limit)
+        return dataclasses.replace(window, cpu_seconds=time.process_time() - before)
+
+    def _timed_window(self, steps: int, seconds_limit: float | None) -> Window:
+        if self._rate is not None:
+            return self._paced_window(steps, 1.0 / self._rate)
+        seconds: list[float] = []
+        start = time.perf_counter()
+        while len(seconds) < steps:
+            seconds.append(self._timed_act())
+            if seconds_limit is not None and time.perf_counter() - start > seconds_limit:
+                break
+        return Window(np.array(seconds), 0)
+
+    def _paced_window(self, steps: int, period: float) -> Window:
+        """One step per period, from tick to action; after an overrun the loop waits for the next whole tick."""
+        seconds, missed = [], 0
+        tick = time.perf_counter() + period
+        for _ in range(steps):
+            time.sleep(max(tick - time.perf_counter(), 0.0))
+            self._timed_act()
+            elapsed = time.perf_counter() - tick
+            seconds.append(elapsed)
+            late = int(elapsed // period)
+            missed += late > 0
+            tick += period * (1 + late)
+        return Window(np.array(seconds), missed)
+
+    def _timed_act(self) -> float:
+        observation, reward = next(self._inputs)
+        start = time.perf_counter()
+        self._policy.act(observation, reward)
+        return time.perf_counter() - start
+
+    def finish(self) -> WorkerReport:
+        state = self._policy.runtime.state()
+        still = [n for n, before in self._start_state.items() if np.array_equal(before, state[n])]
+        broken = [n for n, array in state.items() if not np.isfinite(array).all()]
+        if still or broken:
+            raise LramError(f"{(still + broken)[0]}: the state did not advance or is not finite; times are void")
+        return WorkerReport(
+            self._weights, self._threads, self._load_seconds, self._first_step_seconds, peak_memory(), self._parity
+        )
+
+
+def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
+    """The policy to time, whose weights it has, and whether they are the bundle's."""
+    from lram_export.policy import Policy, load_policy
+
+    if job.name != BASELINE:
+        return load_policy(job.bundle, job.name, threads=job.threads), "bundle", True
+    from lram_export.runtimes import RUNTIMES
+    from lram_export.targets.registry import load_target
+
+    load_target(RUNTIMES, "pytorch")  # says what is missing
+    import torch
+
+    from lram_export.benchmark.baseline import OriginalRuntime
+    from lram_export.checkpoints.random import random_checkpoint
+    from lram_export.model.reference import ReferenceModel
+    from lram_export.runtimes.pytorch import artifact_checkpoint
+    from lram_export.verification.oracle import check_architecture
+
+    torch.set_num_threads(job.threads)
+    manifest = bundle.manifest
+    if job.source is not None:
+        checkpoint, weights = job.source.load(), "checkpoint"
+        check_architecture(bundle, checkpoint)
+    elif "pytorch" in bundle.targets:
+        checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"
+    else:  # speed does not depend on the values of the weights
+        checkpoint, weights = random_checkpoint(manifest.model, Path(job.bundle)), "random"
+    runtime = OriginalRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+    # a checkpoint's own weights are not those of a quantized bundle
+    comparable = weights == "bundle" or (weights == "checkpoint" and manifest.quantization is None)
+    return Policy(runtime, manifest.task), weights, comparable
+
+
+def _endless_inputs(policy: Policy) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]:
+    """Random observations, and rewards that sum to 0, so that return-to-go stays where the task has it."""
+    steps = random_steps(policy.spec, policy.task, INPUT_STEPS, seed=2)
+    rng = np.random.default_rng(3)
+    rewards = rng.standard_normal((INPUT_STEPS, policy.spec.batch_size)).astype(np.float32)
+    rewards -= rewards.mean(axis=0)
+    return itertools.cycle(zip(steps.observation, rewards, strict=True))

@@ -1,0 +1,1 @@
+"""The folder that an export writes and a robot reads. Free of torch."""

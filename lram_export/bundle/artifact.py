@@ -1,0 +1,41 @@
+"""What a runtime is given of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lram_export.bundle.identity import Identity
+from lram_export.errors import BundleError
+from lram_export.model.config import ModelConfig
+from lram_export.spec.codes import QuantizedFile
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import StepSpec
+
+
+@dataclass(frozen=True)
+class LoadedArtifact:
+    """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
+
+    ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
+    in, ``platforms`` what its files were compiled for, ``identity`` what they have to say about
+    themselves, ``files`` the names of those that the manifest lists.
+    ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
+    """
+
+    directory: Path
+    spec: StepSpec
+    config: ModelConfig
+    task: TaskSpec
+    digest: str
+    activations: str
+    quantized: QuantizedFile | None = None
+    platforms: tuple[str, ...] = ()
+    identity: Identity = field(default_factory=Identity)
+    files: frozenset[str] = frozenset()
+
+    def file(self, name: str) -> Path:
+        """Where a file of the artifact is; raises BundleError unless the manifest lists it, and so vouches for it."""
+        if name not in self.files:
+            raise BundleError(f"{self.directory / name}: not listed in the manifest; export the bundle again")
+        return self.directory / name

@@ -1,0 +1,154 @@
+"""Bundles: the folder an export writes, and the reader a robot uses. Free of torch.
+
+``NAME.lram/`` holds ``manifest.json``, ``reference.npz`` and one folder per target. A reader checks the
+manifest, refuses paths that leave the folder, checks sizes and hashes, and never unpickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
+from lram_export.errors import BundleError, UsageError
+from lram_export.spec.codes import QuantizedFile
+from lram_export.spec.json_fields import read_text
+from lram_export.system.files import file_sha256
+
+if TYPE_CHECKING:
+    from lram_export.bundle.artifact import LoadedArtifact
+
+BUNDLE_SUFFIX = ".lram"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its checked manifest. File contents are checked when they are used."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | Path) -> Bundle:
+        """Read and check the manifest.
+
+        Raises:
+            UsageError: there is no such folder.
+            BundleError: not a bundle, damaged, or written by a newer version.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UsageError(f"{path}: no such bundle")
+        manifest_path = path / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise BundleError(f"{path}: no {MANIFEST_FILE} in it; expected a bundle written by lram-export")
+        try:
+            return Bundle(path, read_manifest(read_text(manifest_path)))
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{manifest_path}: {error}") from None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets this bundle has artifacts for."""
+        return tuple(entry.target for entry in self.manifest.artifacts)
+
+    def artifact(self, target: str) -> ArtifactEntry:
+        """The artifact of a target; raises UsageError naming those the bundle has."""
+        for entry in self.manifest.artifacts:
+            if entry.target == target:
+                return entry
+        from lram_export.runtimes import RUNTIMES
+
+        way_out = f"Export again with --target {target}" if target in RUNTIMES else "No runtime has that name"
+        raise UsageError(
+            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. {way_out}"
+        )
+
+    def artifact_size(self, target: str) -> int:
+        """Bytes on disk that a target needs: its own files, and the shared codes where it reads them."""
+        from lram_export.runtimes import RUNTIMES
+
+        shared = self.manifest.quantization
+        reads = target not in RUNTIMES or RUNTIMES[target].reads_quantized
+        return self.artifact(target).size + (shared.file.size if shared is not None and reads else 0)
+
+    def artifact_digest(self, target: str) -> str:
+        """What tells what a target runs from anything else: one SHA-256 over its files and the shared codes."""
+        shared = self.manifest.quantization
+        if shared is None:
+            return self.artifact(target).digest
+        return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.sha256}".encode()).hexdigest()
+
+    def load_artifact(self, target: str) -> LoadedArtifact:
+        """Check the hashes of the files a target reads and describe them to its runtime; raises BundleError."""
+        from lram_export.bundle.artifact import LoadedArtifact
+        from lram_export.runtimes import RUNTIMES
+
+        entry = self.artifact(target)
+        self.check_files(entry.files)
+        manifest = self.manifest
+        quantized = None
+        if manifest.quantization is not None and (target not in RUNTIMES or RUNTIMES[target].reads_quantized):
+            self.check_files([manifest.quantization.file])
+            quantized = QuantizedFile(self.path, manifest.quantization.matrices)
+        return LoadedArtifact(
+            self.path / target,
+            manifest.spec,
+            manifest.model,
+            manifest.task,
+            entry.digest,
+            entry.activations,
+            quantized,
+            entry.platforms,
+            manifest.identity,
+            frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
+        )
+
+    def check_files(
+        self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
+    ) -> None:
+        """Compare files with the manifest's sizes and hashes; raises BundleError naming the file.
+
+        The default is all files, and the report if it is there.
+        """
+        if entries is None:
+            self.check_report()
+        root = self.path.resolve()
+        for entry in self.files() if entries is None else entries:
+            path = self.path / entry.path
+            again = "copy or export it again"
+            if not path.resolve().is_relative_to(root):  # as in stores that link to files named by their content
+                again = (
+                    f"it is a link out of the bundle, to {path.resolve()}, which is no copy of this file; "
+                    f"copy the bundle with what its links lead to: cp -rL"
+                )
+            if not path.is_file():
+                raise BundleError(f"{path}: missing; the bundle is incomplete, {again}")
+            size = path.stat().st_size
+            if size != entry.size:
+                raise BundleError(f"{path}: {size} bytes, the manifest says {entry.size}; {again}")
+            if file_sha256(path, advance) != entry.sha256:
+                raise BundleError(f"{path}: content differs from the manifest's SHA-256; {again}")
+
+    def check_report(self) -> None:
+        """Raise BundleError if there is a report other than the one the manifest lists: it is what gets signed.
+
+        None at all is fine: a robot needs none, and :meth:`load_artifact` does not ask.
+        """
+        path, listed = self.path / REPORT_FILE, self.manifest.report
+        if not os.path.lexists(path):
+            return
+        if listed is None:
+            raise BundleError(f"{path}: not listed in the manifest, so nobody vouches for it; remove it")
+        self.check_files([listed])
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files the manifest lists and a robot needs: without the report."""
+        shared = [self.manifest.reference]
+        if self.manifest.quantization is not None:
+            shared.append(self.manifest.quantization.file)
+        return (*shared, *(f for a in self.manifest.artifacts for f in a.files))

@@ -1,0 +1,432 @@
+"""The bundle's ``manifest.json``: what is inside, for which task, with which hashes and proofs.
+
+Reading checks every field, so that a damaged or foreign manifest gives one line naming the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from lram_export.bundle.identity import Identity, identity
+from lram_export.model.config import ModelConfig
+from lram_export.model.matrices import matrix_kind, matrix_shapes
+from lram_export.model.specification import step_spec
+from lram_export.spec.bounds import MODEL, MOST_BATCH, MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
+from lram_export.spec.codes import GPTQ, METHODS, QUANTIZED_FILE, MatrixEntry
+from lram_export.spec.json_fields import Fields, parse_json, shown, whole_number
+from lram_export.spec.parity import FLOAT32, ParityResult
+from lram_export.spec.precision import ACTIVATION_FORMATS, FORMATS, MIXED, PRECISIONS, activation_format
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import MAX_FLOAT32, StepSpec
+from lram_export.version import __version__
+
+SCHEMA_VERSION = 3
+MANIFEST_FILE = "manifest.json"
+REPORT_FILE = "report.html"
+"""The page for the person who signs a policy off: listed with its hash, the one listed file that may be left out."""
+SHA256 = "[0-9a-f]{64}"
+COST_COUNTS = ("steps", "actions", "actions_different", "beyond_one_bin")
+COST_ERRORS = ("relative_error", "mean_logit_error", "max_logit_error")
+MOST_MATRICES = 2 * MODEL["num_blocks"][1] + 2
+MOST_RECORDINGS = 1 << 12
+STAND_IN_NAMES = {"tensorrt": ("onnxruntime",), "tvm": ("tvm-host",)}
+"""Target -> what may have verified its artifact besides itself."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: path relative to the bundle with forward slashes, SHA-256, size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ArtifactEntry:
+    """One target at one precision, its files in the folder named after the target.
+
+    ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to.
+    ``verified_by`` is the target on whose runtime ``parity`` was found; it is another one where the hardware for
+    this one was missing at export.
+    """
+
+    target: str
+    precision: str
+    platform: str
+    tools: dict[str, str]
+    files: tuple[FileEntry, ...]
+    weight_bytes: int
+    activations: str = FLOAT32
+    parity: ParityResult | None = None
+    verified_by: str | None = None
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """What its files were compiled for, one by one."""
+        return tuple(self.platform.split(", "))
+
+    @property
+    def size(self) -> int:
+        """Size of all files in bytes."""
+        return sum(f.size for f in self.files)
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over those of all files, names included."""
+        lines = "".join(f"{f.sha256} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class QuantizationEntry:
+    """The quantized matrices of a bundle, in one file for all its targets, and how they came about.
+
+    ``calibration`` names the recordings by their SHA-256. ``cost`` is what quantization changed, oracle
+    against float32 reference; ``reference_cost`` the same over the recorded steps where ``cost`` is of others;
+    ``auto`` what `--precision auto` measured before it chose.
+    """
+
+    method: str
+    file: FileEntry
+    matrices: tuple[MatrixEntry, ...]
+    calibration: tuple[str, ...] = ()
+    cost: dict[str, Any] | None = None
+    reference_cost: dict[str, Any] | None = None
+    auto: dict[str, Any] | None = None
+
+    @property
+    def recorded_cost(self) -> dict[str, Any] | None:
+        """The cost over the recorded steps, which whoever has the checkpoint can measure again."""
+        over_recorded = self.cost is not None and self.cost.get("measured_on") == "reference"
+        return self.cost if over_recorded else self.reference_cost
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a reader needs to know before it opens an artifact."""
+
+    name: str
+    model: ModelConfig
+    parameters: int
+    task: TaskSpec
+    batch_size: int
+    reference: FileEntry
+    artifacts: tuple[ArtifactEntry, ...]
+    created: str
+    source: dict[str, str] = field(default_factory=dict)
+    generator: str = f"lram-export {__version__}"
+    quantization: QuantizationEntry | None = None
+    limits: dict[str, float] = field(default_factory=dict)
+    report: FileEntry | None = None
+
+    @property
+    def precision(self) -> str:
+        """Precision of all artifacts."""
+        return self.artifacts[0].precision
+
+    @property
+    def spec(self) -> StepSpec:
+        """Names, shapes and dtypes of a step, derived from model, task and batch size, with the inputs' limits."""
+        return step_spec(self.model, self.task, self.batch_size).with_limits(self.limits)
+
+    @property
+    def identity(self) -> Identity:
+        """What the artifacts have to say about themselves."""
+        properties = identity(
+            name=self.name,
+            precision=self.precision,
+            task=self.task,
+            config=self.model,
+            spec=self.spec,
+            source_sha256=self.source["sha256"],
+        )
+        return Identity(properties, complete=bool(self.limits))
+
+    def dumps(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(self.to_json(), indent=2) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :func:`read_manifest`."""
+        artifacts = []
+        for entry in self.artifacts:
+            parity = None if entry.parity is None else entry.parity.to_json()
+            artifacts.append({**asdict(entry), "files": [asdict(f) for f in entry.files], "parity": parity})
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "created": self.created,
+            "generator": self.generator,
+            "source": self.source,
+            "model": {**self.model.to_json(), "parameters": self.parameters},
+            "task": self.task.to_json(),
+            "specification": self.spec.to_json(),
+            "reference": asdict(self.reference),
+            "report": None if self.report is None else asdict(self.report),
+            "quantization": None if self.quantization is None else _quantization_json(self.quantization),
+            "artifacts": artifacts,
+        }
+
+
+def read_manifest(text: str) -> Manifest:
+    """Parse and check a manifest.
+
+    Raises:
+        ValueError: one line naming the field, what was expected and what came.
+    """
+    document = Fields.of(parse_json(text), "")
+    version = document.integer("schema_version", 1, 2**31)
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version: this bundle has {version}, this lram-export ({__version__}) reads up to "
+            f"{SCHEMA_VERSION}; update lram-export"
+        )
+    if version < 2:
+        document = _of_version_1(document)
+    model = document.fields("model")
+    config = ModelConfig.from_json({k: v for k, v in model.data.items() if k != "parameters"})
+    specification = document.fields("specification")
+    manifest = Manifest(
+        name=document.text("name"),
+        created=document.text("created"),
+        generator=document.text("generator"),
+        source=_source(document),
+        model=config,
+        parameters=model.integer("parameters", 1, MOST_PARAMETERS),
+        task=TaskSpec.from_json(document.get("task")),
+        batch_size=specification.integer("batch_size", 1, MOST_BATCH),
+        reference=_file(document.fields("reference")),
+        quantization=None
+        if document.get("quantization") is None
+        else _quantization(document.fields("quantization"), version),
+        limits=_limits(specification, version),
+        report=None if version < 3 or document.get("report") is None else _report(document.fields("report")),
+        artifacts=tuple(
+            _artifact(Fields.of(entry, f"artifacts[{i}]")) for i, entry in enumerate(document.items("artifacts", 64))
+        ),
+    )
+    if manifest.spec.to_json() != specification.data:
+        raise ValueError("specification: does not follow from model, task and batch_size")
+    _check_consistent(manifest)
+    return manifest
+
+
+def _report(entry: Fields) -> FileEntry:
+    file = _file(entry)
+    if file.path != REPORT_FILE:
+        raise ValueError(f"report.path: expected '{REPORT_FILE}', got {file.path!r}")
+    return file
+
+
+def _of_version_1(document: Fields) -> Fields:
+    """A document of schema version 1 with what version 2 added."""
+    artifacts = [
+        {"activations": FLOAT32, "parity": None, **entry} if isinstance(entry, dict) else entry
+        for entry in document.items("artifacts", 64)
+    ]
+    for entry in artifacts:
+        if isinstance(entry, dict):
+            entry.setdefault("verified_by", None if entry["parity"] is None else entry.get("target"))
+    if "quantization" in document.data:
+        raise ValueError("schema_version: 1 has no quantization")
+    return Fields({**document.data, "quantization": None, "artifacts": artifacts}, document.where)
+
+
+def _source(document: Fields) -> dict[str, str]:
+    source = document.fields("source")
+    source.only("file", "sha256")
+    return {"file": source.text("file"), "sha256": source.text("sha256", pattern="([0-9a-f]{64})?")}
+
+
+def _check_consistent(manifest: Manifest) -> None:
+    """Raise ValueError where two fields of a manifest contradict each other."""
+    if manifest.parameters != manifest.model.parameters:
+        raise ValueError(f"model.parameters: {manifest.parameters} does not follow from the other sizes of the model")
+    if not manifest.artifacts:
+        raise ValueError("artifacts: expected at least one")
+    targets = [entry.target for entry in manifest.artifacts]
+    twice = [target for target in targets if targets.count(target) > 1]
+    if twice:
+        raise ValueError(f"artifacts: target '{twice[0]}' appears twice")
+    quantization, precision = manifest.quantization, manifest.precision
+    if (quantization is None) != (precision == "fp32"):
+        raise ValueError(f"quantization: does not fit the artifacts' precision '{precision}'")
+    if quantization is not None:
+        _check_quantization(manifest, quantization)
+    formats = {m.format for m in quantization.matrices} if quantization is not None else set()
+    for i, entry in enumerate(manifest.artifacts):
+        if entry.precision != precision:
+            raise ValueError(f"artifacts: '{entry.target}' is {entry.precision}, the others {precision}")
+        expected = activation_format(entry.target, precision, formats)
+        if entry.activations != expected:
+            raise ValueError(
+                f"artifacts[{i}].activations: expected '{expected}' for {entry.target} at {precision}, "
+                f"got '{entry.activations}'"
+            )
+        if entry.parity is not None:
+            _check_parity(manifest, entry, entry.parity, f"artifacts[{i}].parity")
+        read = entry.size + (0 if quantization is None else quantization.file.size)
+        if entry.weight_bytes > 4 * read:  # a step graph may hold a weight in more than one form
+            raise ValueError(f"artifacts[{i}].weight_bytes: {entry.weight_bytes} of the {read} bytes in its files")
+
+
+def _check_quantization(manifest: Manifest, entry: QuantizationEntry) -> None:
+    names = [m.name for m in entry.matrices]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError("quantization.matrices: expected one or more different matrices")
+    shapes = matrix_shapes(manifest.model, manifest.task)
+    for i, matrix in enumerate(entry.matrices):
+        where = f"quantization.matrices[{i}]"
+        if matrix.name not in shapes:
+            raise ValueError(f"{where}.name: this model has no matrix {matrix.name!r}")
+        if matrix.shape != shapes[matrix.name]:
+            raise ValueError(
+                f"{where}.shape: expected {list(shapes[matrix.name])} for {matrix.name}, got {list(matrix.shape)}"
+            )
+        named = PRECISIONS.get(manifest.precision)
+        if named is not None and matrix.format != named.weights:
+            raise ValueError(f"{where}.format: expected {named.weights} at {manifest.precision}, got {matrix.format}")
+    if (entry.auto is not None) != (manifest.precision == MIXED):
+        raise ValueError(f"quantization.auto: expected what `auto` measured at precision {MIXED}, and nowhere else")
+    if entry.method == GPTQ and not entry.calibration:
+        raise ValueError(f"quantization.calibration: expected recordings, since the method is {GPTQ}")
+
+
+def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult, where: str) -> None:
+    """A proof is of this artifact, and says the same in all its fields."""
+    for name in ("precision", "activations"):
+        if getattr(parity, name) != getattr(entry, name):
+            raise ValueError(f"{where}.{name}: expected the artifact's, got {getattr(parity, name)!r}")
+    action = manifest.spec.outputs[0]
+    if parity.actions != parity.steps * action.size:
+        raise ValueError(f"{where}.actions: expected {parity.steps * action.size} in {parity.steps} steps")
+    if parity.worst is not None and abs(parity.worst.actual - parity.worst.expected) != parity.max_logit_error:
+        raise ValueError(f"{where}.max_logit_error: does not follow from the worst logit")
+    if not parity.passed or parity.failures():
+        raise ValueError(f"{where}.passed: expected a proof that passed, within the tolerance")
+    if entry.verified_by not in (entry.target, *STAND_IN_NAMES.get(entry.target, ())):
+        raise ValueError(f"{where.removesuffix('parity')}verified_by: '{entry.verified_by}' runs no '{entry.target}'")
+
+
+def _limits(specification: Fields, version: int) -> dict[str, float]:
+    """The limits of the float32 inputs of a step; bundles before schema version 3 have none."""
+    found: dict[str, float] = {}
+    for i, entry in enumerate(specification.items("inputs", 4)):
+        tensor = Fields.of(entry, specification.path(f"inputs[{i}]"))
+        name, dtype = tensor.text("name"), tensor.text("dtype")
+        limited = version >= 3 and dtype == "float32" and name in ("observation", "return_to_go", "reward")
+        if limited != ("limit" in tensor.data):
+            raise ValueError(f"{tensor.path('limit')}: {'missing' if limited else 'unknown field'}")
+        if limited:
+            found[name] = tensor.number("limit", low=1.0, high=MAX_FLOAT32)
+    return found
+
+
+def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
+    matrices = [{"name": m.name, "format": m.format, "shape": list(m.shape)} for m in entry.matrices]
+    return {**asdict(entry), "calibration": list(entry.calibration), "matrices": matrices}
+
+
+def _quantization(entry: Fields, version: int) -> QuantizationEntry:
+    file = _file(entry.fields("file"))
+    if file.path != QUANTIZED_FILE:
+        raise ValueError(f"quantization.file.path: expected '{QUANTIZED_FILE}', got {file.path!r}")
+    matrices = entry.items("matrices", MOST_MATRICES)
+    calibration = entry.items("calibration", MOST_RECORDINGS)
+    for i, digest in enumerate(calibration):
+        if not isinstance(digest, str) or not re.fullmatch(SHA256, digest):
+            raise ValueError(f"quantization.calibration[{i}]: expected 64 hexadecimal digits, got {shown(digest)}")
+    quantization = QuantizationEntry(
+        method=entry.text("method", choices=METHODS),
+        file=file,
+        matrices=tuple(_matrix(Fields.of(m, f"quantization.matrices[{i}]")) for i, m in enumerate(matrices)),
+        calibration=tuple(calibration),
+        cost=_cost(entry, "cost"),
+        reference_cost=None if version < 3 else _cost(entry, "reference_cost"),
+        auto=None if entry.get("auto") is None else entry.fields("auto").data,
+    )
+    if version >= 3:
+        _check_cost(quantization)
+    return quantization
+
+
+def _check_cost(entry: QuantizationEntry) -> None:
+    """Raise ValueError unless the cost over the recorded steps is stated once: what `verify --checkpoint` asks for."""
+    if entry.recorded_cost is None:
+        missing = "cost" if entry.cost is None else "reference_cost"
+        raise ValueError(f"quantization.{missing}: expected the cost over the recorded steps, got none")
+    if entry.cost is None or (entry.recorded_cost is entry.cost and entry.reference_cost is not None):
+        raise ValueError("quantization.cost: expected a cost over episodes beside reference_cost, got another")
+
+
+def _cost(entry: Fields, name: str) -> dict[str, Any] | None:
+    if entry.get(name) is None:
+        return None
+    cost = entry.fields(name)
+    cost.only("measured_on", *COST_COUNTS, *COST_ERRORS)
+    cost.text("measured_on", choices=("reference", "episodes") if name == "cost" else ("reference",))
+    for count in COST_COUNTS:
+        cost.integer(count, 0, 2**53)
+    for error in COST_ERRORS:
+        cost.number(error, low=0.0)
+    if not cost.data["beyond_one_bin"] <= cost.data["actions_different"] <= cost.data["actions"]:
+        raise ValueError(f"quantization.{name}.actions_different: expected between beyond_one_bin and actions")
+    return cost.data
+
+
+def _matrix(entry: Fields) -> MatrixEntry:
+    name, shape = entry.text("name"), entry.items("shape", 2)
+    if matrix_kind(name) is None:
+        raise ValueError(f"{entry.where}.name: '{name}' is not a matrix that is quantized")
+    if len(shape) != 2:
+        raise ValueError(f"{entry.where}.shape: expected two positive numbers, got {shown(shape)}")
+    rows, columns = (whole_number(extent, f"{entry.where}.shape", 1, MOST_FILE_BYTES) for extent in shape)
+    return MatrixEntry(name, entry.text("format", choices=tuple(FORMATS)), (rows, columns))
+
+
+def _artifact(entry: Fields) -> ArtifactEntry:
+    target = entry.text("target")
+    if not re.fullmatch(r"[a-z0-9_-]+", target):
+        raise ValueError(f"{entry.where}.target: expected a target's name, got {target!r}")
+    files = tuple(
+        _file(Fields.of(f, f"{entry.where}.files[{i}]")) for i, f in enumerate(entry.items("files", MOST_FILES))
+    )
+    elsewhere = [f.path for f in files if PurePosixPath(f.path).parts[0] != target]
+    if elsewhere or not files:
+        raise ValueError(f"{entry.where}.files: expected files in the folder '{target}', got {elsewhere or 'none'}")
+    if len({f.path for f in files}) != len(files):
+        raise ValueError(f"{entry.where}.files: a file appears twice")
+    parity = entry.get("parity")
+    verified_by = entry.get("verified_by")
+    if (parity is None) != (verified_by is None):
+        raise ValueError(f"{entry.where}.verified_by: expected a target where there is parity, and only there")
+    return ArtifactEntry(
+        target=target,
+        precision=entry.text("precision", choices=(*PRECISIONS, MIXED)),
+        platform=entry.text("platform"),
+        tools=entry.texts("tools"),
+        files=files,
+        weight_bytes=entry.integer("weight_bytes", 1, MOST_FILE_BYTES),
+        activations=entry.text("activations", choices=ACTIVATION_FORMATS),
+        parity=None if parity is None else ParityResult.from_json(parity, f"{entry.where}.parity"),
+        verified_by=None if verified_by is None else entry.text("verified_by"),
+    )
+
+
+def _file(entry: Fields) -> FileEntry:
+    path = entry.text("path")
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise ValueError(f"{entry.where}.path: {path!r} leaves the bundle; refused")
+    if path != "/".join(parts):
+        raise ValueError(f"{entry.where}.path: expected {'/'.join(parts)!r}, got {path!r}")
+    sha256 = entry.text("sha256")
+    if not re.fullmatch(SHA256, sha256):
+        raise ValueError(f"{entry.where}.sha256: expected 64 hexadecimal digits, got {sha256!r}")
+    return FileEntry(path, sha256, entry.integer("size", 0, MOST_FILE_BYTES))

@@ -1,0 +1,106 @@
+"""Writes a bundle, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lram_export.bundle.bundle import BUNDLE_SUFFIX
+from lram_export.bundle.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry
+from lram_export.model.config import ModelConfig
+from lram_export.spec.parity import ParityResult
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import StepSpec
+from lram_export.system.files import atomic_directory, file_sha256
+
+
+class BundleWriter:
+    """Collects the parts of a bundle in a temporary folder; :meth:`finish` writes the manifest."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.name = directory, name
+        self._created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat()
+        self._artifacts: list[ArtifactEntry] = []
+
+    def target_directory(self, target: str) -> Path:
+        """Create and return the folder of a target."""
+        directory = self.directory / target
+        directory.mkdir()
+        return directory
+
+    def add_artifact(
+        self,
+        target: str,
+        files: Iterable[Path],
+        *,
+        precision: str,
+        platform: str,
+        tools: dict[str, str],
+        weight_bytes: int,
+        activations: str,
+    ) -> None:
+        """Record an artifact whose files lie in the target's folder."""
+        entries = tuple(self.entry(file) for file in files)
+        self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes, activations))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets that were added and not discarded."""
+        return tuple(a.target for a in self._artifacts)
+
+    def discard(self, target: str) -> None:
+        """Leave a target out, with whatever its folder holds."""
+        self._artifacts = [a for a in self._artifacts if a.target != target]
+        shutil.rmtree(self.directory / target, ignore_errors=True)
+
+    def add_parity(self, target: str, parity: ParityResult, verified_by: str) -> None:
+        """Record what verifying an artifact found, on the runtime of which target."""
+        self._artifacts = [
+            dataclasses.replace(a, parity=parity, verified_by=verified_by) if a.target == target else a
+            for a in self._artifacts
+        ]
+
+    def finish(
+        self,
+        *,
+        config: ModelConfig,
+        parameters: int,
+        task: TaskSpec,
+        spec: StepSpec,
+        reference: Path,
+        source: dict[str, str],
+        quantization: QuantizationEntry | None = None,
+        report: Path | None = None,
+    ) -> Manifest:
+        """Write the manifest; may be called again after :meth:`add_parity`, and with the report made from it."""
+        manifest = Manifest(
+            name=self.name,
+            model=config,
+            parameters=parameters,
+            task=task,
+            batch_size=spec.batch_size,
+            reference=self.entry(reference),
+            artifacts=tuple(self._artifacts),
+            created=self._created,
+            source=source,
+            quantization=quantization,
+            limits=spec.limits,
+            report=None if report is None else self.entry(report),
+        )
+        (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
+        return manifest
+
+    def entry(self, file: Path) -> FileEntry:
+        """Path, hash and size of a file of the bundle."""
+        return FileEntry(file.relative_to(self.directory).as_posix(), file_sha256(file), file.stat().st_size)
+
+
+@contextmanager
+def write_bundle(path: Path, *, force: bool = False) -> Iterator[BundleWriter]:
+    """Yield a writer whose bundle takes its name only when the block succeeds; raises UsageError if it exists."""
+    with atomic_directory(path, marker=MANIFEST_FILE, force=force) as temporary:
+        yield BundleWriter(temporary, path.name.removesuffix(BUNDLE_SUFFIX))

@@ -1,0 +1,1 @@
+"""What is read: checkpoints of the training code, and our own format."""

@@ -1,0 +1,49 @@
+"""Weights against what a config needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lram_export.backbones.protocol import Weights
+from lram_export.errors import CheckpointError
+from lram_export.model.config import ModelConfig, expected_shapes
+
+
+def checked_weights(weights: Weights, config: ModelConfig, file: Path) -> Weights:
+    """Compare names and shapes with what the config needs; return float32 weights in the config's order."""
+    import torch
+
+    expected = expected_shapes(config)
+    missing = [k for k in expected if k not in weights]
+    unknown = sorted(set(weights) - set(expected))
+    if missing:
+        raise CheckpointError(
+            f"{file}: {missing[0]}: missing (expected shape {expected[missing[0]]})" + _and_more(missing)
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{file}: {unknown[0]}: unknown weight of shape {tuple(weights[unknown[0]].shape)}; "
+            f"the config has no place for it" + _and_more(unknown)
+        )
+    wrong = [k for k, shape in expected.items() if tuple(weights[k].shape) != shape]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: {wrong[0]}: the config expects shape {expected[wrong[0]]}, "
+            f"the weights have {tuple(weights[wrong[0]].shape)}" + _and_more(wrong)
+        )
+    checked: Weights = {}
+    for key in expected:
+        tensor = weights[key]
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{file}: {key}: expected floating-point weights, got {tensor.dtype}")
+        tensor = tensor.detach().to(torch.float32)
+        finite = torch.isfinite(tensor)
+        if not bool(finite.all()):
+            count = int((~finite).sum())
+            raise CheckpointError(f"{file}: {key}: {count} of {tensor.numel()} weights are NaN or infinite")
+        checked[key] = tensor
+    return checked
+
+
+def _and_more(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""

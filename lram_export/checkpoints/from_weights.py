@@ -1,0 +1,125 @@
+"""Sizes of a model from its weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lram_export.backbones.protocol import Weights
+from lram_export.backbones.xlstm.original import BLOCKS, KERNEL
+from lram_export.checkpoints.checkpoint import Hints
+from lram_export.errors import CheckpointError, UsageError
+from lram_export.model.config import IMPALA_CHANNELS, ModelConfig
+
+PUBLISHED_NUM_ACTIONS, PUBLISHED_DISCRETE_ACTIONS = 274, 18
+PUBLISHED_IMAGE_SIZE = 64
+
+
+def infer_config(
+    weights: Weights, path: Path, hints: Hints, num_actions: int | None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Infer every size from the weights alone.
+
+    Args:
+        weights: named weights without prefixes, sLSTM kernels in either layout.
+        path: the file, for messages.
+        hints: sizes given by the user.
+        num_actions: action tokens per dimension where the action embedding shows them.
+
+    Returns:
+        The config, and what was taken from the published models because weights cannot show it.
+
+    Raises:
+        CheckpointError: a weight that every LRAM has is missing.
+        UsageError: something that cannot be inferred, naming the option that says it.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in weights:
+            raise CheckpointError(f"{path}: {name}: missing; is this an LRAM checkpoint?")
+        return tuple(weights[name].shape)
+
+    hidden = shape("embed_ln.weight")[0]
+    blocks = sorted({int(k[len(BLOCKS) :].split(".")[0]) for k in weights if k.startswith(BLOCKS)})
+    if not blocks or blocks != list(range(len(blocks))):
+        raise CheckpointError(f"{path}: {BLOCKS}: expected blocks 0, 1, 2, ..., got {blocks}")
+    slstm_at = tuple(i for i in blocks if f"{BLOCKS}{i}.xlstm.{KERNEL}" in weights)
+    mlstm_at = [i for i in blocks if i not in slstm_at]
+    assumptions = ["tokens (reward, state, return-to-go), no time embeddings, as in the published models"]
+    sizes: dict[str, Any] = {"num_heads": 4, "inner_size": 2 * hidden}
+    if mlstm_at:
+        layer = f"{BLOCKS}{mlstm_at[0]}.xlstm"
+        sizes = {
+            "num_heads": shape(f"{layer}.mlstm_cell.igate.weight")[0],
+            "inner_size": shape(f"{layer}.learnable_skip")[0],
+            "qkv_block_size": shape(f"{layer}.q_proj.weight")[-1],
+        }
+    if slstm_at:
+        block = f"{BLOCKS}{slstm_at[0]}"
+        sizes["slstm_num_heads"] = shape(f"{block}.xlstm.{KERNEL}")[0]
+        sizes["ffn_size"] = shape(f"{block}.ffn.proj_down.weight")[-1]
+        assumptions.append("feed-forward activation gelu, as in the published models")
+    sizes["conv_kernel_size"] = shape(f"{BLOCKS}0.xlstm.conv1d.conv.weight")[-1]
+    sizes |= _infer_actions(shape("action_net.0.weight")[0], hints, num_actions, assumptions)
+    state_dim = shape("embed_state.weight")[-1] if "embed_state.weight" in weights else None
+    image_shape = None
+    if "embed_image.linear.0.weight" in weights:
+        image_shape = _infer_image_shape(
+            shape("embed_image.cnn.0.conv.weight")[1],
+            shape("embed_image.linear.0.weight")[1],
+            hints,
+            assumptions,
+        )
+    try:
+        config = ModelConfig(
+            hidden_size=hidden,
+            num_blocks=len(blocks),
+            slstm_at=slstm_at,
+            state_dim=state_dim,
+            image_shape=image_shape,
+            **sizes,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return config, tuple(assumptions)
+
+
+def _infer_actions(rows: int, hints: Hints, num_actions: int | None, assumptions: list[str]) -> dict[str, int]:
+    if hints.act_dim is not None:
+        num_actions = rows // hints.act_dim
+    if num_actions is None:
+        raise UsageError(
+            f"--act-dim: the weights do not show how the {rows} rows of the head divide into action "
+            f"dimensions; add --act-dim (8 in the published models), or --config"
+        )
+    if num_actions < 1 or rows % num_actions:
+        raise UsageError(f"--act-dim: {rows} rows of the head do not divide by it")
+    discrete = hints.discrete_actions
+    if discrete is None:
+        if num_actions != PUBLISHED_NUM_ACTIONS:
+            raise UsageError(
+                f"--discrete-actions: the weights do not show how many of the {num_actions} action tokens are "
+                f"discrete actions; add --discrete-actions (18 in the published models), or --config"
+            )
+        discrete = PUBLISHED_DISCRETE_ACTIONS
+        assumptions.append(f"{discrete} discrete actions and {num_actions - discrete} bins, as in the published models")
+    if not 0 <= discrete < num_actions:
+        raise UsageError(f"--discrete-actions: expected 0 to {num_actions - 1}, got {discrete}")
+    return {
+        "act_dim": rows // num_actions,
+        "action_channels": num_actions - discrete,
+        "discrete_actions": discrete,
+    }
+
+
+def _infer_image_shape(channels: int, features: int, hints: Hints, assumptions: list[str]) -> tuple[int, int, int]:
+    if hints.image_shape is not None:
+        return hints.image_shape
+    published = PUBLISHED_IMAGE_SIZE
+    if features == IMPALA_CHANNELS[-1] * (published // 8) ** 2:
+        assumptions.append(f"images of {published}x{published}, as in the published models")
+        return (channels, published, published)
+    raise UsageError(
+        f"--image-shape: the weights do not show the size of the images ({features} features could be "
+        f"several); add --image-shape CHANNELS,HEIGHT,WIDTH, or --config"
+    )

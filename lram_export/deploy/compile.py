@@ -1,0 +1,90 @@
+"""Compiling on the machine that will run: build the engine, check it against the recorded steps, keep it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.errors import ParityError, UsageError
+from lram_export.progress import SILENT, Progress
+from lram_export.runtimes import tensorrt as runtime
+from lram_export.spec.parity import ParityResult
+from lram_export.targets.tensorrt import cuda
+from lram_export.targets.tensorrt.builder import build_engine
+from lram_export.targets.tensorrt.engines import EngineStore
+from lram_export.targets.tensorrt.memory import Memory
+from lram_export.targets.tensorrt.recipe import artifact_recipe
+from lram_export.targets.tensorrt.toolkit import find_toolkit
+from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
+
+TARGET = "tensorrt"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kept engine: its file, how long the build took (None: it was there already), what verifying it found."""
+
+    path: Path
+    seconds: float | None
+    parity: ParityResult
+
+
+def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = SILENT) -> Compiled:
+    """Build, verify and keep the engine for this GPU; one that is there is only verified, unless ``force``.
+
+    Raises:
+        UsageError: no artifact for tensorrt in the bundle, no TensorRT, no driver or GPU, too little memory.
+        ParityError: the engine does not do what the reference does; it is not kept.
+        LramError: the build failed; nothing is kept.
+    """
+    artifact = bundle.load_artifact(TARGET)
+    reference = load_bundle_reference(bundle)
+    toolkit = find_toolkit()
+    reason = cuda.unavailable()
+    if reason is not None:
+        raise UsageError(f"target '{TARGET}': {reason}; compile on the machine that will run the bundle")
+    gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
+    store, key = EngineStore.of(bundle.path), runtime.engine_key(toolkit, gpu, recipe, artifact.digest)
+    path, seconds = None if force else store.find(key), None
+    if path is None:
+        _check_memory(bundle, gpu)
+        store.folder.mkdir(exist_ok=True)
+        started = time.monotonic()
+        plan = build_engine(
+            toolkit,
+            artifact.file("model.onnx"),
+            recipe,
+            timing_cache=store.folder / f"{key.machine}.{recipe.timing_cache}",
+            progress=progress,
+        )
+        seconds = time.monotonic() - started
+    else:
+        plan = memoryview(path.read_bytes())
+    engine = runtime.load_engine(toolkit, gpu, plan, store.path(key), artifact.spec)
+    try:
+        with progress.stage(f"verifying on {gpu.name}", len(reference.inputs)) as advance:
+            meter = parity_meter(bundle, TARGET, engine)
+            replay(engine, reference, meter, advance)
+    finally:
+        engine.close()
+    parity = meter.result()
+    if not parity.passed:
+        store.discard(key)
+        raise ParityError(f"{store.path(key)}: not what the reference model does: {'; '.join(parity.failures())}")
+    if seconds is not None:  # only now: what lies there is verified
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        path = store.keep(key, plan, {"gpu": gpu.name, "built": now.isoformat(), "seconds": round(seconds, 1)})
+    assert path is not None
+    return Compiled(path, seconds, parity)
+
+
+def _check_memory(bundle: Bundle, gpu: cuda.Gpu) -> None:
+    needed = Memory.of(bundle.artifact(TARGET).weight_bytes, bundle.manifest.spec).building
+    if needed > gpu.free_memory:
+        raise UsageError(
+            f"{bundle.path}: building needs about {needed / 1e9:.1f} GB, {gpu.name} has {gpu.free_memory / 1e9:.1f} GB "
+            f"free; close other programs, or export a smaller --precision"
+        )

@@ -1,0 +1,218 @@
+"""A control loop around a bundle: a fixed rate, an account of missed deadlines, motors stopped whatever happens.
+
+Where a step has no result (a NaN from a sensor), the last action is held, for a few ticks; after more of them in a row
+the loop stops. Without --robot it rehearses: the observations recorded in the bundle go in, actions go nowhere. Needs
+no torch.
+"""
+
+import argparse
+import ctypes
+import importlib
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lram_export import load_policy
+from lram_export.bundle.bundle import Bundle
+from lram_export.errors import LramError
+from lram_export.policy import Policy
+from lram_export.verification.verify import load_bundle_reference
+
+KEPT = 100_000
+"""Steps whose times are kept for the percentiles: an endless loop knows its last minutes."""
+
+HOLD = 10
+"""Ticks in a row without a result after which the loop stops, unless --hold says otherwise."""
+
+
+class Rehearsal:
+    """Stands in for a robot: recorded observations and, where the policy wants one, rewards; no motors."""
+
+    def __init__(self, path: Path) -> None:
+        bundle = Bundle.open(path)
+        task, inputs = bundle.manifest.task, load_bundle_reference(bundle).inputs
+        self._observations = inputs.observation
+        # recorded as the token of the step after
+        self._rewards = inputs.reward * task.reward_scale if task.reward_feedback == "observed" else None
+        self._step = 0
+
+    def reset(self) -> np.ndarray:
+        self._step = 0
+        return self.observe()
+
+    def observe(self) -> np.ndarray:
+        observation: np.ndarray = self._observations[self._step % len(self._observations)]
+        self._step += 1
+        return observation
+
+    def act(self, action: np.ndarray) -> "np.ndarray | None":
+        """Actions go nowhere."""
+        return None if self._rewards is None else self._rewards[self._step % len(self._rewards)]
+
+    def close(self) -> None:
+        """No motors to stop."""
+
+
+class Account:
+    """How a run went."""
+
+    def __init__(self) -> None:
+        self.steps = self.missed = self.held = self.held_in_a_row = 0
+        self.largest = 0.0
+        self._seconds: deque[float] = deque(maxlen=KEPT)
+
+    def add(self, seconds: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.largest = max(self.largest, seconds)
+        self._seconds.append(seconds)
+
+    def __str__(self) -> str:
+        p50, p99 = np.percentile(1000 * np.array(self._seconds), (50, 99))
+        over = f" (of the last {KEPT:,})" if self.steps > KEPT else ""
+        return (
+            f"p50 {p50:.2f} ms, p99 {p99:.2f} ms{over}, largest {1000 * self.largest:.2f} ms, "
+            f"{counted(self.missed, 'missed deadline')}, {counted(self.held, 'held action')}"
+        )
+
+
+class NoResultError(Exception):
+    """Too many ticks in a row without a result."""
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def control(policy: Policy, robot: Any, account: Account, rate: float, steps: int, hold: int) -> None:
+    """Observe, act, wait for the next tick; ``steps`` times, or for ever with 0.
+
+    A step without a result changes nothing in the policy: the last action is sent again, if there is one. What rewards
+    came meanwhile is added to that of the next step.
+
+    Raises:
+        NoResultError: more than ``hold`` ticks in a row had no result.
+    """
+    policy.reset()
+    observation, action, reward = robot.reset(), None, None
+    due = time.perf_counter()
+    while not steps or account.steps < steps:
+        started = time.perf_counter()
+        owed = None
+        try:
+            action = policy.act(observation, reward=reward)
+            account.held_in_a_row = 0
+        except (ValueError, LramError) as error:
+            account.held += 1
+            account.held_in_a_row += 1
+            owed = reward if usable(reward) else None
+            if account.held_in_a_row == 1:
+                print(f"step {account.steps}: no result, the last action is held: {error}", file=sys.stderr, flush=True)
+            if account.held_in_a_row > hold:
+                many = counted(account.held_in_a_row, "tick")
+                raise NoResultError(f"stopped: {many} in a row without a result: {error}") from None
+        reward = owed if action is None else added(robot.act(action), owed)
+        account.add(time.perf_counter() - started)
+        due += 1 / rate
+        left = due - time.perf_counter()
+        if left > 0:
+            time.sleep(left)
+        else:  # late: the next step starts now, not two at once
+            account.missed += 1
+            due = time.perf_counter()
+        observation = robot.observe()
+
+
+def usable(reward: Any) -> bool:
+    try:
+        return reward is not None and bool(np.isfinite(np.asarray(reward, np.float64)).all())
+    except (TypeError, ValueError):
+        return False
+
+
+def added(reward: Any, owed: Any) -> Any:
+    if owed is None:
+        return reward
+    return owed if reward is None else np.add(reward, owed)
+
+
+def stop(robot: Any) -> None:
+    """Stop the motors; nothing may interrupt that."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    robot.close()
+
+
+def lock_memory() -> None:
+    """Keep this process out of the swap where that is allowed: MCL_CURRENT and MCL_FUTURE."""
+    if ctypes.CDLL(None).mlockall(1 | 2) != 0:
+        print("memory is not locked: not allowed here (see LimitMEMLOCK in lram-control.service)", file=sys.stderr)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise ValueError
+        return int(text)
+
+    number.__name__ = f"number of at least {least}"  # argparse puts it into the message
+    return number
+
+
+def hertz(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise ValueError
+    return float(text)
+
+
+def parse(arguments: "list[str] | None" = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--target", help="default: the bundle's first that runs here")
+    parser.add_argument("--threads", type=at_least(1), help="of the target; default: what suits the model")
+    parser.add_argument("--rate", type=hertz, default=50.0, help="steps per second (50)")
+    parser.add_argument("--steps", type=at_least(0), default=0, help="stop after so many; 0: never (rehearsal: 500)")
+    parser.add_argument(
+        "--hold", type=at_least(0), default=HOLD, help=f"ticks in a row to hold the last action before a stop ({HOLD})"
+    )
+    parser.add_argument("--robot", help="module with a class Robot, e.g. robot; default: rehearse")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `finally` runs
+    sys.path.insert(0, str(Path(__file__).parent))
+    account = Account()
+    try:
+        robot = importlib.import_module(arguments.robot).Robot() if arguments.robot else Rehearsal(arguments.bundle)
+        steps = arguments.steps or (0 if arguments.robot else 500)
+        try:
+            with load_policy(arguments.bundle, target=arguments.target, threads=arguments.threads) as policy:
+                lock_memory()
+                try:
+                    control(policy, robot, account, arguments.rate, steps, arguments.hold)
+                finally:
+                    stop(robot)  # before anything else that may take time
+        finally:
+            stop(robot)
+    except KeyboardInterrupt:
+        pass
+    except (NoResultError, LramError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if account.steps:
+            print(f"{counted(account.steps, 'step')} at {arguments.rate:g} Hz: {account}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

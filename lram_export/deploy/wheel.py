@@ -1,0 +1,143 @@
+"""Packs the installed lram-export into a wheel, so that a kit needs no index that has this package.
+
+Without the compiled engine of the target `native` it is pure Python, for any machine; with it, for this Python and kind
+of processor. A wheel built elsewhere, for another machine, is checked for what a kit needs of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from lram_export.errors import UsageError
+
+PACKAGES = ("lram_export", "lram_export.exporters", "lram_export.runtimes", "lram_export.kernels.tvm")
+"""They lie side by side in a checkout and inside each other in an installation."""
+
+LEFT_OUT = {".so", ".pyd", ".pyc", ".cpp", ".h", ".a"}
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same file
+
+
+ENGINE = "lram_export._native"
+"""The compiled engine's module."""
+
+PURE = "py3-none-any"
+
+
+@dataclass(frozen=True)
+class WheelTags:
+    """What a wheel's file name says it runs on; ``cp311``, ``cp311``, ``linux_x86_64``; ``py3``, ``none``, ``any``."""
+
+    python: str
+    abi: str
+    platform: str
+
+    @staticmethod
+    def of(path: Path) -> WheelTags:
+        """Read them from ``NAME-VERSION[-BUILD]-PYTHON-ABI-PLATFORM.whl``; raises UsageError for another name."""
+        parts = path.name.removesuffix(".whl").split("-")
+        if path.suffix != ".whl" or len(parts) not in (5, 6):
+            raise UsageError(
+                f"--wheel: expected the name of a wheel, NAME-VERSION-PYTHON-ABI-PLATFORM.whl, got '{path.name}'"
+            )
+        return WheelTags(*parts[-3:])
+
+    @property
+    def version(self) -> str:
+        """The Python it is for, ``3.11``; ``3`` for any."""
+        found = re.fullmatch(r"cp(\d)(\d+)", self.python)
+        return f"{found[1]}.{found[2]}" if found else "3"
+
+    @property
+    def machine(self) -> str:
+        """What `uname -m` says where it runs: the end of the platform; ``any`` for all."""
+        return next((m for m in ("x86_64", "aarch64", "armv7l") if self.platform.endswith(m)), self.platform)
+
+
+def has_engine() -> bool:
+    """Whether the engine of the target `native` is installed here, so that it can be packed."""
+    return find_spec(ENGINE) is not None
+
+
+def check_wheel(path: Path, *, engine: bool) -> WheelTags:
+    """What a wheel of this package, built for another machine, runs on.
+
+    Raises:
+        UsageError: no such file, no wheel, of another package or version, or without the engine where it is asked for.
+    """
+    tags, version = WheelTags.of(path), distribution("lram-export").version
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"--wheel: {path}: not a wheel ({error})") from None
+    if f"lram_export-{version}.dist-info/METADATA" not in names:
+        raise UsageError(f"--wheel: {path}: expected a wheel of lram-export {version}, the version that packs the kit")
+    if engine and not any(re.fullmatch(r"lram_export/_native\.[^/]*so", name) for name in names):
+        raise UsageError(f"--wheel: {path}: the engine of target 'native' is not in it (lram_export/_native.*.so)")
+    return tags
+
+
+def pack_wheel(directory: Path, *, engine: bool = False) -> Path:
+    """Write ``lram_export-VERSION-TAGS.whl`` into a folder and return its path; with the ``engine`` of `native` for
+    this Python and kind of processor, without for any."""
+    package = distribution("lram-export")
+    stem = f"lram_export-{package.version}"
+    tag = _own_tag() if engine else PURE
+    path = directory / f"{stem}-{tag}.whl"
+    pure = "false" if engine else "true"
+    tags = f"Wheel-Version: 1.0\nGenerator: lram-export\nRoot-Is-Purelib: {pure}\nTag: {tag}\n"
+    entry_points = "[console_scripts]\nlram-export = lram_export.entry:main\n"
+    information = f"{stem}.dist-info"
+    record = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(name: str, content: bytes) -> None:
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{name},sha256={digest},{len(content)}")
+
+        for name, file in sorted([*_files(), *(_engine_file() if engine else ())]):
+            add(name, file.read_bytes())
+        add(f"{information}/METADATA", (package.read_text("METADATA") or "").encode())
+        add(f"{information}/WHEEL", tags.encode())
+        add(f"{information}/entry_points.txt", entry_points.encode())
+        record.append(f"{information}/RECORD,,")
+        archive.writestr(zipfile.ZipInfo(f"{information}/RECORD", _EPOCH), "\n".join(record) + "\n")
+    return path
+
+
+def _own_tag() -> str:
+    python = f"cp{sysconfig.get_config_var('py_version_nodot')}"
+    return f"{python}-{python}-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+def _engine_file() -> Iterator[tuple[str, Path]]:
+    spec = find_spec(ENGINE)
+    assert spec is not None and spec.origin is not None
+    yield f"lram_export/{Path(spec.origin).name}", Path(spec.origin)
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """Name inside the wheel and place of every file."""
+    seen = set()
+    for package in PACKAGES:
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None
+        root = Path(spec.origin).parent
+        for file in root.rglob("*"):
+            name = f"{package.replace('.', '/')}/{file.relative_to(root).as_posix()}"
+            if file.is_file() and file.suffix not in LEFT_OUT and "__pycache__" not in file.parts and name not in seen:
+                seen.add(name)
+                yield name, file

@@ -1,0 +1,79 @@
+"""How sizes, costs and facts are said: the command line and the report say them alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from lram_export.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from lram_export.bundle.manifest import QuantizationEntry
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: ``1 step``, ``2,000 steps``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def three_digits(value: float) -> str:
+    """A number to three digits, without an exponent where it is large: ``0.412``, ``1,660``."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
+def human_bytes(size: float | None) -> str:
+    """Bytes in decimal units: ``54.1 MB``."""
+    if size is None:
+        return "?"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
+    """The architecture in words."""
+    from lram_export.backbones.xlstm.config import state_specs
+
+    state = 4 * sum(t.size for t in state_specs(config, 1))
+    blocks = f"{config.num_blocks} ({config.num_blocks - len(config.slstm_at)} mLSTM, {len(config.slstm_at)} sLSTM"
+    blocks += f" at {', '.join(map(str, config.slstm_at))})" if config.slstm_at else ")"
+    encoders = [] if config.state_dim is None else [f"state ({config.state_dim})"]
+    if config.image_shape is not None:
+        encoders.append(f"image ({'x'.join(map(str, config.image_shape))})")
+    return [
+        ("hidden size", str(config.hidden_size)),
+        ("blocks", blocks),
+        ("mLSTM heads", f"{config.num_heads} of width {config.head_dim}"),
+        ("encoders", ", ".join(encoders)),
+        (
+            "head",
+            f"{config.act_dim} x ({config.discrete_actions} discrete + {config.action_channels} bins)",
+        ),
+        ("weights", f"{parameters:,} ({human_bytes(4 * parameters)} in float32)"),
+        ("recurrent state", f"{human_bytes(state)} per row"),
+    ]
+
+
+def quantization_facts(quantization: QuantizationEntry | None) -> list[tuple[str, str]]:
+    """How the matrices were quantized, and what it cost."""
+    if quantization is None:
+        return []
+    formats = Counter(matrix.format for matrix in quantization.matrices)
+    matrices = ", ".join(f"{count} in {name}" for name, count in formats.items())
+    facts = [("quantized matrices", f"{matrices}, by {quantization.method}")]
+    if quantization.cost is not None:
+        facts.append(("cost", cost_line(quantization.cost)))
+    return facts
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """What quantization changed, in a sentence."""
+    over = {"episodes": "held-out recorded", "recorded": "recorded"}.get(cost["measured_on"], "random")
+    beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
+    return (
+        f"quantization cost over {counted(cost['steps'], f'{over} step')}: {cost['actions_different']} of "
+        f"{cost['actions']} action values differ from float32, {beyond:.3g}% by more than one bin; relative logit "
+        f"error {cost['relative_error']:.2g}"
+    )

@@ -1,0 +1,116 @@
+"""Recorded episodes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.episodes.steps import StepSequence
+from lram_export.progress import Advance
+from lram_export.runtimes.protocol import Runtime
+
+PARALLEL_EPISODES = 32
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Some episodes side by side, (steps, episodes, ...), the shorter ones padded; ``active`` marks real steps."""
+
+    steps: StepSequence
+    active: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RolloutOutputs:
+    """Actions and action logits of all steps, (steps, ...): episode by episode, the shorter ones first.
+
+    However many episodes ran side by side, the order is the same.
+    """
+
+    action: NDArray[np.generic]
+    action_logits: NDArray[np.float32]
+
+
+def split_episodes(recordings: Iterable[StepSequence]) -> list[StepSequence]:
+    """Every episode by itself, (steps, ...) without a batch dimension, in order."""
+    episodes = []
+    for steps in recordings:
+        for row in range(steps.is_first.shape[1]):
+            starts = np.flatnonzero(steps.is_first[:, row])
+            for begin, end in zip(starts, [*starts[1:], len(steps)], strict=True):
+                columns = {f.name: getattr(steps, f.name)[begin:end, row] for f in fields(StepSequence)}
+                episodes.append(StepSequence(**columns))
+    return episodes
+
+
+def batch_episodes(episodes: Sequence[StepSequence], parallel: int = PARALLEL_EPISODES) -> list[EpisodeBatch]:
+    """Episodes of similar length side by side; padding repeats an episode's last step."""
+    ordered = sorted(episodes, key=len)
+    batches = []
+    for first in range(0, len(ordered), parallel):
+        group = ordered[first : first + parallel]
+        length = max(len(e) for e in group)
+        index = [np.minimum(np.arange(length), len(e) - 1) for e in group]
+        columns = {
+            f.name: np.stack([getattr(e, f.name)[i] for e, i in zip(group, index, strict=True)], axis=1)
+            for f in fields(StepSequence)
+        }
+        active = np.stack([np.arange(length) < len(e) for e in group], axis=1)
+        batches.append(EpisodeBatch(StepSequence(**columns), active))
+    return batches
+
+
+def runtime_outputs(
+    runtime: Runtime, episodes: Sequence[StepSequence], advance: Advance = lambda amount: None
+) -> RolloutOutputs:
+    """What a runtime does in all steps of some episodes, as many at a time as it has rows."""
+    rows = runtime.spec.batch_size
+    batches = [_filled(batch, rows) for batch in batch_episodes(episodes, rows)]
+    return joined(episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches)
+
+
+def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    runtime.reset()
+    for arguments, active in zip(batch.steps, batch.active, strict=True):
+        observation, return_to_go, reward, is_first = arguments
+        output = runtime.step(
+            np.ascontiguousarray(observation),
+            np.ascontiguousarray(return_to_go),
+            np.ascontiguousarray(reward),
+            np.ascontiguousarray(is_first),
+        )
+        advance(int(active.sum()))
+        yield output.action.copy(), output.action_logits.copy()
+
+
+def _filled(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
+    """The batch with as many rows as a runtime wants: the last one again, as padding."""
+    missing = rows - batch.active.shape[1]
+    if not missing:
+        return batch
+    columns = {
+        f.name: np.concatenate([array, np.repeat(array[:, -1:], missing, axis=1)], axis=1)
+        for f in fields(StepSequence)
+        for array in (getattr(batch.steps, f.name),)
+    }
+    nothing = np.zeros((len(batch.active), missing), np.bool_)
+    return EpisodeBatch(StepSequence(**columns), np.concatenate([batch.active, nothing], axis=1))
+
+
+def episode_by_episode(
+    batch: EpisodeBatch, steps: Iterable[tuple[NDArray[Any], NDArray[Any]]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """From (actions, action logits) per step of a batch to those of its real steps, episode by episode."""
+    action, logits = (np.stack(column, axis=1) for column in zip(*steps, strict=True))
+    active = batch.active.T
+    return action[active], logits[active]
+
+
+def joined(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> RolloutOutputs:
+    """What several batches gave, one after the other."""
+    actions, logits = zip(*parts, strict=True)
+    return RolloutOutputs(np.concatenate(actions), np.concatenate(logits))

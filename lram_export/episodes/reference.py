@@ -1,0 +1,103 @@
+"""Recorded environment steps: inputs and what the reference model made of them (``reference.npz``).
+
+With it a device verifies its own runtime without torch. All steps have a leading time dimension N:
+``observation``, ``return_to_go``, ``reward``, ``is_first`` (inputs), ``action``, ``action_logits``
+(expected outputs), and ``sample.<state name>``: evenly spaced elements of each state tensor after the last
+step (whole states would be larger than the model's code for large models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.episodes.npz import ArrayHeader, open_npz
+from lram_export.episodes.steps import StepSequence, check_recorded
+from lram_export.errors import BundleError
+from lram_export.runtimes.protocol import Runtime
+from lram_export.spec.bounds import MOST_STEPS
+from lram_export.spec.tensors import StepSpec
+
+REFERENCE_FILE = "reference.npz"
+STATE_SAMPLE = 4096
+"""Largest number of elements kept of one state tensor."""
+_SAMPLE_PREFIX = "sample."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A recorded sequence with the reference model's outputs and samples of its last state."""
+
+    inputs: StepSequence
+    action: NDArray[np.generic]
+    action_logits: NDArray[np.float32]
+    state_samples: dict[str, NDArray[np.float32]]
+
+
+def record_reference(runtime: Runtime, inputs: StepSequence, advance: Callable[[int], None] | None = None) -> Reference:
+    """Run a sequence from the initial state and keep what came out; ``advance`` is told of every step."""
+    runtime.reset()
+    actions, logits = [], []
+    for arguments in inputs:
+        output = runtime.step(*arguments)
+        actions.append(output.action.copy())
+        logits.append(output.action_logits.copy())
+        if advance is not None:
+            advance(1)
+    return Reference(inputs, np.stack(actions), np.stack(logits), sample_state(runtime.state()))
+
+
+def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Evenly spaced elements of every tensor, at most :data:`STATE_SAMPLE` of each."""
+    return {name: array.reshape(-1)[:: _stride(array.size)] for name, array in state.items()}
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """Write ``reference.npz``."""
+    arrays = {f.name: getattr(reference.inputs, f.name) for f in fields(StepSequence)}
+    arrays |= {"action": reference.action, "action_logits": reference.action_logits}
+    arrays |= {_SAMPLE_PREFIX + name: array for name, array in reference.state_samples.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load_reference(path: Path, spec: StepSpec) -> Reference:
+    """Read ``reference.npz`` and check every array against the specification; raises BundleError."""
+    try:
+        with open_npz(path) as file:
+            _check_headers(file.headers, spec)
+            arrays = {name: file.read(name) for name in file.headers}
+        check_recorded(arrays, spec)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from None
+    return Reference(
+        inputs=StepSequence(**{f.name: arrays[f.name] for f in fields(StepSequence)}),
+        action=arrays["action"],
+        action_logits=arrays["action_logits"],
+        state_samples={t.name: arrays[_SAMPLE_PREFIX + t.name] for t in spec.states},
+    )
+
+
+def _check_headers(headers: Mapping[str, ArrayHeader], spec: StepSpec) -> None:
+    """Compare names, shapes and types with the specification."""
+    shape = headers["observation"].shape if "observation" in headers else ()
+    steps = shape[0] if shape else 0
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"observation: expected 1 to {MOST_STEPS} steps, got {steps}")
+    expected = {t.name: ArrayHeader((steps, *t.shape), np.dtype(t.dtype)) for t in (*spec.inputs, *spec.outputs)}
+    for t in spec.states:
+        expected[_SAMPLE_PREFIX + t.name] = ArrayHeader((-(-t.size // _stride(t.size)),), np.dtype(t.dtype))
+    odd = sorted(set(headers) ^ set(expected))
+    if odd:
+        raise ValueError(f"{odd[0]}: {'unknown array' if odd[0] in headers else 'missing'}")
+    for name, header in expected.items():
+        if headers[name] != header:
+            raise ValueError(f"{name}: expected {header}, got {headers[name]}")
+
+
+def _stride(size: int) -> int:
+    """Distance of the samples of a state tensor."""
+    return -(-size // STATE_SAMPLE)

@@ -1,0 +1,162 @@
+"""The inputs of steps: random ones, recorded ones (``steps.npz``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.episodes.npz import ArrayHeader, Npz, open_npz
+from lram_export.errors import LramError
+from lram_export.runtimes.protocol import check_magnitude, first_beyond
+from lram_export.spec.bounds import MOST_STEPS, RECORDING_EXPANSION
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import StepSpec
+
+DEFAULT_STEPS = 64
+FEEDBACK_STEPS = 32
+"""Steps without, then with, a reward in the reward token."""
+StepArguments = tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class StepSequence:
+    """Inputs of N environment steps of a batch, scaled as the step graph takes them."""
+
+    observation: NDArray[np.generic]
+    return_to_go: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    is_first: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.observation)
+
+    def __iter__(self) -> Iterator[StepArguments]:
+        """The inputs of each step, in the order of :meth:`Runtime.step`."""
+        return zip(self.observation, self.return_to_go, self.reward, self.is_first, strict=True)
+
+
+def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, episode: int | None = None) -> StepSequence:
+    """Random inputs that exercise everything a step can do.
+
+    States are standard normal, pixels uniform. For :data:`FEEDBACK_STEPS` steps at a time the reward token is
+    0 (reward feedback `none`), then for as many it carries normal rewards (`observed`). Every row starts an
+    episode at step 0 and again every ``episode`` steps (default: once, half way), rows a step apart, so that
+    single rows of a batch reset. Return-to-go wanders around the task's target. Nothing but the recurrent
+    state changes its distribution over the run, so that an error that grows is an error of the state.
+    """
+    rng = np.random.default_rng(seed)
+    batch = spec.batch_size
+    shape = (steps, *spec.inputs[0].shape)
+    observation: NDArray[np.generic]
+    if task.observation == "image":
+        observation = rng.integers(0, 256, shape, np.uint8)
+    else:
+        observation = rng.standard_normal(shape, np.float32)
+    step, row = np.arange(steps)[:, None], np.arange(batch)[None, :]
+    period = episode or max(steps // 2, 1)
+    is_first = (step == 0) | ((step > row) & ((step - row) % period == 0))
+    reward = rng.standard_normal((steps, batch), np.float32) * (step // FEEDBACK_STEPS % 2)
+    return_to_go = task.target_return / task.reward_scale + _wander(rng, steps, batch)
+    return StepSequence(
+        observation, return_to_go.astype(np.float32), reward.astype(np.float32), is_first.astype(np.float32)
+    )
+
+
+def _wander(rng: np.random.Generator, steps: int, batch: int) -> NDArray[np.float64]:
+    """(steps, batch) of a slow random process around 0 with a standard deviation of 0.35."""
+    kicks = 0.05 * rng.standard_normal((steps, batch))
+    for step in range(1, steps):
+        kicks[step] += 0.99 * kicks[step - 1]
+    return kicks
+
+
+def check_recorded(arrays: Mapping[str, NDArray[Any]], spec: StepSpec) -> None:
+    """Raise ValueError unless all values are finite, inputs are within their limits, and every row starts an episode
+    at step 0."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite values, got {first_beyond(array)}")
+    for name, limit in spec.limits.items():
+        check_magnitude(name, arrays[name], limit)
+    starts = arrays["is_first"]
+    if not np.isin(starts, (0.0, 1.0)).all() or not starts[0].all():
+        raise ValueError("is_first: expected 0 or 1, and 1 at step 0 of every row")
+
+
+ENVIRONMENT, NAMES = "environment", "environments"
+"""Arrays of a recording that says in which environments it was made."""
+
+
+@dataclass(frozen=True)
+class RecordedSteps(StepSequence):
+    """Steps that say in which environment each was taken: ``environment`` (N,) counts in the names."""
+
+    environment: NDArray[np.int32]
+    environments: tuple[str, ...]
+
+
+def columns(steps: StepSequence) -> dict[str, NDArray[Any]]:
+    """The inputs of steps by name."""
+    return {f.name: getattr(steps, f.name) for f in fields(StepSequence)}
+
+
+def save_steps(steps: StepSequence, path: Path) -> None:
+    """Write ``steps.npz``; names of environments as bytes of UTF-8 with line breaks between, since it holds numbers."""
+    arrays = columns(steps)
+    if isinstance(steps, RecordedSteps):
+        names = np.frombuffer("\n".join(steps.environments).encode(), np.uint8)
+        arrays |= {ENVIRONMENT: steps.environment, NAMES: names}
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def load_steps(path: Path, spec: StepSpec) -> StepSequence:
+    """Read and check ``steps.npz``, of any batch size.
+
+    Raises:
+        LramError: not such a file; or an array that does not fit, is not finite, beyond the limits of the
+            specification, or does not start with an episode, naming the array, what was expected and what came.
+    """
+    names = [f.name for f in fields(StepSequence)]
+    try:
+        with open_npz(path, RECORDING_EXPANSION) as file:
+            missing = [name for name in names if name not in file.headers]
+            if missing:
+                raise ValueError(f"{missing[0]}: missing; make the file with lram-export record")
+            lead = file.headers["is_first"].shape
+            if len(lead) != 2 or 0 in lead or lead[0] > MOST_STEPS:
+                raise ValueError(f"is_first: expected shape (steps, rows), got {lead}")
+            for tensor in spec.inputs:
+                expected = ArrayHeader((*lead, *tensor.shape[1:]), np.dtype(tensor.dtype))
+                if file.headers[tensor.name] != expected:
+                    raise ValueError(f"{tensor.name}: expected {expected}, got {file.headers[tensor.name]}")
+            arrays = {name: file.read(name) for name in names}
+            environments = _environments(file, lead[0])
+        check_recorded(arrays, spec)
+    except ValueError as error:
+        raise LramError(f"{path}: {error}") from None
+    if environments is None:
+        return StepSequence(**arrays)
+    return RecordedSteps(**arrays, environment=environments[0], environments=environments[1])
+
+
+def _environments(file: Npz, steps: int) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:
+    """Of which environment each step is, and the names of all, where the file says so; raises ValueError."""
+    if ENVIRONMENT not in file.headers or NAMES not in file.headers:
+        return None
+    expected, found = ArrayHeader((steps,), np.dtype(np.int32)), file.headers[ENVIRONMENT]
+    if found != expected:
+        raise ValueError(f"{ENVIRONMENT}: expected {expected}, got {found}")
+    if file.headers[NAMES].dtype != np.uint8:
+        raise ValueError(f"{NAMES}: expected uint8, got {file.headers[NAMES]}")
+    environment = file.read(ENVIRONMENT)
+    names = tuple(file.read(NAMES).tobytes().decode("utf-8", errors="replace").split("\n"))
+    if environment.min() < 0 or environment.max() >= len(names):
+        got = f"{environment.min()} to {environment.max()}"
+        raise ValueError(f"{ENVIRONMENT}: expected numbers from 0 to {len(names) - 1}, got {got}")
+    return environment, names

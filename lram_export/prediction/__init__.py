@@ -1,0 +1,1 @@
+"""What a policy will need on a device."""

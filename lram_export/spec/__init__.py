@@ -1,0 +1,1 @@
+"""The words all share: tensors, tokens, tasks, precisions, codes, parity. Free of torch."""

@@ -1,0 +1,51 @@
+"""The largest sizes that are read from a file.
+
+Whatever is larger is damage or malice, and is refused before memory is taken for it. The bounds are those of the
+native engine's artifact (`kernels/native/src/artifact.cpp`): about 20 times the largest published model in every
+direction, so that nobody's model meets them. Free of torch.
+"""
+
+from __future__ import annotations
+
+MOST_JSON_BYTES = 4 << 20
+"""A manifest of 256 blocks has half of a megabyte."""
+MOST_JSON_DEPTH = 32
+MOST_TEXT = 1000
+"""Characters of a name."""
+MOST_FILE_BYTES = 1 << 42
+MOST_FILES = 64
+MOST_PARAMETERS = 1 << 40
+
+MODEL = {
+    "hidden_size": (1, 1 << 15),
+    "num_blocks": (1, 256),
+    "num_heads": (1, 1 << 10),
+    "inner_size": (1, 1 << 16),
+    "slstm_num_heads": (1, 1 << 10),
+    "ffn_size": (0, 1 << 17),
+    "conv_kernel_size": (2, 64),
+    "qkv_block_size": (1, 1 << 16),
+    "state_dim": (1, 1 << 16),
+    "act_dim": (1, 1 << 10),
+    "action_channels": (1, 1 << 14),
+    "discrete_actions": (0, 1 << 14),
+}
+"""Field of :class:`~lram_export.model.config.ModelConfig` -> smallest and largest value."""
+IMAGE = ((1, 64), (1, 1024), (1, 1024))
+"""Smallest and largest channels, height and width."""
+
+MOST_BATCH = 1 << 12
+MOST_OBSERVATION = 1 << 16
+MOST_ACTIONS = 1 << 10
+MOST_FLOAT32 = 3.4028234e38
+SMALLEST_SCALE = 1e-30
+"""Of a reward scale: a smaller one is 0, or its inverse infinite, in float32."""
+
+MOST_STEPS = 1 << 20
+"""Recorded steps of a bundle."""
+MOST_EXPANSION = 32
+FREE_EXPANSION = 64 << 20
+"""Recorded steps of a bundle may be unpacked to this many times their size, and this many bytes anyway: logits are
+noise, which packs to half of its size; pixels can pack to nothing."""
+RECORDING_EXPANSION = 512
+"""The same of a recording that a user gives, in which images may stand still."""

@@ -1,0 +1,1 @@
+"""Many exports of one checkpoint, compared."""

@@ -1,0 +1,1 @@
+"""What exporter and runtime of a target agree on."""

@@ -1,0 +1,1 @@
+"""The artifact of the target `native`."""

@@ -1,0 +1,111 @@
+"""Engines that were compiled on this machine, kept next to the bundle they belong to.
+
+Beside ``arm.lram`` they lie in ``arm.engines/``, one ``.plan`` with one ``.json`` each, named after TensorRT's version,
+the GPU's compute capability, the precision and the artifact they were built from: none of the four can change
+without another engine being asked for. The ``.json`` is written last, with size and SHA-256 of the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lram_export.bundle.bundle import BUNDLE_SUFFIX
+from lram_export.errors import BundleError, LramError
+from lram_export.spec.json_fields import read_json
+from lram_export.system.files import atomic_file, file_sha256
+
+FOLDER_SUFFIX = ".engines"
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine is tied to; ``artifact`` is the digest of the files it was built from."""
+
+    toolkit: str
+    version: str
+    compute_capability: str
+    precision: str
+    artifact: str
+
+    @property
+    def machine(self) -> str:
+        """The part that is the machine's: ``tensorrt-10.3.0-sm87``."""
+        return f"{self.toolkit}-{self.version}-sm{self.compute_capability.replace('.', '')}"
+
+    @property
+    def name(self) -> str:
+        """File name without ending: ``tensorrt-10.3.0-sm87-fp16-1a2b3c4d``."""
+        return f"{self.machine}-{self.precision}-{self.artifact[:8]}"
+
+
+@dataclass(frozen=True)
+class EngineStore:
+    """The engines of one bundle."""
+
+    folder: Path
+
+    @staticmethod
+    def of(bundle: Path) -> EngineStore:
+        """The store next to a bundle's folder."""
+        bundle = bundle.absolute()
+        return EngineStore(bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX) + FOLDER_SUFFIX))
+
+    def path(self, key: EngineKey) -> Path:
+        """Where an engine is, or would be."""
+        return self.folder / f"{key.name}.plan"
+
+    def find(self, key: EngineKey) -> Path | None:
+        """The checked plan of a key, or None if it was not compiled here.
+
+        Raises:
+            BundleError: the plan is truncated or altered.
+        """
+        plan, description = self.path(key), self._description(key)
+        if not description.is_file():
+            return None
+        try:
+            entry = read_json(description)
+            expected = (entry["size"], entry["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BundleError(f"{description}: not readable; {_AGAIN}") from None
+        if not plan.is_file():
+            raise BundleError(f"{plan}: missing; {_AGAIN}")
+        if (plan.stat().st_size, file_sha256(plan)) != expected:
+            raise BundleError(
+                f"{plan}: truncated or altered, its SHA-256 is not the one noted when it was built; {_AGAIN}"
+            )
+        return plan
+
+    def keep(self, key: EngineKey, plan: memoryview, facts: Mapping[str, Any]) -> Path:
+        """Write a plan and what is known about it, each whole or not at all; raises LramError."""
+        path = self.path(key)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with atomic_file(path, force=True) as temporary:
+                temporary.write_bytes(plan)
+            entry = {**asdict(key), "size": path.stat().st_size, "sha256": file_sha256(path), **facts}
+            with atomic_file(self._description(key), force=True) as temporary:
+                temporary.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            self.discard(key)
+            raise LramError(f"{path}: cannot be written: {error.strerror}") from None
+        return path
+
+    def discard(self, key: EngineKey) -> None:
+        """Remove an engine, its description first."""
+        self._description(key).unlink(missing_ok=True)
+        self.path(key).unlink(missing_ok=True)
+
+    def others(self) -> list[str]:
+        """Names of all engines here, for a message about the one that is not."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def _description(self, key: EngineKey) -> Path:
+        return self.folder / f"{key.name}.json"
+
+
+_AGAIN = "compile it again with: lram-export compile BUNDLE --target tensorrt --force"

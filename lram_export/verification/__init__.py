@@ -1,0 +1,1 @@
+"""Does a bundle do what was trained?"""

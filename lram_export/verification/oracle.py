@@ -1,0 +1,156 @@
+"""The oracle: what a bundle is compared with. Built from a checkpoint in this one place.
+
+Three questions stay apart. Are the codes those of the checkpoint (:mod:`~lram_export.verification.codes`)? Does a
+target compute what it holds (against the model with the dequantized weights)? What did quantization cost (that model
+against the float32 one)? Only the first and the last look at the weights that were quantized; only the second at the
+target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.checkpoints.dequantized import dequantized_checkpoint
+from lram_export.episodes.reference import Reference, record_reference
+from lram_export.errors import ParityError, UsageError
+from lram_export.model.config import ModelConfig
+from lram_export.model.reference import ReferenceModel, oracle_threads
+from lram_export.model.specification import bin_width
+from lram_export.progress import SILENT, Progress
+from lram_export.runtimes.pytorch import PytorchRuntime
+from lram_export.spec.codes import QuantizedFile, QuantizedMatrix
+from lram_export.spec.cost import quantization_cost
+from lram_export.spec.parity import ParityMeter, ParityResult
+from lram_export.verification.codes import CodesCheck, check_codes
+from lram_export.verification.difference import CostCheck
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A checkpoint as the oracle of a bundle.
+
+    Attributes:
+        bundle: what is compared with it.
+        float32: the checkpoint as it is.
+        matrices: the bundle's quantized matrices by name; none at `fp32`.
+        codes: whether they are the checkpoint's; None at `fp32`.
+    """
+
+    bundle: Bundle
+    float32: Checkpoint
+    matrices: Mapping[str, QuantizedMatrix]
+    codes: CodesCheck | None
+
+    def dequantized(self) -> Checkpoint:
+        """The checkpoint with what the bundle's codes stand for in place of its own matrices."""
+        return dequantized_checkpoint(self.float32, self.matrices) if self.matrices else self.float32
+
+    def runtime(self) -> PytorchRuntime:
+        """The model that every target has to compute: dequantized where the bundle is quantized."""
+        return self.model_runtime(self.dequantized())
+
+    def float32_runtime(self) -> PytorchRuntime:
+        """The float32 reference model."""
+        return self.model_runtime(self.float32)
+
+    def model_runtime(self, checkpoint: Checkpoint) -> PytorchRuntime:
+        """The reference model with some weights, for the bundle's task."""
+        manifest = self.bundle.manifest
+        return PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+
+    def require_codes(self) -> None:
+        """Raise ParityError, naming a matrix, unless the bundle's codes are the checkpoint's."""
+        if self.codes is not None and not self.codes.passed:
+            raise ParityError(
+                f"{self.bundle.path}: its codes are not those of {self.float32.path}: {self.codes.failures()[0]}"
+            )
+
+
+def build_oracle(
+    bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint: bool = False, progress: Progress = SILENT
+) -> Oracle:
+    """Check that a checkpoint is the bundle's, and compare the bundle's codes with its matrices.
+
+    Args:
+        bundle: the bundle; the hash of its codes is checked.
+        checkpoint: what it was exported from.
+        other_checkpoint: another file than the one it was exported from is meant.
+        progress: told about the stage.
+
+    Raises:
+        UsageError: another architecture; or another file, without ``other_checkpoint``.
+        BundleError: damaged codes.
+    """
+    check_checkpoint(bundle, checkpoint, other_checkpoint=other_checkpoint)
+    quantization = bundle.manifest.quantization
+    if quantization is None:
+        return Oracle(bundle, checkpoint, {}, None)
+    with progress.stage("comparing the codes with the checkpoint"):
+        bundle.check_files([quantization.file])
+        matrices = QuantizedFile(bundle.path, quantization.matrices).load()
+        return Oracle(bundle, checkpoint, matrices, check_codes(quantization.method, matrices, checkpoint))
+
+
+def check_checkpoint(bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint: bool) -> None:
+    """Raise UsageError unless the bundle was exported from this file, or another of its architecture is meant."""
+    check_architecture(bundle, checkpoint)
+    source = bundle.manifest.source.get("sha256")
+    if checkpoint.sha256 != source and not other_checkpoint:
+        raise UsageError(
+            f"{checkpoint.path}: not the file this bundle was exported from (SHA-256 {checkpoint.sha256}, the manifest "
+            f"names {source}); add --other-checkpoint if it is meant, as for a converted checkpoint"
+        )
+
+
+def check_architecture(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """Raise UsageError, naming what differs, unless a checkpoint is of the bundle's architecture."""
+    ours, theirs = checkpoint.config, bundle.manifest.model
+    names = [f.name for f in dataclasses.fields(ModelConfig) if getattr(ours, f.name) != getattr(theirs, f.name)]
+    if names:
+        told = ", ".join(f"{n} is {getattr(ours, n)} (the bundle's: {getattr(theirs, n)})" for n in names)
+        raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from: {told}")
+
+
+def different_weight(one: Checkpoint, other: Checkpoint) -> str | None:
+    """The first weight in which two checkpoints of one architecture differ, to the bit; None if none does."""
+    return next((name for name, w in one.weights.items() if not torch.equal(w, other.weights[name])), None)
+
+
+@dataclass(frozen=True)
+class RecordedCheck:
+    """A bundle's recorded steps, run again.
+
+    ``parity`` has the recorded answers as the target; ``cost`` is None at `fp32`.
+    """
+
+    parity: ParityResult
+    cost: CostCheck | None
+
+
+def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SILENT) -> RecordedCheck:
+    """Run a bundle's recorded steps again: are its answers the oracle's, and is the cost what the manifest states?"""
+    manifest, inputs = oracle.bundle.manifest, reference.inputs
+    models = [oracle.dequantized()] + ([] if manifest.quantization is None else [oracle.float32])
+    stage = progress.stage("running the recorded steps again", len(models) * len(inputs))
+    with stage as advance, oracle_threads(manifest.model):
+        answers = []
+        for model in models:
+            with closing(oracle.model_runtime(model)) as runtime:
+                answers.append(record_reference(runtime, inputs, advance))
+    meter = ParityMeter(manifest.precision)
+    sides = (answers[0].action, answers[0].action_logits, reference.action, reference.action_logits)
+    for step in zip(*sides, strict=True):
+        meter.add_step(*step)
+    meter.add_state(answers[0].state_samples, reference.state_samples)
+    if manifest.quantization is None:
+        return RecordedCheck(meter.result(), None)
+    expected, actual = ((side.action, side.action_logits) for side in reversed(answers))
+    cost = quantization_cost(bin_width(manifest.model, manifest.task), expected, actual)
+    return RecordedCheck(meter.result(), CostCheck(cost, manifest.quantization.recorded_cost))

@@ -1,0 +1,71 @@
+"""The step on a GPU: inputs, outputs, weights and state in the GPU's memory, the state updated there in place.
+
+Unlike on a processor this imports the package `tvm`: it compiles the kernels, which the library holds as CUDA's source,
+when they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.protocol import State, StepOutput
+from lram_export.spec.tensors import StepSpec
+from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, stored_shape, to_stored
+
+
+class GpuRuntime(BaseRuntime):
+    """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests."""
+
+    def __init__(
+        self, library: Path, weights: list[NDArray[Any]], spec: StepSpec, memory_columns: int, device: Any
+    ) -> None:
+        super().__init__(spec)
+        self._columns, self._device = memory_columns, device
+        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        action, logits = self._outputs
+        self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
+        self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]
+        self._initial = {t.name: np.full(stored_shape(t, memory_columns), t.initial, t.dtype) for t in spec.states}
+        self._tensors = {name: self._tensor(value) for name, value in self._initial.items()}
+        machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), device)
+        arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._tensors.values()]
+        machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
+        self._machine: Any = machine
+        self._run = machine["run"]
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
+
+    def _step(self) -> StepOutput:
+        for tensor, array in zip(self._input_tensors, self._inputs.arrays, strict=True):
+            tensor.copyfrom(array)
+        self._run()
+        for result, tensor in zip(self._outputs, self._output_tensors, strict=True):
+            np.copyto(result, tensor.numpy().reshape(result.shape))  # waits for the GPU
+        return self._outputs
+
+    def _save(self) -> State:
+        return {t.name: from_stored(t, self._tensors[t.name].numpy(), self._columns) for t in self.spec.states}
+
+    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        for tensor in self.spec.states:
+            stored = to_stored(tensor, state[tensor.name], self._columns)
+            self._tensors[tensor.name].copyfrom(np.ascontiguousarray(stored))
+
+    def _restart(self, rows: list[int]) -> None:
+        for name, tensor in self._tensors.items():
+            value = tensor.numpy()
+            value[rows] = self._initial[name][rows]
+            tensor.copyfrom(value)
+
+    def _free(self) -> None:
+        self._machine = self._run = None
+        self._tensors, self._input_tensors, self._output_tensors = {}, [], []

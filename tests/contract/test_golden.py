@@ -1,0 +1,40 @@
+"""Through the command line, every target does what the original training code's own agent did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lram_export.runtimes import RUNTIMES
+from tests.conftest import SEMANTICS, ExportFunction, Golden, succeed
+
+LOGIT_TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("feedback", SEMANTICS)
+def test_actions_and_logits_equal_the_trace(
+    golden: Golden, feedback: str, target: str, exported: ExportFunction, tmp_path: Path
+) -> None:
+    actions, logits, return_to_go = golden.expected(feedback)
+    recording = tmp_path / "recording.npz"
+    steps = len(actions)
+    np.savez(recording, observations=golden.trace["observations"][:steps], rewards=golden.trace["rewards"][:steps])
+    output = tmp_path / "actions.npz"
+    succeed("run", exported(golden.name, feedback), "--target", target, "--observations", recording, "-o", output)
+
+    with np.load(output) as result:
+        assert result["actions"].shape == actions.shape
+        np.testing.assert_array_equal(result["actions"], actions)
+        np.testing.assert_array_equal(result["return_to_go"], return_to_go)
+        assert result["action_logits"].shape == logits.shape
+        assert np.abs(result["action_logits"] - logits).max() <= LOGIT_TOLERANCE
+
+
+def test_the_traces_cover_what_they_should(golden: Golden) -> None:
+    """Guards the guard: traces long enough, and semantics that differ."""
+    none, observed = golden.expected("none")[1], golden.expected("observed")[1]
+    assert len(none) >= 48 and len(observed) >= 24
+    assert np.abs(none[: len(observed)] - observed).max() > 1e-2

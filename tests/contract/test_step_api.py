@@ -1,0 +1,317 @@
+"""What the step API says of wrong use, on every target alike: junk, forks, threads, a policy that is closed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lram_export import Policy, load_policy
+from lram_export.errors import LramError, StepError, UsageError
+from lram_export.runtimes import RUNTIMES
+from tests.conftest import ExportFunction
+from tests.contract.test_conformance import poison
+
+BATCH = 3
+OBSERVATION = np.zeros((BATCH, 204), np.float32)
+
+
+@pytest.fixture(params=list(RUNTIMES))
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def policy(target: str, exported: ExportFunction) -> Iterator[Policy]:
+    """Three rows, with an sLSTM block, reward feedback `observed`."""
+    with load_policy(exported("state_ms", "observed", batch=BATCH), target, threads=1) as policy:
+        yield policy
+
+
+def fresh_rows(policy: Policy) -> list[int]:
+    """Rows whose next step starts an episode."""
+    return [int(row) for row in np.flatnonzero(policy.state()["is_first"])]
+
+
+def step(policy: Policy) -> None:
+    policy.act(OBSERVATION, np.zeros(BATCH))
+
+
+class TestRows:
+    @pytest.mark.parametrize(
+        ("rows", "expected"),
+        [
+            ([False, True, True], [1, 2]),
+            (np.array([False, False, False]), []),
+            (np.array([True, False, False]), [0]),
+            ((1, 1, 2), [1, 2]),
+            (range(2), [0, 1]),
+            (np.array([2], np.uint8), [2]),
+            ([], []),
+            ({2}, [2]),
+            ({0: "", 2: ""}.keys(), [0, 2]),
+            (None, [0, 1, 2]),
+        ],
+    )
+    def test_a_mask_is_a_mask_and_numbers_are_numbers(self, policy: Policy, rows: Any, expected: list[int]) -> None:
+        step(policy)
+        policy.reset(rows)
+        assert fresh_rows(policy) == expected
+        initial = policy.spec.states[0]
+        values = policy.state()[initial.name].reshape(BATCH, -1)
+        assert [row for row in range(BATCH) if (values[row] == initial.initial).all()] == expected
+
+    def test_the_rows_of_a_mask_get_their_targets(self, policy: Policy) -> None:
+        policy.reset(rows=[True, False, True], target_return=[1.0, 3.0])
+        assert policy.return_to_go.tolist() == [1.0, 5.0, 3.0]
+
+    @pytest.mark.parametrize(
+        ("rows", "got"),
+        [
+            ([True, False], "2 booleans"),
+            (np.ones(4, bool), "4 booleans"),
+            ([1.0], "1.0"),
+            (np.array([1.0]), "float64 of shape (1,)"),
+            ([[0], [1]], "[0]"),
+            (np.zeros((1, 3), bool), "bool of shape (1, 3)"),
+            ("012", "'012'"),
+            (1, "1"),
+            ([True, 0, 1], "True"),
+            ([-1], "-1"),
+            ([3], "3"),
+            ([None], "None"),
+            ({0: 1}, "{0: 1}"),
+        ],
+    )
+    def test_anything_else_is_named_and_resets_nothing(self, policy: Policy, rows: Any, got: str) -> None:
+        step(policy)
+        message = f"rows: expected numbers from 0 to 2 or a mask of 3 booleans, got {got}"
+        for reset in (policy.reset, policy.runtime.reset):
+            with pytest.raises(ValueError, match=re.escape(message)):
+                reset(rows)
+        assert fresh_rows(policy) == []
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text()
+    | st.binary()
+    | st.sampled_from([object(), int, np.float32("nan"), np.array("x"), np.zeros(2, complex), 10**400, np.str_("1")]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2) | st.tuples(inner)
+    ),
+    max_leaves=4,
+)
+
+
+class TestJunk:
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(junk=JUNK)
+    def test_every_argument_of_every_method_is_checked(self, policy: Policy, junk: Any) -> None:
+        policy.reset()
+        zero = np.zeros(BATCH, np.float32)
+        inputs = [OBSERVATION, zero, zero, zero]
+        calls: list[tuple[str, Callable[[], object]]] = [
+            ("rows", lambda: policy.reset(junk)),
+            ("rows", lambda: policy.runtime.reset(junk)),
+            ("target_return", lambda: policy.reset(target_return=junk)),
+            ("observation", lambda: policy.act(junk)),
+            ("reward", lambda: policy.act(OBSERVATION, 1.0 if junk is None else junk)),
+            ("state", lambda: policy.load_state(junk)),
+            ("state", lambda: policy.runtime.load_state(junk)),
+            ("state.0.n", lambda: policy.load_state({**policy.state(), "state.0.n": junk})),
+            ("is_first", lambda: policy.load_state({**policy.state(), "is_first": junk})),
+        ]
+        for i, name in enumerate(("observation", "return_to_go", "reward", "is_first")):
+            changed = [*inputs[:i], junk, *inputs[i + 1 :]]
+            calls.append((name, lambda changed=changed: policy.runtime.step(*changed)))  # type: ignore[misc]
+        for name, call in calls:
+            try:
+                call()
+            except ValueError as error:
+                text = str(error)
+                # an empty mapping lacks everything
+                assert text.startswith(f"{name}: ") or (isinstance(junk, dict) and ": missing" in text), text
+                assert len(text.splitlines()) == 1 and len(text) < 300
+
+
+class TestClosed:
+    def test_every_method_says_so(self, target: str, exported: ExportFunction) -> None:
+        policy = load_policy(exported("state_ms", "observed", batch=BATCH), target, threads=1)
+        state, zero = policy.state(), np.zeros(BATCH, np.float32)
+        policy.close()
+        policy.close()
+        runtime = policy.runtime
+        for use in (
+            policy.reset,
+            policy.state,
+            lambda: policy.act(OBSERVATION),
+            lambda: policy.act("junk"),  # type: ignore[arg-type]
+            lambda: policy.load_state(state),
+            runtime.reset,
+            runtime.state,
+            lambda: runtime.step(OBSERVATION, zero, zero, zero),
+            lambda: runtime.load_state({k: v for k, v in state.items() if k.startswith("state.")}),
+        ):
+            with pytest.raises(RuntimeError, match=r"^the policy is closed; load it again$"):
+                use()
+        assert policy.action_logits.shape == (BATCH, 8, 274) and policy.return_to_go.shape == (BATCH,)
+
+
+class TestNotFinite:
+    def test_nan_does_not_survive_the_first_step_of_an_episode(self, policy: Policy, target: str) -> None:
+        zero, one = np.zeros(BATCH, np.float32), np.ones(BATCH, np.float32)
+        expected = policy.runtime.step(OBSERVATION, one, zero, one).action_logits.copy()
+        after = policy.runtime.state()
+        poison(policy.runtime, target)
+        again = policy.runtime.step(OBSERVATION, one, zero, one)  # no reset
+        np.testing.assert_array_equal(again.action_logits, expected)
+        for name, value in policy.runtime.state().items():
+            np.testing.assert_array_equal(value, after[name])
+
+    def test_nan_in_one_row_survives_neither_there_nor_elsewhere(self, policy: Policy, target: str) -> None:
+        """To say nothing of the graph: at the steps of other rows, none is restarted."""
+        zero, one = np.zeros(BATCH, np.float32), np.ones(BATCH, np.float32)
+        runtime: Any = policy.runtime
+        runtime.step(OBSERVATION, one, zero, one)
+        before, second = runtime.state(), np.eye(BATCH, dtype=np.float32)[1]
+        expected = runtime.step(OBSERVATION, one, zero, second).action_logits.copy()
+        for value in before.values():
+            value[1] = np.nan
+        if target == "native":
+            with pytest.raises(ValueError, match="finite"):  # no other way leads to such a state
+                runtime._load(before)
+            return
+        runtime._load(before)
+        np.testing.assert_array_equal(runtime.step(OBSERVATION, one, zero, second).action_logits, expected)
+
+    def test_a_step_with_results_that_are_not_finite_is_an_error_and_not_an_action(
+        self, policy: Policy, target: str
+    ) -> None:
+        policy.reset(target_return=[1.0, 2.0, 3.0])
+        expected = policy.act(OBSERVATION)
+        step(policy)
+        logits, before = policy.action_logits, policy.return_to_go
+        poison(policy.runtime, target)
+        for _ in range(2):
+            with pytest.raises(StepError):
+                policy.act(OBSERVATION, np.ones(BATCH))
+            np.testing.assert_array_equal(policy.return_to_go, before)
+            np.testing.assert_array_equal(policy.action_logits, logits)
+        if policy.runtime.in_place:  # type: ignore[attr-defined]
+            with pytest.raises(StepError, match=r"the state was lost .* call reset|row 0 was lost .* reset it"):
+                policy.state()
+            policy.reset([0, 1])
+            with pytest.raises(StepError, match=r"the state was lost|row 2 was lost"):
+                step(policy)
+        policy.reset()
+        np.testing.assert_array_equal(policy.act(OBSERVATION), expected)
+
+
+class TestFork:
+    def test_a_child_gets_one_error_at_once_and_ends(self, target: str, exported: ExportFunction) -> None:
+        """Two threads, so that there are some that the child has not."""
+        path = exported("state_ms", "observed", batch=BATCH)
+        policy = load_policy(path, target, threads=2)
+        step(policy)
+
+        def in_child() -> None:
+            for use in (lambda: step(policy), policy.reset, policy.state, policy.runtime.reset, policy.runtime.state):
+                with pytest.raises(RuntimeError, match="loaded before this process forked"):
+                    use()
+            policy.close()
+            policy.close()
+
+        assert exit_code_of_fork(in_child) == 0
+        step(policy)  # the parent's goes on
+        policy.close()
+
+    def test_what_a_child_loads_itself_runs_or_is_refused(self, target: str, exported: ExportFunction) -> None:
+        path = exported("state_ms", "observed", batch=BATCH)
+        with load_policy(path, target, threads=2) as before:
+            step(before)
+
+            def in_child() -> None:
+                if target in ("pytorch", "tvm"):  # one set of threads for the whole process, which the child has not
+                    with pytest.raises(LramError, match="in use before this process forked"):
+                        load_policy(path, target, threads=2)
+                    return
+                with load_policy(path, target, threads=2) as own:
+                    step(own)
+
+            assert exit_code_of_fork(in_child) == 0
+
+
+def exit_code_of_fork(function: Callable[[], object], seconds: float = 60.0) -> int:
+    """Exit code of a forked process that runs a function; killed, and a failure, if it does not end."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        except BaseException as error:
+            print(repr(error), file=sys.__stderr__, flush=True)
+        os._exit(code)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(process, 9)
+    os.waitpid(process, 0)
+    raise AssertionError("the forked process did not end")
+
+
+class TestThreads:
+    def test_a_second_thread_is_refused_and_the_first_goes_on(self, policy: Policy) -> None:
+        """The running step is a real one, held where it fills its inputs: what comes then finds the policy in use."""
+        expected = policy.act(OBSERVATION).copy()
+        policy.reset()
+        inside, go_on, results = threading.Event(), threading.Event(), []
+        fill = policy.runtime._inputs.fill  # type: ignore[attr-defined]
+
+        def slow_fill(*values: Any) -> None:
+            fill(*values)
+            inside.set()
+            go_on.wait(60)
+
+        policy.runtime._inputs.fill = slow_fill  # type: ignore[attr-defined]
+        first = threading.Thread(target=lambda: results.append(policy.act(OBSERVATION)))
+        first.start()
+        assert inside.wait(60)
+        for use in (lambda: step(policy), policy.reset, policy.state, policy.close, policy.runtime.reset):
+            with pytest.raises(RuntimeError, match=r"^the policy is in use by another thread"):
+                use()
+        go_on.set()
+        first.join()
+        np.testing.assert_array_equal(results[0], expected)
+        policy.runtime._inputs.fill = fill  # type: ignore[attr-defined]
+        step(policy)
+
+    def test_threads_that_take_turns_are_fine(self, policy: Policy) -> None:
+        for _ in range(2):
+            turn = threading.Thread(target=step, args=[policy])
+            turn.start()
+            turn.join()
+        assert fresh_rows(policy) == []
+
+
+@pytest.mark.parametrize("threads", [1.5, "2", True, 0, -1, float("nan")])
+def test_a_number_of_threads_is_a_whole_number(exported: ExportFunction, threads: Any) -> None:
+    with pytest.raises(UsageError, match="threads: expected a whole number, 1 or more, got"):
+        load_policy(exported("state_ms", "observed", batch=BATCH), threads=threads)

@@ -1,0 +1,383 @@
+"""Kits: what is in them, and that they install and run, on another Python than the one that made them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.deploy.wheel import check_wheel, pack_wheel
+from tests.conftest import ExportFunction, fail, succeed
+
+KIT_FILES = {"install.sh", "README.txt", "control_loop.py", "robot.py", "lram-control.service.in"}
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as kit:
+        kit.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
+
+
+@pytest.fixture
+def kit(exported: ExportFunction, tmp_path: Path) -> Path:
+    """An unpacked kit of a bundle for a board."""
+    bundle = tmp_path / "arm.lram"
+    shutil.copytree(exported("state_ms", targets=("tensorrt", "onnxruntime")), bundle)
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "tensorrt", "--target", "onnxruntime")
+    return unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+
+
+def test_a_kit_has_the_bundle_the_package_and_the_scripts(kit: Path) -> None:
+    assert kit.name == "arm"
+    names = {path.name for path in kit.iterdir()}
+    assert names >= KIT_FILES | {"arm.lram"} and len([n for n in names if n.endswith(".whl")]) == 1
+    succeed("inspect", kit / "arm.lram")
+    script = (kit / "install.sh").read_text()
+    left = script.replace('"$@"', "").replace("|@FOLDER@|", "")  # that one is filled in on the robot
+    assert "@" not in left and os.access(kit / "install.sh", os.X_OK)
+    assert "[tensorrt]" in script and "target=tensorrt" in script
+    subprocess.run(["sh", "-n", str(kit / "install.sh")], check=True)
+
+
+def test_nothing_in_a_kit_needs_torch(kit: Path) -> None:
+    (wheel,) = kit.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    needed = [line for line in metadata.splitlines() if 'extra == "tensorrt"' in line.replace("'", '"')]
+    assert required and needed and not [line for line in required + needed if "torch" in line]
+    assert not [n for n in names if n.endswith((".so", ".cpp", ".pyc"))]
+    expected = {
+        "lram_export/runtimes/tensorrt.py",
+        "lram_export/spec/tasks.json",
+        "lram_export/deploy/templates/install.sh",
+    }
+    assert expected <= set(names)
+
+
+def test_size_and_predicted_memory_are_printed(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("tensorrt", "onnxruntime"))
+    result = succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz")
+    assert "memory predicted 50" in result.stderr and "target tensorrt" in result.stderr
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--force", "-q")
+    document = json.loads(succeed("deploy", bundle, "-o", tmp_path / "other.tar.gz", "--json").stdout)
+    assert document["size"] == (tmp_path / "other.tar.gz").stat().st_size and document["memory"] > 500_000_000
+
+
+def test_memory_is_predicted_for_the_target_that_runs(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    predicted = {}
+    for target in ("onnxruntime", "native"):
+        options = ("-o", tmp_path / f"{target}.tar.gz", "--target", target, "--json")
+        predicted[target] = json.loads(succeed("deploy", bundle, *options).stdout)["memory"]
+    assert predicted["native"] < predicted["onnxruntime"] < 200_000_000  # TensorRT's libraries alone take more
+    board = json.loads(succeed("inspect", bundle, "--device", "n100", "--json").stdout)["predictions"]
+    shown = {p["target"]: p["memory"] for p in board if p["precision"] == "fp32"}
+    for target, memory in predicted.items():
+        assert memory == pytest.approx(shown[target], rel=0.01)
+
+
+def test_only_what_was_asked_for_is_packed(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    succeed("deploy", bundle, "-o", tmp_path / "one.tar.gz", "--target", "onnxruntime", "-q")
+    one = unpack(tmp_path / "one.tar.gz", tmp_path / "one")
+    packed = Bundle.open(next(one.glob("*.lram")))
+    packed.check_files()
+    assert packed.targets == ("onnxruntime",) and not (packed.path / "native").exists()
+    assert packed.artifact_digest("onnxruntime") == Bundle.open(bundle).artifact_digest("onnxruntime")
+    succeed("verify", packed.path, "--target", "onnxruntime")
+    succeed("deploy", bundle, "-o", tmp_path / "two.tar.gz", "--target", "native", "--target", "onnxruntime", "-q")
+    two = unpack(tmp_path / "two.tar.gz", tmp_path / "two")
+    assert Bundle.open(next(two.glob("*.lram"))).targets == ("native", "onnxruntime")
+    assert "target=native" in (two / "install.sh").read_text()
+
+
+def test_the_wheel_of_a_kit_for_native_has_its_engine_and_says_for_which_machine(
+    exported: ExportFunction, tmp_path: Path
+) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "native", "-q")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    (wheel,) = kit.glob("*.whl")
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.endswith(f"-{python}-{python}-linux_{os.uname().machine}.whl")
+    code = "import lram_export._native as n, sys; print(n.__file__); sys.exit(not n.instruction_sets())"
+    (tmp_path / "site").mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    # without site: an editable installation puts itself before every path
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{sysconfig.get_path('purelib')}"}
+    program = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stdout.startswith(str(tmp_path / "site"))
+    script = (kit / "install.sh").read_text().replace(f"machine={os.uname().machine}", "machine=riscv64")
+    (kit / "install.sh").write_text(script)
+    refused = subprocess.run(["sh", str(kit / "install.sh"), str(tmp_path / "r")], capture_output=True, text=True)
+    assert refused.returncode == 1 and "this kit's wheel is for riscv64, this machine is" in refused.stderr
+
+
+def test_a_wheel_for_another_machine_goes_along(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    own = pack_wheel(tmp_path, engine=True)
+    foreign = own.rename(tmp_path / own.name.replace(os.uname().machine, "aarch64").replace("cp311", "cp310"))
+    tags = check_wheel(foreign, engine=True)
+    assert (tags.version, tags.machine) == ("3.10", "aarch64")
+    options = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel", foreign)
+    assert json.loads(succeed("deploy", bundle, *options, "--json").stdout)["wheel"] == foreign.name
+    assert "python=3.10 " in (unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh").read_text()
+
+
+def test_a_wheel_that_does_not_serve_is_refused(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel")
+    (tmp_path / "wheels").mkdir()
+    assert (
+        "the engine of target 'native' is not in it" in fail("deploy", bundle, *kit, pack_wheel(tmp_path / "wheels"))[1]
+    )
+    other = tmp_path / "wheels" / "numpy-2.0-py3-none-any.whl"
+    zipfile.ZipFile(other, "w").close()
+    assert "expected a wheel of lram-export" in fail("deploy", bundle, *kit, other)[1]
+    other.write_text("no archive")
+    assert "not a wheel" in fail("deploy", bundle, *kit, other)[1]
+    assert "expected the name of a wheel" in fail("deploy", bundle, *kit, tmp_path / "kit.zip")[1]
+    assert not (tmp_path / "kit.tar.gz").exists()
+
+
+def test_the_same_package_packs_to_the_same_wheel(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert pack_wheel(tmp_path / "a").read_bytes() == pack_wheel(tmp_path / "b").read_bytes()
+
+
+def test_the_control_loop_rehearses_and_counts_deadlines(kit: Path) -> None:
+    arguments = [kit / "control_loop.py", kit / "arm.lram", "--target", "onnxruntime", "--rate", "200", "--steps", "40"]
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("40 steps at 200 Hz: p50 ") and "missed deadlines" in done.stdout
+
+
+def test_the_control_loop_stops_the_motors_whatever_happens(kit: Path, tmp_path: Path) -> None:
+    (kit / "robot.py").write_text(
+        "class Robot:\n"
+        "    def reset(self): raise RuntimeError('encoder lost')\n"
+        f"    def close(self): open({str(tmp_path / 'stopped')!r}, 'w')\n"
+    )
+    arguments = [kit / "control_loop.py", kit / "arm.lram", "--target", "onnxruntime", "--robot", "robot"]
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "encoder lost" in done.stderr and (tmp_path / "stopped").exists()
+
+
+def looped(kit: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The kit's loop at a rate no step keeps, so that it does not wait."""
+    arguments = [kit / "control_loop.py", kit / "arm.lram", "--target", "onnxruntime", "--rate", "100000", *options]
+    program = [sys.executable, *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+
+
+ROBOT = """
+import numpy as np
+
+
+class Robot:
+    def __init__(self):
+        self.ticks, self.actions = 0, []
+
+    def reset(self):
+        return self.observe()
+
+    def observe(self):
+        self.ticks += 1
+        observation = np.random.default_rng(self.ticks).standard_normal(204, np.float32)
+        if {when}:
+            observation[3] = np.{value}
+        return observation
+
+    def act(self, action):
+        self.actions.append(action.tolist())
+
+    def close(self):
+        print("stopped after", len(self.actions), "held", sum(a == b for a, b in zip(self.actions, self.actions[1:])))
+"""
+
+
+def test_one_step_without_a_result_holds_the_last_action(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="nan", when="self.ticks % 10 == 0"))
+    done = looped(kit, "--robot", "robot", "--steps", "40")
+    assert done.returncode == 0, done.stderr
+    assert "40 steps" in done.stdout and "4 held actions" in done.stdout
+    assert "stopped after 40 held 4" in done.stdout  # sent again, each the one before
+    assert "no result, the last action is held: observation: expected finite values, got nan" in done.stderr
+
+
+def test_too_many_in_a_row_stop_the_motors_and_the_loop(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="inf", when="self.ticks > 5"))
+    done = looped(kit, "--robot", "robot", "--hold", "3")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: stopped: 4 ticks in a row without a result: observation" in done.stderr
+    assert "stopped after 8 held 3" in done.stdout and "8 steps" in done.stdout and "4 held actions" in done.stdout
+
+
+def test_where_there_never_was_an_action_none_is_sent(kit: Path) -> None:
+    (kit / "robot.py").write_text(ROBOT.format(value="nan", when="True"))
+    done = looped(kit, "--robot", "robot", "--hold", "2")
+    assert done.returncode == 1 and "stopped after 0 held 0" in done.stdout
+
+
+def test_a_policy_that_wants_rewards_rehearses_with_the_recorded_ones(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", feedback="observed", targets=("onnxruntime",))
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "-q")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    next(kit.glob("*.lram")).rename(kit / "arm.lram")
+    done = looped(kit, "--steps", "80", "--threads", "1")
+    assert done.returncode == 0 and "80 steps" in done.stdout and "0 held actions" in done.stdout, done.stderr
+
+
+def test_a_long_run_counts_all_its_steps_and_keeps_the_times_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = kit_module("control_loop")
+    monkeypatch.setattr(loop, "KEPT", 100)
+    account = loop.Account()
+
+    class Always:
+        """A policy and a robot in one."""
+
+        def reset(self) -> int:
+            return 0
+
+        observe = reset
+
+        def act(self, *arguments: object, **named: object) -> int:
+            return 0
+
+    both = Always()
+    loop.control(both, both, account, rate=1e6, steps=1000, hold=0)
+    assert account.steps == 1000
+    text = str(account)
+    assert "(of the last 100)" in text and f"largest {1000 * account.largest:.2f} ms" in text
+
+
+def test_rewards_that_came_while_an_action_was_held_are_not_lost() -> None:
+    loop = kit_module("control_loop")
+    seen = []
+
+    class Policy:
+        def reset(self) -> None: ...
+
+        def act(self, observation: float, reward: float | None = None) -> int:
+            if observation < 0:
+                raise ValueError("observation: expected finite values")
+            seen.append(reward)
+            return 0
+
+    class Robot:
+        observations = iter((1, 2, -1, -1, 3, 4))
+
+        def reset(self) -> int:
+            return next(self.observations)
+
+        observe = reset
+
+        def act(self, action: int) -> float:
+            return 1.0
+
+    with pytest.raises(StopIteration):
+        loop.control(Policy(), Robot(), loop.Account(), rate=1e6, steps=0, hold=5)
+    assert seen == [None, 1.0, 3.0, 1.0]
+
+
+def kit_module(name: str) -> Any:
+    """A program of the kit as a module."""
+    import lram_export
+
+    path = Path(lram_export.__file__).parent / "deploy" / "templates" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"kit_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rate", "0"), "argument --rate"),
+        (("--rate", "nan"), "argument --rate"),
+        (("--steps", "-1"), "argument --steps"),
+        (("--threads", "0"), "argument --threads"),
+        (("--hold", "-1"), "argument --hold"),
+        (("--target", "nope"), "error: "),
+    ],
+)
+def test_wrong_options_of_the_loop_are_one_line(kit: Path, options: tuple[str, ...], message: str) -> None:
+    done = looped(kit, *options)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_installing_without_tensorrt_says_what_is_missing(kit: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    for tool in ("sh", "dirname", "cp", "mkdir", "sed"):
+        (empty / tool).symlink_to(shutil.which(tool) or "")
+    # a python3 with no TensorRT: isolated, so that what this environment has is not found
+    (empty / "python3").write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 -S "$@"\n')
+    (empty / "python3").chmod(0o755)
+    environment = {"PATH": str(empty)}
+    program = ["sh", str(kit / "install.sh"), str(tmp_path / "robot")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1 and "install.sh: no TensorRT in python3" in done.stderr
+    assert not (tmp_path / "robot").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-o", "kit.zip"), "a kit's name ends with .tar.gz, got 'kit.zip'"),
+        (("-o", "kit.tar.gz", "--target", "openvino"), "no artifact for target 'openvino'"),
+        (("-o", "nowhere/kit.tar.gz"), "does not exist; create it first"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused(
+    options: tuple[str, ...], message: str, exported: ExportFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    assert message in fail("deploy", bundle, *options)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_does_not_belong_into_a_script_is_refused(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = tmp_path / "my $(arm).lram"
+    shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)
+    assert "letters, digits" in fail("deploy", bundle, "-o", tmp_path / "kit.tar.gz")[1]
+    assert not (tmp_path / "kit.tar.gz").exists()
+
+
+def test_the_bundle_in_a_kit_has_the_name_the_scripts_use(
+    exported: ExportFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "arm"
+    shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)
+    monkeypatch.chdir(bundle)
+    succeed("deploy", ".", "-o", tmp_path / "kit.tar.gz")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    assert kit.name == "arm" and (kit / "arm.lram" / "manifest.json").is_file()
+
+
+def test_a_damaged_bundle_is_not_deployed(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = tmp_path / "arm.lram"
+    shutil.copytree(exported("state_ms", targets=("onnxruntime",)), bundle)
+    (bundle / "onnxruntime" / "model.onnx.data").write_bytes(b"")
+    assert "model.onnx.data" in fail("deploy", bundle, "-o", tmp_path / "kit.tar.gz")[1]
+    assert not (tmp_path / "kit.tar.gz").exists()

@@ -1,0 +1,71 @@
+"""Sizes that the hand-written kernels compute, and those that they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.folder import save_checkpoint
+from lram_export.checkpoints.random import random_checkpoint
+from lram_export.errors import UsageError
+from lram_export.model.config import ModelConfig
+from lram_export.spec.codes import QuantizedMatrix
+from lram_export.targets.layout import MOST_INT8_COLUMNS, check_sums
+from tests.conftest import succeed
+
+
+@pytest.mark.parametrize(
+    ("target", "hidden", "heads", "precision"),
+    [
+        *[("native", *sizes, p) for sizes in ((64, 8), (80, 8), (80, 4), (96, 4), (160, 4)) for p in ("fp32", "int8")],
+        ("native", 80, 4, "int4"),
+        # heads concern none of its products with codes: test_tvm_kernels.py has the kernels for more widths
+        ("tvm", 80, 4, "fp32"),
+        ("tvm", 80, 16, "int8"),
+        ("tvm", 96, 4, "int4"),
+    ],
+    ids=str,
+)
+def test_slstm_heads_may_have_any_width(target: str, hidden: int, heads: int, precision: str, tmp_path: Path) -> None:
+    pytest.importorskip({"native": "lram_export._native", "tvm": "tvm"}[target])
+    config = ModelConfig(
+        hidden_size=hidden,
+        num_blocks=3,
+        inner_size=128,
+        num_heads=4,
+        slstm_at=(0, 2),
+        slstm_num_heads=heads,
+        ffn_size=128,
+        image_shape=None,
+        state_dim=39,
+    )
+    save_checkpoint(random_checkpoint(config, tmp_path / "made"), tmp_path / "checkpoint")
+    options = ("--precision", precision, "--target", target, "--batch", "2", "--reference-steps", "40", "--no-report")
+    succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "x.lram", "--task", "metaworld/reach-v2", *options)
+    (entry,) = Bundle.open(tmp_path / "x.lram").manifest.artifacts
+    assert entry.parity is not None and entry.parity.passed
+
+
+def matrix(columns: int) -> QuantizedMatrix:
+    return QuantizedMatrix("wide", "int8", np.zeros((1, columns), np.int8), np.ones((1, 1), np.float32))
+
+
+def test_sums_that_do_not_fit_are_refused_by_name() -> None:
+    check_sums("native", {"wide": matrix(MOST_INT8_COLUMNS)})
+    assert 127 * 127 * MOST_INT8_COLUMNS < 2**31 <= 127 * 127 * (MOST_INT8_COLUMNS + 1)
+    with pytest.raises(UsageError, match=r"native: wide: a sum of 133145 products .* at most 133144 columns"):
+        check_sums("native", {"wide": matrix(MOST_INT8_COLUMNS + 1)})
+
+
+@pytest.mark.parametrize("target", ["native", "tvm"])
+def test_both_exporters_look_at_their_sums(target: str) -> None:
+    exporter = pytest.importorskip(f"lram_export.exporters.{target}")
+    quantization = SimpleNamespace(matrices={"wide": matrix(MOST_INT8_COLUMNS + 1)})
+    policy: Any = SimpleNamespace(checkpoint=SimpleNamespace(config=None), quantization=quantization)
+    with pytest.raises(UsageError, match=f"{target}: wide: a sum of"):
+        exporter.check_sizes(policy)

@@ -1,0 +1,220 @@
+"""The target `native` on a machine: kernels, pinning, spinning, locking, the format of the state; versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+
+from lram_export import load_policy
+from lram_export.bundle.bundle import Bundle
+from lram_export.errors import UsageError
+from lram_export.targets.native.options import (
+    CPUS,
+    LOCK_MEMORY,
+    SPIN_MICROSECONDS,
+    STATE_FORMAT,
+    VARIABLES,
+    NativeOptions,
+)
+from lram_export.verification.verify import verify_targets
+from tests.conftest import ExportFunction, fail, load_golden, succeed
+
+_native = pytest.importorskip("lram_export._native", reason="the native engine was not compiled")
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 40
+
+
+@pytest.fixture
+def bundle(exported: ExportFunction) -> Path:
+    return exported("state_ms", targets=("native",))
+
+
+def shell_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def logits(bundle: Path, threads: int = 1) -> np.ndarray:
+    inputs = np.random.default_rng(0).standard_normal((STEPS, 204)).astype(np.float32)
+    with load_policy(bundle, "native", threads=threads) as policy:
+        found = []
+        for observation in inputs:
+            policy.act(observation)
+            found.append(policy.action_logits)
+    return np.stack(found)
+
+
+class TestVariables:
+    def test_without_any_the_engine_has_its_defaults(self) -> None:
+        assert NativeOptions.from_environment({}) == NativeOptions()
+        assert NativeOptions.from_environment(dict.fromkeys(VARIABLES, "")) == NativeOptions()
+
+    def test_all_are_understood(self) -> None:
+        given = {STATE_FORMAT: "lazy-fp16", CPUS: "3,1-2,7", SPIN_MICROSECONDS: "0", LOCK_MEMORY: "1"}
+        assert NativeOptions.from_environment(given) == NativeOptions("lazy-fp16", (3, 1, 2, 7), 0, True)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            (STATE_FORMAT, "fp16", "LRAM_NATIVE_STATE_FORMAT: expected float32 or lazy-fp16, got 'fp16'"),
+            (CPUS, "two", "LRAM_NATIVE_CPUS: expected numbers of CPUs such as 2,3 or 2-3, got 'two'"),
+            (CPUS, "3-2", "got '3-2'"),
+            (CPUS, "1,,2", "got '1,,2'"),
+            (CPUS, "-1", "got '-1'"),
+            (SPIN_MICROSECONDS, "-5", "LRAM_NATIVE_SPIN_MICROSECONDS: expected a number from 0 to 1000000, got '-5'"),
+            (SPIN_MICROSECONDS, "1000001", "got '1000001'"),
+            (SPIN_MICROSECONDS, "1e3", "got '1e3'"),
+            (LOCK_MEMORY, "yes", "LRAM_NATIVE_LOCK_MEMORY: expected 0 or 1, got 'yes'"),
+            ("LRAM_NATIVE_PINNING", "1", "LRAM_NATIVE_PINNING: unknown; the target `native` knows: LRAM_NATIVE_STATE"),
+        ],
+    )
+    def test_what_makes_no_sense_is_wrong_use_in_one_line(
+        self, name: str, value: str, message: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        code, line = fail("verify", bundle)
+        assert code == 2 and message in line
+
+    def test_a_cpu_that_is_not_there_is_named(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(CPUS, "1023")
+        code, line = fail("verify", bundle, "--threads", "2")
+        assert code == 2 and "cpus: no thread can be pinned to CPU 1023" in line
+
+    def test_too_many_threads_are_named(self, bundle: Path) -> None:
+        with pytest.raises(UsageError, match="threads: expected 1 to 1024, got 2000"):
+            load_policy(bundle, "native", threads=2000)
+
+    def test_none_of_them_changes_what_is_computed(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = logits(bundle)
+        monkeypatch.setenv(CPUS, ",".join(map(str, sorted(os.sched_getaffinity(0)))))
+        monkeypatch.setenv(SPIN_MICROSECONDS, "0")
+        np.testing.assert_array_equal(logits(bundle, threads=2), expected)
+
+    def test_threads_are_pinned_where_the_variable_says(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cpu = max(os.sched_getaffinity(0))
+        monkeypatch.setenv(CPUS, str(cpu))
+        before = set(Path("/proc/self/task").iterdir())
+        with load_policy(bundle, "native", threads=2):
+            started = set(Path("/proc/self/task").iterdir()) - before
+            assert {frozenset(os.sched_getaffinity(int(task.name))) for task in started} == {frozenset({cpu})}
+
+    def test_memory_is_locked(self, bundle: Path) -> None:
+        program = (
+            f"from lram_export import load_policy\npolicy = load_policy({str(bundle)!r}, 'native', threads=1)\n"
+            "print(next(l for l in open('/proc/self/status') if l.startswith('VmLck')).split()[1])"
+        )
+        locked = {}
+        for value in ("0", "1"):
+            done = shell_python(program, **{LOCK_MEMORY: value})
+            if value == "1" and "cannot be locked" in done.stderr:
+                pytest.skip("this process may not lock memory")
+            assert done.returncode == 0, done.stderr
+            locked[value] = 1024 * int(done.stdout)
+        spec = Bundle.open(bundle).manifest.spec
+        assert locked["0"] == 0
+        assert locked["1"] >= spec.state_bytes + (bundle / "native" / "model.lrn").stat().st_size
+
+
+class TestLazyState:
+    """Half the bytes of the large matrices, and another tolerance."""
+
+    @pytest.fixture(autouse=True)
+    def lazy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(STATE_FORMAT, "lazy-fp16")
+
+    @pytest.mark.parametrize("name", ["state_m", "state_ms", "image_m"])
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_it_is_verified_within_its_tolerance(self, name: str, precision: str, exported: ExportFunction) -> None:
+        options = [*load_golden(name).task_options, "--precision", precision]
+        bundle = exported(name, targets=("native",), options=options)
+        result = verify_targets(Bundle.open(bundle), ["native"], threads=1)["native"]
+        assert result.passed, result.failures()
+        assert result.state_format == "lazy-fp16" and result.tolerance.relative
+        assert result.relative_error is not None and result.relative_error > 1e-5
+
+    def test_bench_times_it(self, bundle: Path) -> None:
+        document = json.loads(succeed("bench", bundle, "--steps", "10", "--threads", "1", "--json").stdout)
+        (result,) = document["results"]
+        assert result["parity"]["passed"] and result["parity"]["state_format"] == "lazy-fp16"
+
+    def test_its_state_moves_to_float32_and_back(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        observation = np.zeros(204, np.float32)
+        with load_policy(bundle, "native", threads=1) as lazy:
+            monkeypatch.delenv(STATE_FORMAT)
+            with load_policy(bundle, "native", threads=1) as full:
+                for _ in range(STEPS):
+                    lazy.act(observation)
+                full.load_state(lazy.state())
+                full.act(observation)
+                lazy.act(observation)
+                np.testing.assert_allclose(full.action_logits, lazy.action_logits, rtol=0, atol=1e-2)
+                lazy.load_state(full.state())
+                full.act(observation)
+                lazy.act(observation)
+                np.testing.assert_allclose(full.action_logits, lazy.action_logits, rtol=0, atol=1e-2)
+
+
+class TestKernels:
+    def test_doctor_shows_them(self) -> None:
+        kernels = json.loads(succeed("doctor", "--json").stdout)["native_kernels"]
+        assert kernels == {"used": _native.chosen_instruction_set(), "supported": _native.instruction_sets()}
+        assert kernels["supported"][-1] == "plain"
+        assert f"{kernels['used']} (this processor runs: {', '.join(kernels['supported'])})" in succeed("doctor").stdout
+
+    def test_doctor_says_that_plain_ones_are_slow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRAM_ISA", "plain")
+        assert "plain as LRAM_ISA says, slow" in succeed("doctor").stdout
+        monkeypatch.delenv("LRAM_ISA")
+        monkeypatch.setattr(_native, "instruction_sets", lambda: ["plain"])
+        monkeypatch.setattr(_native, "chosen_instruction_set", lambda: "plain")
+        assert "plain: slow, this processor has no vector instructions" in succeed("doctor").stdout
+
+    @pytest.mark.parametrize("command", ["doctor", "verify"])
+    def test_one_that_is_unknown_is_wrong_use_in_one_line(
+        self, command: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LRAM_ISA", "mmx")
+        code, line = fail(command, *([bundle] if command == "verify" else []))
+        assert code == 2
+        assert re.fullmatch(r"error: LRAM_ISA: expected one of [a-z0-9, ]+, plain, got mmx", line)
+
+    def test_one_that_this_processor_lacks_is_named(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LRAM_ISA", "mmx")
+        _, line = fail("doctor")
+        known = set(re.sub(r".*one of |, got.*", "", line).split(", "))
+        absent = sorted(known - set(_native.instruction_sets()))
+        if not absent:
+            pytest.skip("this processor supports every kernel")
+        monkeypatch.setenv("LRAM_ISA", absent[0])
+        code, line = fail("verify", bundle)
+        assert (code, line) == (2, f"error: LRAM_ISA: this processor does not support {absent[0]}")
+
+
+def test_all_that_has_a_version_has_the_same() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    native = ROOT / "kernels" / "native"
+    for path, pattern in (
+        (native / "CMakeLists.txt", r"project\(lram VERSION (\S+)"),
+        (native / "include" / "lram.h", r'#define LRAM_VERSION "(\S+)"'),
+    ):
+        found = re.search(pattern, path.read_text(encoding="utf-8"))
+        assert found and found[1] == version, path
+    header = (native / "include" / "lram.h").read_text(encoding="utf-8")
+    assert ".".join(re.findall(r"#define LRAM_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header)) == version
+    assert _native.__version__ == version
+    for example in ("c", "cpp"):
+        text = (ROOT / "examples" / example / "CMakeLists.txt").read_text(encoding="utf-8")
+        assert f"find_package(lram {version.rpartition('.')[0]} REQUIRED)" in text

@@ -1,0 +1,146 @@
+"""Kernels of the target `tvm` for a GPU, where none is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+
+from lram_export import Bundle
+from lram_export.episodes.steps import random_steps
+from lram_export.errors import LramError
+from lram_export.exporters.tvm import build
+from lram_export.exporters.tvm.graph import build_step
+from lram_export.kernels.tvm import gpu
+from lram_export.runtimes import LoadedArtifact, load_runtime
+from lram_export.runtimes.tvm_gpu import GpuRuntime
+from lram_export.targets.tvm.interface import WEIGHTS_FILE, map_weights, read_interface
+from lram_export.targets.tvm.platforms import PLATFORMS, host_platform
+from tests.conftest import ExportFunction, fail, load_golden, succeed
+
+GPUS = [name for name, platform in PLATFORMS.items() if platform.gpu is not None]
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA toolkit")
+
+
+class TestGpu:
+    """Kernels for a GPU, where none is: nvcc compiles them, and their blocks and threads run one after the other."""
+
+    @pytest.mark.parametrize(("name", "batch"), [("state_ms", 1), ("state_ms", 3), ("image_m", 2)])
+    def test_a_step_of_emulated_blocks_and_threads_is_the_processors(
+        self, name: str, batch: int, exported: ExportFunction, tmp_path: Path
+    ) -> None:
+        bundle = Bundle.open(exported(name, batch=batch, targets=("tvm",)))
+        artifact = bundle.load_artifact("tvm")
+        library = self.emulated_library(artifact, tmp_path)
+        weights = map_weights(read_interface(artifact.directory).weights, artifact.directory / WEIGHTS_FILE)
+        on_gpu = GpuRuntime(library, weights, artifact.spec, gpu.COLUMNS, tvm.cpu())
+        on_processor = load_runtime("tvm", artifact, 1)
+        inputs = random_steps(artifact.spec, artifact.task, 6, seed=3)
+        for step, values in enumerate(inputs):
+            found, expected = on_gpu.step(*values), on_processor.step(*values)
+            np.testing.assert_allclose(found.action_logits, expected.action_logits, atol=1e-4, rtol=0)
+            if step == 2:
+                on_gpu.reset([batch - 1])
+                on_processor.reset([batch - 1])
+            if step == 3:  # a run moves from one to the other, and on
+                on_gpu.load_state(on_processor.state())
+        for key, value in on_gpu.state().items():
+            np.testing.assert_allclose(value, on_processor.state()[key], atol=1e-4, rtol=1e-4)
+
+    def emulated_library(self, artifact: LoadedArtifact, folder: Path) -> Path:
+        platform = replace(host_platform(), lanes=1, memory_columns=gpu.COLUMNS, dot=None)
+        with gpu.emulate():
+            module = build_step(
+                artifact.config, artifact.task, artifact.spec, read_interface(artifact.directory), platform, gpu
+            )
+        build.build_library(module, platform, folder / "emulated.so")
+        return folder / "emulated.so"
+
+    @needs_nvcc
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
+    def test_every_precision_compiles_for_a_jetson_and_its_kernels_are_right(
+        self, precision: str, tmp_path: Path
+    ) -> None:
+        golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
+        options = ("--target", "tvm", "--platform", "cuda-sm87", "--precision", precision, "--reference-steps", "8")
+        if shutil.which("aarch64-linux-gnu-g++") is None:
+            options = tuple("cuda-sm86" if o == "cuda-sm87" else o for o in options)
+        result = succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
+        assert "verified on tvm-host (not where it will run)" in result.stderr
+        _, line = fail("verify", output, "--target", "tvm")
+        assert "no library for this processor (cuda-sm8" in line
+
+    @needs_nvcc
+    def test_all_kernels_of_images_compile_for_every_gpu_of_this_kind_of_machine(self, tmp_path: Path) -> None:
+        golden, output = load_golden("image_m"), tmp_path / "policy.lram"
+        names = [n for n in GPUS if any(shutil.which(c) for c in PLATFORMS[n].compilers)]
+        chosen = [part for name in names for part in ("--platform", name)]
+        options = ("--target", "tvm", *chosen, "--reference-steps", "4")
+        succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
+        assert Bundle.open(output).artifact("tvm").platforms == tuple(names)
+
+    def test_barriers_are_reached_by_all_threads_or_none(self, exported: ExportFunction) -> None:
+        """A barrier under a condition that differs between threads would hang a GPU; emulation cannot show it."""
+        artifact = Bundle.open(exported("state_ms", batch=3, targets=("tvm",))).load_artifact("tvm")
+        interface = read_interface(artifact.directory)
+        module = build_step(artifact.config, artifact.task, artifact.spec, interface, PLATFORMS["cuda-sm86"])
+        source = cuda_source_of(module, "sm_86")
+        around: list[str] = []  # lines that opened the braces which are open here
+        barriers = 0
+        for line in source.splitlines():
+            if "__syncthreads" in line:
+                barriers += 1
+                assert not [opener for opener in around if "if (" in opener or "else" in opener], line
+            for character in line:
+                if character == "{":
+                    around.append(line)
+                elif character == "}":
+                    around.pop()
+        assert barriers > 20
+
+    def test_all_loops_over_threads_have_as_many(self) -> None:
+        """TVM would let all threads of a block run a shorter loop."""
+        kernels = [
+            gpu.layer_norm(3, 80, 1e-5, 1),
+            gpu.mix(1, 256, 512, 4, 2, 4, 1),
+            gpu.chunk(1, 4, 64, 2, 1),
+            gpu.memory(1, 4, 64, 32, 1),
+            gpu.recurrence(1, 4, 20, 1),
+            gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
+        ]
+        for kernel in kernels:
+            extents = re.findall(r'thread_binding\((\d+), (?:thread=)?"threadIdx\.x"', kernel.script())
+            assert set(extents) == {str(gpu.THREADS)}
+
+    def test_a_missing_nvcc_is_named_with_what_to_install(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        golden, which = load_golden("state_m"), shutil.which
+        monkeypatch.setattr(build.shutil, "which", lambda name: None if name == "nvcc" else which(name))
+        options = ("--target", "tvm", "--platform", "cuda-sm86")
+        _, line = fail("export", golden.checkpoint, "-o", tmp_path / "p.lram", *golden.task_options, *options)
+        assert line == (
+            "error: tvm: no nvcc, with which kernels for cuda-sm86 are compiled; install the CUDA toolkit, on Debian: "
+            "apt-get install nvidia-cuda-toolkit"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    @needs_nvcc
+    def test_what_nvcc_does_not_compile_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(LramError, match=r"nvcc does not compile the kernels for sm_86: .*error: .*nowhere"):
+            build.check_cuda("__global__ void f() { nowhere(); }", "sm_86", tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+def cuda_source_of(module: Any, architecture: str) -> str:
+    """CUDA of a step's kernels, without linking anything."""
+    target = tvm.target.Target({"kind": "cuda", "arch": architecture}, host=tvm.target.Target("llvm"))
+    with target:
+        built = tvm.relax.build(module, target=target, relax_pipeline=build._lower(), exec_mode="compiled")
+    return build.cuda_source(built)

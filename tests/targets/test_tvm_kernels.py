@@ -1,0 +1,240 @@
+"""Kernels of the target `tvm` for processors, one by one, against numpy and torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tvm.script import tirx as T
+
+from lram_export.kernels.tvm import cpu, functions, gpu
+from lram_export.kernels.tvm.cpu import dense, norms
+from lram_export.spec.precision import GROUP
+from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
+from lram_export.targets.tvm.platforms import PLATFORMS, TvmPlatform, host_platform, unmet
+
+HERE = [name for name, platform in PLATFORMS.items() if platform.gpu is None and unmet(platform) is None]
+Floats = NDArray[np.float32]
+
+
+def compiled(function: Any, platform: TvmPlatform | None = None) -> Any:
+    """A kernel by itself, on this processor."""
+    module = tvm.IRModule({"kernel": function.with_attr("global_symbol", "kernel")})
+    return tvm.compile(module, target=tvm.target.Target(dict((platform or host_platform()).target())))["kernel"]
+
+
+def run(function: Any, *inputs: NDArray[Any], outputs: list[tuple[tuple[int, ...], str]], platform: Any = None) -> Any:
+    """Compile a kernel and call it; returns its outputs."""
+    results = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in outputs]
+    compiled(function, platform)(*(tvm.runtime.tensor(np.ascontiguousarray(x)) for x in inputs), *results)
+    found = [result.numpy() for result in results]
+    return found[0] if len(found) == 1 else found
+
+
+class TestFunctions:
+    @pytest.mark.parametrize("lanes", [1, 4, 16])
+    @pytest.mark.parametrize(
+        ("function", "expected"),
+        [
+            (functions.exponential, torch.exp),
+            (functions.sigmoid, torch.sigmoid),
+            (functions.silu, torch.nn.functional.silu),
+            (functions.hyperbolic_tangent, torch.tanh),
+            (functions.log_sigmoid, torch.nn.functional.logsigmoid),
+            (functions.error_function, torch.erf),
+            (functions.ACTIVATIONS["gelu"], torch.nn.functional.gelu),
+            (functions.ACTIVATIONS["selu"], torch.nn.functional.selu),
+            (functions.ACTIVATIONS["relu^2"], lambda x: torch.relu(x) ** 2),
+        ],
+        ids=["exp", "sigmoid", "silu", "tanh", "log_sigmoid", "erf", "gelu", "selu", "relu2"],
+    )
+    def test_a_function_is_right_to_a_few_units_in_the_last_place(
+        self, function: Callable[[Any], Any], expected: Callable[[torch.Tensor], torch.Tensor], lanes: int
+    ) -> None:
+        x = np.concatenate([np.linspace(-20, 20, 4080), [-87, -1e-6, 0, 1e-6] * 4]).astype(np.float32)
+        size = len(x)
+
+        @T.prim_func(s_tir=True)
+        def kernel(x: T.Buffer((size,), "float32"), y: T.Buffer((size,), "float32")):
+            T.func_attr({"tirx.noalias": True})
+            for i in T.serial(size // lanes):
+                at = T.meta_var(T.ramp(i * lanes, 1, lanes) if lanes > 1 else i)
+                y[at] = function(x[at])
+
+        right = expected(torch.from_numpy(x).double()).numpy()
+        error = np.abs(run(kernel, x, outputs=[((size,), "float32")]) - right)
+        assert (error <= 5e-7 + 5e-7 * np.abs(right)).all(), float(error.max())
+
+    @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+    def test_sums_and_maxima_run_over_all_lanes(self, lanes: int) -> None:
+        @T.prim_func(s_tir=True)
+        def kernel(x: T.Buffer((lanes,), "float32"), y: T.Buffer((2,), "float32")):
+            T.func_attr({"tirx.noalias": True})
+            y[0] = functions.lane_sum(x[T.ramp(0, 1, lanes)])
+            y[1] = functions.lane_max(x[T.ramp(0, 1, lanes)])
+
+        x = np.arange(lanes, dtype=np.float32)[::-1] - 3
+        found = run(kernel, x, outputs=[((2,), "float32")])
+        assert found.tolist() == [x.sum(), x.max()]
+
+
+SIZES = {
+    "rows": st.integers(1, 7),
+    "outputs": st.integers(1, 100),
+    "inputs": st.integers(1, 12).map(lambda n: 16 * n),
+}
+
+
+class TestDense:
+    """Products with weights of every kind, on every platform that runs here, against numpy."""
+
+    @given(**SIZES, stored=st.sampled_from(["float32", "float16", "uint16"]), name=st.sampled_from(HERE))
+    @settings(max_examples=25, deadline=None)
+    def test_floating_point_weights(self, rows: int, outputs: int, inputs: int, stored: str, name: str) -> None:
+        rng = np.random.default_rng(rows + outputs)
+        weight = rng.standard_normal((outputs, inputs)).astype(np.float32)
+        codes = (weight.view(np.uint32) >> 16).astype(np.uint16) if stored == "uint16" else weight.astype(stored)
+        exact = (codes.astype(np.uint32) << 16).view(np.float32) if stored == "uint16" else codes.astype(np.float32)
+        x = rng.standard_normal((rows, inputs)).astype(np.float32)
+        count = math.ceil(outputs / TILE)
+        kernel = dense.dense_float(rows, inputs, count, 1, stored, PLATFORMS[name].lanes)
+        y = run(kernel, x, input_major(codes), outputs=[((rows, count * TILE), "float32")], platform=PLATFORMS[name])
+        np.testing.assert_allclose(y[:, :outputs], x.astype(np.float64) @ exact.T, rtol=0, atol=2e-4)
+        assert not y[:, outputs:].any()
+
+    @given(**SIZES, format=st.sampled_from(["int8", "int4"]), name=st.sampled_from(HERE))
+    @settings(max_examples=40, deadline=None)
+    def test_integer_codes(self, rows: int, outputs: int, inputs: int, format: str, name: str) -> None:
+        platform, rng = PLATFORMS[name], np.random.default_rng(rows + outputs)
+        largest = 127 if format == "int8" else 7
+        codes = rng.integers(-largest, largest + 1, (outputs, inputs)).astype(np.int8)
+        codes[0] = largest  # the largest sum there is
+        groups = 1 if format == "int8" else math.ceil(inputs / GROUP)
+        scales = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32)
+        exact = codes * np.repeat(scales, inputs if groups == 1 else GROUP, axis=1)[:, :inputs].astype(np.float64)
+        x = rng.standard_normal((rows, inputs)).astype(np.float32)
+        x[0] = np.abs(x[0]).max()
+        y = self.product(platform, format, x, codes, scales)
+        # two planes of codes: an input is off by half a unit of 1 / 16256 of its token's largest
+        bound = np.abs(exact).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
+        assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ exact.T) <= bound).all()
+
+    def product(self, platform: TvmPlatform, format: str, x: Floats, codes: NDArray[np.int8], scales: Floats) -> Floats:
+        rows, inputs = x.shape
+        count = math.ceil(len(codes) / TILE)
+        output = [((rows, count * TILE), "float32")]
+        if format == "int8":
+            quads = int8_quads(codes)
+            weight, per_tile = quads.reshape(*quads.shape[:2], -1), tiles(scales)[..., 0]
+        else:
+            octets = int4_octets(codes)
+            weight, per_tile = octets.reshape(*octets.shape[:3], -1).view(np.int8), tiles(scales).transpose(0, 2, 1)
+        dot = platform.dot
+        if dot is None:
+            make = dense.dense_int8_dequantized if format == "int8" else dense.dense_int4_dequantized
+            kernel = make(rows, inputs, count, platform.lanes)
+            return run(kernel, x, weight, per_tile, outputs=output, platform=platform)  # type: ignore[no-any-return]
+        padded = inputs if format == "int8" else math.ceil(inputs / GROUP) * GROUP
+        encode = dense.encode(rows, inputs, padded, dot.unsigned and format == "int8", format == "int4", platform.lanes)
+        shapes = [((rows, 2, padded), "int8"), ((rows,), "float32")]
+        if format == "int4":
+            shapes.append(((rows, 2, padded // GROUP), "int32"))
+        encoded = run(encode, x, outputs=shapes, platform=platform)
+        options: dict[str, Any] = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": platform.lanes}
+        if format == "int8":
+            kernel = dense.dense_int8_dot(rows, inputs, count, outputs=dot.outputs, **options)
+            arguments = [*encoded, weight, per_tile, int8_offsets(codes)]
+        else:
+            kernel = dense.dense_int4_dot(rows, padded, count, outputs=dot.int4_outputs, **options)
+            arguments = [*encoded, weight, per_tile]
+        return run(kernel, *arguments, outputs=output, platform=platform)  # type: ignore[no-any-return]
+
+    def test_a_token_of_zeros_gives_zeros(self) -> None:
+        codes, scales = np.full((32, 64), 127, np.int8), np.ones((32, 1), np.float32)
+        y = self.product(host_platform(), "int8", np.zeros((3, 64), np.float32), codes, scales)
+        assert not y.any()
+
+
+class TestNorms:
+    @given(rows=st.integers(1, 5), width=st.integers(1, 20).map(lambda n: 16 * n), name=st.sampled_from(HERE))
+    @settings(max_examples=15, deadline=None)
+    def test_layer_norm_is_torchs(self, rows: int, width: int, name: str) -> None:
+        rng = np.random.default_rng(width)
+        x = (3 * rng.standard_normal((rows, width)) + 5).astype(np.float32)
+        weight = rng.standard_normal(width).astype(np.float32)
+        kernel = norms.layer_norm(rows, width, 1e-5, PLATFORMS[name].lanes)
+        y = run(kernel, x, weight, outputs=[((rows, width), "float32")], platform=PLATFORMS[name])
+        expected = torch.nn.functional.layer_norm(torch.from_numpy(x), (width,), torch.from_numpy(weight), None, 1e-5)
+        np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
+
+    @pytest.mark.parametrize("width", [5, 20, 24, 48])
+    @pytest.mark.parametrize("name", HERE)
+    def test_the_norm_of_heads_is_torchs_whatever_their_width(self, name: str, width: int) -> None:
+        rng = np.random.default_rng(width)
+        x = (3 * rng.standard_normal((2, 4 * width)) + 5).astype(np.float32)
+        weight = rng.standard_normal(4 * width).astype(np.float32)
+        kernel = norms.head_norm(2, 4, width, 1e-5, PLATFORMS[name].lanes)
+        y = run(kernel, x, weight, outputs=[(x.shape, "float32")], platform=PLATFORMS[name])
+        expected = torch.nn.functional.group_norm(torch.from_numpy(x), 4, torch.from_numpy(weight), None, 1e-5)
+        np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
+
+
+class TestRecurrence:
+    """Heads of the sLSTM cell of any width, for processors and for a GPU whose threads run one after the other."""
+
+    BATCH, HEADS = 2, 4
+
+    @pytest.mark.parametrize("width", [5, 20, 24, 48])
+    @pytest.mark.parametrize("name", [*HERE, "gpu"])
+    def test_heads_of_any_width_are_the_formula(self, name: str, width: int) -> None:
+        rng, hidden = np.random.default_rng(width), self.HEADS * width
+        weight = (0.3 * rng.standard_normal((self.HEADS, 4 * width, width))).astype(np.float32)
+        gates, bias = rng.standard_normal((2, 6, self.HEADS, 2 * width)), rng.standard_normal((self.HEADS, 4 * width))
+        state = [rng.standard_normal((self.BATCH, hidden)).astype(np.float32) for _ in "ycnm"]
+        state[2] = np.abs(state[2]) + 1
+        is_first = np.array([0, 1], np.float32)
+        h, after = self.formula(weight, gates, bias, is_first, state)
+
+        platform = PLATFORMS[HERE[0] if name == "gpu" else name]
+        with gpu.emulate():
+            kernel = (gpu if name == "gpu" else cpu).recurrence(self.BATCH, self.HEADS, width, platform.lanes)
+        products = [pad_columns(part.reshape(-1, 2 * width), TILE).reshape(6, -1) for part in gates]
+        recurrent = np.concatenate([input_major(part) for part in weight])
+        arguments = [*products, recurrent, pad_columns(bias, TILE), is_first, *state]
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(a, np.float32)) for a in (*arguments, np.zeros_like(h))]
+        compiled(kernel, platform)(*tensors)
+        for found, expected in zip(tensors[-5:], (*after, h), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected, atol=2e-6, rtol=2e-5)
+
+    def formula(
+        self, weight: Floats, gates: Any, bias: Any, is_first: Floats, state: list[Floats]
+    ) -> tuple[Any, list[Any]]:
+        """Hidden states of all tokens and the state after them, in float64; gates are (2, tokens, heads, 2 * width)."""
+        initial = [0.0, 0.0, 0.0, -1e30]
+        h = np.zeros((6, state[0].shape[1]))
+        after = [
+            np.where(is_first[:, None] > 0, start, s.astype(np.float64))
+            for s, start in zip(state, initial, strict=True)
+        ]
+        for row in range(self.BATCH):
+            y, c, n, m = (s[row].reshape(self.HEADS, -1) for s in after)
+            for t in range(3):
+                if t > 0 or not is_first[row]:
+                    fed = np.concatenate(gates[:, 3 * row + t], axis=-1) + bias
+                    i, f, z, o = np.split(fed + np.einsum("hoi,hi->ho", weight, y), 4, axis=-1)
+                    decayed = m - np.log1p(np.exp(-f))
+                    m[:] = np.maximum(i, decayed)
+                    entering, kept = np.exp(i - m), np.exp(decayed - m)
+                    # where an episode starts, m was -1e30 and nothing of the state is kept
+                    c[:], n[:] = kept * c + entering * np.tanh(z), kept * n + entering
+                    y[:] = c / n / (1 + np.exp(-o))
+                h[3 * row + t] = y.reshape(-1)
+        return h, after
