@@ -29,11 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lram_export.checkpoints.random import PRESETS
-from lram_export.kernels.tvm.cpu import dense, mlstm
+from lram_export.kernels.tvm.cpu import dense
+from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.targets.layout import TILE
 
 HIDDEN, _ = PRESETS["206m"]
-ROWS, HEADS, HEAD_WIDTH, OUTPUTS = 3, 4, HIDDEN // 2, 4 * HIDDEN
+TOKENS, ROWS, HEADS, HEAD_WIDTH, OUTPUTS = 3, 3, 4, HIDDEN // 2, 4 * HIDDEN
 MEMORY_COPIES_BYTES = 256 * 2**20
 """Copies of what a kernel reads take so much, well beyond any cache."""
 
@@ -73,7 +74,7 @@ def candidates(platform: TvmPlatform) -> Iterator[Candidate]:
                 platform,
                 "memory",
                 f"memory_columns={columns}",
-                mlstm.memory(1, HEADS, HEAD_WIDTH, columns, lanes),
+                mlstm.memory(1, TOKENS, HEADS, HEAD_WIDTH, columns, lanes),
                 streamed="C",
                 passes=2,
             )

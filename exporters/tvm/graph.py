@@ -1,11 +1,13 @@
 """One step as a Relax function: calls of the kernels in `kernels/tvm`, each compiled once however often it is called.
 
-Weights and state are parameters, so that the library holds code alone. State and outputs are written in place.
+Weights and state are parameters, so that the library holds code alone. State and outputs are written in place. This is
+what every policy has, tokens and head; what lies between them is the backbone's (`exporters/tvm/<backbone>.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -13,19 +15,24 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.kernels.tvm import cpu, gpu
-from lram_export.kernels.tvm.cpu import dense, mlstm
+from lram_export.kernels.tvm.cpu import dense
 from lram_export.model.config import IMPALA_CHANNELS, ModelConfig
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec
-from lram_export.targets.tvm.interface import STEP_FUNCTION, Interface, PackedMatrix, channel_parts, stored_shape
+from lram_export.spec.tensors import StepSpec, state_name
+from lram_export.targets.tvm.interface import STEP_FUNCTION, Interface, PackedMatrix, stored_shape
 from lram_export.targets.tvm.platforms import TvmPlatform
 
 Value = Any
 """A tensor in the Relax function."""
 
-TOKENS = mlstm.TOKENS
+TOKENS = (("reward", "reward"), ("observation", "observation"), ("return", "return_to_go"))
+"""Name and input of every token of a step, in order."""
+SKIPPED, READ = 1, 2
+"""How many tokens, the first ones, do not exist where an episode starts; the token behind which the action is read."""
+
 STORED_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
 
@@ -42,7 +49,12 @@ def build_step(
     ``kernels`` is `kernels/tvm/cpu` or `kernels/tvm/gpu`; by default what the platform has.
     """
     chosen = kernels or (gpu if platform.gpu is not None else cpu)
-    return _StepBuilder(config, task, spec, interface, platform, chosen).build()
+    step = StepBuilder(spec, interface, platform, chosen)
+    with step.function():
+        x = _embed(step, config, task)
+        read = backbone_kernels(config).emit(step, config, x)
+        step.result(_decide(step, config, task, read))
+    return step.module()
 
 
 @dataclass(frozen=True)
@@ -58,46 +70,58 @@ class _Codes:
         return [self.codes, self.scales] + ([] if self.sums is None else [self.sums])
 
 
-class _StepBuilder:
-    def __init__(
-        self,
-        config: ModelConfig,
-        task: TaskSpec,
-        spec: StepSpec,
-        interface: Interface,
-        platform: TvmPlatform,
-        kernels: Any,
-    ) -> None:
-        self._config, self._task, self._platform = config, task, platform
-        self._matrices, self._epsilons = interface.matrices, interface.epsilons
-        self._batch, self._rows, self._lanes = spec.batch_size, TOKENS * spec.batch_size, platform.lanes
+class StepBuilder:
+    """A step under construction.
+
+    Attributes:
+        batch, tokens, rows: rows of the step, tokens of each, and their product: x is (rows, hidden).
+        skipped: how many tokens, the first ones, do not exist where an episode starts.
+        lanes: float32 numbers in a vector of the platform.
+        inputs, weights: the step's parameters by name, outputs among the inputs.
+        matrices: how large matrices are stored.
+        epsilons: small numbers in the norms' denominators, by names that packer and emitter agree on.
+        kernels: `kernels/tvm/cpu` or `kernels/tvm/gpu`.
+    """
+
+    def __init__(self, spec: StepSpec, interface: Interface, platform: TvmPlatform, kernels: Any) -> None:
+        self.batch, self.tokens, self.skipped = spec.batch_size, len(TOKENS), SKIPPED
+        self.rows, self.lanes = self.tokens * self.batch, platform.lanes
+        self.matrices, self.epsilons, self.kernels = interface.matrices, interface.epsilons, kernels
+        self._dot = platform.dot
         self._builder = relax.BlockBuilder()
         self._functions: dict[Any, Any] = {}
-        self._kernels = kernels
-        self._inputs = {t.name: _parameter(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)}
+        self.inputs = {t.name: _parameter(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)}
         logits = spec.outputs[1]
-        self._inputs[logits.name] = _parameter(
+        self.inputs[logits.name] = _parameter(
             logits.name, (logits.shape[0], logits.size // logits.shape[0]), "float32"
         )
-        self._weights = {w.name: _parameter(w.name, w.shape, w.dtype) for w in interface.weights}
+        self.weights = {w.name: _parameter(w.name, w.shape, w.dtype) for w in interface.weights}
         self._states = {
             t.name: _parameter(t.name, stored_shape(t, platform.memory_columns), t.dtype) for t in spec.states
         }
 
-    def build(self) -> tvm.IRModule:
-        parameters = [*self._inputs.values(), *self._weights.values(), *self._states.values()]
+    @contextmanager
+    def function(self) -> Iterator[None]:
+        """Calls made inside are the step."""
+        parameters = [*self.inputs.values(), *self.weights.values(), *self._states.values()]
         with self._builder.function(STEP_FUNCTION, parameters):
             with self._builder.dataflow():
-                x = self._embed()
-                for number in range(self._config.num_blocks):
-                    x = (self._slstm if number in self._config.slstm_at else self._mlstm)(number, x)
-                result = self._builder.emit_output(self._decide(x))
-            self._builder.emit_func_output(result)
+                yield
+            self._builder.emit_func_output(self._result)
+
+    def result(self, value: Value) -> None:
+        """What the function returns, once."""
+        self._result = self._builder.emit_output(value)
+
+    def module(self) -> tvm.IRModule:
+        """The step with all kernels that it calls."""
         return self._builder.finalize()
 
-    # calls of kernels
+    def state(self, block: int, part: str) -> Value:
+        """A state tensor, as the kernels keep it."""
+        return self._states[state_name(block, part)]
 
-    def _call(
+    def call(
         self,
         make: Callable[..., Any],
         sizes: Sequence[Any],
@@ -132,211 +156,139 @@ class _StepBuilder:
     def _items(self, result: Value, count: int) -> list[Value]:
         return [self._builder.emit(relax.TupleGetItem(result, i)) for i in range(count)]
 
-    def _weight(self, name: str) -> Value:
-        return self._weights[name]
+    def norm(self, name: str, x: Value, epsilon: float, *, read: bool = False) -> Value:
+        """Layer norm of all tokens (rows, width), or (batch, width) only of those whose action is ``read``."""
+        width = x.ty.shape[-1].value
+        rows, every, place = (self.batch, self.tokens, READ) if read else (self.rows, 1, 0)
+        sizes = (rows, width, epsilon, self.lanes, every, place)
+        return self.call(self.kernels.layer_norm, sizes, [x, self.weights[name]], [((rows, width), "float32")])[0]
 
-    def _dense(self, name: str, x: Value, rows: int) -> Value:
+    def add(self, name: str, x: Value, residual: Value) -> Value:
+        """residual += W x, in place."""
+        return self.residual(self.dense(name, x, self.rows), self.matrices[name].width, residual)
+
+    def residual(self, addend: Value, addend_width: int, x: Value) -> Value:
+        """x += addend (rows, addend_width or fewer), in place."""
+        sizes = (self.rows, x.ty.shape[-1].value, addend_width, self.lanes)
+        return self.call(self.kernels.add, sizes, [addend, x], [], in_place=1)[0]
+
+    def dense(self, name: str, x: Value, rows: int) -> Value:
         """y = W x for ``rows`` tokens: (rows, width of the matrix)."""
-        matrix = self._matrices[name]
-        arrays = [self._weight(array) for array in matrix.arrays]
+        matrix = self.matrices[name]
+        arrays = [self.weights[array] for array in matrix.arrays]
         output = [((rows, matrix.width), "float32")]
         sizes: tuple[Any, ...]
         if matrix.format in STORED_TYPES:
-            sizes = (rows, matrix.cols, matrix.tiles, matrix.parts, STORED_TYPES[matrix.format], self._lanes)
-            return self._call(self._kernels.dense_float, sizes, [x, *arrays], output)[0]
-        dot = self._platform.dot
+            sizes = (rows, matrix.cols, matrix.tiles, matrix.parts, STORED_TYPES[matrix.format], self.lanes)
+            return self.call(self.kernels.dense_float, sizes, [x, *arrays], output)[0]
+        dot = self._dot
         if dot is None:
             make = (
-                self._kernels.dense_int8_dequantized
+                self.kernels.dense_int8_dequantized
                 if matrix.format == "int8"
-                else self._kernels.dense_int4_dequantized
+                else self.kernels.dense_int4_dequantized
             )
-            sizes = (rows, matrix.cols, matrix.tiles, self._lanes)
-            return self._call(make, sizes, [x, *arrays[:2]], output)[0]
+            sizes = (rows, matrix.cols, matrix.tiles, self.lanes)
+            return self.call(make, sizes, [x, *arrays[:2]], output)[0]
         encoded = self._encode(matrix, x, rows)
-        options = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": self._lanes}
+        options = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": self.lanes}
+        sizes = (rows, _encoded_columns(matrix), matrix.tiles)
         if matrix.format == "int8":
-            sizes = (rows, matrix.cols, matrix.tiles)
             options["outputs"] = dot.outputs
-            return self._call(self._kernels.dense_int8_dot, sizes, [*encoded.values, *arrays], output, options)[0]
-        sizes = (rows, -(-matrix.cols // GROUP) * GROUP, matrix.tiles)
+            return self.call(self.kernels.dense_int8_dot, sizes, [*encoded.values, *arrays], output, options)[0]
         options["outputs"] = dot.int4_outputs
-        return self._call(self._kernels.dense_int4_dot, sizes, [*encoded.values, *arrays], output, options)[0]
+        return self.call(self.kernels.dense_int4_dot, sizes, [*encoded.values, *arrays], output, options)[0]
 
     def _encode(self, matrix: PackedMatrix, x: Value, rows: int) -> _Codes:
-        dot = self._platform.dot
+        dot = self._dot
         assert dot is not None
         with_sums = matrix.format == "int4"
-        padded = -(-matrix.cols // GROUP) * GROUP if with_sums else matrix.cols
+        padded = _encoded_columns(matrix)
         outputs = [((rows, dense.PLANES, padded), "int8"), ((rows,), "float32")]
         if with_sums:
             outputs.append(((rows, dense.PLANES, padded // GROUP), "int32"))
-        sizes = (rows, matrix.cols, padded, dot.unsigned and not with_sums, with_sums, self._lanes)
-        codes = self._call(dense.encode, sizes, [x], outputs)
+        sizes = (rows, matrix.cols, padded, dot.unsigned and not with_sums, with_sums, self.lanes)
+        codes = self.call(dense.encode, sizes, [x], outputs)
         return _Codes(codes[0], codes[1], codes[2] if with_sums else None)
 
-    def _norm(self, name: str, x: Value, rows: int, every: int = 1) -> Value:
-        hidden = self._config.hidden_size
-        sizes = (rows, hidden, self._epsilons.block, self._lanes, every)
-        return self._call(self._kernels.layer_norm, sizes, [x, self._weight(name)], [((rows, hidden), "float32")])[0]
 
-    def _add(self, addend: Value, width: int, x: Value) -> Value:
-        hidden = self._config.hidden_size
-        return self._call(self._kernels.add, (self._rows, hidden, width, self._lanes), [addend, x], [], in_place=1)[0]
+def _encoded_columns(matrix: PackedMatrix) -> int:
+    """Columns of a matrix of codes, filled up to what one step of its product takes."""
+    multiple = GROUP if matrix.format == "int4" else dense.QUAD
+    return -(-matrix.cols // multiple) * multiple
 
-    # the parts of a step
 
-    def _embed(self) -> Value:
-        config = self._config
-        is_image = self._task.observation == "image"
-        x = self._encode_image() if is_image else self._inputs["observation"]
-        observed = self._dense("embed_observation", x, self._batch)
-        width = self._matrices["embed_observation"].width
-        names = (
-            "embed_reward.weight",
-            "embed_reward.bias",
-            "embed_observation.bias",
-            "embed_return.weight",
-            "embed_return.bias",
-            "embed_norm.weight",
-            "embed_norm.bias",
-        )
-        arguments = [self._inputs["return_to_go"], self._inputs["reward"], observed, *map(self._weight, names)]
-        sizes = (self._batch, config.hidden_size, width, is_image, self._epsilons.embed, self._lanes)
-        return self._call(self._kernels.embed, sizes, arguments, [((self._rows, config.hidden_size), "float32")])[0]
+def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
+    """The tokens of a step, normalized, (rows, hidden)."""
+    is_image = task.observation == "image"
+    x = _encode_image(step, config) if is_image else step.inputs["observation"]
+    observed = step.dense("embed_observation", x, step.batch)
+    width = step.matrices["embed_observation"].width
+    names = (
+        "embed_reward.weight",
+        "embed_reward.bias",
+        "embed_observation.bias",
+        "embed_return.weight",
+        "embed_return.bias",
+        "embed_norm.weight",
+        "embed_norm.bias",
+    )
+    arguments = [step.inputs["return_to_go"], step.inputs["reward"], observed, *(step.weights[n] for n in names)]
+    sizes = (step.batch, config.hidden_size, width, is_image, step.epsilons["embed"], step.lanes)
+    return step.call(step.kernels.embed, sizes, arguments, [((step.rows, config.hidden_size), "float32")])[0]
 
-    def _encode_image(self) -> Value:
-        channels, height, width = self._config.image_shape or (0, 0, 0)
-        batch, lanes = self._batch, self._lanes
-        count = 0
 
-        def bordered(outputs: int) -> list[tuple[tuple[int, ...], str]]:
-            return [((batch, height + 2, width + 2, outputs), "float32")]
+def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:
+    channels, height, width = config.image_shape or (0, 0, 0)
+    batch, lanes = step.batch, step.lanes
+    count = 0
 
-        def convolve(x: Value, inputs: int, outputs: int, rectify: bool, addend: Value | None = None) -> Value:
-            nonlocal count
-            names = [f"embed_observation.cnn.{count}.{part}" for part in ("weight", "bias")]
-            count += 1
-            arguments = [x, *map(self._weight, names)] + ([] if addend is None else [addend])
-            options = {"rectify": rectify, "residual": addend is not None}
-            sizes = (batch, height, width, inputs, outputs, lanes)
-            return self._call(self._kernels.image_convolution, sizes, arguments, bordered(outputs), options)[0]
+    def bordered(outputs: int) -> list[tuple[tuple[int, ...], str]]:
+        return [((batch, height + 2, width + 2, outputs), "float32")]
 
-        observation = self._inputs["observation"]
-        x = self._call(self._kernels.read_image, (batch, height, width, channels), [observation], bordered(channels))[0]
-        for outputs in IMPALA_CHANNELS:
-            full = convolve(x, channels, outputs, rectify=False)
-            sizes = (batch, height, width, outputs, lanes)
-            height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs
-            x = self._call(self._kernels.pool, sizes, [full], bordered(outputs))[0]
-            for _ in range(2):
-                between = convolve(x, outputs, outputs, rectify=True)
-                x = convolve(between, outputs, outputs, rectify=True, addend=x)
-        features = [((batch, height * width * channels), "float32")]
-        return self._call(self._kernels.flatten, (batch, height, width, channels), [x], features)[0]
+    def convolve(x: Value, inputs: int, outputs: int, rectify: bool, addend: Value | None = None) -> Value:
+        nonlocal count
+        names = [f"embed_observation.cnn.{count}.{part}" for part in ("weight", "bias")]
+        count += 1
+        arguments = [x, *(step.weights[name] for name in names)] + ([] if addend is None else [addend])
+        options = {"rectify": rectify, "residual": addend is not None}
+        sizes = (batch, height, width, inputs, outputs, lanes)
+        return step.call(step.kernels.image_convolution, sizes, arguments, bordered(outputs), options)[0]
 
-    def _mlstm(self, number: int, x: Value) -> Value:
-        config, name = self._config, f"blocks.{number}"
-        batch, rows, lanes = self._batch, self._rows, self._lanes
-        heads, width, inner = config.num_heads, config.head_dim, config.inner_size
-        parts, gates = channel_parts(inner), 2 * config.num_heads
-        first = self._inputs["is_first"]
-        up = self._dense(f"{name}.proj_up", self._norm(f"{name}.norm.weight", x, rows), rows)
-        up_width = self._matrices[f"{name}.proj_up"].width
+    observation = step.inputs["observation"]
+    x = step.call(step.kernels.read_image, (batch, height, width, channels), [observation], bordered(channels))[0]
+    for outputs in IMPALA_CHANNELS:
+        full = convolve(x, channels, outputs, rectify=False)
+        sizes = (batch, height, width, outputs, lanes)
+        height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs
+        x = step.call(step.kernels.pool, sizes, [full], bordered(outputs))[0]
+        for _ in range(2):
+            between = convolve(x, outputs, outputs, rectify=True)
+            x = convolve(between, outputs, outputs, rectify=True, addend=x)
+    features = [((batch, height * width * channels), "float32")]
+    return step.call(step.kernels.flatten, (batch, height, width, channels), [x], features)[0]
 
-        flat = ((rows, inner), "float32")
-        of_parts = ("conv.weight", "conv.bias", "query_key_value", "gates.weight")
-        convolved, q, k, v, gate_sums, _ = self._call(
-            self._kernels.mix,
-            (batch, inner, up_width, config.conv_kernel_size, parts, heads, lanes),
-            [up, first, *(self._weight(f"{name}.{part}") for part in of_parts), self._state(number, "conv")],
-            [flat, flat, flat, flat, ((parts, batch, gates, TOKENS, lanes), "float32")],
-            in_place=1,
-        )
-        bias = self._weight(f"{name}.gates.bias")
-        weighted_keys, coefficients, *_ = self._call(
-            self._kernels.chunk,
-            (batch, heads, width, parts, lanes),
-            [q, k, gate_sums, bias, first, self._state(number, "n"), self._state(number, "m")],
-            [flat, ((batch, heads, mlstm.COEFFICIENTS), "float32")],
-            in_place=2,
-        )
-        columns = self._states[f"state.{number}.C"].ty.shape[-1].value
-        h, _ = self._call(
-            self._kernels.memory,
-            (batch, heads, width, columns, lanes),
-            [q, weighted_keys, v, coefficients, first, self._state(number, "C")],
-            [flat],
-            in_place=1,
-        )
-        gated = self._call(
-            self._kernels.gated_output,
-            (rows, heads, width, up_width, self._epsilons.mlstm_heads, lanes),
-            [h, convolved, up, self._weight(f"{name}.out_norm.weight"), self._weight(f"{name}.skip")],
-            [flat],
-        )[0]
-        down = self._dense(f"{name}.proj_down", gated, rows)
-        return self._add(down, self._matrices[f"{name}.proj_down"].width, x)
 
-    def _slstm(self, number: int, x: Value) -> Value:
-        config, name = self._config, f"blocks.{number}"
-        batch, rows, lanes, hidden = self._batch, self._rows, self._lanes, config.hidden_size
-        heads, first = config.slstm_num_heads, self._inputs["is_first"]
-        flat = ((rows, hidden), "float32")
-        normed = self._norm(f"{name}.norm.weight", x, rows)
-        conv = [self._weight(f"{name}.conv.weight"), self._weight(f"{name}.conv.bias"), self._state(number, "conv")]
-        convolved, _ = self._call(
-            self._kernels.slstm_convolution,
-            (batch, hidden, config.conv_kernel_size, lanes),
-            [normed, first, *conv],
-            [flat],
-            in_place=1,
-        )
-        from_conv = self._dense(f"{name}.from_conv", convolved, rows)
-        from_input = self._dense(f"{name}.from_input", normed, rows)
-        cell = [self._weight(f"{name}.recurrent.weight"), self._weight(f"{name}.bias"), first]
-        h, *_ = self._call(
-            self._kernels.recurrence,
-            (batch, heads, hidden // heads, lanes),
-            [from_conv, from_input, *cell, *(self._state(number, part) for part in ("y", "c", "n", "m"))],
-            [flat],
-            in_place=4,
-        )
-        sizes: tuple[Any, ...] = (rows, heads, hidden // heads, self._epsilons.slstm_heads, lanes)
-        h = self._call(self._kernels.head_norm, sizes, [h, self._weight(f"{name}.out_norm.weight")], [flat])[0]
-        x = self._add(h, hidden, x)
-
-        normed = self._norm(f"{name}.ffn_norm.weight", x, rows)
-        up = self._dense(f"{name}.ffn_up", normed, rows)
-        sizes = (rows, config.ffn_size, self._matrices[f"{name}.ffn_up"].width, config.ffn_activation, lanes)
-        gated = self._call(self._kernels.gated, sizes, [up], [((rows, config.ffn_size), "float32")])[0]
-        down = self._dense(f"{name}.ffn_down", gated, rows)
-        return self._add(down, self._matrices[f"{name}.ffn_down"].width, x)
-
-    def _decide(self, x: Value) -> Value:
-        task, config = self._task, self._config
-        normed = self._norm("post_norm.weight", x, self._batch, every=TOKENS)
-        products = self._dense("head", normed, self._batch)
-        discrete = task.action == "discrete"
-        actions = 1 if discrete else task.action_dim
-        tokens = config.discrete_actions if discrete else config.num_actions
-        options = {
-            "discrete": discrete,
-            "discrete_actions": config.discrete_actions,
-            "channels": config.action_channels,
-        }
-        outputs = [self._inputs["action"], self._inputs["action_logits"]]
-        return self._call(
-            self._kernels.choose,
-            (self._batch, actions, tokens, self._matrices["head"].width),
-            [products, self._weight("head.bias"), *outputs],
-            [],
-            options,
-            in_place=2,
-        )[0]
-
-    def _state(self, number: int, part: str) -> Value:
-        return self._states[f"state.{number}.{part}"]
+def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value) -> Value:
+    """Action and action logits from what the backbone left, (batch, hidden)."""
+    products = step.dense("head", read, step.batch)
+    discrete = task.action == "discrete"
+    actions = 1 if discrete else task.action_dim
+    tokens = config.discrete_actions if discrete else config.num_actions
+    options = {
+        "discrete": discrete,
+        "discrete_actions": config.discrete_actions,
+        "channels": config.action_channels,
+    }
+    outputs = [step.inputs["action"], step.inputs["action_logits"]]
+    return step.call(
+        step.kernels.choose,
+        (step.batch, actions, tokens, step.matrices["head"].width),
+        [products, step.weights["head.bias"], *outputs],
+        [],
+        options,
+        in_place=2,
+    )[0]
 
 
 def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:

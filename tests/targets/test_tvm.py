@@ -98,7 +98,7 @@ class TestPlatforms:
         original_build = build_step
 
         def build_wrong_step(config: Any, task: Any, spec: Any, interface: Any, platform: Any, *rest: Any) -> Any:
-            epsilons = replace(interface.epsilons, block=0.5 if platform is wrong else interface.epsilons.block)
+            epsilons = {**interface.epsilons, **({"block": 0.5} if platform is wrong else {})}
             return original_build(config, task, spec, replace(interface, epsilons=epsilons), platform, *rest)
 
         monkeypatch.setattr("lram_export.exporters.tvm.exporter.build_step", build_wrong_step)

@@ -108,10 +108,10 @@ class TestGpu:
         """TVM would let all threads of a block run a shorter loop."""
         kernels = [
             gpu.layer_norm(3, 80, 1e-5, 1),
-            gpu.mix(1, 256, 512, 4, 2, 4, 1),
-            gpu.chunk(1, 4, 64, 2, 1),
-            gpu.memory(1, 4, 64, 32, 1),
-            gpu.recurrence(1, 4, 20, 1),
+            gpu.xlstm.mix(1, 3, 1, 256, 512, 4, 2, 4, 4, 1),
+            gpu.xlstm.chunk(1, 3, 1, 4, 64, 2, 1, 1),
+            gpu.xlstm.memory(1, 3, 4, 64, 32, 1),
+            gpu.xlstm.recurrence(1, 3, 1, 4, 20, 1),
             gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
         ]
         for kernel in kernels:

@@ -181,7 +181,7 @@ class TestNorms:
         rng = np.random.default_rng(width)
         x = (3 * rng.standard_normal((2, 4 * width)) + 5).astype(np.float32)
         weight = rng.standard_normal(4 * width).astype(np.float32)
-        kernel = norms.head_norm(2, 4, width, 1e-5, PLATFORMS[name].lanes)
+        kernel = cpu.xlstm.head_norm(2, 4, width, 1e-5, PLATFORMS[name].lanes)
         y = run(kernel, x, weight, outputs=[(x.shape, "float32")], platform=PLATFORMS[name])
         expected = torch.nn.functional.group_norm(torch.from_numpy(x), 4, torch.from_numpy(weight), None, 1e-5)
         np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
@@ -205,7 +205,7 @@ class TestRecurrence:
 
         platform = PLATFORMS[HERE[0] if name == "gpu" else name]
         with gpu.emulate():
-            kernel = (gpu if name == "gpu" else cpu).recurrence(self.BATCH, self.HEADS, width, platform.lanes)
+            kernel = (gpu if name == "gpu" else cpu).xlstm.recurrence(self.BATCH, 3, 1, self.HEADS, width, platform.lanes)
         products = [pad_columns(part.reshape(-1, 2 * width), TILE).reshape(6, -1) for part in gates]
         recurrent = np.concatenate([input_major(part) for part in weight])
         arguments = [*products, recurrent, pad_columns(bias, TILE), is_first, *state]

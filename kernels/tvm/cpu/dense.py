@@ -18,7 +18,8 @@ from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
 
-PLANES = 2
+PLANES, QUAD = 2, 4
+"""Planes of codes; codes that a byte dot product takes at a time."""
 LARGEST = 16256.0
 """128 * 127: the largest activation in two planes of codes."""
 

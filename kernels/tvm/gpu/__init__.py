@@ -8,35 +8,28 @@ Reads of weights and of C are coalesced: a warp takes the 32 outputs of a tile, 
 of a product are divided among the warps of a block, which add up in shared memory.
 """
 
+from lram_export.kernels.tvm.gpu import xlstm
 from lram_export.kernels.tvm.gpu.action import choose
 from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantized, dense_int8_dequantized
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
-from lram_export.kernels.tvm.gpu.mlstm import chunk, memory, mix
-from lram_export.kernels.tvm.gpu.norms import add, embed, gated_output, head_norm, layer_norm
-from lram_export.kernels.tvm.gpu.slstm import gated, recurrence, slstm_convolution
+from lram_export.kernels.tvm.gpu.norms import add, layer_norm
 from lram_export.kernels.tvm.gpu.threads import COLUMNS, THREADS, emulate
+from lram_export.kernels.tvm.gpu.tokens import embed
 
 __all__ = [
     "COLUMNS",
     "THREADS",
     "add",
     "choose",
-    "chunk",
     "dense_float",
     "dense_int4_dequantized",
     "dense_int8_dequantized",
     "embed",
     "emulate",
     "flatten",
-    "gated",
-    "gated_output",
-    "head_norm",
     "image_convolution",
     "layer_norm",
-    "memory",
-    "mix",
     "pool",
     "read_image",
-    "recurrence",
-    "slstm_convolution",
+    "xlstm",
 ]

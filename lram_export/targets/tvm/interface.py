@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,6 @@ MOST_WEIGHTS = 64 * 256
 """64 arrays in each of the most blocks that a model can have."""
 ALIGNMENT = 64
 """Bytes to which TVM's kernels expect every tensor to be aligned; those in ``weights.bin`` are, so it can be mapped."""
-
-
-PART_CHANNELS = 128
-"""Most channels of an mLSTM block that one thread convolves and projects at a time."""
-
-
-def channel_parts(inner: int) -> int:
-    """Into how many equal parts, multiples of 16 wide, the channels of an mLSTM block are divided."""
-    width = max(w for w in range(16, PART_CHANNELS + 1, 16) if inner % w == 0)
-    return inner // width
 
 
 def library_file(platform: str) -> str:
@@ -90,26 +80,17 @@ class PackedMatrix:
 
 
 @dataclass(frozen=True)
-class Epsilons:
-    """Small numbers in the norms' denominators, which only the step graph knows."""
-
-    embed: float
-    block: float
-    mlstm_heads: float
-    slstm_heads: float
-
-
-@dataclass(frozen=True)
 class Interface:
     """Weights in the order of the step's parameters, the matrices among them, and what there are libraries for.
 
-    ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep C;
-    ``identity`` what the artifact says about itself (:mod:`lram_export.bundle.identity`).
+    ``epsilons`` are small numbers in the norms' denominators, which only the step graph knows, by names of the exporter;
+    ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep matrices of
+    the state; ``identity`` what the artifact says about itself (:mod:`lram_export.bundle.identity`).
     """
 
     weights: tuple[WeightEntry, ...]
     matrices: Mapping[str, PackedMatrix]
-    epsilons: Epsilons
+    epsilons: Mapping[str, float]
     memory_columns: Mapping[str, int]
     identity: Mapping[str, str] = field(default_factory=dict)
 
@@ -143,12 +124,11 @@ def _interface(document: Fields) -> Interface:
         weights.append(WeightEntry(entry.text("name"), tuple(shape), entry.text("dtype", choices=TYPES), offset))
         end += -(-weights[-1].bytes // ALIGNMENT) * ALIGNMENT
     matrices, epsilons = document.fields("matrices"), document.fields("epsilons")
-    epsilons.only(*(f.name for f in fields(Epsilons)))
     columns = document.fields("memory_columns")
     return Interface(
         weights=tuple(weights),
         matrices={name: _packed(matrices.fields(name), {w.name for w in weights}) for name in matrices.data},
-        epsilons=Epsilons(**{name: epsilons.number(name, 0.0, 1.0) for name in epsilons.data}),
+        epsilons={name: epsilons.number(name, 0.0, 1.0) for name in epsilons.data},
         memory_columns={name: columns.integer(name, TILE // 2, 1024) for name in columns.data},
         identity=properties(document) if version > 1 else {},
     )
@@ -165,34 +145,41 @@ def _packed(matrix: Fields, weights: set[str]) -> PackedMatrix:
 
 def _columns(tensor: TensorSpec, most: int) -> int | None:
     """Columns of a tile of a state tensor; None if it lies as it is."""
-    if not tensor.name.endswith(".C"):
+    if len(tensor.shape) != 4:
         return None
-    width = tensor.shape[-1]
-    return next(columns for columns in (most, 32, 16) if columns <= most and width % columns == 0)
+    columns = tensor.shape[-1]
+    room = columns + -columns % (TILE // 2)
+    return next(width for width in (most, TILE, TILE // 2) if width <= most and room % width == 0)
 
 
 def stored_shape(tensor: TensorSpec, memory_columns: int) -> tuple[int, ...]:
-    """Shape in which the kernels keep a state tensor: C (B, heads, W, W) in tiles of columns, read in sequence."""
-    columns = _columns(tensor, memory_columns)
-    if columns is None:
+    """Shape in which the kernels keep a state tensor.
+
+    Matrices (B, heads, rows, columns) lie in tiles of columns, which are read in sequence: (B, heads, tiles, rows,
+    columns), the last tile filled up with zeros.
+    """
+    width = _columns(tensor, memory_columns)
+    if width is None:
         return tensor.shape
-    batch, heads, width, _ = tensor.shape
-    return batch, heads, width // columns, width, columns
+    batch, heads, rows, columns = tensor.shape
+    return batch, heads, -(-columns // width), rows, width
 
 
 def to_stored(tensor: TensorSpec, value: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
     """A state tensor as the kernels keep it."""
     if _columns(tensor, memory_columns) is None:
         return value
-    batch, heads, tiles, width, columns = stored_shape(tensor, memory_columns)
-    return np.ascontiguousarray(value.reshape(batch, heads, width, tiles, columns).transpose(0, 1, 3, 2, 4))
+    batch, heads, tiles, rows, width = stored_shape(tensor, memory_columns)
+    padded = np.pad(value, [(0, 0)] * 3 + [(0, tiles * width - tensor.shape[-1])])
+    return np.ascontiguousarray(padded.reshape(batch, heads, rows, tiles, width).transpose(0, 1, 3, 2, 4))
 
 
 def from_stored(tensor: TensorSpec, stored: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
     """The inverse of :func:`to_stored`; a copy."""
     if _columns(tensor, memory_columns) is None:
         return stored.copy()
-    return np.array(stored.transpose(0, 1, 3, 2, 4).reshape(tensor.shape))
+    by_row = stored.transpose(0, 1, 3, 2, 4).reshape(*tensor.shape[:-1], -1)
+    return np.array(by_row[..., : tensor.shape[-1]])
 
 
 def write_weights(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[WeightEntry, ...]:

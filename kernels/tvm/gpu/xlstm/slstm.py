@@ -1,41 +1,42 @@
-"""The sLSTM block for a GPU, see `kernels/tvm/cpu/slstm.py`."""
+"""The sLSTM block for a GPU, see `kernels/tvm/cpu/xlstm/slstm.py`."""
 
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
-from lram_export.kernels.tvm.cpu.slstm import INITIAL_M
+from lram_export.kernels.tvm.cpu.convolution import kept
+from lram_export.kernels.tvm.cpu.xlstm.slstm import INITIAL_M
 from lram_export.kernels.tvm.functions import ACTIVATIONS, bind, exponential, hyperbolic_tangent, log_sigmoid, sigmoid
-from lram_export.kernels.tvm.gpu.mlstm import convolve
+from lram_export.kernels.tvm.gpu.convolution import convolve
+from lram_export.kernels.tvm.gpu.norms import moments
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
 from lram_export.targets.layout import TILE, whole_tiles
 
 
-def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
-    """See `cpu/slstm.py`: one thread per row and channel."""
+def slstm_convolution(batch: int, tokens: int, skipped: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+    """See `cpu/xlstm/slstm.py`: one thread per row and channel."""
 
     @T.prim_func(s_tir=True)
     def kernel(
-        x: T.Buffer((TOKENS * batch, hidden), "float32"),
+        x: T.Buffer((tokens * batch, hidden), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         weight: T.Buffer((taps, hidden), "float32"),
         bias: T.Buffer((hidden,), "float32"),
         window: T.Buffer((batch, taps - 1, hidden), "float32"),
-        y: T.Buffer((TOKENS * batch, hidden), "float32"),
+        y: T.Buffer((tokens * batch, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
         for block in blocks((batch * hidden + THREADS - 1) // THREADS):
             for thread in threads():
                 job = T.meta_var(block * THREADS + thread)
                 if block * THREADS + thread < batch * hidden:
-                    convolve(x, job // hidden, job % hidden, is_first, weight, bias, window, taps, y)
+                    convolve(x, job // hidden, job % hidden, is_first, weight, bias, window, taps, tokens, skipped, y)
 
     return kernel
 
 
-def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
-    """See `cpu/slstm.py`: a block per row and head; a thread per output of the product, then per channel."""
-    rows, hidden = TOKENS * batch, heads * width
+def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, lanes: int) -> PrimFunc:
+    """See `cpu/xlstm/slstm.py`: a block per row and head; a thread per output of the product, then per channel."""
+    rows, hidden = tokens * batch, heads * width
     gates, tiles = whole_tiles(2 * width) * TILE, whole_tiles(4 * width)
 
     @T.prim_func(s_tir=True)
@@ -66,7 +67,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                         c[row, at] = kept(c[row, at], is_first[row], 1)
                         n[row, at] = kept(n[row, at], is_first[row], 1)
                         m[row, at] = kept(m[row, at], is_first[row], 1, INITIAL_M)
-            for t in T.serial(TOKENS):
+            for t in T.serial(tokens):
                 for thread in threads():
                     for o in T.serial((4 * width + THREADS - 1) // THREADS):
                         output = T.meta_var(o * THREADS + thread)
@@ -81,9 +82,9 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                     for i in T.serial((width + THREADS - 1) // THREADS):
                         channel = T.meta_var(i * THREADS + thread)
                         at = T.meta_var(head * width + i * THREADS + thread)
-                        token = T.meta_var(TOKENS * row + t)
+                        token = T.meta_var(tokens * row + t)
                         if i * THREADS + thread < width:
-                            if t > 0 or is_first[row] == T.float32(0):
+                            if t >= skipped or is_first[row] == T.float32(0):
                                 first = T.meta_var(head * gates + i * THREADS + thread)
                                 entering = T.bind(from_conv[token, first] + raw[channel])
                                 forget = T.bind(from_conv[token, first + width] + raw[width + channel])
@@ -103,8 +104,33 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
     return kernel
 
 
+def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> PrimFunc:
+    """See `cpu/xlstm/slstm.py`: one block per row and head."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, heads * width), "float32"),
+        weight: T.Buffer((heads * width,), "float32"),
+        y: T.Buffer((rows, heads * width), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks(rows * heads):
+            row = T.meta_var(block // heads)
+            start = T.meta_var(block % heads * width)
+            parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            found = T.alloc_buffer((2,), "float32", scope=shared())
+            moments(x, row, start, width, epsilon, parts, found)
+            for thread in threads():
+                for i in T.serial((width + THREADS - 1) // THREADS):
+                    at = T.meta_var(start + i * THREADS + thread)
+                    if i * THREADS + thread < width:
+                        y[row, at] = (x[row, at] - found[0]) * found[1] * weight[at]
+
+    return kernel
+
+
 def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> PrimFunc:
-    """See `cpu/slstm.py`: one thread per element."""
+    """See `cpu/xlstm/slstm.py`: one thread per element."""
     function = ACTIVATIONS[activation]
 
     @T.prim_func(s_tir=True)

@@ -5,9 +5,9 @@ import math
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu import mlstm
+from lram_export.kernels.tvm.cpu.convolution import convolve, kept
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
-from lram_export.kernels.tvm.cpu.mlstm import TOKENS, kept
+from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import (
     ACTIVATIONS,
     bind,
@@ -23,35 +23,36 @@ from lram_export.targets.layout import TILE, whole_tiles
 INITIAL_M = -1e30
 
 
-def slstm_convolution(batch: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
-    """Causal convolution of x (3 * batch, hidden); the window (batch, taps - 1, hidden) moves on in place."""
+def slstm_convolution(batch: int, tokens: int, skipped: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
+    """Causal convolution of x (tokens * batch, hidden); the window (batch, taps - 1, hidden) moves on in place."""
+    lanes = math.gcd(hidden, lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(
-        x: T.Buffer((TOKENS * batch, hidden), "float32"),
+        x: T.Buffer((tokens * batch, hidden), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         weight: T.Buffer((taps, hidden), "float32"),
         bias: T.Buffer((hidden,), "float32"),
         window: T.Buffer((batch, taps - 1, hidden), "float32"),
-        y: T.Buffer((TOKENS * batch, hidden), "float32"),
+        y: T.Buffer((tokens * batch, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(batch, 4 * hidden):
             for i in T.serial(hidden // lanes):
-                mlstm.convolve(x, row, i * lanes, is_first, weight, bias, window, taps, lanes, y)
+                convolve(x, row, i * lanes, is_first, weight, bias, window, taps, tokens, skipped, lanes, y)
 
     return kernel
 
 
-def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
-    """Three tokens of the sLSTM cell, one after the other; the heads are independent of each other.
+def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, lanes: int) -> PrimFunc:
+    """The tokens of a step through the sLSTM cell, one after the other; the heads are independent of each other.
 
-    from_conv (3 * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias; recurrent
-    (heads * 4 * width / 32, width, 32) -> hidden states (3 * batch, heads * width). The state moves on in place. Heads
-    may have any width: what is computed of one by products is filled up to whole tiles, and vectors of its channels are
+    from_conv (tokens * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias; recurrent
+    (heads * 4 * width / 32, width, 32) -> hidden states (tokens * batch, heads * width). The state moves on in place.
+    The first ``skipped`` tokens are passed by where an episode starts. Heads may have any width: what is computed of one by products is filled up to whole tiles, and vectors of its channels are
     as long as divides its width.
     """
-    rows, hidden = TOKENS * batch, heads * width
+    rows, hidden = tokens * batch, heads * width
     gates, tiles = whole_tiles(2 * width) * TILE, whole_tiles(4 * width)
     vectors, own = TILE // lanes, math.gcd(width, lanes)
     size = 4 * heads * width * 4 * width
@@ -79,8 +80,8 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                     c[row, at] = kept(c[row, at], is_first[row], own)
                     n[row, at] = kept(n[row, at], is_first[row], own)
                     m[row, at] = kept(m[row, at], is_first[row], own, INITIAL_M)
-                for t in T.serial(TOKENS):
-                    if t > 0 or is_first[row] == T.float32(0):
+                for t in T.serial(tokens):
+                    if t >= skipped or is_first[row] == T.float32(0):
                         for tile in T.serial(tiles):
                             total = T.alloc_buffer((TILE,), "float32", scope="local")
                             for r in T.unroll(vectors):
@@ -96,7 +97,7 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                                 raw[T.ramp(tile * TILE + r * lanes, 1, lanes)] = total[here]
                         for i in T.serial(width // own):
                             at = T.meta_var(span(head * width + i * own, own))
-                            token = T.meta_var(TOKENS * row + t)
+                            token = T.meta_var(tokens * row + t)
                             first = T.meta_var(span(head * gates + i * own, own))
                             second = T.meta_var(span(head * gates + width + i * own, own))
                             entering = T.bind(from_conv[token, first] + raw[span(i * own, own)])
@@ -113,7 +114,32 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
                             y[row, at] = sigmoid(o) * c[row, at] / n[row, at]
                     for i in T.serial(width // own):
                         at = T.meta_var(span(head * width + i * own, own))
-                        h[TOKENS * row + t, at] = y[row, at]
+                        h[tokens * row + t, at] = y[row, at]
+
+    return kernel
+
+
+def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> PrimFunc:
+    """Group norm with one group per head: x (rows, heads * width), weight (heads * width) -> y.
+
+    Heads may have any width: their vectors are as long as divides it.
+    """
+    lanes = math.gcd(width, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, heads * width), "float32"),
+        weight: T.Buffer((heads * width,), "float32"),
+        y: T.Buffer((rows, heads * width), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows, width):
+            for head in T.serial(heads):
+                found = T.alloc_buffer((2,), "float32", scope="local")
+                moments(x, row, head * width, width, epsilon, lanes, found)
+                for i in T.serial(width // lanes):
+                    at = T.meta_var(span(head * width + i * lanes, lanes))
+                    y[row, at] = (x[row, at] - wide(found[0], lanes)) * wide(found[1], lanes) * weight[at]
 
     return kernel
 
@@ -121,14 +147,15 @@ def recurrence(batch: int, heads: int, width: int, lanes: int) -> PrimFunc:
 def gated(rows: int, size: int, up_width: int, activation: str, lanes: int) -> PrimFunc:
     """activation(gate) * value; both in one buffer (rows, up_width), the gate first -> (rows, size)."""
     function = ACTIVATIONS[activation]
+    lanes = math.gcd(size, lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(up: T.Buffer((rows, up_width), "float32"), y: T.Buffer((rows, size), "float32")):
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(rows, 2 * size):
             for i in T.serial(size // lanes):
-                gate = T.meta_var(up[row, T.ramp(i * lanes, 1, lanes)])
-                value = T.meta_var(up[row, T.ramp(size + i * lanes, 1, lanes)])
-                y[row, T.ramp(i * lanes, 1, lanes)] = bind(gate, function) * value
+                gate = T.meta_var(up[row, span(i * lanes, lanes)])
+                value = T.meta_var(up[row, span(size + i * lanes, lanes)])
+                y[row, span(i * lanes, lanes)] = bind(gate, function) * value
 
     return kernel
