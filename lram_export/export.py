@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.bundle.manifest import REPORT_FILE, QuantizationEntry
@@ -25,7 +26,7 @@ from lram_export.quantization.calibration import Calibration, load_calibration
 from lram_export.quantization.quantize import QuantizationOptions, check_options, cost_on_episodes, quantize
 from lram_export.report import missing_packages
 from lram_export.report.collect import Recorder, of_export
-from lram_export.runtimes import check_verifiable, load_verifier
+from lram_export.runtimes import Runtime, check_verifiable, load_verifier
 from lram_export.spec.codes import QUANTIZED_FILE, save_quantized
 from lram_export.spec.cost import QuantizationCost, quantization_cost
 from lram_export.spec.precision import activation_format
@@ -254,17 +255,25 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: 
 
 
 def _verify(writer: BundleWriter, bundle: Bundle, target: str, recorder: Recorder | None, progress: Progress) -> None:
+    stood_for: dict[str, str] = {}
+
+    def load(*arguments: Any) -> tuple[Runtime, str]:
+        runtime, name = load_verifier(*arguments)
+        platforms = getattr(runtime, "verified_for", "")
+        stood_for.update({name: platforms} if platforms else {})
+        return runtime, name
+
     result, runner = verify_artifact(
         bundle,
         target,
-        load_verifier,
+        load,
         threads=suitable_threads(bundle.manifest.parameters, bundle.manifest.batch_size),
         progress=progress,
         watch=None if recorder is None else recorder.add,
     )
     if not result.passed:
         raise ParityError(f"{target}: not what the reference model does: {'; '.join(result.failures())}")
-    writer.add_parity(target, result, verified_by=runner)
+    writer.add_parity(target, result, verified_by=runner, tools=stood_for)
 
 
 @contextmanager

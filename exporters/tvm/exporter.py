@@ -1,14 +1,13 @@
 """Exporter of the target `tvm`: one shared library per platform, and the weights, which all of them read.
 
-The step is built as a Relax function (`exporters/tvm/graph.py`, for the backbone `exporters/tvm/<backbone>.py`) from the
-kernels in `kernels/tvm`.
+The step is built as a Relax function from the kernels in `kernels/tvm` (`exporters/tvm/graph.py`; what belongs to a
+backbone: `exporters/tvm/<backbone>.py`).
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.tvm.backbone import backbone_kernels

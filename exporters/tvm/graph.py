@@ -92,9 +92,7 @@ class StepBuilder:
         self._functions: dict[Any, Any] = {}
         self.inputs = {t.name: _parameter(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)}
         logits = spec.outputs[1]
-        self.inputs[logits.name] = _parameter(
-            logits.name, (logits.shape[0], logits.size // logits.shape[0]), "float32"
-        )
+        self.inputs[logits.name] = _parameter(logits.name, (logits.shape[0], logits.size // logits.shape[0]), "float32")
         self.weights = {w.name: _parameter(w.name, w.shape, w.dtype) for w in interface.weights}
         self._states = {
             t.name: _parameter(t.name, stored_shape(t, platform.memory_columns), t.dtype) for t in spec.states
@@ -184,9 +182,7 @@ class StepBuilder:
         dot = self._dot
         if dot is None:
             make = (
-                self.kernels.dense_int8_dequantized
-                if matrix.format == "int8"
-                else self.kernels.dense_int4_dequantized
+                self.kernels.dense_int8_dequantized if matrix.format == "int8" else self.kernels.dense_int4_dequantized
             )
             sizes = (rows, matrix.cols, matrix.tiles, self.lanes)
             return self.call(make, sizes, [x, *arrays[:2]], output)[0]
@@ -220,22 +216,27 @@ def _encoded_columns(matrix: PackedMatrix) -> int:
 
 def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
     """The tokens of a step, normalized, (rows, hidden)."""
-    is_image = task.observation == "image"
-    x = _encode_image(step, config) if is_image else step.inputs["observation"]
-    observed = step.dense("embed_observation", x, step.batch)
-    width = step.matrices["embed_observation"].width
-    names = (
-        "embed_reward.weight",
-        "embed_reward.bias",
-        "embed_observation.bias",
-        "embed_return.weight",
-        "embed_return.bias",
-        "embed_norm.weight",
-        "embed_norm.bias",
-    )
-    arguments = [step.inputs["return_to_go"], step.inputs["reward"], observed, *(step.weights[n] for n in names)]
-    sizes = (step.batch, config.hidden_size, width, is_image, step.epsilons["embed"], step.lanes)
-    return step.call(step.kernels.embed, sizes, arguments, [((step.rows, config.hidden_size), "float32")])[0]
+    norm = [step.weights["embed_norm.weight"], step.weights["embed_norm.bias"]]
+    epsilon, hidden = step.epsilons["embed"], config.hidden_size
+    x: Value = None
+    for place, (token, source) in enumerate(TOKENS):
+        name = f"embed_{token}"
+        sizes: tuple[Any, ...] = (step.batch, step.tokens, place, hidden)
+        if source == "observation":
+            is_image = task.observation == "image"
+            encoded = _encode_image(step, config) if is_image else step.inputs[source]
+            product = step.dense(name, encoded, step.batch)
+            make, sizes = step.kernels.embed_vector, (*sizes, step.matrices[name].width, is_image)
+            arguments = [product, step.weights[f"{name}.bias"], *norm]
+        else:
+            make = step.kernels.embed_number
+            arguments = [step.inputs[source], step.weights[f"{name}.weight"], step.weights[f"{name}.bias"], *norm]
+        sizes = (*sizes, epsilon, step.lanes)
+        if x is None:  # the first makes the tokens, the others add theirs to it
+            x = step.call(make, sizes, arguments, [((step.rows, hidden), "float32")])[0]
+        else:
+            x = step.call(make, sizes, [*arguments, x], [], in_place=1)[0]
+    return x
 
 
 def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:

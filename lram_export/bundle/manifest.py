@@ -72,6 +72,13 @@ class ArtifactEntry:
         return tuple(self.platform.split(", "))
 
     @property
+    def stand_in(self) -> str | None:
+        """What verified it in place of its own runtime, and for which platforms if not for all; None: nothing did."""
+        if self.verified_by in (None, self.target):
+            return None
+        return f"{self.verified_by} {self.tools.get(str(self.verified_by), '')}".rstrip()
+
+    @property
     def size(self) -> int:
         """Size of all files in bytes."""
         return sum(f.size for f in self.files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,12 +57,16 @@ class BundleWriter:
         self._artifacts = [a for a in self._artifacts if a.target != target]
         shutil.rmtree(self.directory / target, ignore_errors=True)
 
-    def add_parity(self, target: str, parity: ParityResult, verified_by: str) -> None:
-        """Record what verifying an artifact found, on the runtime of which target."""
-        self._artifacts = [
-            dataclasses.replace(a, parity=parity, verified_by=verified_by) if a.target == target else a
-            for a in self._artifacts
-        ]
+    def add_parity(
+        self, target: str, parity: ParityResult, verified_by: str, tools: Mapping[str, str] | None = None
+    ) -> None:
+        """Record what verifying an artifact found, on the runtime of which target, and with which further tools."""
+
+        def verified(artifact: ArtifactEntry) -> ArtifactEntry:
+            known = {**artifact.tools, **(tools or {})}
+            return dataclasses.replace(artifact, parity=parity, verified_by=verified_by, tools=known)
+
+        self._artifacts = [verified(a) if a.target == target else a for a in self._artifacts]
 
     def finish(
         self,

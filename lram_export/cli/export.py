@@ -108,7 +108,7 @@ def export(
         print_choice(quantized.auto)
     for entry in bundle.manifest.artifacts:
         assert entry.parity is not None
-        by = "" if entry.verified_by == entry.target else f" on {entry.verified_by} (not where it will run)"
+        by = "" if entry.stand_in is None else f" on {entry.stand_in} (not where it will run)"
         message(
             f"{output}: {entry.target} {entry.precision}, {human_bytes(bundle.artifact_size(entry.target))}, "
             f"verified{by} over {counted(entry.parity.steps, 'step')}: "

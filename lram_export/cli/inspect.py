@@ -169,4 +169,4 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
 
 def _on(entry: ArtifactEntry) -> str:
     """Where an artifact was verified, if not on its own runtime."""
-    return "" if entry.verified_by == entry.target else f" on {entry.verified_by}"
+    return "" if entry.stand_in is None else f" on {entry.stand_in}"

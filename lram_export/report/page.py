@@ -63,7 +63,7 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     seen = [row for row in own if row.compared_here]
     unverified = [row.label for row in own if row.entry.parity is None and row not in seen]
     failed = [row.label for row in own if row.entry.parity is not None and not row.entry.parity.passed]
-    elsewhere = [f"{r.label} (on {r.entry.verified_by})" for r in own if _elsewhere(r) and r not in seen]
+    elsewhere = [f"{r.label} (on {r.entry.stand_in})" for r in own if _elsewhere(r) and r not in seen]
     lines = []
     beyond = [f"{row.label}: {'; '.join(row.failures)}" for row in report.rows if row.failures]
     if beyond:
@@ -120,7 +120,7 @@ def _good(report: Report, labels: list[str]) -> str:
 
 
 def _elsewhere(row: Row) -> bool:
-    return row.entry.parity is not None and row.entry.verified_by not in (None, row.entry.target)
+    return row.entry.parity is not None and row.entry.stand_in is not None
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
@@ -173,7 +173,7 @@ def _tables(report: Report) -> list[Table]:
 def _right(row: Row) -> tuple[Cell, ...]:
     errors, parity, bound = row.errors, row.entry.parity, row.tolerance
     verified = "never" if parity is None else ("passed" if parity.passed else "failed")
-    verified += f" on {row.entry.verified_by}" if _elsewhere(row) else ""
+    verified += f" on {row.entry.stand_in}" if _elsewhere(row) else ""
     error = None if errors is None else errors.relative if bound.relative else errors.largest
     relative = " relative" if bound.relative else ""
     return (

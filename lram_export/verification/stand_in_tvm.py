@@ -8,7 +8,7 @@ side by side and have to agree, so that a comparison of one with the reference i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 
 import numpy as np
@@ -44,7 +44,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
                 representative = _load_representative(artifact, on_gpu, threads)
                 runtimes[", ".join(names)] = opened.enter_context(closing(representative))
         opened.pop_all()
-    return Together(runtimes, OF_TARGET if not elsewhere else STAND_IN)
+    return Together(runtimes, [platform.name for platform in elsewhere])
 
 
 def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -> Runtime:
@@ -61,10 +61,17 @@ def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -
 
 
 class Together:
-    """Runtimes of one artifact that step side by side; the outputs and the state are the first one's."""
+    """Runtimes of one artifact that step side by side; the outputs and the state are the first one's.
 
-    def __init__(self, runtimes: Mapping[str, Runtime], verified_as: str) -> None:
-        self._runtimes, self.verified_as = dict(runtimes), verified_as
+    Attributes:
+        verified_as: who verifies: the target itself, if every library is there, else its stand-in.
+        verified_for: the platforms for which the stand-in stood, in words; "" if for none.
+    """
+
+    def __init__(self, runtimes: Mapping[str, Runtime], elsewhere: Sequence[str]) -> None:
+        self._runtimes = dict(runtimes)
+        self.verified_as = STAND_IN if elsewhere else OF_TARGET
+        self.verified_for = f"for {', '.join(elsewhere)}" if elsewhere else ""
         self._first = next(iter(self._runtimes.values()))
         self.spec = self._first.spec
 

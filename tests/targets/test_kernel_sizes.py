@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,43 @@ def test_slstm_heads_may_have_any_width(target: str, hidden: int, heads: int, pr
     assert entry.parity is not None and entry.parity.passed
 
 
+ODD = {
+    # hidden, inner, heads, sLSTM heads, ffn, blocks of q, k, v
+    "heads of 10": (40, 40, 4, 4, 56, 4),
+    "heads of 34": (72, 136, 4, 8, 100, 2),
+    "odd numbers": (45, 90, 3, 5, 51, 1),
+    "wide blocks": (24, 60, 2, 4, 24, 30),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("heads of 10", "int8"), ("heads of 34", "int4"), ("odd numbers", "int8"), ("wide blocks", "fp32")],
+)
+def test_tvm_computes_any_width(name: str, precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("tvm")
+    hidden, inner, heads, slstm_heads, ffn, block = ODD[name]
+    config = ModelConfig(
+        hidden_size=hidden,
+        num_blocks=2,
+        inner_size=inner,
+        num_heads=heads,
+        slstm_at=(1,),
+        slstm_num_heads=slstm_heads,
+        ffn_size=ffn,
+        qkv_block_size=block,
+        image_shape=None,
+        state_dim=39,
+    )
+    save_checkpoint(random_checkpoint(config, tmp_path / "made"), tmp_path / "checkpoint")
+    options = ["--precision", precision, "--target", "tvm", "--batch", "2", "--reference-steps", "40", "--no-report"]
+    if name == "odd numbers" and shutil.which("nvcc") is not None:  # then both kinds of kernels step side by side
+        options += ["--platform", "host", "--platform", "cuda-sm86"]
+    succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "x.lram", "--task", "metaworld/reach-v2", *options)
+    (entry,) = Bundle.open(tmp_path / "x.lram").manifest.artifacts
+    assert entry.parity is not None and entry.parity.passed
+
+
 def matrix(columns: int) -> QuantizedMatrix:
     return QuantizedMatrix("wide", "int8", np.zeros((1, columns), np.int8), np.ones((1, 1), np.float32))
 
@@ -64,7 +102,7 @@ def test_sums_that_do_not_fit_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("target", ["native", "tvm"])
 def test_both_exporters_look_at_their_sums(target: str) -> None:
-    exporter = pytest.importorskip(f"lram_export.exporters.{target}")
+    exporter = pytest.importorskip(f"lram_export.exporters.{target}.exporter")
     quantization = SimpleNamespace(matrices={"wide": matrix(MOST_INT8_COLUMNS + 1)})
     policy: Any = SimpleNamespace(checkpoint=SimpleNamespace(config=None), quantization=quantization)
     with pytest.raises(UsageError, match=f"{target}: wide: a sum of"):

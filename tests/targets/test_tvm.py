@@ -125,7 +125,7 @@ class TestCrossCompiling:
         golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
         options = ("--target", "tvm", "--platform", "aarch64", "--precision", precision, "--reference-steps", "8")
         result = succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
-        assert "verified on tvm-host (not where it will run)" in result.stderr
+        assert "verified on tvm-host for aarch64 (not where it will run)" in result.stderr
         machine = int.from_bytes((output / "tvm" / "step-aarch64.so").read_bytes()[18:20], "little")
         assert machine == 183  # EM_AARCH64
         assert Bundle.open(output).artifact("tvm").verified_by == "tvm-host"

@@ -71,8 +71,9 @@ class TestGpu:
         options = ("--target", "tvm", "--platform", "cuda-sm87", "--precision", precision, "--reference-steps", "8")
         if shutil.which("aarch64-linux-gnu-g++") is None:
             options = tuple("cuda-sm86" if o == "cuda-sm87" else o for o in options)
+        platform = options[3]
         result = succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
-        assert "verified on tvm-host (not where it will run)" in result.stderr
+        assert f"verified on tvm-host for {platform} (not where it will run)" in result.stderr
         _, line = fail("verify", output, "--target", "tvm")
         assert "no library for this processor (cuda-sm8" in line
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
-from lram_export.targets.tvm.platforms import PLATFORMS, TvmPlatform, host_platform, unmet
+from lram_export.targets.tvm.platforms import PLATFORMS, Dot, TvmPlatform, host_platform, unmet
 
 HERE = [name for name, platform in PLATFORMS.items() if platform.gpu is None and unmet(platform) is None]
 Floats = NDArray[np.float32]
@@ -89,8 +90,28 @@ class TestFunctions:
 SIZES = {
     "rows": st.integers(1, 7),
     "outputs": st.integers(1, 100),
-    "inputs": st.integers(1, 12).map(lambda n: 16 * n),
+    "inputs": st.integers(1, 12).map(lambda n: 16 * n) | st.integers(1, 200),
 }
+
+
+def plain_dot(intrinsic: str, unsigned: bool, lanes: int) -> Callable[[Any, Any, Any], Any]:
+    """A byte dot product in plain arithmetic, where no processor has the instruction."""
+
+    def word(x: Any) -> Any:
+        return T.reinterpret(functions.typed("int32", lanes), x)
+
+    def shift(count: int) -> Any:
+        return functions.wide(T.int32(count), lanes)
+
+    def dot(total: Any, weights: Any, activations: Any) -> Any:
+        for byte in range(4):
+            low = shift(24 - 8 * byte)
+            right = (word(activations) << low) >> shift(24)
+            right = right & shift(255) if unsigned else right
+            total = total + ((word(weights) << low) >> shift(24)) * right
+        return total
+
+    return dot
 
 
 class TestDense:
@@ -127,6 +148,23 @@ class TestDense:
         bound = np.abs(exact).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ exact.T) <= bound).all()
 
+    @given(**SIZES, format=st.sampled_from(["int8", "int4"]), unsigned=st.booleans())
+    @settings(max_examples=10, deadline=None)
+    def test_codes_for_byte_dot_products_may_have_any_width(
+        self, rows: int, outputs: int, inputs: int, format: str, unsigned: bool
+    ) -> None:
+        dot = Dot("plain", unsigned=unsigned, outputs=16, int4_outputs=16)
+        platform, rng = replace(host_platform(), dot=dot), np.random.default_rng(rows + outputs)
+        largest = 127 if format == "int8" else 7
+        codes = rng.integers(-largest, largest + 1, (outputs, inputs)).astype(np.int8)
+        scales = np.ones((outputs, 1 if format == "int8" else math.ceil(inputs / GROUP)), np.float32)
+        x = rng.standard_normal((rows, inputs)).astype(np.float32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dense, "_dot", plain_dot)
+            y = self.product(platform, format, x, codes, scales)
+        bound = np.abs(codes.astype(float)).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
+        assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ codes.T) <= bound).all()
+
     def product(self, platform: TvmPlatform, format: str, x: Floats, codes: NDArray[np.int8], scales: Floats) -> Floats:
         rows, inputs = x.shape
         count = math.ceil(len(codes) / TILE)
@@ -142,7 +180,8 @@ class TestDense:
             make = dense.dense_int8_dequantized if format == "int8" else dense.dense_int4_dequantized
             kernel = make(rows, inputs, count, platform.lanes)
             return run(kernel, x, weight, per_tile, outputs=output, platform=platform)  # type: ignore[no-any-return]
-        padded = inputs if format == "int8" else math.ceil(inputs / GROUP) * GROUP
+        multiple = dense.QUAD if format == "int8" else GROUP
+        padded = math.ceil(inputs / multiple) * multiple
         encode = dense.encode(rows, inputs, padded, dot.unsigned and format == "int8", format == "int4", platform.lanes)
         shapes = [((rows, 2, padded), "int8"), ((rows,), "float32")]
         if format == "int4":
@@ -150,7 +189,7 @@ class TestDense:
         encoded = run(encode, x, outputs=shapes, platform=platform)
         options: dict[str, Any] = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": platform.lanes}
         if format == "int8":
-            kernel = dense.dense_int8_dot(rows, inputs, count, outputs=dot.outputs, **options)
+            kernel = dense.dense_int8_dot(rows, padded, count, outputs=dot.outputs, **options)
             arguments = [*encoded, weight, per_tile, int8_offsets(codes)]
         else:
             kernel = dense.dense_int4_dot(rows, padded, count, outputs=dot.int4_outputs, **options)
@@ -164,7 +203,11 @@ class TestDense:
 
 
 class TestNorms:
-    @given(rows=st.integers(1, 5), width=st.integers(1, 20).map(lambda n: 16 * n), name=st.sampled_from(HERE))
+    @given(
+        rows=st.integers(1, 5),
+        width=st.integers(1, 20).map(lambda n: 16 * n) | st.integers(2, 100),
+        name=st.sampled_from(HERE),
+    )
     @settings(max_examples=15, deadline=None)
     def test_layer_norm_is_torchs(self, rows: int, width: int, name: str) -> None:
         rng = np.random.default_rng(width)
@@ -205,7 +248,9 @@ class TestRecurrence:
 
         platform = PLATFORMS[HERE[0] if name == "gpu" else name]
         with gpu.emulate():
-            kernel = (gpu if name == "gpu" else cpu).xlstm.recurrence(self.BATCH, 3, 1, self.HEADS, width, platform.lanes)
+            kernel = (gpu if name == "gpu" else cpu).xlstm.recurrence(
+                self.BATCH, 3, 1, self.HEADS, width, platform.lanes
+            )
         products = [pad_columns(part.reshape(-1, 2 * width), TILE).reshape(6, -1) for part in gates]
         recurrent = np.concatenate([input_major(part) for part in weight])
         arguments = [*products, recurrent, pad_columns(bias, TILE), is_first, *state]

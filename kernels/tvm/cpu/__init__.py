@@ -15,7 +15,7 @@ from lram_export.kernels.tvm.cpu.dense import (
 )
 from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
 from lram_export.kernels.tvm.cpu.norms import add, layer_norm
-from lram_export.kernels.tvm.cpu.tokens import embed
+from lram_export.kernels.tvm.cpu.tokens import embed_number, embed_vector
 
 __all__ = [
     "add",
@@ -25,7 +25,8 @@ __all__ = [
     "dense_int4_dot",
     "dense_int8_dequantized",
     "dense_int8_dot",
-    "embed",
+    "embed_number",
+    "embed_vector",
     "encode",
     "flatten",
     "image_convolution",

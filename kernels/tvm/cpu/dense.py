@@ -6,6 +6,7 @@ products, with activations in two planes of codes (x = scale * (128 * high + low
 that are dequantized in registers, for processors without such an instruction.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
-from lram_export.kernels.tvm.functions import lane_max, magnitude, typed, wide
+from lram_export.kernels.tvm.functions import lane_max, magnitude, span, typed, wide
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
 
@@ -85,6 +86,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
     group of 64 inputs, (rows, 2, padded / 64), with which int4 codes from 0 to 15 are moved to -8 to 7. ``unsigned``
     stores code + 128. Inputs beyond ``cols`` have code 0.
     """
+    lanes = math.gcd(cols, lanes)
     groups = padded // GROUP if sums else 1
     flip = -128 if unsigned else 0
 
@@ -93,7 +95,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
 
     @T.inline
     def encode_vector(x, row, i, inverse, codes, scales):
-        at = T.meta_var(T.ramp(i, 1, lanes))
+        at = T.meta_var(span(i, lanes))
         scaled = T.bind(T.nearbyint(x[row, at] * wide(inverse, lanes)))
         high = T.bind(T.nearbyint(scaled * 0.0078125))
         codes[row, 0, at] = as_bytes(high)
@@ -102,10 +104,10 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
     @T.inline
     def find_scale(x, row, scales):
         peak = T.alloc_buffer((lanes,), "float32", scope="local")
-        peak[T.ramp(0, 1, lanes)] = wide(T.float32(1e-30), lanes)
+        peak[span(0, lanes)] = wide(T.float32(1e-30), lanes)
         for i in T.serial(cols // lanes):
-            peak[T.ramp(0, 1, lanes)] = T.max(peak[T.ramp(0, 1, lanes)], magnitude(x[row, T.ramp(i * lanes, 1, lanes)]))
-        scales[row] = lane_max(peak[T.ramp(0, 1, lanes)]) / T.float32(LARGEST)
+            peak[span(0, lanes)] = T.max(peak[span(0, lanes)], magnitude(x[row, span(i * lanes, lanes)]))
+        scales[row] = lane_max(peak[span(0, lanes)]) / T.float32(LARGEST)
 
     @T.inline
     def pad(codes, row):
@@ -174,8 +176,8 @@ def dense_int8_dot(
 ) -> PrimFunc:
     """y = W x for int8 codes with byte dot products, ``outputs`` outputs of a tile at once.
 
-    codes and scales of x from :func:`encode`; weights (tiles, cols / 4, 128); with unsigned activations every sum
-    starts at -128 times the sum of its row's codes.
+    ``cols`` is a multiple of 4. Codes and scales of x from :func:`encode`; weights (tiles, cols / 4, 128). With
+    unsigned activations every sum starts at -128 times the sum of its row's codes.
     """
     group, quads, vectors = tokens_at_once(rows), cols // 4, outputs // lanes
     size = tiles * TILE * cols
@@ -313,8 +315,18 @@ def _nibble(word: Any, number: int, lanes: int) -> Any:
 
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int8 codes, dequantized in registers: x (rows, cols) float32, weights as above."""
-    group, quads, vectors = tokens_at_once(rows), cols // 4, TILE // lanes
+    group, quads, vectors = tokens_at_once(rows), -(-cols // QUAD), TILE // lanes
     size = tiles * TILE * cols
+
+    @T.inline
+    def add_quad(x, weight, total, tile, first, i, count):
+        for v in T.unroll(vectors):
+            word = T.bind(T.reinterpret(typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)]))
+            for b in T.unroll(count):
+                value = T.bind(_byte(word, b, lanes))
+                for t in T.unroll(group):
+                    at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                    total[t, at] = total[t, at] + value * wide(x[first * group + t, 4 * i + b], lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -328,16 +340,10 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
             for first in T.serial(rows // group):
                 total = T.alloc_buffer((group, TILE), "float32", scope="local")
                 clear(total, group, vectors, lanes)
-                for i in T.serial(quads):
-                    for v in T.unroll(vectors):
-                        word = T.bind(
-                            T.reinterpret(typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)])
-                        )
-                        for b in T.unroll(4):
-                            value = T.bind(_byte(word, b, lanes))
-                            for t in T.unroll(group):
-                                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                                total[t, at] = total[t, at] + value * wide(x[first * group + t, 4 * i + b], lanes)
+                for i in T.serial(cols // QUAD):
+                    add_quad(x, weight, total, tile, first, i, QUAD)
+                if cols % QUAD != 0:
+                    add_quad(x, weight, total, tile, first, quads - 1, cols % QUAD)
                 for t in T.unroll(group):
                     for v in T.unroll(vectors):
                         at = T.meta_var(T.ramp(v * lanes, 1, lanes))
@@ -349,27 +355,31 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 
 
 def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
-    """y = W x for int4 codes, dequantized in registers; ``cols`` a multiple of 8, groups filled up in the weights."""
+    """y = W x for int4 codes, dequantized in registers; groups are filled up in the weights."""
     group, groups, vectors = tokens_at_once(rows), -(-cols // GROUP), 2
     size = tiles * TILE * cols // 2
     outputs = vectors * lanes
 
     @T.inline
-    def add_group(x, weight, weight_scales, total, tile, first, part, g, octets):
+    def add_octet(x, weight, of_group, tile, first, part, g, i, count):
+        for v in T.unroll(vectors):
+            both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
+            word = T.bind(T.reinterpret(typed("int32", lanes), both))
+            for n in T.unroll(count):
+                # halves lie low, high, low, high in a word; low ones are inputs 0 to 3, high ones 4 to 7
+                value = T.bind(_nibble(word, 2 * (n % 4) + n // 4, lanes))
+                for t in T.unroll(group):
+                    at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                    of_group[t, at] = of_group[t, at] + value * wide(x[first * group + t, g * GROUP + 8 * i + n], lanes)
+
+    @T.inline
+    def add_group(x, weight, weight_scales, total, tile, first, part, g, inputs):
         of_group = T.alloc_buffer((group, outputs), "float32", scope="local")
         clear(of_group, group, vectors, lanes)
-        for i in T.serial(octets):
-            for v in T.unroll(vectors):
-                both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
-                word = T.bind(T.reinterpret(typed("int32", lanes), both))
-                for n in T.unroll(8):
-                    # halves lie low, high, low, high in a word; low ones are inputs 0 to 3, high ones 4 to 7
-                    value = T.bind(_nibble(word, 2 * (n % 4) + n // 4, lanes))
-                    for t in T.unroll(group):
-                        at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                        of_group[t, at] = of_group[t, at] + value * wide(
-                            x[first * group + t, g * GROUP + 8 * i + n], lanes
-                        )
+        for i in T.serial(inputs // 8):
+            add_octet(x, weight, of_group, tile, first, part, g, i, 8)
+        if inputs % 8 != 0:
+            add_octet(x, weight, of_group, tile, first, part, g, inputs // 8, inputs % 8)
         for t in T.unroll(group):
             for v in T.unroll(vectors):
                 at = T.meta_var(T.ramp(v * lanes, 1, lanes))
@@ -390,9 +400,9 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
                     total = T.alloc_buffer((group, outputs), "float32", scope="local")
                     clear(total, group, vectors, lanes)
                     for g in T.serial(cols // GROUP):
-                        add_group(x, weight, weight_scales, total, tile, first, part, g, GROUP // 8)
+                        add_group(x, weight, weight_scales, total, tile, first, part, g, GROUP)
                     if cols % GROUP != 0:
-                        add_group(x, weight, weight_scales, total, tile, first, part, groups - 1, cols % GROUP // 8)
+                        add_group(x, weight, weight_scales, total, tile, first, part, groups - 1, cols % GROUP)
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
                             at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))

@@ -14,7 +14,7 @@ from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantize
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
 from lram_export.kernels.tvm.gpu.norms import add, layer_norm
 from lram_export.kernels.tvm.gpu.threads import COLUMNS, THREADS, emulate
-from lram_export.kernels.tvm.gpu.tokens import embed
+from lram_export.kernels.tvm.gpu.tokens import embed_number, embed_vector
 
 __all__ = [
     "COLUMNS",
@@ -24,7 +24,8 @@ __all__ = [
     "dense_float",
     "dense_int4_dequantized",
     "dense_int8_dequantized",
-    "embed",
+    "embed_number",
+    "embed_vector",
     "emulate",
     "flatten",
     "image_convolution",

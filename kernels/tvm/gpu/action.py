@@ -3,7 +3,7 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.gpu.threads import blocks, threads
+from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, threads
 
 
 def choose(
@@ -21,19 +21,21 @@ def choose(
     ):
         T.func_attr({"tirx.noalias": True})
         for row in blocks(batch):
-            for number in threads():
-                if number < actions:
-                    best = T.alloc_buffer((1,), "int32", scope="local")
-                    best[0] = 0
-                    for i in T.serial(tokens):
-                        at = T.meta_var(number * tokens + i)
-                        logits[row, at] = products[row, at] + bias[at]
-                        if logits[row, at] > logits[row, number * tokens + best[0]]:
-                            best[0] = i
-                    if discrete:
-                        action[row, number] = T.Cast("int64", best[0])
-                    else:
-                        bin = T.meta_var(T.Cast("float32", T.max(best[0] - discrete_actions, 0)))
-                        action[row, number] = bin * T.float32(2.0 / channels) - T.float32(1)
+            for thread in threads():
+                for i in T.serial((actions + THREADS - 1) // THREADS):
+                    number = T.meta_var(i * THREADS + thread)
+                    if i * THREADS + thread < actions:
+                        best = T.alloc_buffer((1,), "int32", scope="local")
+                        best[0] = 0
+                        for token in T.serial(tokens):
+                            at = T.meta_var(number * tokens + token)
+                            logits[row, at] = products[row, at] + bias[at]
+                            if logits[row, at] > logits[row, number * tokens + best[0]]:
+                                best[0] = token
+                        if discrete:
+                            action[row, number] = T.Cast("int64", best[0])
+                        else:
+                            bin = T.meta_var(T.Cast("float32", T.max(best[0] - discrete_actions, 0)))
+                            action[row, number] = bin * T.float32(2.0 / channels) - T.float32(1)
 
     return kernel

@@ -5,7 +5,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.dense import tokens_at_once
+from lram_export.kernels.tvm.cpu.dense import QUAD, tokens_at_once
 from lram_export.kernels.tvm.gpu.threads import WARP, WARPS, blocks, shared, threads
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
@@ -47,6 +47,11 @@ def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, sca
     return product
 
 
+def _input(x: Any, token: Any, column: Any, cols: int, at_once: int) -> Any:
+    """An input of a token; 0 beyond the last one, where steps of ``at_once`` inputs do not end with it."""
+    return x[token, column] if cols % at_once == 0 else T.if_then_else(column < cols, x[token, column], T.float32(0))
+
+
 def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
     """y = W x for floating-point weights, see `cpu/dense.py`."""
     group = tokens_at_once(rows)
@@ -79,14 +84,14 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
 
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int8 codes, see `cpu/dense.py`: four inputs of an output are one word of a thread."""
-    group, quads = tokens_at_once(rows), cols // 4
+    group, quads = tokens_at_once(rows), -(-cols // QUAD)
 
     @T.inline
     def accumulate(x, weight, scales, total, tile, i, lane, first):
         for b in T.unroll(4):
             value = T.bind(T.Cast("float32", weight[tile, i, lane * 4 + b]))
             for t in T.unroll(group):
-                total[t] = total[t] + value * x[first + t, 4 * i + b]
+                total[t] = total[t] + value * _input(x, first + t, 4 * i + b, cols, QUAD)
 
     product = _product(rows, 1, tiles, quads, accumulate, True)
 
@@ -114,9 +119,9 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
             both = T.meta_var(T.Cast("int32", weight[tile, i // 8, i % 8, lane * 4 + n % 4]))
             code = T.bind(T.Cast("float32", ((both >> (n // 4 * 4)) & 15) - 8) * scales[tile, i // 8, lane])
             for t in T.unroll(group):
-                total[t] = total[t] + code * x[first + t, 8 * i + n]
+                total[t] = total[t] + code * _input(x, first + t, 8 * i + n, cols, 8)
 
-    product = _product(rows, 1, tiles, cols // 8, accumulate, False)
+    product = _product(rows, 1, tiles, -(-cols // 8), accumulate, False)
 
     @T.prim_func(s_tir=True)
     def kernel(

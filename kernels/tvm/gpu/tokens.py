@@ -1,4 +1,4 @@
-"""What embeds the tokens of a step on a GPU, see `kernels/tvm/cpu/tokens.py`."""
+"""What embeds the tokens of a step on a GPU, see `kernels/tvm/cpu/tokens.py`: one block per row."""
 
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
@@ -7,50 +7,65 @@ from lram_export.kernels.tvm.functions import relu
 from lram_export.kernels.tvm.gpu.norms import moments
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
 
-TOKENS = 3
+
+@T.inline
+def normalize(x, row, hidden, epsilon, norm_weight, norm_bias):
+    """Layer norm of a row, in place."""
+    parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+    found = T.alloc_buffer((2,), "float32", scope=shared())
+    moments(x, row, 0, hidden, epsilon, parts, found)
+    for thread in threads():
+        for i in T.serial((hidden + THREADS - 1) // THREADS):
+            at = T.meta_var(i * THREADS + thread)
+            if i * THREADS + thread < hidden:
+                x[row, at] = (x[row, at] - found[0]) * found[1] * norm_weight[at] + norm_bias[at]
 
 
-def embed(batch: int, hidden: int, observed_width: int, image: bool, epsilon: float, lanes: int) -> PrimFunc:
-    """See `cpu/norms.py`: one block per token."""
+def embed_number(batch: int, tokens: int, place: int, hidden: int, epsilon: float, lanes: int) -> PrimFunc:
+    """See `cpu/tokens.py`."""
 
     @T.prim_func(s_tir=True)
     def kernel(
-        return_to_go: T.Buffer((batch,), "float32"),
-        reward: T.Buffer((batch,), "float32"),
-        observed: T.Buffer((batch, observed_width), "float32"),
-        reward_weight: T.Buffer((hidden,), "float32"),
-        reward_bias: T.Buffer((hidden,), "float32"),
-        observation_bias: T.Buffer((hidden,), "float32"),
-        return_weight: T.Buffer((hidden,), "float32"),
-        return_bias: T.Buffer((hidden,), "float32"),
+        number: T.Buffer((batch,), "float32"),
+        weight: T.Buffer((hidden,), "float32"),
+        bias: T.Buffer((hidden,), "float32"),
         norm_weight: T.Buffer((hidden,), "float32"),
         norm_bias: T.Buffer((hidden,), "float32"),
-        x: T.Buffer((TOKENS * batch, hidden), "float32"),
+        x: T.Buffer((tokens * batch, hidden), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for block in blocks(TOKENS * batch):
-            row = T.meta_var(block // TOKENS)
-            parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
-            found = T.alloc_buffer((2,), "float32", scope=shared())
+        for row in blocks(batch):
             for thread in threads():
                 for i in T.serial((hidden + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < hidden:
-                        if block % TOKENS == 0:
-                            x[block, at] = reward_weight[at] * reward[row] + reward_bias[at]
-                        if block % TOKENS == 1:
-                            encoded = T.meta_var(observed[row, at] + observation_bias[at])
-                            if image:
-                                x[block, at] = relu(encoded)
-                            else:
-                                x[block, at] = encoded
-                        if block % TOKENS == 2:
-                            x[block, at] = return_weight[at] * return_to_go[row] + return_bias[at]
-            moments(x, block, 0, hidden, epsilon, parts, found)
+                        x[tokens * row + place, at] = weight[at] * number[row] + bias[at]
+            normalize(x, tokens * row + place, hidden, epsilon, norm_weight, norm_bias)
+
+    return kernel
+
+
+def embed_vector(
+    batch: int, tokens: int, place: int, hidden: int, width: int, rectify: bool, epsilon: float, lanes: int
+) -> PrimFunc:
+    """See `cpu/tokens.py`."""
+    activation = relu if rectify else (lambda value: value)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        product: T.Buffer((batch, width), "float32"),
+        bias: T.Buffer((hidden,), "float32"),
+        norm_weight: T.Buffer((hidden,), "float32"),
+        norm_bias: T.Buffer((hidden,), "float32"),
+        x: T.Buffer((tokens * batch, hidden), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in blocks(batch):
             for thread in threads():
                 for i in T.serial((hidden + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < hidden:
-                        x[block, at] = (x[block, at] - found[0]) * found[1] * norm_weight[at] + norm_bias[at]
+                        x[tokens * row + place, at] = activation(product[row, at] + bias[at])
+            normalize(x, tokens * row + place, hidden, epsilon, norm_weight, norm_bias)
 
     return kernel

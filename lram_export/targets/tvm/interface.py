@@ -83,7 +83,7 @@ class PackedMatrix:
 class Interface:
     """Weights in the order of the step's parameters, the matrices among them, and what there are libraries for.
 
-    ``epsilons`` are small numbers in the norms' denominators, which only the step graph knows, by names of the exporter;
+    ``epsilons`` are small numbers in the norms' denominators, which only the step graph knows, by the exporter's names;
     ``memory_columns`` (platform -> columns) is the width of the tiles in which the platform's kernels keep matrices of
     the state; ``identity`` what the artifact says about itself (:mod:`lram_export.bundle.identity`).
     """

@@ -182,7 +182,7 @@ def decays(forget: Any, old: Any, maxima: Any, tokens: int, store: Callable[[int
 
 
 def weights_of_pairs(forget: Any, entering: Any, maxima: Any, tokens: int, store: Callable[[int, Any], None]) -> None:
-    """Store, for every pair, how much token t sees of token j: exp(sum of forget between + gate of j - maximum of t)."""
+    """Store, for every pair, how much token t sees of j: exp(sum of forget between them + gate of j - maximum of t)."""
     for t in range(tokens):
         for j in range(t + 1):
             log_weight = functools.reduce(operator.add, [*(forget[s] for s in range(j + 1, t + 1)), entering[j]])
@@ -199,8 +199,8 @@ def chunk(
 ) -> PrimFunc:
     """Gates, the chunk's weights, n and m, for every head.
 
-    weighted_keys (tokens * batch, heads * width) are the keys as they enter C; ``coefficients`` (batch, heads, numbers), see
-    :func:`coefficient_count`. n (batch, heads, width) and m (batch, heads) move on in place.
+    weighted_keys (tokens * batch, heads * width) are the keys as they enter C; coefficients (batch, heads, numbers):
+    see :func:`coefficient_count`. n (batch, heads, width) and m (batch, heads) move on in place.
     """
     rows, inner, gates = tokens * batch, heads * width, 2 * heads
     lanes = math.gcd(width, lanes)
@@ -304,7 +304,7 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
     """q C, and C' = decay * C + sum of weighted keys times values, in one pass over C, in place.
 
     C lies in tiles of columns, (batch, heads, tiles, width, columns), so that it is read in sequence; the last tile of
-    a head is filled up with zeros. ``coefficients`` is what :func:`chunk` found; h (tokens * batch, heads * width) is the
+    a head is filled up with zeros. coefficients are those of :func:`chunk`; h (tokens * batch, heads * width) is the
     hidden state before its norm.
     """
     rows, inner, tiles, vectors = tokens * batch, heads * width, -(-width // columns), columns // lanes

@@ -47,10 +47,10 @@ def slstm_convolution(batch: int, tokens: int, skipped: int, hidden: int, taps: 
 def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, lanes: int) -> PrimFunc:
     """The tokens of a step through the sLSTM cell, one after the other; the heads are independent of each other.
 
-    from_conv (tokens * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias; recurrent
-    (heads * 4 * width / 32, width, 32) -> hidden states (tokens * batch, heads * width). The state moves on in place.
-    The first ``skipped`` tokens are passed by where an episode starts. Heads may have any width: what is computed of one by products is filled up to whole tiles, and vectors of its channels are
-    as long as divides its width.
+    from_conv (tokens * batch, heads * 2 * width) holds gates i, f, from_input gates z, o, both before their bias;
+    recurrent (heads * 4 * width / 32, width, 32) -> hidden states (tokens * batch, heads * width). The state moves on
+    in place. The first ``skipped`` tokens are passed by where an episode starts. Heads may have any width: what is
+    computed of one by products is filled up to whole tiles, and vectors of its channels are as long as divides it.
     """
     rows, hidden = tokens * batch, heads * width
     gates, tiles = whole_tiles(2 * width) * TILE, whole_tiles(4 * width)

@@ -185,9 +185,7 @@ def chunk(
                                     total[pair(t, j)] = total[pair(t, j)] + product
                             total[count + t] = total[count + t] + q[tokens * row + t, at] * before
                         for j in T.unroll(tokens):
-                            weighted_keys[tokens * row + j, at] = (
-                                k[tokens * row + j, at] * scalars[tokens + last + j]
-                            )
+                            weighted_keys[tokens * row + j, at] = k[tokens * row + j, at] * scalars[tokens + last + j]
                         n[row, head, of_head] = functools.reduce(
                             operator.add,
                             [k[tokens * row + j, at] * scalars[tokens + last + j] for j in range(tokens)],

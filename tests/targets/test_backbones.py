@@ -1,0 +1,22 @@
+"""Which targets run which backbone."""
+
+from __future__ import annotations
+
+import pytest
+
+from lram_export.errors import UsageError
+from lram_export.exporters import EXPORTERS
+from lram_export.targets.backbones import ANY_BACKBONE, OWN_KERNELS, kernels_of, targets_of
+
+
+def test_every_target_runs_any_backbone_or_has_kernels_of_its_own() -> None:
+    assert sorted((*ANY_BACKBONE, *OWN_KERNELS)) == sorted(EXPORTERS)
+
+
+def test_a_backbone_without_kernels_is_refused_with_the_targets_that_run_it() -> None:
+    assert "tvm" in targets_of("xlstm")
+    with pytest.raises(UsageError) as raised:
+        kernels_of("tvm", "abacus")
+    assert str(raised.value) == (
+        "target 'tvm' has no kernels for backbone 'abacus'; it runs on pytorch, onnxruntime, openvino, tensorrt"
+    )
