@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 
 from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
+from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
 from lram_export.targets.tvm.platforms import PLATFORMS, Dot, TvmPlatform, host_platform, unmet
@@ -283,3 +284,78 @@ class TestRecurrence:
                     y[:] = c / n / (1 + np.exp(-o))
                 h[3 * row + t] = y.reshape(-1)
         return h, after
+
+
+class TestTokens:
+    """The number of tokens is the caller's: those of a step together are the same as each in a step of its own."""
+
+    BATCH, HEADS, TAPS, COLUMNS = 2, 2, 4, 16
+
+    @pytest.mark.parametrize("name", [HERE[0], "gpu"])
+    @pytest.mark.parametrize(("width", "size"), [(10, 4), (9, 3)])
+    def test_an_mlstm_cell_takes_any_number_of_them(self, name: str, width: int, size: int) -> None:
+        rng, inner = np.random.default_rng(width), self.HEADS * width
+        shapes = [(self.TAPS, inner), (inner,), (-(-inner // 16), 3, size, 16), (1, 2 * self.HEADS, 2, inner)]
+        weights = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+        bias = rng.standard_normal(2 * self.HEADS).astype(np.float32)
+        up = rng.standard_normal((self.BATCH, 3, 2 * inner)).astype(np.float32)
+        first, later = np.array([0, 1], np.float32), np.zeros(2, np.float32)
+
+        def start() -> dict[str, Floats]:
+            state = np.random.default_rng(0)
+            shapes = {
+                "window": (self.BATCH, self.TAPS - 1, inner),
+                "n": (self.BATCH, self.HEADS, width),
+                "m": (self.BATCH, self.HEADS),
+                "C": (self.BATCH, self.HEADS, 1, width, self.COLUMNS),
+            }
+            return {key: state.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+
+        together = start()
+        h = self.step(name, up, first, weights, bias, size, together)
+        alone = start()
+        for t in range(3):
+            found = self.step(name, up[:, t : t + 1], later if t else first, weights, bias, size, alone)
+            np.testing.assert_allclose(found[:, 0], h[:, t], atol=2e-5, rtol=2e-4)
+        for key, value in together.items():
+            columns = slice(width) if key == "C" else slice(None)
+            np.testing.assert_allclose(value[..., columns], alone[key][..., columns], atol=2e-5, rtol=2e-4)
+
+    def step(
+        self,
+        name: str,
+        up: Floats,
+        first: Floats,
+        weights: list[Floats],
+        bias: Floats,
+        size: int,
+        state: dict[str, Floats],
+    ) -> Floats:
+        """Hidden states (batch, tokens, inner) of a step, of which no token is skipped; ``state`` moves on."""
+        platform, kernels = PLATFORMS[HERE[0]], (gpu if name == "gpu" else cpu).xlstm
+        lanes = 1 if name == "gpu" else platform.lanes
+        batch, tokens, inner = up.shape[0], up.shape[1], up.shape[2] // 2
+        width, rows = inner // self.HEADS, batch * tokens
+        sum_lanes = mlstm.mix_lanes(inner, size, lanes)
+        with gpu.emulate():
+            mix = kernels.mix(batch, tokens, 0, inner, 2 * inner, self.TAPS, 1, self.HEADS, size, lanes)
+            chunk = kernels.chunk(batch, tokens, 0, self.HEADS, width, 1, sum_lanes, lanes)
+            memory = kernels.memory(batch, tokens, self.HEADS, width, self.COLUMNS, lanes)
+        flat = np.zeros((rows, inner), np.float32)
+        sums = np.zeros((1, batch, 2 * self.HEADS, tokens, sum_lanes), np.float32)
+        *_, window, _, q, k, v, sums = self.call(
+            mix, up.reshape(rows, -1), first, *weights, state["window"], flat, flat, flat, flat, sums
+        )
+        coefficients = np.zeros((batch, self.HEADS, mlstm.coefficient_count(tokens)), np.float32)
+        *_, n, m, keys, coefficients = self.call(
+            chunk, q, k, sums, bias, first, state["n"], state["m"], flat, coefficients
+        )
+        *_, C, h = self.call(memory, q, keys, v, coefficients, first, state["C"], flat)
+        state.update(window=window, n=n, m=m, C=C)
+        return np.asarray(h).reshape(batch, tokens, inner)
+
+    def call(self, kernel: Any, *arguments: Floats) -> list[Floats]:
+        """All arguments after a call."""
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments]
+        compiled(kernel)(*tensors)
+        return [tensor.numpy() for tensor in tensors]
