@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-native test-sanitizers test-arm fuzz test-environment test-precisions test-tamper \
-	test-large metaworld results lint lint-native tidy-native typecheck format clean
+.PHONY: help install FORCE demo test test-slow test-native test-sanitizers test-arm fuzz test-environment test-precisions \
+	test-tamper test-large metaworld results lint lint-native tidy-native typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,8 +22,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a table
 	$(BIN)/python examples/demo.py
 
+# Two processes, a core each: threads of PyTorch that wait for one another would spin. A process that a test has ended is
+# not replaced: the run ends there and says which test it was.
+PYTEST_2 := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
+OTHERS := not environment and not large and not precisions
+HOURS := -o faulthandler_timeout=7200
+
 test: $(STAMP)   ## all tests that belong to every change
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not environment and not large and not precisions'
+	$(PYTEST_2) -m 'not slow and $(OTHERS)'
+
+test-slow: $(STAMP) ## what takes long and rarely breaks by a change elsewhere: before a release (about half an hour)
+	$(PYTEST_2) $(HOURS) -m 'slow and $(OTHERS)'
 
 # The native engine by itself. Its tests need a C++ compiler; cmake, ctest and the recorded steps come from the environment.
 NATIVE := kernels/native
@@ -84,16 +93,16 @@ fuzz: $(STAMP)   ## fuzzers of the artifact reader and of saved states, FUZZ_SEC
 		-print_final_stats=1 -artifact_prefix=build/fuzz/state- build/fuzz/state
 
 test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a package index)
-	$(BIN)/python -m pytest -m environment
+	$(BIN)/python -m pytest $(HOURS) -m environment
 
 test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,000 at fp32 (minutes)
-	$(BIN)/python -m pytest -m precisions
+	$(BIN)/python -m pytest $(HOURS) -m precisions
 
 test-tamper: $(STAMP) ## bundles altered with valid hashes are noticed: thousands of mutants (about half an hour)
 	$(BIN)/python -m tests.tamper.campaign build/tamper
 
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
-	$(BIN)/python -m pytest -m large -s
+	$(BIN)/python -m pytest $(HOURS) -m large -s
 
 METAWORLD := build/metaworld
 METAWORLD_TASKS_1 := reach push hammer door-open drawer-open

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(item.path.stem + page))
 
 
+# Children of a suite in the background or under nohup would ignore what tests of signals send: a signal that is ignored
+# stays so in a new program, one that has a handler does not.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
+SECONDS_TO_FAIL = 60
+
+
+class TookTooLong(BaseException):
+    """Not an `Exception`: what is tested, or runs the test, could take that for a result and go on."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that hangs fails, and so ends what it has started. One that hangs outside of Python does not even fail:
+    ``faulthandler_timeout`` ends its process, a minute later."""
+
+    def fail_test(*_: object) -> None:
+        raise TookTooLong(f"more than {seconds:.0f} s")
+
+    seconds = max(float(item.config.getini("faulthandler_timeout")) - SECONDS_TO_FAIL, 1)
+    before = signal.signal(signal.SIGALRM, fail_test)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+SLOW = pytest.mark.slow
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_NAMES = ("state_m", "state_ms", "image_m")
 SEMANTICS = {"none": "cached", "observed": "observed"}

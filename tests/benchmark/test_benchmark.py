@@ -151,10 +151,12 @@ def test_work_of_others_is_seen_and_own_work_is_not() -> None:
     share = time.process_time() - own
     assert load.others is not None and load.others <= load.cpus - 0.8 * share
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        watch = LoadWatch()
-        time.sleep(1)
-        load = watch.stop()
-        other.kill()
+        try:
+            watch = LoadWatch()
+            time.sleep(1)
+            load = watch.stop()
+        finally:
+            other.kill()
     assert load.others is not None and load.others > 0.1
 
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,16 +51,15 @@ class TestSignals:
     def test_a_stopped_export_leaves_nothing(
         self, number: signal.Signals, code: int, line: str, tmp_path: Path
     ) -> None:
-        process = _exporting(tmp_path)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        with _exporting(tmp_path) as process:
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=60)
         assert (process.returncode, stderr.strip().splitlines()[-1]) == (code, line)
         assert "Traceback" not in stderr and list(tmp_path.iterdir()) == []
 
     def test_what_a_killed_export_left_is_removed_by_the_next(self, tmp_path: Path) -> None:
-        process = _exporting(tmp_path)
-        process.kill()
-        process.communicate()
+        with _exporting(tmp_path) as process:
+            process.kill()
         (left,) = tmp_path.iterdir()
         assert cli("convert", STATE_M, "-o", tmp_path / "another").exit_code == 0
         assert not left.exists() and [p.name for p in tmp_path.iterdir()] == ["another"]
@@ -74,15 +75,19 @@ class TestSignals:
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def _exporting(folder: Path) -> subprocess.Popen[str]:
-    """An export that has begun to write."""
+@contextmanager
+def _exporting(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """An export that has begun to write, and that has ended afterwards, whatever happens."""
     arguments = ["export", str(STATE_M), "-o", str(folder / "out.lram"), *REACH, "--reference-steps", "100000"]
-    process = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(folder.iterdir()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
+    with subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(folder.iterdir()):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
 
 
 PRINTING = {"help": ("--help",), "table": ("inspect", STATE_M, "-q"), "json": ("inspect", STATE_M, "--json", "-q")}

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,24 +31,24 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def busy(exported: ExportFunction, tmp_path: Path) -> Callable[[], tuple[subprocess.Popen[str], int]]:
-    """Starts a benchmark in a session of its own: its process, and the number of its worker, which is at work."""
+def busy(exported: ExportFunction, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A benchmark in a session of its own: its process, and the number of its worker, which is at work."""
     bundle = exported("state_m", targets=("onnxruntime",))
     program = tmp_path / "busy.py"
     program.write_text(BUSY)
-
-    def start() -> tuple[subprocess.Popen[str], int]:
-        process = subprocess.Popen(
-            [sys.executable, str(program), str(bundle)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    with subprocess.Popen(
+        [sys.executable, str(program), str(bundle)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         assert process.stdout is not None
-        return process, int(process.stdout.readline())
-
-    return start
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def ended(number: int, seconds: float = 30) -> bool:
@@ -65,17 +66,15 @@ def ended(number: int, seconds: float = 30) -> bool:
 
 
 class TestWorkers:
-    def test_a_worker_at_work_ends_with_a_killed_parent(
-        self, busy: Callable[[], tuple[subprocess.Popen[str], int]]
-    ) -> None:
-        process, worker = busy()
+    def test_a_worker_at_work_ends_with_a_killed_parent(self, busy: tuple[subprocess.Popen[str], int]) -> None:
+        process, worker = busy
         process.kill()
         process.wait()
         assert ended(worker)
 
-    def test_an_interrupt_is_the_parents(self, busy: Callable[[], tuple[subprocess.Popen[str], int]]) -> None:
+    def test_an_interrupt_is_the_parents(self, busy: tuple[subprocess.Popen[str], int]) -> None:
         """Of a terminal, where all processes get it: one traceback, the parent's, and no worker is left."""
-        process, worker = busy()
+        process, worker = busy
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         assert stderr.count("Traceback") == 1 and stderr.rstrip().endswith("KeyboardInterrupt")

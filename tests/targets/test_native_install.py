@@ -229,14 +229,16 @@ class TestCpp:
         assert missed > 0 and skipped >= missed and steps < 40_000
 
     def test_an_interrupt_ends_it_in_order(self, programs: dict[str, Path], model: Path) -> None:
-        process = subprocess.Popen(
-            [programs["cpp"], model, "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            process.communicate(timeout=1)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-        printed, problems = process.communicate(timeout=30)
+        command = [programs["cpp"], model, "--seconds", "60"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                process.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+            try:
+                printed, problems = process.communicate(timeout=30)
+            finally:
+                process.kill()
         assert process.returncode == 0 and problems == ""
         assert self.counts(printed)[0] > 0
 
