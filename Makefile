@@ -24,7 +24,7 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 
 # Two processes, a core each: threads of PyTorch that wait for one another would spin. A process that a test has ended is
 # not replaced: the run ends there and says which test it was.
-PYTEST_2 := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
+PYTEST_2 := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --max-worker-restart 0
 OTHERS := not environment and not large and not precisions
 HOURS := -o faulthandler_timeout=7200
 

@@ -30,12 +30,20 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """The tests of a file share what they export, so one process runs them all; but the pages of the documentation,
-    which take longest and share nothing, one by one, when either process is free."""
-    for item in items:
-        page = item.name if item.name.startswith("test_the_page_runs") else ""
-        item.add_marker(pytest.mark.xdist_group(item.path.stem + page))
+    which take longest and share nothing, one by one, when either process is free.
+
+    Its own groups (`xdist_group`) xdist 3.8 writes where pytest 9.2 does not look, and distributes test by test.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if "::test_the_page_runs[" in nodeid else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 # Children of a suite in the background or under nohup would ignore what tests of signals send: a signal that is ignored
