@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import StepSpec
-from lram_export.targets.native.format import HEADER_BYTES, Header, header_sizes, stored_name
+from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.targets.native.format import HEADER_BYTES, Header, step_fields, stored_name
 from lram_export.targets.native.options import NativeOptions
 
 MODEL_FILE = "model.lrn"
@@ -31,8 +31,9 @@ class NativeRuntime(BaseRuntime):
         self.state_format = state_format
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: Any = _native.State(model, spec.batch_size)
-        observation, return_to_go, reward, is_first = self._inputs.arrays
-        self._episodes.bind(observation, return_to_go, reward, is_first, *self._outputs)
+        inputs = dict(zip((t.name for t in spec.inputs), self._inputs.arrays, strict=True))
+        read = [inputs.get(name) for name in ("observation", "return_to_go", "reward", "is_first")]
+        self._episodes.bind(*read, *self._outputs)
         # the memory itself, which nobody but a test that spoils it writes to
         self._state = {"memory": self._episodes.memory()}
 
@@ -93,8 +94,9 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     except RuntimeError as error:
         raise BundleError(str(error)) from None
     check_header(path, artifact)
-    expected = [(t.name, t.shape[1:]) for t in artifact.spec.states]
-    if model.state_tensors() != expected:
+    if sorted(model.inputs) != sorted(t.name for t in artifact.spec.inputs):
+        raise BundleError(f"{path}: its inputs are not those that the manifest describes; export the bundle again")
+    if not same_state(model.state_tensors(), artifact.spec.states):
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     try:
         return NativeRuntime(model, artifact.spec, chosen.state_format)
@@ -104,15 +106,23 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise LramError(str(error)) from None
 
 
+def same_state(found: list[tuple[str, tuple[int, ...], Any]], said: Sequence[TensorSpec]) -> bool:
+    """Whether an artifact's state tensors (name, shape of a row, initial value) are those of a specification."""
+    return [name for name, _, _ in found] == [t.name for t in said] and all(
+        shape == t.shape[1:] and np.all(initial == np.float32(t.initial or 0.0))
+        for (_, shape, initial), t in zip(found, said, strict=True)
+    )
+
+
 def check_header(path: Path, artifact: LoadedArtifact) -> None:
     """Compare what an artifact's header says with the manifest; raises BundleError naming the field."""
     with path.open("rb") as file:
         own = dataclasses.asdict(Header.unpack(file.read(HEADER_BYTES)))
     one_plane = artifact.activations == "int8"
-    said = header_sizes(artifact.config, artifact.task, artifact.spec.batch_size, one_plane=one_plane)
+    said = step_fields(artifact.spec, artifact.task, one_plane=one_plane)
     for name in ("target_return", "reward_scale"):
         said[name] = float(np.float32(said[name]))
-    if own["name"] or own["source_sha256"]:  # older artifacts do not say what they are
+    if own["name"] or own["source_sha256"]:  # an artifact need not say what it is
         known = artifact.identity.properties
         said["name"] = stored_name(known[PREFIX + "name"])
         said["source_sha256"] = known[PREFIX + "source_sha256"]

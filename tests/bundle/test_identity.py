@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from lram_export import Bundle, BundleError, load_policy
 from lram_export.model.config import ModelConfig
 from lram_export.runtimes import RUNTIMES
 from lram_export.system.files import file_sha256
-from lram_export.targets.native.format import DIGEST_BYTES, HEADER_BYTES, NAME_BYTES, Header, stored_name
+from lram_export.targets.native.format import (
+    CHECKSUM_START,
+    DIGEST_BYTES,
+    HEADER_BYTES,
+    NAME_BYTES,
+    Header,
+    stored_name,
+)
 from tests.conftest import ExportFunction
 
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -95,10 +103,11 @@ def test_the_native_header_is_read_as_it_was_written(exported: ExportFunction) -
     with (path / "native" / "model.lrn").open("rb") as file:
         start = file.read(HEADER_BYTES)
     header = Header.unpack(start)
-    assert (header.slstm_at, header.hidden, header.feedback) == (model.slstm_at, model.hidden_size, 0)
+    assert (header.batch, header.hidden, header.feedback) == (1, model.hidden_size, 0)
     assert header.target_return == task.target_return and header.norm_epsilon > 0
-    count = int.from_bytes(start[40:44], "little")
-    assert header.pack(count) == start[40:]
+    counts = struct.unpack_from("<3I", start, CHECKSUM_START)
+    assert header.pack(*counts) == start[CHECKSUM_START:]
+    assert counts[1:] == (3, model.num_blocks)
     manifest = Bundle.open(path).manifest
     assert (header.name, header.source_sha256) == (manifest.name, manifest.source["sha256"])
     native = pytest.importorskip("lram_export._native")
@@ -107,7 +116,7 @@ def test_the_native_header_is_read_as_it_was_written(exported: ExportFunction) -
 
 
 def test_a_native_artifact_that_does_not_say_what_it_is_loads(exported: ExportFunction, tmp_path: Path) -> None:
-    """Older ones do not. One that says something says both."""
+    """One that says something says both."""
     copy = altered(exported("state_ms"), tmp_path, lambda d: None)
     path = copy / "native" / "model.lrn"
     content = path.read_bytes()

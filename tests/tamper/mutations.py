@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lram_export.targets.native.format import CHECKSUM_START, ENTRY_BYTES, HEADER_BYTES
+from lram_export.targets.native.format import BLOCK_BYTES, CHECKSUM_START, ENTRY_BYTES, HEADER_BYTES, TOKEN_BYTES
 from tests.tamper.bundles import Subject, read, seal
 
 Path_ = tuple[str | int, ...]
@@ -447,15 +447,17 @@ def _of_native(subject: Subject, file: str, dice: random.Random, thoroughness: i
     def put(offset: int, value: int, code: str = "<I") -> Callable[[bytearray], Any]:
         return lambda c: struct.pack_into(code, c, offset, value)
 
-    for offset in range(8, HEADER_BYTES, 4):
+    count, tokens, blocks = struct.unpack_from("<3I", content, CHECKSUM_START)
+    tables = HEADER_BYTES + tokens * TOKEN_BYTES + blocks * BLOCK_BYTES
+    for offset in range(8, tables, 4):
         if 24 <= offset < CHECKSUM_START:
             continue  # the checksum, which is computed anew
         (value,) = struct.unpack_from("<I", content, offset)
         for new in {value + 1, 0, 0xFFFFFFFF, value ^ 0x40000000} - {value}:
-            yield _edit(subject, file, f"header at {offset}", f"{value} -> {new}", put(offset, new & 0xFFFFFFFF))
-    (count,) = struct.unpack_from("<I", content, CHECKSUM_START)
+            place = f"header at {offset}" if offset < HEADER_BYTES else f"tables at {offset - HEADER_BYTES}"
+            yield _edit(subject, file, place, f"{value} -> {new}", put(offset, new & 0xFFFFFFFF))
     for entry in dice.sample(range(count), min(count, 4 * thoroughness)):
-        start = HEADER_BYTES + entry * ENTRY_BYTES
+        start = tables + entry * ENTRY_BYTES
         for offset in range(0, 16, 4):
             (value,) = struct.unpack_from("<I", content, start + offset)
             yield _edit(subject, file, f"tensor {entry} at {offset}", "+1", put(start + offset, value + 1))

@@ -72,17 +72,20 @@ class TestArtifact:
         ("damage", "message"),
         [
             (lambda p: p.write_bytes(p.read_bytes()[:-4096]), "file_bytes: expected"),
-            (lambda p: p.write_bytes(p.read_bytes()[:100]), "expected at least 256 bytes, got 100"),
-            (lambda p: p.write_bytes(b""), "expected at least 256 bytes, got 0"),
+            (lambda p: p.write_bytes(p.read_bytes()[:100]), "expected at least 192 bytes, got 100"),
+            (lambda p: p.write_bytes(b""), "expected at least 192 bytes, got 0"),
             (lambda p: p.write_bytes(bytes(4096)), "magic: not an artifact of the target `native`"),
             (lambda p: p.write_bytes(b"\x7fELF" * 1024), "magic: not an artifact of the target `native`"),
             (lambda p: patch(p, p.stat().st_size // 2, b"\xa5\x5a\xa5\x5a"), "checksum: the file was altered"),
             (lambda p: patch(p, 60, b"\x03"), "checksum: the file was altered"),
             (lambda p: (flip(p, 5003), flip(p, 5019)), "checksum: the file was altered"),
-            (lambda p: patch(p, VERSION_AT, b"\x00"), "version: expected 1 or more, got 0"),
+            (
+                lambda p: patch(p, VERSION_AT, b"\x01"),
+                f"version: this artifact has 1, this library reads {FORMAT_VERSION}; export the bundle again",
+            ),
             (
                 lambda p: patch(p, VERSION_AT, struct.pack("<I", FORMAT_VERSION + 1)),
-                f"version: this artifact has {FORMAT_VERSION + 1}, this library reads up to {FORMAT_VERSION}; update",
+                f"version: this artifact has {FORMAT_VERSION + 1}, this library reads {FORMAT_VERSION}; update",
             ),
         ],
         ids=[
@@ -94,7 +97,7 @@ class TestArtifact:
             "altered",
             "altered header",
             "two highest bits",
-            "version 0",
+            "older",
             "newer",
         ],
     )

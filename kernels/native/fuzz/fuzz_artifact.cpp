@@ -14,9 +14,10 @@ namespace {
 void run(lram::Model& model) {
   constexpr std::size_t kRows = 2;
   lram::State state(model, kRows);
-  const std::vector<float> observation(kRows * model.observation_size(), 0.5F);  // also enough bytes for an image
-  std::vector<std::int64_t> action(kRows * static_cast<std::size_t>(model.sizes().actions));
-  std::vector<float> logits(kRows * static_cast<std::size_t>(model.sizes().logits));
+  const std::vector<float> observation(kRows * model.encoders().observation_size(),
+                                       0.5F);  // also enough bytes for an image
+  std::vector<std::int64_t> action(kRows * static_cast<std::size_t>(model.head().actions()));
+  std::vector<float> logits(kRows * static_cast<std::size_t>(model.head().logits()));
   for (const float first : {1.0F, 0.0F}) {
     const float is_first[kRows] = {first, first};
     const float scalar[kRows] = {0.5F, -0.5F};
@@ -31,13 +32,15 @@ void run(lram::Model& model) {
 
 extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t most);
 
-// What decides lies in the header and the directory: most mutations go there. Without the right sizes and magic nothing
+// What decides lies in the header and the tables: most mutations go there. Without the right sizes and magic nothing
 // else is looked at, so those are mostly put right.
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t most, unsigned seed) {
   if (size < sizeof(lram::FileHeader) || seed % 16 == 0) return LLVMFuzzerMutate(data, size, most);
   lram::FileHeader header;
   std::memcpy(&header, data, sizeof header);
-  const std::size_t directory = header.tensor_count * sizeof(lram::TensorEntry);
+  const std::size_t directory = header.token_count * sizeof(lram::TokenEntry) +
+                                header.block_count * sizeof(lram::BlockEntry) +
+                                header.tensor_count * sizeof(lram::TensorEntry);
   const std::size_t front = std::min(size, sizeof header + std::min(directory, std::size_t{1} << 16));
   if (seed % 16 < 12)
     LLVMFuzzerMutate(data + lram::kChecksumStart, front - lram::kChecksumStart, front - lram::kChecksumStart);

@@ -74,7 +74,7 @@ typedef enum lram_status {
   LRAM_ERROR_ARGUMENT = 1, /* a pointer, a count or an option that no call may have */
   LRAM_ERROR_FILE = 2,     /* the artifact cannot be opened or read */
   LRAM_ERROR_ARTIFACT = 3, /* the artifact is damaged or not one */
-  LRAM_ERROR_VERSION = 4,  /* the artifact is newer than this library */
+  LRAM_ERROR_VERSION = 4,  /* the artifact has another version than this library reads */
   LRAM_ERROR_MEMORY = 5,   /* memory or threads that cannot be had, or memory that cannot be locked */
   LRAM_ERROR_STATE = 6,    /* a saved state that does not fit, is not finite, or too large */
   LRAM_ERROR_INPUT = 7,    /* an input of a step that is not finite or not allowed */
@@ -158,6 +158,8 @@ typedef struct lram_description {
   unsigned char source_sha256[32]; /* SHA-256 of the checkpoint that it was exported from, the manifest's source.sha256
                                       and the same in every precision and for every target; all 0: the artifact does
                                       not say */
+  int reads_return_to_go;          /* not 0: the policy reads lram_inputs.return_to_go; 0: it may be NULL */
+  int reads_reward;                /* not 0: it reads lram_inputs.reward; 0: it may be NULL */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any
@@ -169,7 +171,9 @@ typedef struct lram_tensor {
   char name[32];     /* as in the bundle's manifest, e.g. "state.0.C" */
   int rank;          /* how many extents there are */
   size_t extents[3]; /* without the batch dimension, which comes first; 0 beyond the rank */
-  float initial;     /* value of every element at the start of an episode */
+  float initial;     /* value of every element at the start of an episode, 0 where initial_values is not NULL */
+  const float *initial_values; /* NULL, or the values of a row's elements at the start of an episode, one by one: the
+                                  model's, valid until it is closed */
 } lram_tensor;
 
 /* Describes tensor `index`, which counts from 0 to state_tensors - 1 in the order in which states are saved. Any
@@ -228,8 +232,9 @@ LRAM_API lram_status lram_state_load(lram_state *state, const float *values, siz
  * is known, return_to_go -= reward / reward_scale, and a robot without a reward leaves it as it is. */
 typedef struct lram_inputs {
   const void *observation;   /* float or uint8_t (batch, observation_size) */
-  const float *return_to_go; /* (batch), divided by reward_scale */
-  const float *reward;       /* (batch), finite; OBSERVED: reward of the previous step / reward_scale; NONE: 0 */
+  const float *return_to_go; /* (batch), divided by reward_scale; NULL where the policy does not read it */
+  const float *reward;       /* (batch), finite; OBSERVED: reward of the previous step / reward_scale; NONE: 0. NULL
+                                where the policy does not read it */
   const float *is_first;     /* (batch), 1 where the row starts an episode (its reward is not used), else 0 */
 } lram_inputs;
 

@@ -1,11 +1,13 @@
 // The Python module `lram_export._native`: models and states of lram.h as objects, arrays as buffers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -77,6 +79,14 @@ struct Model {
     return found;
   }
 
+  // A number, or a copy of the values one by one.
+  static nb::object initial(const lram_tensor& tensor) {
+    if (tensor.initial_values == nullptr) return nb::cast(tensor.initial);
+    const std::vector<std::size_t> shape(tensor.extents, tensor.extents + tensor.rank);
+    const nb::ndarray<nb::numpy, const float> values(tensor.initial_values, shape.size(), shape.data());
+    return nb::cast(values, nb::rv_policy::copy);
+  }
+
   nb::list state_tensors() const {
     nb::list tensors;
     for (std::size_t i = 0; i < description().state_tensors; ++i) {
@@ -84,7 +94,7 @@ struct Model {
       check(lram_state_tensor(handle.get(), i, &tensor));
       nb::list extents;
       for (int axis = 0; axis < tensor.rank; ++axis) extents.append(tensor.extents[axis]);
-      tensors.append(nb::make_tuple(std::string(tensor.name), nb::tuple(extents)));
+      tensors.append(nb::make_tuple(std::string(tensor.name), nb::tuple(extents), initial(tensor)));
     }
     return tensors;
   }
@@ -113,23 +123,26 @@ struct State {
               .c_str());
   }
 
-  // Arrays that stay where they are; steps read and write them.
-  void bind(const AnyConst& observation, const ConstFloats& return_to_go, const ConstFloats& reward,
-            const ConstFloats& is_first, const Any& action, const Floats& logits) {
+  // Arrays that stay where they are; steps read and write them. None: the policy does not read it.
+  void bind(const AnyConst& observation, const std::optional<ConstFloats>& return_to_go,
+            const std::optional<ConstFloats>& reward, const ConstFloats& is_first, const Any& action,
+            const Floats& logits) {
     lram_description about;
     check(lram_describe(model.get(), &about));
     const auto rows = static_cast<std::size_t>(inner().batch());
     expect("observation", observation.nbytes(),
            rows * about.observation_size * (about.observation == LRAM_IMAGE ? 1 : 4));
-    expect("return_to_go", return_to_go.nbytes(), 4 * rows);
-    expect("reward", reward.nbytes(), 4 * rows);
+    if (return_to_go) expect("return_to_go", return_to_go->nbytes(), 4 * rows);
+    if (reward) expect("reward", reward->nbytes(), 4 * rows);
     expect("is_first", is_first.nbytes(), 4 * rows);
     expect("action", action.nbytes(), rows * about.action_size * (about.action == LRAM_DISCRETE ? 8 : 4));
     expect("action_logits", logits.nbytes(), 4 * rows * about.logits_size);
-    inputs = {observation.data(), return_to_go.data(), reward.data(), is_first.data()};
+    inputs = {observation.data(), return_to_go ? return_to_go->data() : nullptr, reward ? reward->data() : nullptr,
+              is_first.data()};
     outputs = {action.data(), logits.data()};
-    bound = {nb::find(observation), nb::find(return_to_go), nb::find(reward),
-             nb::find(is_first),    nb::find(action),       nb::find(logits)};
+    bound = {nb::find(observation), nb::find(is_first), nb::find(action), nb::find(logits)};
+    for (const auto* given : {&return_to_go, &reward})
+      if (*given) bound.push_back(nb::find(**given));
   }
 
   void step() {
@@ -187,6 +200,15 @@ NB_MODULE(_native, m) {
       .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })
       .def_prop_ro("observation_size", [](const Model& model) { return model.description().observation_size; })
       .def_prop_ro("logits_size", [](const Model& model) { return model.description().logits_size; })
+      .def_prop_ro("inputs",
+                   [](const Model& model) {
+                     const lram_description about = model.description();
+                     std::vector<std::string> names = {"observation"};
+                     if (about.reads_return_to_go != 0) names.emplace_back("return_to_go");
+                     if (about.reads_reward != 0) names.emplace_back("reward");
+                     names.emplace_back("is_first");
+                     return names;
+                   })
       .def_prop_ro("name", [](const Model& model) { return std::string(model.description().name); })
       .def_prop_ro("source_sha256",
                    [](const Model& model) {
@@ -198,7 +220,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))
       .def_prop_ro("size", &State::size)
       .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
-      .def("bind", &State::bind, nb::arg("observation"), nb::arg("return_to_go"), nb::arg("reward"),
+      .def("bind", &State::bind, nb::arg("observation"), nb::arg("return_to_go").none(), nb::arg("reward").none(),
            nb::arg("is_first"), nb::arg("action"), nb::arg("action_logits"))
       .def("step", &State::step)
       .def("save", &State::save, nb::arg("values"))

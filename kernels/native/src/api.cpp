@@ -62,12 +62,6 @@ void expect_size(const lram::State& state, std::size_t count) {
                                             std::to_string(count) + "; is it the state of another model or batch?");
 }
 
-std::size_t state_size(const std::vector<lram::StateTensor>& tensors) {
-  std::size_t size = 0;
-  for (const lram::StateTensor& tensor : tensors) size += tensor.size;
-  return size;
-}
-
 }  // namespace
 
 extern "C" {
@@ -127,23 +121,24 @@ lram_status lram_describe(const lram_model* model, lram_description* description
     expect(model != nullptr && description != nullptr, "model, description: expected both, got NULL");
     auto& held = *const_cast<lram_model*>(model);
     const lram::FileHeader& h = model->header();
-    const std::vector<lram::StateTensor> tensors = lram::describe_state(*model);
-    *description = {model->kernels().name,
-                    held.pool().threads(),
-                    static_cast<int>(h.batch),
-                    static_cast<lram_observation>(h.observation),
-                    model->observation_size(),
-                    static_cast<lram_action>(h.action),
-                    static_cast<std::size_t>(model->sizes().actions),
-                    static_cast<std::size_t>(model->sizes().logits),
-                    state_size(tensors),
-                    tensors.size(),
-                    model->artifact().weight_bytes(),
-                    static_cast<lram_feedback>(h.feedback),
-                    h.target_return,
-                    h.reward_scale,
-                    {},
-                    {}};
+    const lram::Encoders& encoders = model->encoders();
+    *description = {};
+    description->isa = model->kernels().name;
+    description->threads = held.pool().threads();
+    description->batch = static_cast<int>(h.batch);
+    description->observation = static_cast<lram_observation>(h.observation);
+    description->observation_size = encoders.observation_size();
+    description->action = static_cast<lram_action>(h.action);
+    description->action_size = static_cast<std::size_t>(model->head().actions());
+    description->logits_size = static_cast<std::size_t>(model->head().logits());
+    description->state_size = model->state_size();
+    description->state_tensors = model->state_tensors().size();
+    description->weight_bytes = model->artifact().weight_bytes();
+    description->feedback = static_cast<lram_feedback>(h.feedback);
+    description->target_return = h.target_return;
+    description->reward_scale = h.reward_scale;
+    description->reads_return_to_go = encoders.reads(lram::Input::return_to_go) ? 1 : 0;
+    description->reads_reward = encoders.reads(lram::Input::reward) ? 1 : 0;
     std::copy(std::begin(h.name), std::end(h.name), description->name);
     std::copy(std::begin(h.source_sha256), std::end(h.source_sha256), description->source_sha256);
   });
@@ -152,16 +147,18 @@ lram_status lram_describe(const lram_model* model, lram_description* description
 lram_status lram_state_tensor(const lram_model* model, size_t index, lram_tensor* tensor) {
   return guarded([&] {
     expect(model != nullptr && tensor != nullptr, "model, tensor: expected both, got NULL");
-    const std::vector<lram::StateTensor> tensors = lram::describe_state(*model);
+    const std::vector<lram::StateTensor>& tensors = model->state_tensors();
     if (index >= tensors.size())
       throw lram::Error(LRAM_ERROR_ARGUMENT, "index: expected less than " + std::to_string(tensors.size()) + ", got " +
                                                  std::to_string(index));
     const lram::StateTensor& found = tensors[index];
     *tensor = {};
     std::snprintf(tensor->name, sizeof tensor->name, "%s", found.name.c_str());
-    tensor->rank = static_cast<int>(found.extents.size());
-    for (std::size_t i = 0; i < found.extents.size(); ++i) tensor->extents[i] = found.extents[i];
-    tensor->initial = found.initial;
+    const lram::StatePart& part = *found.described;
+    tensor->rank = static_cast<int>(part.extents.size());
+    for (std::size_t i = 0; i < part.extents.size(); ++i) tensor->extents[i] = part.extents[i];
+    tensor->initial = part.initial_values == nullptr ? part.initial : 0;
+    tensor->initial_values = part.initial_values;
   });
 }
 

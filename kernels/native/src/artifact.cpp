@@ -20,6 +20,14 @@ namespace {
 
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
+std::string tensor_name(std::uint32_t role, int of) {
+  const char* owner = role >= kFirstBlockRole                      ? " of block "
+                      : role == kEmbedWeight || role == kEmbedBias ? " of token "
+                      : role == kImageWeight || role == kImageBias ? " of convolution "
+                                                                   : " ";
+  return "tensor " + number(role) + owner + std::to_string(of);
+}
+
 struct Checksum {
   std::uint64_t sum = 0;
   std::uint64_t weighted = 0;
@@ -52,6 +60,12 @@ Checksum checksum(const std::uint8_t* bytes, std::size_t size) {
     found.weighted += (at / 4 + 1) * word;
   }
   return found;
+}
+
+// Where the tables end; the counts of tokens and blocks have been checked.
+std::uint64_t data_start(const FileHeader& h) {
+  return sizeof(FileHeader) + h.token_count * sizeof(TokenEntry) + h.block_count * sizeof(BlockEntry) +
+         h.tensor_count * sizeof(TensorEntry);
 }
 
 // Closes the descriptor on every way out of the constructor.
@@ -120,14 +134,18 @@ void Artifact::check_start(const FileHeader& h) const {
   if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) refuse("magic: not an artifact of the target `native`");
   if (h.version > kFormatVersion)
     throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
-                                        ", this library reads up to " + number(kFormatVersion) +
-                                        "; update lram-export");
-  if (h.version < 1) refuse("version: expected 1 or more, got 0");
+                                        ", this library reads " + number(kFormatVersion) + "; update lram-export");
+  if (h.version < kFormatVersion)
+    throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
+                                        ", this library reads " + number(kFormatVersion) + "; export the bundle again");
   if (h.header_bytes != sizeof(FileHeader))
     refuse("header_bytes: expected " + number(sizeof(FileHeader)) + ", got " + number(h.header_bytes));
   if (h.file_bytes != size_) refuse("file_bytes: expected " + number(h.file_bytes) + ", the file has " + number(size_));
-  const std::uint64_t room = (size_ - sizeof(FileHeader)) / sizeof(TensorEntry);
-  if (h.tensor_count > room) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
+  if (h.token_count < 1 || h.token_count > kMostTokens)
+    refuse("token_count: expected 1 to " + number(kMostTokens) + ", got " + number(h.token_count));
+  if (h.block_count < 1 || h.block_count > kMostBlocks)
+    refuse("block_count: expected 1 to " + number(kMostBlocks) + ", got " + number(h.block_count));
+  if (data_start(h) > size_) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
   if (size_ % 8 != 0) refuse("file_bytes: expected a multiple of 8, got " + number(size_));
 }
 
@@ -140,10 +158,13 @@ void Artifact::check(bool verify) {
     if (found.sum != h.checksum[0] || found.weighted != h.checksum[1])
       refuse("checksum: the file was altered; copy or export it again");
   }
+  tokens_ = reinterpret_cast<const TokenEntry*>(bytes_ + sizeof(FileHeader));
+  blocks_ = reinterpret_cast<const BlockEntry*>(tokens_ + h.token_count);
+  entries_ = reinterpret_cast<const TensorEntry*>(blocks_ + h.block_count);
   check_sizes();
+  check_tokens();
   check_name();
-  entries_ = reinterpret_cast<const TensorEntry*>(bytes_ + sizeof(FileHeader));
-  const std::uint64_t data = sizeof(FileHeader) + h.tensor_count * sizeof(TensorEntry);
+  const std::uint64_t data = data_start(h);
   for (std::uint32_t i = 0; i < h.tensor_count; ++i) {
     const TensorEntry& e = entries_[i];
     const std::string name = "tensor " + number(i);
@@ -181,75 +202,75 @@ void Artifact::check_sizes() const {
   };
   within("batch", h.batch, 1, 4096);
   within("hidden", h.hidden, 16, 1U << 15, 16);
-  within("blocks", h.blocks, 1, 256);
-  within("heads", h.heads, 1, 64);
-  within("inner", h.inner, 16 * h.heads, 1U << 15, 16 * h.heads);
-  within("conv_kernel", h.conv_kernel, 2, 16);
-  bool any_slstm = false;
-  for (std::uint32_t b = 0; b < 256; ++b) {
-    if (!is_slstm(static_cast<int>(b))) continue;
-    if (b >= h.blocks) refuse("slstm_blocks: block " + number(b) + " of " + number(h.blocks));
-    any_slstm = true;
-  }
-  if (any_slstm) {
-    within("slstm_heads", h.slstm_heads, 1, 64);
-    if (h.hidden % h.slstm_heads != 0)
-      refuse("slstm_heads: expected to divide " + number(h.hidden) + ", got " + number(h.slstm_heads));
-    within("ffn_slices", h.ffn_slices, 1, 64);
-    within("ffn_slice", h.ffn_slice, 16, 1U << 16, 16);
-    within("ffn_activation", h.ffn_activation, 0, 5);
-  }
   within("observation", h.observation, 0, 1);
-  if (h.observation == LRAM_VECTOR) {
-    within("observation_dim", h.observation_dim, 1, 1U << 16);
-  } else {
-    within("image_channels", h.image_channels, 1, 64);
-    within("image_height", h.image_height, 1, 1024);
-    within("image_width", h.image_width, 1, 1024);
-  }
+  const bool image = h.observation == LRAM_IMAGE;
+  within("observation_dim", h.observation_dim, image ? 0 : 1, image ? 0 : 1U << 16);
+  within("image_channels", h.image_channels, image ? 1 : 0, image ? 64 : 0);
+  within("image_height", h.image_height, image ? 1 : 0, image ? 1024 : 0);
+  within("image_width", h.image_width, image ? 1 : 0, image ? 1024 : 0);
   within("action", h.action, 0, 1);
-  within("action_dim", h.action_dim, 1, 1024);
+  const bool discrete = h.action == LRAM_DISCRETE;
+  within("action_dim", h.action_dim, 1, discrete ? 1 : 1024);
   within("action_tokens", h.action_tokens, 1, 1U << 14);
-  within("discrete_actions", h.discrete_actions, 0, 1U << 14);
-  within("action_channels", h.action_channels, 1, 1U << 14);
+  within("discrete_actions", h.discrete_actions, 0, discrete ? 0 : h.action_tokens - 1);
+  const std::uint32_t bins = discrete ? 0 : h.action_tokens - h.discrete_actions;
+  within("action_channels", h.action_channels, bins, bins);
   within("planes", h.planes, 1, 2);
-  within("state_format", h.state_format, 0, 0);
   within("feedback", h.feedback, 0, 1);
+  within("padding", h.padding, 0, 0);
   if (!std::isfinite(h.target_return)) refuse("target_return: expected a finite number");
   if (!std::isfinite(h.reward_scale) || h.reward_scale < 0) refuse("reward_scale: expected a positive number");
-  for (const float epsilon : {h.norm_epsilon, h.head_epsilon, h.slstm_epsilon, h.embed_epsilon})
+  for (const float epsilon : {h.norm_epsilon, h.embed_epsilon})
     if (!std::isfinite(epsilon) || epsilon < 0) refuse("epsilon: expected a small positive number");
 }
 
-const TensorEntry& Artifact::entry(TensorId id, int block) const {
-  for (std::uint32_t i = 0; i < header_->tensor_count; ++i)
-    if (entries_[i].id == static_cast<std::uint32_t>(id) && entries_[i].block == static_cast<std::uint32_t>(block))
-      return entries_[i];
-  refuse("tensor " + number(static_cast<std::uint32_t>(id)) + " of block " + std::to_string(block) + ": missing");
+void Artifact::check_tokens() const {
+  int found[kInputs] = {};
+  for (int i = 0; i < tokens(); ++i) {
+    const std::string name = "token " + std::to_string(i);
+    const TokenEntry& token = tokens_[i];
+    if (token.input >= kInputs) refuse(name + ": input: unknown: " + number(token.input));
+    if (++found[token.input] > 1) refuse(name + ": input: an earlier token embeds it, too");
+    if (token.skipped_at_start > 1)
+      refuse(name + ": skipped_at_start: expected 0 or 1, got " + number(token.skipped_at_start));
+    if (token.skipped_at_start == 1 && token.input == static_cast<std::uint32_t>(Input::observation))
+      refuse(name + ": skipped_at_start: an observation is there in every step");
+  }
+  if (found[static_cast<int>(Input::observation)] == 0) refuse("tokens: expected one that embeds the observation");
+  const std::uint32_t read = header_->read_token;
+  if (read >= header_->token_count)
+    refuse("read_token: expected less than " + number(header_->token_count) + ", got " + number(read));
+  if (tokens_[read].skipped_at_start == 1) refuse("read_token: expected a token that is there in every step");
 }
 
-const float* Artifact::plain(TensorId id, int block, std::uint64_t count) const {
-  const TensorEntry& e = entry(id, block);
+const TensorEntry& Artifact::entry(std::uint32_t role, int of) const {
+  for (std::uint32_t i = 0; i < header_->tensor_count; ++i)
+    if (entries_[i].role == role && entries_[i].number == static_cast<std::uint32_t>(of)) return entries_[i];
+  refuse(tensor_name(role, of) + ": missing");
+}
+
+const float* Artifact::plain(std::uint32_t role, int of, std::uint64_t count) const {
+  const TensorEntry& e = entry(role, of);
   if (layout_of(e) != Layout::plain_float32 || e.parts * e.rows * e.cols != count)
-    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + number(count) +
-           " plain floats, got " + number(e.parts * e.rows * e.cols) + " in layout " + number(e.layout));
+    refuse(tensor_name(role, of) + ": expected " + number(count) + " plain floats, got " +
+           number(e.parts * e.rows * e.cols) + " in layout " + number(e.layout));
   return reinterpret_cast<const float*>(bytes_ + e.offset);
 }
 
-std::vector<Matrix> Artifact::matrices(TensorId id, int block, int parts, int rows, int cols) const {
-  const TensorEntry& e = entry(id, block);
+std::vector<Matrix> Artifact::matrices(std::uint32_t role, int of, int parts, int rows, int cols) const {
+  const TensorEntry& e = entry(role, of);
   const Layout layout = layout_of(e);
   if (layout == Layout::plain_float32 || e.parts != static_cast<std::uint32_t>(parts) ||
       e.rows != static_cast<std::uint64_t>(rows) || e.cols != static_cast<std::uint64_t>(cols))
-    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected " + std::to_string(parts) +
-           " tiled matrices of " + std::to_string(rows) + " x " + std::to_string(cols) + ", got " + number(e.parts) +
-           " of " + number(e.rows) + " x " + number(e.cols) + " in layout " + number(e.layout));
+    refuse(tensor_name(role, of) + ": expected " + std::to_string(parts) + " tiled matrices of " +
+           std::to_string(rows) + " x " + std::to_string(cols) + ", got " + number(e.parts) + " of " + number(e.rows) +
+           " x " + number(e.cols) + " in layout " + number(e.layout));
   const Format format = layout == Layout::tiled_int8   ? Format::int8
                         : layout == Layout::tiled_int4 ? Format::int4
                                                        : Format::float32;
   if (format == Format::int8 && cols > kMostInt8Columns)
-    refuse("tensor " + number(e.id) + " of block " + std::to_string(block) + ": expected at most " +
-           std::to_string(kMostInt8Columns) + " columns of 8-bit codes, whose sums fit 32 bits, got " + number(e.cols));
+    refuse(tensor_name(role, of) + ": expected at most " + std::to_string(kMostInt8Columns) +
+           " columns of 8-bit codes, whose sums fit 32 bits, got " + number(e.cols));
   const std::uint64_t per_tile = tile_bytes(layout, e.cols);
   const int tiles = (rows + kTileRows - 1) / kTileRows;
   const int planes = (e.layout & kTwoPlanes) != 0 ? 2 : static_cast<int>(header_->planes);

@@ -19,26 +19,33 @@ class Artifact {
   Artifact& operator=(const Artifact&) = delete;
 
   const FileHeader& header() const { return *header_; }
-  bool is_slstm(int block) const { return (header_->slstm_blocks[block / 64] >> (block % 64) & 1) != 0; }
+  int tokens() const { return static_cast<int>(header_->token_count); }
+  int blocks() const { return static_cast<int>(header_->block_count); }
+  const TokenEntry& token(int number) const { return tokens_[number]; }
+  const BlockEntry& block(int number) const { return blocks_[number]; }
   std::size_t weight_bytes() const { return weight_bytes_; }
 
   // A plain tensor of exactly this many floats, or a tiled one of this shape; throws Error naming it.
-  const float* plain(TensorId id, int block, std::uint64_t count) const;
-  std::vector<Matrix> matrices(TensorId id, int block, int parts, int rows, int cols) const;
+  const float* plain(std::uint32_t role, int of, std::uint64_t count) const;
+  std::vector<Matrix> matrices(std::uint32_t role, int of, int parts, int rows, int cols) const;
+
+  [[noreturn]] void refuse(const std::string& problem) const;
 
  private:
   void check_start(const FileHeader& header) const;
   void check(bool verify);
   void check_sizes() const;
+  void check_tokens() const;
   void check_name() const;
-  const TensorEntry& entry(TensorId id, int block) const;
-  [[noreturn]] void refuse(const std::string& problem) const;
+  const TensorEntry& entry(std::uint32_t role, int of) const;
 
   std::string path_;
   const std::uint8_t* bytes_ = nullptr;
   std::size_t size_ = 0;
   bool mapped_ = false;
   const FileHeader* header_ = nullptr;
+  const TokenEntry* tokens_ = nullptr;
+  const BlockEntry* blocks_ = nullptr;
   const TensorEntry* entries_ = nullptr;
   std::size_t weight_bytes_ = 0;
 };

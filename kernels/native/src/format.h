@@ -1,7 +1,9 @@
-// The artifact `model.lrn` as it lies on disk: header, tensor directory, tensors. Little endian; the layout of the
-// weights is the one the kernels read.
+// The artifact `model.lrn` as it lies on disk: header, tables, tensors. Little endian; the layout of the weights is the
+// one the kernels read.
 //
-//   FileHeader                     256 bytes
+//   FileHeader                     192 bytes
+//   TokenEntry[token_count]        8 bytes each: the tokens of a step, in their order
+//   BlockEntry[block_count]        64 bytes each: the blocks, in their order
 //   TensorEntry[tensor_count]      48 bytes each
 //   tensors                        each at a multiple of 64 bytes
 //
@@ -10,8 +12,7 @@
 //   int8      [32 scales][32 times -128 * sum of the row's codes, int32][ceil(cols / 4)][32][4 codes]
 //   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i +
 //   4
-// Rows beyond the last are 0, as are inputs beyond the last. sLSTM heads whose width is no multiple of 16 are filled up
-// with zeros to one, in everything between the block's norm and the norm of its heads.
+// Rows beyond the last are 0, as are inputs beyond the last.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +20,7 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 1;
+constexpr std::uint32_t kFormatVersion = 2;
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kChecksumStart = 40;  // the checksum covers everything after itself
 
@@ -32,74 +33,70 @@ struct FileHeader {
   // leaves both as they were
   std::uint64_t checksum[2];
   std::uint32_t tensor_count;
+  std::uint32_t token_count;
+  std::uint32_t block_count;
+  std::uint32_t read_token;  // the action is read behind this one
   std::uint32_t batch;
   std::uint32_t hidden;
-  std::uint32_t blocks;
-  std::uint32_t heads;
-  std::uint32_t inner;
-  std::uint32_t conv_kernel;
-  std::uint32_t slstm_heads;
-  std::uint32_t ffn_slices;
-  std::uint32_t ffn_slice;  // width of a slice; the last one is filled up with zeros
-  std::uint32_t ffn_activation;
-  std::uint32_t observation;  // lram_observation
-  std::uint32_t observation_dim;
-  std::uint32_t image_channels;
+  std::uint32_t observation;      // lram_observation
+  std::uint32_t observation_dim;  // of vectors, else 0
+  std::uint32_t image_channels;   // of images, else 0
   std::uint32_t image_height;
   std::uint32_t image_width;
   std::uint32_t action;  // lram_action
   std::uint32_t action_dim;
-  std::uint32_t action_tokens;  // logits per action
-  std::uint32_t discrete_actions;
-  std::uint32_t action_channels;
-  std::uint32_t planes;        // of int8 codes per activation, 1 or 2; 2 where no weight has codes
-  std::uint32_t state_format;  // 0: float32
-  float norm_epsilon;
-  float head_epsilon;
-  float slstm_epsilon;
+  std::uint32_t action_tokens;     // logits per action
+  std::uint32_t discrete_actions;  // of continuous actions, else 0: tokens before the first bin
+  std::uint32_t action_channels;   // of continuous actions, else 0: bins
+  std::uint32_t planes;            // of int8 codes per activation, 1 or 2; 2 where no weight has codes
+  std::uint32_t feedback;          // lram_feedback
   float embed_epsilon;
-  std::uint32_t padding;
-  std::uint64_t slstm_blocks[4];  // bit b: block b is an sLSTM block
-  float target_return;            // of the task, in the environment's units
-  float reward_scale;             // 0: not known
-  std::uint32_t feedback;         // lram_feedback
-  // What the manifest calls `name` and `source.sha256`. All zeros where it is not known: in older artifacts.
+  float norm_epsilon;     // of the norm before the head
+  float target_return;    // of the task, in the environment's units
+  float reward_scale;     // 0: not known
+  std::uint32_t padding;  // 0
+  // What the manifest calls `name` and `source.sha256`. All zeros where it is not known.
   char name[28];                   // UTF-8, cut off after a whole character, then zeros, at least one
   std::uint8_t source_sha256[32];  // of the checkpoint
 };
-static_assert(sizeof(FileHeader) == 256, "the header is part of the format");
+static_assert(sizeof(FileHeader) == 192, "the header is part of the format");
 
-enum class TensorId : std::uint32_t {
-  embed_reward_weight = 1,
-  embed_reward_bias = 2,
-  embed_return_weight = 3,
-  embed_return_bias = 4,
-  embed_observation = 5,
-  embed_observation_bias = 6,
-  embed_norm_weight = 7,
-  embed_norm_bias = 8,
-  image_weight = 9,  // block: number of the convolution
-  image_bias = 10,
-  post_norm = 11,
-  head = 12,
-  head_bias = 13,
-  norm = 20,
-  conv_weight = 21,
-  conv_bias = 22,
-  head_norm = 23,
-  up = 30,
-  query_key_value = 31,
-  gate_weight = 32,
-  gate_bias = 33,
-  skip = 34,
-  down = 35,
-  from_conv = 40,
-  from_input = 41,
-  recurrent = 42,
-  gate_biases = 43,
-  ffn_norm = 44,
-  ffn_up = 45,
-  ffn_down = 46,
+constexpr std::uint32_t kMostTokens = 16;
+constexpr std::uint32_t kMostBlocks = 256;
+
+// What a token embeds.
+enum class Input : std::uint32_t { observation = 0, return_to_go = 1, reward = 2 };
+constexpr std::uint32_t kInputs = 3;
+
+struct TokenEntry {
+  std::uint32_t input;             // Input
+  std::uint32_t skipped_at_start;  // 1: not there in the first step of an episode
+};
+static_assert(sizeof(TokenEntry) == 8, "the table of tokens is part of the format");
+
+// A block: what its kind makes of the numbers is the kind's (see backbones/); those that it does not use are 0.
+struct BlockEntry {
+  static constexpr int kIntegers = 11;
+  static constexpr int kFloats = 4;
+  std::uint32_t kind;
+  std::uint32_t integers[kIntegers];
+  float floats[kFloats];
+};
+static_assert(sizeof(BlockEntry) == 64, "the table of blocks is part of the format");
+
+// What a tensor is: one of these, or from kFirstBlockRole on what the kind of its block says. `number` in a TensorEntry
+// is the block's, or what is said here, else 0.
+enum Role : std::uint32_t {
+  kEmbedWeight = 1,  // number: of the token
+  kEmbedBias = 2,
+  kEmbedNormWeight = 3,
+  kEmbedNormBias = 4,
+  kImageWeight = 5,  // number: of the convolution
+  kImageBias = 6,
+  kPostNorm = 7,
+  kHead = 8,
+  kHeadBias = 9,
+  kFirstBlockRole = 32,
 };
 
 // Added to a layout where the header says one plane, but this tensor's input is to be kept in two: rounded to one, it
@@ -109,8 +106,8 @@ constexpr std::uint32_t kTwoPlanes = 0x100;
 enum class Layout : std::uint32_t { plain_float32 = 0, tiled_float32 = 1, tiled_int8 = 2, tiled_int4 = 3 };
 
 struct TensorEntry {
-  std::uint32_t id;
-  std::uint32_t block;
+  std::uint32_t role;
+  std::uint32_t number;
   std::uint32_t layout;
   std::uint32_t parts;
   std::uint64_t rows;

@@ -6,78 +6,24 @@
 #include <vector>
 
 #include "artifact.h"
+#include "block.h"
+#include "encoders/encoders.h"
 #include "forked.h"
+#include "heads/action_bins.h"
 #include "kernels/kernels.h"
 #include "lram.h"
 #include "thread_pool.h"
 
 namespace lram {
 
-struct MlstmWeights {
-  const float* norm;
-  std::vector<Matrix> up;  // per head: the cell's input, the output gate
-  const float* conv_weight;
-  const float* conv_bias;
-  const float* query_key_value;  // k scaled by 1 / sqrt(head width)
-  const float* gate_weight;      // [heads][gates][2][head width]: gates folded through q, k and v
-  const float* gate_bias;        // [input gates, forget gates]
-  const float* head_norm;
-  const float* skip;
-  std::vector<Matrix> down;  // per head: its columns
+// One tensor of a state, in the order in which they are saved.
+struct StateTensor {
+  std::string name;  // state.<block>.<part>
+  std::size_t block;
+  std::size_t part;
+  std::size_t size;  // floats per row
+  const StatePart* described;
 };
-
-struct SlstmWeights {
-  const float* norm;
-  const float* conv_weight;
-  const float* conv_bias;
-  std::vector<Matrix> from_conv;   // per head: i, f
-  std::vector<Matrix> from_input;  // per head: z, o
-  std::vector<Matrix> recurrent;   // per head: i, f, z, o
-  const float* gate_bias;          // [heads][i, f, z, o]
-  const float* head_norm;
-  const float* ffn_norm;
-  std::vector<Matrix> ffn_up;  // per slice: gate, up
-  std::vector<Matrix> ffn_down;
-};
-
-struct ImageWeights {
-  int channels_in;
-  int channels;
-  const float* weight;
-  const float* bias;
-};
-
-// One block is one of the two kinds.
-struct BlockWeights {
-  bool is_slstm;
-  MlstmWeights mlstm;
-  SlstmWeights slstm;
-};
-
-// Sizes as the code uses them.
-struct Sizes {
-  int hidden;
-  int blocks;
-  int heads;
-  int inner;
-  int head_width;
-  int conv_kernel;
-  int slstm_heads;
-  int slstm_width;
-  int slstm_room;  // the width, filled up to a multiple of 16
-  int ffn_slices;
-  int ffn_slice;
-  int image_channels;
-  int image_height;
-  int image_width;
-  int image_features;  // after the IMPALA CNN
-  int actions;         // entries of an action
-  int logits;          // per row
-};
-
-constexpr int kImageBlocks = 3;
-constexpr int kConvolutionsPerImageBlock = 5;  // one, then two residual units of two
-constexpr int kImageChannels[kImageBlocks] = {16, 32, 32};
 
 class Model {
  public:
@@ -89,14 +35,17 @@ class Model {
 
   const Artifact& artifact() const { return artifact_; }
   const FileHeader& header() const { return artifact_.header(); }
-  const Sizes& sizes() const { return sizes_; }
   const Kernels& kernels() const { return kernels_; }
+  int hidden() const { return static_cast<int>(header().hidden); }
   bool lock_memory() const { return lock_memory_; }
-  bool lazy_state() const { return lazy_state_; }
-  bool images() const { return header().observation == LRAM_IMAGE; }
-  bool discrete() const { return header().action == LRAM_DISCRETE; }
-  std::size_t observation_size() const;
-  Activation ffn_activation() const { return static_cast<Activation>(header().ffn_activation); }
+
+  const Encoders& encoders() const { return encoders_; }
+  const std::vector<std::unique_ptr<Block>>& blocks() const { return blocks_; }
+  const ActionBins& head() const { return head_; }
+  // The most that any block needs.
+  const Needs& needs() const { return needs_; }
+  const std::vector<StateTensor>& state_tensors() const { return state_tensors_; }
+  std::size_t state_size() const { return state_size_; }  // floats per row
 
   ThreadPool& pool() { return *pool_; }
   // Whether this is a child of the process that opened the model.
@@ -105,31 +54,19 @@ class Model {
   bool begin_step() { return !stepping_.test_and_set(std::memory_order_acquire); }
   void end_step() { stepping_.clear(std::memory_order_release); }
 
-  const float* embed_reward_weight;
-  const float* embed_reward_bias;
-  const float* embed_return_weight;
-  const float* embed_return_bias;
-  Matrix embed_observation;
-  const float* embed_observation_bias;
-  const float* embed_norm_weight;
-  const float* embed_norm_bias;
-  std::vector<ImageWeights> image;
-  std::vector<BlockWeights> blocks;
-  const float* post_norm;
-  Matrix head;
-  const float* head_bias;
-
  private:
-  void resolve();
-  MlstmWeights resolve_mlstm(int block) const;
-  SlstmWeights resolve_slstm(int block) const;
+  void make_blocks(bool lazy_state);
 
   Artifact artifact_;
-  Sizes sizes_;
   const Kernels& kernels_;
   bool lock_memory_;
-  bool lazy_state_;
   std::uint32_t generation_;
+  Encoders encoders_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  ActionBins head_;
+  Needs needs_;
+  std::vector<StateTensor> state_tensors_;
+  std::size_t state_size_ = 0;
   std::unique_ptr<ThreadPool> pool_;
   std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
 };

@@ -1,7 +1,7 @@
 // One environment step, run by all threads of the model together.
 //
-// Work is divided by heads, slices and tiles, never by threads, and partial sums are added in the order of heads: so
-// the bits of the result do not depend on the number of threads. Two barriers per mLSTM block, three per sLSTM block.
+// Work is divided by units of a block and by tiles, never by threads, and partial sums are added in the order of units:
+// so the bits of the result do not depend on the number of threads.
 #pragma once
 #include "lram.h"
 #include "state.h"
@@ -20,7 +20,7 @@ struct StepContext {
   State& state;
   Model& model;
   const Kernels& kernels;
-  const Sizes& sizes;
+  int hidden;
   const lram_inputs& inputs;
   const lram_outputs& outputs;
   bool decoded = false;  // whether there are logits; set by the first thread
@@ -28,7 +28,7 @@ struct StepContext {
   int threads() const { return model.pool().threads(); }
   void barrier(int thread) { model.pool().barrier(thread); }
   bool first(int row) const { return inputs.is_first[row] > 0; }
-  float* logits(int row) const { return state.shared.logits + row * State::padded(sizes.logits); }
+  float* logits(int row) const { return state.logits + row * State::padded(model.head().logits()); }
 };
 
 // A contiguous share of some work.
@@ -40,20 +40,18 @@ inline Range share(int total, int thread, int threads) {
   return {total * thread / threads, total * (thread + 1) / threads};
 }
 
-// The parts, each called by every thread.
-void encode_image(StepContext& context, int thread);
-void mlstm_block(StepContext& context, int block, int thread);
-void slstm_block(StepContext& context, int block, int thread);
+// Whether no value is NaN or of a magnitude beyond `largest`.
+bool within(const float* values, int count, float largest);
 
-// Adds the parts of some heads or slices to this thread's residual stream, in their order.
+// Adds the parts of some units to this thread's residual stream, in their order.
 void add_parts(StepContext& context, int thread, int count);
 
 // Normalizes this thread's residual stream and quantizes it for matrices of this format.
-Tokens normalized(StepContext& context, int thread, const float* weight, Format format, int planes);
+Tokens normalized(StepContext& context, int thread, const float* weight, float epsilon, Format format, int planes);
 
-// This head's `h` (tokens, width) for a matrix of this format.
-Tokens of_head(StepContext& context, HeadBuffers& buffers, const float* x, std::size_t stride, int count, int width,
-               const Matrix& matrix);
+// `count` tokens of a unit, `width` values each, for a matrix of this format.
+Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,
+               int width, const Matrix& matrix);
 
 inline void multiply(StepContext& context, const Matrix& matrix, const Tokens& tokens, float* y, int y_stride) {
   context.kernels.dense(matrix, 0, matrix.tiles, tokens, y, static_cast<std::size_t>(y_stride));

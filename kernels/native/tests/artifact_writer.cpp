@@ -10,6 +10,7 @@
 #include <iterator>
 #include <random>
 
+#include "backbones/xlstm/roles.h"
 #include "lram.h"
 
 namespace lram_testing {
@@ -17,37 +18,51 @@ namespace {
 
 using lram::Layout;
 using lram::TensorEntry;
-using lram::TensorId;
+namespace xlstm = lram::xlstm;
 
 class Writer {
  public:
   explicit Writer(const Shape& shape) : shape_(shape), random_(shape.seed) {}
 
-  void plain(TensorId id, int block, int count, float scale, float offset = 0) {
+  void plain(std::uint32_t role, int number, int count, float scale, float offset = 0) {
     std::vector<float> values(static_cast<std::size_t>(count));
     for (float& v : values) v = offset + scale * normal();
-    add(id, block, Layout::plain_float32, 1, count, 1, values.data(), values.size() * sizeof(float));
+    add(role, number, Layout::plain_float32, 1, count, 1, values.data(), values.size() * sizeof(float));
   }
 
-  void tiled(TensorId id, int block, int parts, int rows, int cols, bool large = true) {
+  void tiled(std::uint32_t role, int number, int parts, int rows, int cols, bool large = true) {
     const Layout layout = large ? shape_.layout : Layout::tiled_float32;
     std::vector<std::uint8_t> bytes;
     for (int part = 0; part < parts; ++part)
       for (int first = 0; first < rows; first += 32) tile(layout, std::min(rows - first, 32), cols, bytes);
-    add(id, block, layout, parts, rows, cols, bytes.data(), bytes.size());
+    add(role, number, layout, parts, rows, cols, bytes.data(), bytes.size());
+  }
+
+  void block(std::uint32_t kind, const std::vector<int>& integers, const std::vector<float>& floats) {
+    lram::BlockEntry entry = {};
+    entry.kind = kind;
+    std::copy(integers.begin(), integers.end(), entry.integers);
+    std::copy(floats.begin(), floats.end(), entry.floats);
+    blocks_.push_back(entry);
   }
 
   std::vector<std::uint8_t> finish(lram::FileHeader header) {
-    std::size_t offset = aligned(sizeof header + entries_.size() * sizeof(TensorEntry));
+    const std::vector<lram::TokenEntry>& tokens = shape_.tokens;
+    const std::size_t tables = sizeof header + bytes_of(tokens) + bytes_of(blocks_);
+    std::size_t offset = aligned(tables + bytes_of(entries_));
     for (TensorEntry& entry : entries_) {
       entry.offset = offset;
       offset = aligned(offset + entry.bytes);
     }
     header.file_bytes = offset;
     header.tensor_count = static_cast<std::uint32_t>(entries_.size());
+    header.token_count = static_cast<std::uint32_t>(tokens.size());
+    header.block_count = static_cast<std::uint32_t>(blocks_.size());
     std::vector<std::uint8_t> file(offset, 0);
     std::memcpy(file.data(), &header, sizeof header);
-    std::memcpy(file.data() + sizeof header, entries_.data(), entries_.size() * sizeof(TensorEntry));
+    std::memcpy(file.data() + sizeof header, tokens.data(), bytes_of(tokens));
+    std::memcpy(file.data() + sizeof header + bytes_of(tokens), blocks_.data(), bytes_of(blocks_));
+    std::memcpy(file.data() + tables, entries_.data(), bytes_of(entries_));
     for (std::size_t i = 0; i < entries_.size(); ++i)
       std::copy(data_[i].begin(), data_[i].end(), file.begin() + static_cast<std::ptrdiff_t>(entries_[i].offset));
     seal(file);
@@ -55,6 +70,10 @@ class Writer {
   }
 
  private:
+  template <class T>
+  static std::size_t bytes_of(const std::vector<T>& values) {
+    return values.size() * sizeof(T);
+  }
   static std::size_t aligned(std::size_t position) { return (position + 63) / 64 * 64; }
   float normal() { return std::normal_distribution<float>()(random_); }
   int code(int largest) { return std::uniform_int_distribution<int>(-largest, largest)(random_); }
@@ -98,16 +117,18 @@ class Writer {
     }
   }
 
-  void add(TensorId id, int block, Layout layout, int parts, int rows, int cols, const void* data, std::size_t size) {
-    entries_.push_back({static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(block),
-                        static_cast<std::uint32_t>(layout), static_cast<std::uint32_t>(parts),
-                        static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols), 0, size});
+  void add(std::uint32_t role, int number, Layout layout, int parts, int rows, int cols, const void* data,
+           std::size_t size) {
+    entries_.push_back({role, static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(layout),
+                        static_cast<std::uint32_t>(parts), static_cast<std::uint64_t>(rows),
+                        static_cast<std::uint64_t>(cols), 0, size});
     const auto* begin = static_cast<const std::uint8_t*>(data);
     data_.emplace_back(begin, begin + size);
   }
 
   Shape shape_;
   std::mt19937 random_;
+  std::vector<lram::BlockEntry> blocks_;
   std::vector<TensorEntry> entries_;
   std::vector<std::vector<std::uint8_t>> data_;
 };
@@ -117,34 +138,65 @@ constexpr int kLargeObservation = 1024;
 constexpr int kSlice = 64;
 constexpr int kSlices = 2;
 
-void add_blocks(Writer& w, const Shape& s) {
+constexpr float kEpsilon = 1e-5F;
+
+void add_mlstm(Writer& w, const Shape& s, int b) {
   const int gates = 2 * s.heads;
   const int width = s.inner / s.heads;
+  w.block(1, {s.heads, s.inner, 4}, {kEpsilon, kEpsilon});
+  w.plain(xlstm::kNorm, b, s.hidden, 0.1F, 1);
+  w.tiled(xlstm::kUp, b, 2 * s.heads, width, s.hidden);
+  w.plain(xlstm::kConvWeight, b, 4 * s.inner, 0.3F);
+  w.plain(xlstm::kConvBias, b, s.inner, 0.1F);
+  w.plain(xlstm::kQueryKeyValue, b, 12 * s.inner, 0.3F);
+  w.plain(xlstm::kGateWeight, b, gates * 2 * s.inner, 0.02F);
+  w.plain(xlstm::kGateBias, b, gates, 1, 2);
+  w.plain(xlstm::kHeadNorm, b, s.inner, 0.1F, 1);
+  w.plain(xlstm::kSkip, b, s.inner, 0.1F, 1);
+  w.tiled(xlstm::kDown, b, s.heads, s.hidden, width);
+}
+
+void add_slstm(Writer& w, const Shape& s, int b) {
+  const int heads = s.slstm_heads;
+  const int room = (s.hidden / heads + 15) / 16 * 16;  // all of it is filled: what is beyond a head stays unseen
+  w.block(2, {heads, 4, kSlices, kSlice, 0}, {kEpsilon, kEpsilon});
+  w.plain(xlstm::kNorm, b, s.hidden, 0.1F, 1);
+  w.plain(xlstm::kConvWeight, b, 4 * heads * room, 0.3F);
+  w.plain(xlstm::kConvBias, b, heads * room, 0.1F);
+  w.tiled(xlstm::kFromConv, b, heads, 2 * room, room, false);
+  w.tiled(xlstm::kFromInput, b, heads, 2 * room, room, false);
+  w.tiled(xlstm::kRecurrent, b, heads, 4 * room, room, false);
+  w.plain(xlstm::kGateBiases, b, 4 * heads * room, 0.5F);
+  w.plain(xlstm::kHeadNorm, b, s.hidden, 0.1F, 1);
+  w.plain(xlstm::kFfnNorm, b, s.hidden, 0.1F, 1);
+  w.tiled(xlstm::kFfnUp, b, 2 * kSlices, kSlice, s.hidden);
+  w.tiled(xlstm::kFfnDown, b, kSlices, s.hidden, kSlice);
+}
+
+void add_blocks(Writer& w, const Shape& s) {
   for (int b = 0; b < s.blocks; ++b) {
-    w.plain(TensorId::norm, b, s.hidden, 0.1F, 1);
-    if (std::find(s.slstm_at.begin(), s.slstm_at.end(), b) == s.slstm_at.end()) {
-      w.tiled(TensorId::up, b, 2 * s.heads, width, s.hidden);
-      w.plain(TensorId::conv_weight, b, 4 * s.inner, 0.3F);
-      w.plain(TensorId::conv_bias, b, s.inner, 0.1F);
-      w.plain(TensorId::query_key_value, b, 12 * s.inner, 0.3F);
-      w.plain(TensorId::gate_weight, b, gates * 2 * s.inner, 0.02F);
-      w.plain(TensorId::gate_bias, b, gates, 1, 2);
-      w.plain(TensorId::head_norm, b, s.inner, 0.1F, 1);
-      w.plain(TensorId::skip, b, s.inner, 0.1F, 1);
-      w.tiled(TensorId::down, b, s.heads, s.hidden, width);
+    if (s.kind != 0) {
+      w.block(s.kind, {}, {});
+      for (const auto& [role, count] : s.tensors) w.plain(role, b, count, 0.5F);
+    } else if (std::find(s.slstm_at.begin(), s.slstm_at.end(), b) == s.slstm_at.end()) {
+      add_mlstm(w, s, b);
     } else {
-      const int heads = s.slstm_heads;
-      const int room = (s.hidden / heads + 15) / 16 * 16;  // all of it is filled: what is beyond a head stays unseen
-      w.plain(TensorId::conv_weight, b, 4 * heads * room, 0.3F);
-      w.plain(TensorId::conv_bias, b, heads * room, 0.1F);
-      w.tiled(TensorId::from_conv, b, heads, 2 * room, room, false);
-      w.tiled(TensorId::from_input, b, heads, 2 * room, room, false);
-      w.tiled(TensorId::recurrent, b, heads, 4 * room, room, false);
-      w.plain(TensorId::gate_biases, b, 4 * heads * room, 0.5F);
-      w.plain(TensorId::head_norm, b, s.hidden, 0.1F, 1);
-      w.plain(TensorId::ffn_norm, b, s.hidden, 0.1F, 1);
-      w.tiled(TensorId::ffn_up, b, 2 * kSlices, kSlice, s.hidden);
-      w.tiled(TensorId::ffn_down, b, kSlices, s.hidden, kSlice);
+      add_slstm(w, s, b);
+    }
+  }
+}
+
+void add_tokens(Writer& w, const Shape& s) {
+  for (int i = 0; i < static_cast<int>(s.tokens.size()); ++i) {
+    w.plain(lram::kEmbedBias, i, s.hidden, 0.5F);
+    if (s.tokens[static_cast<std::size_t>(i)].input != static_cast<std::uint32_t>(lram::Input::observation)) {
+      w.plain(lram::kEmbedWeight, i, s.hidden, 0.5F);
+    } else if (s.images) {
+      const int pooled = (s.image + 7) / 8;
+      w.tiled(lram::kEmbedWeight, i, 1, s.hidden, 32 * pooled * pooled);
+    } else {
+      const int size = s.large_observation ? kLargeObservation : kObservation;
+      w.tiled(lram::kEmbedWeight, i, 1, s.hidden, size, s.large_observation);
     }
   }
 }
@@ -153,30 +205,22 @@ void add_blocks(Writer& w, const Shape& s) {
 
 std::vector<std::uint8_t> make_artifact(const Shape& s) {
   Writer w(s);
-  for (const TensorId id : {TensorId::embed_reward_weight, TensorId::embed_reward_bias, TensorId::embed_return_weight,
-                            TensorId::embed_return_bias, TensorId::embed_observation_bias, TensorId::embed_norm_bias})
-    w.plain(id, 0, s.hidden, 0.5F);
-  w.plain(TensorId::embed_norm_weight, 0, s.hidden, 0.1F, 1);
-  if (s.images) {
-    int channels_in = 3;
-    for (int i = 0; i < 15; ++i) {
-      const int channels = i < 5 ? 16 : 32;
-      w.plain(TensorId::image_weight, i, 9 * channels_in * channels, 0.1F);
-      w.plain(TensorId::image_bias, i, channels, 0.1F);
-      channels_in = channels;
-    }
-    const int pooled = (s.image + 7) / 8;
-    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, 32 * pooled * pooled);
-  } else {
-    const int size = s.large_observation ? kLargeObservation : kObservation;
-    w.tiled(TensorId::embed_observation, 0, 1, s.hidden, size, s.large_observation);
+  add_tokens(w, s);
+  w.plain(lram::kEmbedNormWeight, 0, s.hidden, 0.1F, 1);
+  w.plain(lram::kEmbedNormBias, 0, s.hidden, 0.5F);
+  int channels_in = 3;
+  for (int i = 0; s.images && i < 15; ++i) {
+    const int channels = i < 5 ? 16 : 32;
+    w.plain(lram::kImageWeight, i, 9 * channels_in * channels, 0.1F);
+    w.plain(lram::kImageBias, i, channels, 0.1F);
+    channels_in = channels;
   }
   add_blocks(w, s);
-  w.plain(TensorId::post_norm, 0, s.hidden, 0.1F, 1);
+  w.plain(lram::kPostNorm, 0, s.hidden, 0.1F, 1);
   const int tokens = s.discrete ? 18 : 50;
   const int actions = s.discrete ? 1 : 3;
-  w.tiled(TensorId::head, 0, 1, actions * tokens, s.hidden);
-  w.plain(TensorId::head_bias, 0, actions * tokens, 0.1F);
+  w.tiled(lram::kHead, 0, 1, actions * tokens, s.hidden);
+  w.plain(lram::kHeadBias, 0, actions * tokens, 0.1F);
 
   lram::FileHeader h = {};
   std::memcpy(h.magic, lram::kMagic, sizeof h.magic);
@@ -185,25 +229,23 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   h.batch = 1;
   const auto number = [](int value) { return static_cast<std::uint32_t>(value); };
   h.hidden = number(s.hidden);
-  h.blocks = number(s.blocks);
-  h.heads = number(s.heads);
-  h.inner = number(s.inner);
-  h.conv_kernel = 4;
-  h.slstm_heads = number(s.slstm_heads);
-  h.ffn_slices = kSlices;
-  h.ffn_slice = kSlice;
+  h.read_token = s.read_token;
   h.observation = s.images ? LRAM_IMAGE : LRAM_VECTOR;
-  h.observation_dim = number(s.large_observation ? kLargeObservation : kObservation);
-  h.image_channels = 3;
-  h.image_height = h.image_width = number(s.image);
+  if (s.images) {
+    h.image_channels = 3;
+    h.image_height = h.image_width = number(s.image);
+  } else {
+    h.observation_dim = number(s.large_observation ? kLargeObservation : kObservation);
+  }
   h.action = s.discrete ? LRAM_DISCRETE : LRAM_CONTINUOUS;
   h.action_dim = number(actions);
   h.action_tokens = number(tokens);
-  h.discrete_actions = 18;
-  h.action_channels = 32;
+  if (!s.discrete) {
+    h.discrete_actions = 18;
+    h.action_channels = number(tokens) - 18;
+  }
   h.planes = number(s.planes);
-  h.norm_epsilon = h.head_epsilon = h.slstm_epsilon = h.embed_epsilon = 1e-5F;
-  for (const int b : s.slstm_at) h.slstm_blocks[b / 64] |= std::uint64_t{1} << (b % 64);
+  h.norm_epsilon = h.embed_epsilon = kEpsilon;
   std::copy_n(s.name.begin(), std::min(s.name.size(), sizeof h.name), h.name);
   std::fill(std::begin(h.source_sha256), std::end(h.source_sha256), s.source);
   return w.finish(h);

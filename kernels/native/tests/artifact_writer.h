@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "format.h"
@@ -26,6 +27,10 @@ struct Shape {
       "bot";                   // "" with a source of zeros: an artifact that does not say what it is
   std::uint8_t source = 0xab;  // every byte of its digest
   unsigned seed = 1;
+  std::vector<lram::TokenEntry> tokens = {{2, 1}, {0, 0}, {1, 0}};  // reward, observation, return-to-go
+  std::uint32_t read_token = 2;
+  std::uint32_t kind = 0;  // not 0: all blocks are of this kind, with these plain tensors (role, size), not of xLSTM's
+  std::vector<std::pair<std::uint32_t, int>> tensors;
 };
 
 // Starts at a multiple of 64 for as long as it lives.

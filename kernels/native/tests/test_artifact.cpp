@@ -50,7 +50,8 @@ TEST(an_altered_byte_is_found) {
 
 TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
   const std::vector<std::uint8_t> whole = make_artifact({});
-  const std::size_t directory = sizeof(lram::FileHeader) + 20 * sizeof(lram::TensorEntry);
+  const std::size_t directory = sizeof(lram::FileHeader) + 3 * sizeof(lram::TokenEntry) + 3 * sizeof(lram::BlockEntry) +
+                                20 * sizeof(lram::TensorEntry);
   for (const std::uint32_t value : {0U, 1U, 3U, 0x7fU, 0xffffU, 0x7fffffffU, 0xffffffffU})
     for (std::size_t at = lram::kChecksumStart; at < directory; at += 4) {
       std::vector<std::uint8_t> bytes = whole;
@@ -62,9 +63,18 @@ TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
 
 TEST(a_newer_artifact_says_so) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  bytes[8] = 2;
+  bytes[8] = 3;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(told("this artifact has 2, this library reads up to 1"));
+  CHECK(told("version: this artifact has 3, this library reads 2; update lram-export"));
+}
+
+TEST(an_older_artifact_says_what_to_do) {
+  std::vector<std::uint8_t> bytes = make_artifact({});
+  for (const std::uint8_t version : {0, 1}) {
+    bytes[8] = version;
+    CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
+    CHECK(told("this library reads 2; export the bundle again"));
+  }
 }
 
 TEST(other_files_are_refused) {
@@ -127,7 +137,8 @@ TEST(sums_of_codes_that_do_not_fit_are_refused) {
   open_model(largest, "");
   shape.image = 520;
   CHECK(try_open(make_artifact(shape)) == LRAM_ERROR_ARTIFACT);
-  CHECK(told("of block 0: expected at most 133144 columns of 8-bit codes, whose sums fit 32 bits, got 135200"));
+  CHECK(
+      told("tensor 1 of token 1: expected at most 133144 columns of 8-bit codes, whose sums fit 32 bits, got 135200"));
   for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int4}) {  // these add otherwise
     shape.layout = layout;
     const TemporaryFile file(make_artifact(shape));

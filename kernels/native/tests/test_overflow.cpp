@@ -176,9 +176,9 @@ TEST(a_lost_row_is_refused_until_it_starts_anew) {
   for_each_kind([](const ModelPointer& model) {
     const std::vector<float> whole = Loop(model).driver.save();
     const auto lost = [&](Loop& loop) {  // row 1
-      const auto& state = reinterpret_cast<const lram::State&>(*loop.driver.state);
-      const lram::StateTensor& y_or_n = state.tensors()[2];
-      y_or_n.data[2 * y_or_n.size - 1] = kNan;
+      auto& state = reinterpret_cast<lram::State&>(*loop.driver.state);
+      const lram::StateTensor& y_or_n = state.model().state_tensors()[2];
+      state.memory_of(0).parts[2][2 * y_or_n.size - 1] = kNan;
       CHECK(loop.step() == LRAM_ERROR_OVERFLOW);
       CHECK(told("row 1"));
       for (int again = 0; again < 2; ++again) {

@@ -126,7 +126,7 @@ class Replay {
     CHECK_OK(lram_state_save(state_.get(), values.data(), values.size()));
     const float* tensor = values.data();
     const auto& inner = reinterpret_cast<const lram::State&>(*state_);
-    for (const lram::StateTensor& described : inner.tensors()) {
+    for (const lram::StateTensor& described : inner.model().state_tensors()) {
       const std::size_t size = rows_ * described.size;
       const std::size_t stride = (size + kSample - 1) / kSample;
       std::vector<float> expected((size + stride - 1) / stride);

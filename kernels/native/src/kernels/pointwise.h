@@ -89,17 +89,4 @@ void rectify(const float* x, int n, float* y) {
   for (int i = 0; i < n; i += kWidth) store(y + i, vmax(set(0.0F), load(x + i)));
 }
 
-void head_output(const lram::HeadOutput& o) {
-  for (int t = 0; t < lram::kTokens; ++t) {
-    float* h = o.h + t * o.stride;
-    const float* convolved = o.convolved + t * o.stride;
-    const float* gate = o.gate + t * o.gate_stride;
-    const Moments found = moments(h, o.epsilon, o.channels);
-    for (int i = 0; i < o.channels; i += kWidth) {
-      const F normed = (load(h + i) - set(found.mean)) * set(found.inverse_deviation) * load(o.weight + i);
-      store(h + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));
-    }
-  }
-}
-
 }  // namespace

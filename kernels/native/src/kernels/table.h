@@ -1,30 +1,19 @@
 // Puts the kernels of one instruction set into a table. Included once per file of kernels/isa_*.cpp, after the vector
 // header; everything before it lies in an anonymous namespace, so that no two instruction sets share a function.
 #pragma once
+#include "convolution.h"
 #include "dense.h"
 #include "image.h"
 #include "kernels.h"
-#include "lazy.h"
 #include "math.h"
-#include "mlstm.h"
 #include "pointwise.h"
-#include "slstm.h"
+#include "xlstm/lazy.h"
+#include "xlstm/mlstm.h"
+#include "xlstm/slstm.h"
 
-#define LRAM_KERNELS(name)  \
-  {name,                    \
-   kMemoryVectors * kWidth, \
-   layer_norm,              \
-   head_norm,               \
-   accumulate,              \
-   gated,                   \
-   rectify,                 \
-   quantize,                \
-   dense,                   \
-   convolve,                \
-   query_key_value,         \
-   gate_sums,               \
-   memory,                  \
-   lazy_memory,             \
-   head_output,             \
-   slstm_cell,              \
-   image_convolution}
+#define LRAM_XLSTM_KERNELS \
+  {kMemoryVectors * kWidth, query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell}
+
+#define LRAM_KERNELS(name)                                                            \
+  {name,  layer_norm, head_norm,         accumulate,        gated, rectify, quantize, \
+   dense, convolve,   image_convolution, LRAM_XLSTM_KERNELS}

@@ -2,8 +2,8 @@
 // ring of keys and values and is added on the fly. Each step rewrites the tiles whose turn it is, so no step is a
 // spike.
 #pragma once
-#include "kernels.h"
-#include "math.h"
+#include "../kernels.h"
+#include "../math.h"
 #include "mlstm.h"
 
 namespace {

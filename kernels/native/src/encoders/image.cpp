@@ -1,11 +1,16 @@
-// The IMPALA CNN (arXiv 1802.01561): three times a convolution, a pooling that halves, and two residual units. Feature
-// maps have channels last and a border of zeros; every convolution is divided among the threads by rows.
+// Feature maps have channels last and a border of zeros; every convolution is divided among the threads by rows.
+#include "image.h"
+
 #include <algorithm>
 
 #include "step.h"
 
 namespace lram {
 namespace {
+
+constexpr int kBlocks = 3;
+constexpr int kConvolutionsPerBlock = 5;  // one, then two residual units of two
+constexpr int kChannels[kBlocks] = {16, 32, 32};
 
 struct Map {
   int height;
@@ -65,34 +70,33 @@ void rectify(const Kernels& kernels, const Map& from, const Map& to, Range rows)
 }
 
 // Runs the convolutions of one image, one after the other.
-class Encoder {
+class OneImage {
  public:
-  Encoder(StepContext& context, int thread) : context_(context), thread_(thread) {}
+  OneImage(const ImageEncoder& encoder, StepContext& context, int thread)
+      : encoder_(encoder), context_(context), thread_(thread), buffers_(context.state.encoders.image) {}
 
   void run(int row) {
-    const Sizes& s = context_.sizes;
-    float* const* buffers = context_.state.shared.images;
     const auto* images = static_cast<const std::uint8_t*>(context_.inputs.observation);
-    Map x = {s.image_height, s.image_width, s.image_channels, buffers[0]};
-    read_image(images + static_cast<std::size_t>(row) * context_.model.observation_size(), x, rows(x));
+    Map x = {encoder_.height(), encoder_.width(), encoder_.channels(), buffers_.maps[0]};
+    read_image(images + static_cast<std::size_t>(row) * context_.model.encoders().observation_size(), x, rows(x));
     context_.barrier(thread_);
     int number = 0;
-    for (const int channels : kImageChannels) {
-      const Map full = {x.height, x.width, channels, buffers[1]};
+    for (const int channels : kChannels) {
+      const Map full = {x.height, x.width, channels, buffers_.maps[1]};
       convolve(number++, x, full, false, nullptr);
-      x = {(x.height + 1) / 2, (x.width + 1) / 2, channels, buffers[0]};
+      x = {(x.height + 1) / 2, (x.width + 1) / 2, channels, buffers_.maps[0]};
       pool(full, x, rows(x));
       context_.barrier(thread_);
       for (int unit = 0; unit < 2; ++unit) {
-        const Map rectified = {x.height, x.width, channels, buffers[2]};
-        const Map between = {x.height, x.width, channels, buffers[3]};
+        const Map rectified = {x.height, x.width, channels, buffers_.maps[2]};
+        const Map between = {x.height, x.width, channels, buffers_.maps[3]};
         rectify(context_.kernels, x, rectified, rows(x));
         context_.barrier(thread_);
         convolve(number++, rectified, between, true, nullptr);
         convolve(number++, between, x, false, x.data);
       }
     }
-    float* features = context_.state.shared.features + row * s.image_features;
+    float* features = buffers_.features + row * encoder_.features();
     const Range own = rows(x);
     for (int r = own.begin; r < own.end; ++r)
       context_.kernels.rectify(x.pixel(r, 0), x.width * x.channels, features + r * x.width * x.channels);
@@ -103,7 +107,7 @@ class Encoder {
   Range rows(const Map& map) const { return share(map.height, thread_, context_.threads()); }
 
   void convolve(int number, const Map& from, const Map& to, bool relu, const float* residual) {
-    const ImageWeights& w = context_.model.image[static_cast<std::size_t>(number)];
+    const ImageWeights& w = encoder_.convolution(number);
     const Range own = rows(to);
     clear_border(to, own);
     context_.kernels.image_convolution(
@@ -112,14 +116,46 @@ class Encoder {
     context_.barrier(thread_);
   }
 
+  const ImageEncoder& encoder_;
   StepContext& context_;
   int thread_;
+  const ImageBuffers& buffers_;
 };
 
 }  // namespace
 
-void encode_image(StepContext& context, int thread) {
-  for (int row = 0; row < context.state.batch(); ++row) Encoder(context, thread).run(row);
+ImageEncoder::ImageEncoder(const Artifact& artifact)
+    : channels_(static_cast<int>(artifact.header().image_channels)),
+      height_(static_cast<int>(artifact.header().image_height)),
+      width_(static_cast<int>(artifact.header().image_width)) {
+  int height = height_;
+  int width = width_;
+  for (int block = 0; block < kBlocks; ++block) {
+    height = (height + 1) / 2;
+    width = (width + 1) / 2;
+  }
+  features_ = kChannels[kBlocks - 1] * height * width;
+  int channels_in = channels_;
+  for (int i = 0; i < kBlocks * kConvolutionsPerBlock; ++i) {
+    const int channels = kChannels[i / kConvolutionsPerBlock];
+    const std::uint64_t count = std::uint64_t{9} * static_cast<std::uint64_t>(channels_in * channels);
+    weights_.push_back({channels_in, channels, artifact.plain(kImageWeight, i, count),
+                        artifact.plain(kImageBias, i, static_cast<std::uint64_t>(channels))});
+    channels_in = channels;
+  }
+}
+
+ImageBuffers ImageEncoder::plan(Planner& planner, int batch) const {
+  const auto area = static_cast<std::size_t>(height_ + 2) * static_cast<std::size_t>(width_ + 2);
+  const auto channels = static_cast<std::size_t>(std::max(channels_, kChannels[kBlocks - 1]));
+  ImageBuffers buffers = {};
+  for (float*& map : buffers.maps) map = planner.take<float>(area * channels);
+  buffers.features = planner.take<float>(static_cast<std::size_t>(batch) * static_cast<std::size_t>(features_));
+  return buffers;
+}
+
+void ImageEncoder::run(StepContext& context, int thread) const {
+  for (int row = 0; row < context.state.batch(); ++row) OneImage(*this, context, thread).run(row);
 }
 
 }  // namespace lram

@@ -6,7 +6,7 @@
 
 #include "half.h"
 
-namespace lram {
+namespace lram::xlstm {
 namespace {
 
 int before(int slot, int steps) { return (slot - steps + kLazySteps) % kLazySteps; }
@@ -101,8 +101,8 @@ void LazyCell::step(const Kernels& kernels, LazyMemory& memory) {
   memory.ring_weights = ring_weights_;
   memory.ring_k = ring_k_;
   memory.ring_v = ring_v_;
-  kernels.lazy_memory(memory);
+  kernels.xlstm.lazy_memory(memory);
   *steps_ = *steps_ + 1 < 2 * kLazySteps ? *steps_ + 1 : kLazySteps;
 }
 
-}  // namespace lram
+}  // namespace lram::xlstm

@@ -1,7 +1,7 @@
 // One token of the sLSTM cell (arXiv 2405.04517, stabilized form).
 #pragma once
-#include "kernels.h"
-#include "math.h"
+#include "../kernels.h"
+#include "../math.h"
 
 namespace {
 

@@ -1,36 +1,10 @@
-// The mLSTM block between its two large projections: convolution, q/k/v, gates, and the matrix memory in float32.
+// The mLSTM block between its two large projections: q/k/v, gates, the matrix memory in float32, the gated output.
 #pragma once
-#include "kernels.h"
-#include "math.h"
+#include "../kernels.h"
+#include "../math.h"
+#include "../pointwise.h"
 
 namespace {
-
-// K is the kernel size where the compiler may know it, else 0
-template <int K>
-LRAM_INLINE void convolve_with(const lram::Convolution& c) {
-  constexpr int kMost = K == 0 ? 16 : K;
-  const int kernel = K == 0 ? c.kernel : K;
-  for (int i = 0; i < c.channels; i += kWidth) {
-    F input[kMost - 1 + lram::kTokens];
-    for (int j = 0; j < kernel - 1; ++j) input[j] = c.first ? set(0.0F) : load(c.window + j * c.window_stride + i);
-    for (int t = 0; t < lram::kTokens; ++t)
-      input[kernel - 1 + t] = c.first && t == 0 ? set(0.0F) : load(c.x + t * c.x_stride + i);
-    const F bias = load(c.bias + i);
-    for (int t = 0; t < lram::kTokens; ++t) {
-      F y = bias;
-      for (int tap = 0; tap < kernel; ++tap) y = fma(input[t + tap], load(c.weight + tap * c.weight_stride + i), y);
-      store(c.y + t * c.y_stride + i, silu(y));
-    }
-    for (int j = 0; j < kernel - 1; ++j) store(c.window + j * c.window_stride + i, input[j + lram::kTokens]);
-  }
-}
-
-void convolve(const lram::Convolution& c) {
-  if (c.kernel == 4)
-    convolve_with<4>(c);
-  else
-    convolve_with<0>(c);
-}
 
 LRAM_INLINE F project_fours(const float* weight, F x) {
   F y = load(weight) * spread_in_fours<0>(x);
@@ -179,6 +153,19 @@ void memory(const lram::Memory& m) {
     memory_tiles<true>(m, s);
   else
     memory_tiles<false>(m, s);
+}
+
+void head_output(const lram::HeadOutput& o) {
+  for (int t = 0; t < lram::kTokens; ++t) {
+    float* h = o.h + t * o.stride;
+    const float* convolved = o.convolved + t * o.stride;
+    const float* gate = o.gate + t * o.gate_stride;
+    const Moments found = moments(h, o.epsilon, o.channels);
+    for (int i = 0; i < o.channels; i += kWidth) {
+      const F normed = (load(h + i) - set(found.mean)) * set(found.inverse_deviation) * load(o.weight + i);
+      store(h + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));
+    }
+  }
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include "arena.h"
 #include "kernels/kernels.h"
 
-namespace lram {
+namespace lram::xlstm {
 
 // One mLSTM block; all arrays start with the cells.
 struct LazyBlock {
@@ -66,4 +66,4 @@ class LazyCell {
   std::int32_t* steps_;
 };
 
-}  // namespace lram
+}  // namespace lram::xlstm

@@ -1,0 +1,83 @@
+"""Matrices of a policy as tensors of the artifact: whole, or in parts that threads and heads read by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.lowering import LoweredPolicy
+from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.precision import GROUP
+from lram_export.spec.tensors import array
+from lram_export.targets.native.format import Tensor, tiled_float32, tiled_int4, tiled_int8
+
+Matrix = NDArray[np.float32] | QuantizedMatrix
+
+
+class Matrices:
+    """The large matrices of a policy, in the formats that the kernels multiply with."""
+
+    def __init__(self, policy: LoweredPolicy) -> None:
+        self._graph = policy.graph
+        self._codes = {} if policy.quantization is None else dict(policy.quantization.matrices)
+        self._one_plane = policy.quantization is not None and policy.quantization.quantized_activations
+
+    def linear(self, name: str) -> Matrix:
+        """A large matrix: its codes if it has any that the kernels multiply with, else float32 values."""
+        matrix = self._codes.get(name)
+        if matrix is not None and matrix.format in ("int8", "int4"):
+            return matrix
+        layer: Any = self._graph.get_submodule(name)
+        return array(layer.weight)
+
+    def tiled(self, role: int, number: int, parts: Sequence[Matrix], matrix: str | None = None) -> Tensor:
+        """Matrices of one shape, one after the other; ``matrix`` is the large matrix that they are parts of."""
+        first = parts[0]
+        if not isinstance(first, QuantizedMatrix):
+            tensor = tiled_float32(role, number, [p for p in parts if not isinstance(p, QuantizedMatrix)])
+            return dataclasses.replace(tensor, matrix=matrix)
+        pack = tiled_int8 if first.format == "int8" else tiled_int4
+        tensor = pack(role, number, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
+        return dataclasses.replace(tensor, matrix=matrix, two_planes=self._one_plane and first.activation is None)
+
+
+def rows(matrix: Matrix, start: int, count: int) -> Matrix:
+    """Rows from ``start``; beyond the last they are 0."""
+
+    def part(values: NDArray[Any]) -> NDArray[Any]:
+        found = values[start : start + count]
+        return np.concatenate([found, np.zeros((count - len(found), *values.shape[1:]), values.dtype)])
+
+    if isinstance(matrix, QuantizedMatrix):
+        return dataclasses.replace(matrix, codes=part(matrix.codes), scales=part(matrix.scales))
+    return part(matrix)
+
+
+def columns(matrix: Matrix, chosen: NDArray[np.int64], width: int | None = None) -> Matrix:
+    """Chosen columns, filled up with zeros to ``width``; int4 only in whole groups."""
+    padding = 0 if width is None else width - len(chosen)
+
+    def part(values: NDArray[Any]) -> NDArray[Any]:
+        return np.pad(values[:, chosen], ((0, 0), (0, padding)))
+
+    if not isinstance(matrix, QuantizedMatrix):
+        return part(matrix)
+    scales = matrix.scales
+    if matrix.format == "int4":
+        groups = -(-(len(chosen) + padding) // GROUP)
+        first = int(chosen[0]) // GROUP if len(chosen) else 0
+        scales = scales[:, first : first + groups]
+        scales = np.pad(scales, ((0, 0), (0, groups - scales.shape[1])))
+    return dataclasses.replace(matrix, codes=part(matrix.codes), scales=scales)
+
+
+def column_slices(matrix: Matrix, width: int, count: int) -> list[Matrix]:
+    """Columns in ``count`` slices; float32 where a slice does not hold whole groups of int4 codes."""
+    if isinstance(matrix, QuantizedMatrix) and matrix.format == "int4" and width % GROUP:
+        matrix = matrix.dequantize()
+    total = matrix.shape[1]
+    return [columns(matrix, np.arange(min(i * width, total), min((i + 1) * width, total)), width) for i in range(count)]

@@ -1,0 +1,16 @@
+// The blocks of every backbone that this library computes: one row each.
+#include "block.h"
+#include "xlstm/xlstm.h"
+
+namespace lram {
+
+std::vector<BlockKind>& block_kinds() {
+  static std::vector<BlockKind> kinds = [] {
+    std::vector<BlockKind> all;
+    for (const auto& of_backbone : {xlstm::kinds()}) all.insert(all.end(), of_backbone.begin(), of_backbone.end());
+    return all;
+  }();
+  return kinds;
+}
+
+}  // namespace lram

@@ -1,0 +1,59 @@
+// From a step's inputs to the tokens that the blocks read: an embedding per token, then a norm.
+#pragma once
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+#include "arena.h"
+#include "artifact.h"
+#include "image.h"
+#include "lram.h"
+
+namespace lram {
+
+struct StepContext;
+
+struct TokenWeights {
+  Input input;
+  bool skipped_at_start;
+  const float* weight;  // [hidden] of a number; NULL: of the observation, whose matrix is below
+  const float* bias;
+};
+
+// Buffers of a step's encoders.
+struct EncoderBuffers {
+  float* observed;  // [batch][padded hidden]
+  ImageBuffers image;
+};
+
+class Encoders {
+ public:
+  explicit Encoders(const Artifact& artifact);
+
+  bool images() const { return image_.has_value(); }
+  std::size_t observation_size() const { return observation_size_; }
+  bool reads(Input input) const;
+  // Most values that are quantized at once.
+  int longest() const { return observation_.format == Format::float32 ? 0 : observation_.cols; }
+  EncoderBuffers plan(Planner& planner, int batch) const;
+
+  // The tokens of every row into this thread's residual stream; whether all are within what float32 computes with,
+  // which is the same in every thread. If not, they are not normalized, and `refuse` says which input is to blame.
+  bool run(StepContext& context, int thread) const;
+  [[noreturn]] void refuse(const StepContext& context) const;
+
+ private:
+  void encode_observation(StepContext& context, int thread) const;
+  void embed(StepContext& context, int thread) const;
+
+  int hidden_;
+  std::vector<TokenWeights> tokens_;
+  std::size_t observation_size_;
+  Matrix observation_;
+  std::optional<ImageEncoder> image_;
+  const float* norm_weight_;
+  const float* norm_bias_;
+  float epsilon_;
+};
+
+}  // namespace lram

@@ -1,0 +1,75 @@
+#include "action_bins.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "lram.h"
+#include "step.h"
+
+namespace lram {
+namespace {
+
+int arg_max(const float* logits, int count) {
+  int best = 0;
+  for (int i = 1; i < count; ++i)
+    if (logits[i] > logits[best]) best = i;
+  return best;
+}
+
+}  // namespace
+
+ActionBins::ActionBins(const Artifact& artifact) {
+  const FileHeader& h = artifact.header();
+  const auto hidden = static_cast<int>(h.hidden);
+  discrete_ = h.action == LRAM_DISCRETE;
+  actions_ = static_cast<int>(h.action_dim);
+  tokens_ = static_cast<int>(h.action_tokens);
+  first_bin_ = static_cast<int>(h.discrete_actions);
+  bin_width_ = discrete_ ? 0.0F : 2.0F / static_cast<float>(h.action_channels);
+  read_ = static_cast<int>(h.read_token);
+  norm_epsilon_ = h.norm_epsilon;
+  norm_ = artifact.plain(kPostNorm, 0, h.hidden);
+  matrix_ = artifact.matrices(kHead, 0, 1, logits(), hidden)[0];
+  bias_ = artifact.plain(kHeadBias, 0, static_cast<std::uint64_t>(logits()));
+}
+
+void ActionBins::run(StepContext& context, int thread) const {
+  State& state = context.state;
+  const int hidden = context.hidden;
+  ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
+  for (int row = 0; row < state.batch(); ++row)
+    context.kernels.layer_norm(own.x + (row * state.tokens_per_row() + read_) * hidden, norm_, nullptr, norm_epsilon_,
+                               hidden, own.normed + row * hidden);
+  const auto stride = static_cast<std::size_t>(hidden);
+  const Tokens tokens = {state.batch(), own.normed,      stride,          matrix_.planes,
+                         own.codes,     stride + kGroup, own.code_scales, own.code_sums};
+  context.kernels.quantize(tokens, matrix_.format, hidden);
+  const Range tiles = share(matrix_.tiles, thread, context.threads());
+  context.kernels.dense(matrix_, tiles.begin, tiles.end, tokens, state.logits,
+                        static_cast<std::size_t>(State::padded(logits())));
+}
+
+void ActionBins::add_bias(StepContext& context) const {
+  for (int row = 0; row < context.state.batch(); ++row) {
+    float* of_row = context.logits(row);
+    for (int i = 0; i < logits(); ++i) of_row[i] += bias_[i];
+  }
+}
+
+void ActionBins::choose(const StepContext& context) const {
+  for (int row = 0; row < context.state.batch(); ++row) {
+    const float* of_row = context.logits(row);
+    for (int action = 0; action < actions_; ++action) {
+      const int token = arg_max(of_row + action * tokens_, tokens_);
+      const int at = row * actions_ + action;
+      if (discrete_)
+        static_cast<std::int64_t*>(context.outputs.action)[at] = token;
+      else
+        static_cast<float*>(context.outputs.action)[at] =
+            static_cast<float>(std::max(token - first_bin_, 0)) * bin_width_ - 1.0F;
+    }
+    if (context.outputs.logits != nullptr) std::copy_n(of_row, logits(), context.outputs.logits + row * logits());
+  }
+}
+
+}  // namespace lram

@@ -1,0 +1,36 @@
+// The head: logits of every token that an action can be, of which the largest is chosen.
+#pragma once
+#include "artifact.h"
+
+namespace lram {
+
+struct StepContext;
+
+class ActionBins {
+ public:
+  explicit ActionBins(const Artifact& artifact);
+
+  bool discrete() const { return discrete_; }
+  int actions() const { return actions_; }  // entries of an action
+  int logits() const { return actions_ * tokens_; }
+
+  // Logits of every row from the residual stream, before their bias, divided among the threads by tiles.
+  void run(StepContext& context, int thread) const;
+  void add_bias(StepContext& context) const;
+  // Writes actions, and logits where they are asked for.
+  void choose(const StepContext& context) const;
+
+ private:
+  bool discrete_;
+  int actions_;
+  int tokens_;       // logits per action
+  int first_bin_;    // tokens before it are discrete actions
+  float bin_width_;  // bins divide [-1, 1]
+  int read_;         // the token of a step behind which the action is read
+  float norm_epsilon_;
+  const float* norm_;
+  Matrix matrix_;
+  const float* bias_;
+};
+
+}  // namespace lram

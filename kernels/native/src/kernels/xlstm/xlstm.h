@@ -1,0 +1,147 @@
+// What the kernels of xLSTM blocks are called with; see kernels.h for what holds for all.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "../tokens.h"
+
+namespace lram {
+
+constexpr int kLazySteps = 16;  // steps between two rewrites of a tile of a half precision state
+constexpr int kLazyTokens = kLazySteps * kTokens;
+
+// Block-diagonal projections with 4x4 blocks; weights [channels / 16][q, k, v][input 0..3][16].
+struct QueryKeyValue {
+  int channels;
+  const float* weight;
+  const float* convolved;  // [3][stride], read by q and k
+  const float* x;          // [3][x_stride], read by v
+  std::size_t x_stride;
+  std::size_t stride;
+  float* q;  // [3][stride] each
+  float* k;
+  float* v;
+};
+
+// Sums over a head's channels that the input and forget gates of all heads are made of.
+struct GateSums {
+  int channels;
+  int gates;
+  const float* weight;  // [gates][2][channels]: for convolved, for x
+  const float* convolved;
+  std::size_t stride;
+  const float* x;
+  std::size_t x_stride;
+  float* sums;  // [gates][3]
+};
+
+// The scalars of one head's chunk (see lram_export/model/step_graph.py): decay of the old state as each token sees it,
+// weight of token j as token t sees it, lower bound of the normalizer.
+struct ChunkWeights {
+  float decay[kTokens];
+  float weight[kTokens][kTokens];
+  float floor[kTokens];
+};
+
+// One head's matrix memory in float32: reads, decays and updates C and n, writes the hidden state.
+struct Memory {
+  int width;
+  ChunkWeights chunk;
+  bool fresh;      // whatever C and n hold is taken as 0
+  float* C;        // column tiles [width / tile][width][tile]
+  float* n;        // [width]
+  const float* q;  // [3][stride] each; k scaled
+  const float* k;
+  const float* v;
+  std::size_t stride;
+  float* h;        // [3][stride]
+  float* scratch;  // [8 * width]
+};
+
+// The same with C in half precision (see lazy.h). The ring holds the tokens of the last steps, three to a slot; `now`
+// is the slot of this step, whose old tokens nobody needs once the tiles of this phase are rewritten.
+struct LazyMemory {
+  int width;
+  int block;  // spreads the phases of different blocks
+  int tiles;
+  ChunkWeights chunk;
+  bool fresh;  // what n holds is taken as 0
+  int now;
+  int held;             // slots in use, at most 16
+  std::uint16_t* C;     // column tiles, as above
+  float* tile_scales;   // [tiles]: C = scale * half; 0: the tile is 0
+  float* phase_decay;   // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
+  float* ring_weights;  // [kLazyTokens]: of the ring's tokens, at the step before
+  float* ring_k;        // [kLazyTokens][width]; this step's tokens are written last
+  float* ring_v;        // [tiles][kLazyTokens][columns of the tile]
+  float* n;
+  const float* q;  // [3][stride] each; k scaled
+  const float* k;
+  const float* v;
+  std::size_t stride;
+  float* h;        // [3][stride]
+  float* scratch;  // lazy_scratch() floats
+};
+
+// Tiles are rewritten in turn: the step whose slot is a tile's phase.
+static inline int lazy_phase(int block, int tile, int tiles) {
+  return (block + tile * kLazySteps / tiles) % kLazySteps;
+}
+
+static inline std::size_t lazy_scratch(int width, int columns) {
+  return static_cast<std::size_t>(2 * kTokens * kLazyTokens) +
+         static_cast<std::size_t>(columns) * static_cast<std::size_t>(kLazyTokens + width);
+}
+
+// The power of two by which the largest magnitude of a tile becomes a half between 2^14 and 2^15; 0 for nothing.
+static inline float half_scale(float peak) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &peak, sizeof bits);
+  const std::uint32_t exponent = bits >> 23;
+  if (exponent <= 14) return 0;
+  bits = (exponent - 14) << 23;
+  float scale = 0;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
+
+// Group norm of a head, plus the learnable skip, times SiLU of the gate.
+struct HeadOutput {
+  int channels;
+  float epsilon;
+  const float* weight;
+  const float* skip;
+  const float* convolved;
+  std::size_t stride;
+  const float* gate;  // [3][gate_stride]
+  std::size_t gate_stride;
+  float* h;  // [3][stride], in and out
+};
+
+// One token of an sLSTM head; gates in the order i, f, z, o.
+struct SlstmCell {
+  int width;
+  const float* from_conv;   // [2 * width]: i, f
+  const float* from_input;  // [2 * width]: z, o
+  const float* recurrent;   // [4 * width]
+  const float* bias;        // [4 * width]
+  float* y;
+  float* c;
+  float* n;
+  float* m;
+};
+
+// The kernels of xLSTM blocks of one instruction set.
+struct XlstmKernels {
+  int memory_columns;  // columns of C per tile
+
+  void (*query_key_value)(const QueryKeyValue&);
+  void (*gate_sums)(const GateSums&);
+  void (*memory)(const Memory&);
+  void (*lazy_memory)(const LazyMemory&);
+  void (*head_output)(const HeadOutput&);
+  void (*slstm_cell)(const SlstmCell&);
+};
+
+}  // namespace lram
