@@ -42,7 +42,7 @@ CMAKE := $(BIN)/cmake
 CTEST := $(BIN)/ctest --output-on-failure --no-tests=error --parallel $(NATIVE_JOBS)
 FUZZ_SECONDS ?= 600
 
-$(REPLAY)/.written: $(STAMP) tests/native_replay.py exporters/native/exporter.py $(wildcard lram_export/*.py)
+$(REPLAY)/.written: $(STAMP) tests/native_replay.py $(wildcard exporters/native/*.py lram_export/targets/native/*.py lram_export/*.py)
 	$(BIN)/python -m tests.native_replay $(REPLAY)
 	touch $@
 

@@ -33,10 +33,12 @@ class Model:
     @property
     def logits_size(self) -> int: ...
     @property
+    def inputs(self) -> list[str]: ...
+    @property
     def name(self) -> str: ...
     @property
     def source_sha256(self) -> bytes: ...
-    def state_tensors(self) -> list[tuple[str, tuple[int, ...]]]: ...
+    def state_tensors(self) -> list[tuple[str, tuple[int, ...], float | NDArray[np.float32]]]: ...
 
 class State:
     def __init__(self, model: Model, batch: int) -> None: ...
@@ -46,8 +48,8 @@ class State:
     def bind(
         self,
         observation: NDArray[np.generic],
-        return_to_go: NDArray[np.generic],
-        reward: NDArray[np.generic],
+        return_to_go: NDArray[np.generic] | None,
+        reward: NDArray[np.generic] | None,
         is_first: NDArray[np.generic],
         action: NDArray[np.generic],
         action_logits: NDArray[np.generic],

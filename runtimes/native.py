@@ -32,8 +32,8 @@ class NativeRuntime(BaseRuntime):
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: Any = _native.State(model, spec.batch_size)
         inputs = dict(zip((t.name for t in spec.inputs), self._inputs.arrays, strict=True))
-        read = [inputs.get(name) for name in ("observation", "return_to_go", "reward", "is_first")]
-        self._episodes.bind(*read, *self._outputs)
+        numbers = inputs.get("return_to_go"), inputs.get("reward")
+        self._episodes.bind(inputs["observation"], *numbers, inputs["is_first"], *self._outputs)
         # the memory itself, which nobody but a test that spoils it writes to
         self._state = {"memory": self._episodes.memory()}
 

@@ -8,7 +8,7 @@ namespace lram {
 namespace {
 
 // Checks the options that do not belong to one member, before anything is read.
-const lram_options& checked(const lram_options& options) {
+lram_options checked(lram_options options) {
   if (options.threads < 1 || options.threads > 1024)
     throw Error(LRAM_ERROR_ARGUMENT, "threads: expected 1 to 1024, got " + std::to_string(options.threads));
   if (options.spin_microseconds < 0 || options.spin_microseconds > 1000000)

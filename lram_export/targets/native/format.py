@@ -133,7 +133,8 @@ class Header:
         if len(data) < HEADER_BYTES or data[: len(MAGIC)] != MAGIC:
             raise ValueError("magic: not an artifact of the target `native`")
         _, _, _, *numbers, _, name, digest = struct.unpack_from(_HEADER, data, CHECKSUM_START)
-        return Header(*numbers, name.rstrip(b"\0").decode(), digest.hex() if any(digest) else "")
+        texts = name.rstrip(b"\0").decode(), digest.hex() if any(digest) else ""
+        return Header(**dict(zip((f.name for f in fields(Header)), (*numbers, *texts), strict=True)))
 
 
 _HEADER = f"<3I15I4fI{NAME_BYTES}s{DIGEST_BYTES}s"
@@ -230,7 +231,7 @@ def write_artifact(
     path: Path, header: Header, tokens: Sequence[TokenEntry], blocks: Sequence[BlockEntry], tensors: Sequence[Tensor]
 ) -> None:
     """Write header, tables and tensors."""
-    tables = b"".join(entry.pack() for entry in (*tokens, *blocks))
+    tables = b"".join([*(token.pack() for token in tokens), *(block.pack() for block in blocks)])
     start = _aligned(HEADER_BYTES + len(tables) + ENTRY_BYTES * len(tensors))
     offset = start
     for t in tensors:

@@ -28,7 +28,7 @@ Encoders::Encoders(const Artifact& artifact)
     : hidden_(static_cast<int>(artifact.header().hidden)), epsilon_(artifact.header().embed_epsilon) {
   const FileHeader& h = artifact.header();
   const auto hidden = static_cast<std::uint64_t>(hidden_);
-  if (h.observation == LRAM_IMAGE) image_.emplace(artifact);
+  if (h.observation == LRAM_IMAGE) image_ = std::make_unique<const ImageEncoder>(artifact);
   observation_size_ =
       images() ? std::size_t{h.image_channels} * h.image_height * h.image_width : std::size_t{h.observation_dim};
   const int observed = images() ? image_->features() : static_cast<int>(h.observation_dim);

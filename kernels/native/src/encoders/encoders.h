@@ -1,7 +1,7 @@
 // From a step's inputs to the tokens that the blocks read: an embedding per token, then a norm.
 #pragma once
 #include <cstddef>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "arena.h"
@@ -30,7 +30,7 @@ class Encoders {
  public:
   explicit Encoders(const Artifact& artifact);
 
-  bool images() const { return image_.has_value(); }
+  bool images() const { return image_ != nullptr; }
   std::size_t observation_size() const { return observation_size_; }
   bool reads(Input input) const;
   // Most values that are quantized at once.
@@ -50,7 +50,7 @@ class Encoders {
   std::vector<TokenWeights> tokens_;
   std::size_t observation_size_;
   Matrix observation_;
-  std::optional<ImageEncoder> image_;
+  std::unique_ptr<const ImageEncoder> image_;  // NULL where observations are vectors
   const float* norm_weight_;
   const float* norm_bias_;
   float epsilon_;

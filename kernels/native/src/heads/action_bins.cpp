@@ -18,20 +18,17 @@ int arg_max(const float* logits, int count) {
 
 }  // namespace
 
-ActionBins::ActionBins(const Artifact& artifact) {
-  const FileHeader& h = artifact.header();
-  const auto hidden = static_cast<int>(h.hidden);
-  discrete_ = h.action == LRAM_DISCRETE;
-  actions_ = static_cast<int>(h.action_dim);
-  tokens_ = static_cast<int>(h.action_tokens);
-  first_bin_ = static_cast<int>(h.discrete_actions);
-  bin_width_ = discrete_ ? 0.0F : 2.0F / static_cast<float>(h.action_channels);
-  read_ = static_cast<int>(h.read_token);
-  norm_epsilon_ = h.norm_epsilon;
-  norm_ = artifact.plain(kPostNorm, 0, h.hidden);
-  matrix_ = artifact.matrices(kHead, 0, 1, logits(), hidden)[0];
-  bias_ = artifact.plain(kHeadBias, 0, static_cast<std::uint64_t>(logits()));
-}
+ActionBins::ActionBins(const Artifact& artifact)
+    : discrete_(artifact.header().action == LRAM_DISCRETE),
+      actions_(static_cast<int>(artifact.header().action_dim)),
+      tokens_(static_cast<int>(artifact.header().action_tokens)),
+      first_bin_(static_cast<int>(artifact.header().discrete_actions)),
+      bin_width_(discrete_ ? 0.0F : 2.0F / static_cast<float>(artifact.header().action_channels)),
+      read_(static_cast<int>(artifact.header().read_token)),
+      norm_epsilon_(artifact.header().norm_epsilon),
+      norm_(artifact.plain(kPostNorm, 0, artifact.header().hidden)),
+      matrix_(artifact.matrices(kHead, 0, 1, logits(), static_cast<int>(artifact.header().hidden))[0]),
+      bias_(artifact.plain(kHeadBias, 0, static_cast<std::uint64_t>(logits()))) {}
 
 void ActionBins::run(StepContext& context, int thread) const {
   State& state = context.state;
