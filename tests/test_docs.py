@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 
 from lram_export.benchmark.bench import BenchReport, BenchResult
 from lram_export.checkpoints import training_config as hydra
@@ -37,13 +38,23 @@ from lram_export.spec.parity import TOLERANCES, ParityResult
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+SLOW_PAGES = {
+    "bundle.md",
+    "command-line.md",
+    "evaluation.md",
+    "quantization.md",
+    "step-api.md",
+    "tensorrt.md",
+    "tvm.md",
+}
+"""They export and evaluate for a minute or more: `make test-slow`."""
 LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake"}
 NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "python benchmarks/gpu_check.py ")
 """What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"
 PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
 PREPARE += " --target onnxruntime --target pytorch"
-PAGE_SECONDS = 900
+PAGE_SECONDS = 500
 """Nothing here takes a tenth of this on an idle machine, and half of it on one that others use; it ends what hangs."""
 
 
@@ -95,7 +106,12 @@ def run_page(page: Path) -> None:
                 sys.exit(1)
 
 
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def name(page: Path) -> str:
+    """A page as the repository calls it."""
+    return page.relative_to(REPOSITORY).as_posix()
+
+
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
 def text_of(name: str) -> str:
@@ -128,14 +144,20 @@ def inline_code(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(shared_folder: Path) -> Path:
     """The bundle for pages that do not export it themselves."""
-    folder = workplace(tmp_path_factory.mktemp("prepared"))
-    subprocess.run(["lram-export", *PREPARE.split()], cwd=folder, env=environment(), check=True, timeout=PAGE_SECONDS)
+    folder = shared_folder / "prepared"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            command = ["lram-export", *PREPARE.split()]
+            subprocess.run(command, cwd=workplace(folder), env=environment(), check=True, timeout=PAGE_SECONDS)
     return folder / PREPARED
 
 
-@EVERY_PAGE
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.slow if p.name in SLOW_PAGES else ()) for p in PAGES], ids=name
+)
 def test_the_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     code = "".join(block.code for block in read_blocks(page) if block.language in ("sh", "python"))
     if not code:

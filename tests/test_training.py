@@ -130,7 +130,9 @@ class TestTraining:
         checkpoint = load_checkpoint(trained.folder / "model.zip")
         assert checkpoint.config == TINY
         bundle = tmp_path / "tiny.lram"
-        succeed("export", trained.folder / "model.zip", "-o", bundle, "--task", "metaworld/reach-v2", "-q")
+        succeed(
+            "export", trained.folder / "model.zip", "-o", bundle, "--task", "metaworld/reach-v2", "-q", "--no-report"
+        )
         succeed("evaluate", bundle, "--env", "metaworld/reach-v3", "--episodes", "1", "--no-reference", "-q")
 
     def test_the_checkpoint_takes_raw_observations(self, trained: Run, episodes: dict[str, Episodes]) -> None:

@@ -78,7 +78,7 @@ def test_a_recording_can_be_the_input(fp32: Path, int8: Path, tmp_path: Path) ->
 
 def test_two_checkpoints_are_compared_although_their_inputs_have_other_limits(exported: ExportFunction) -> None:
     options = ("--task", "metaworld/reach-v2")
-    bundles = [exported(name, targets=("onnxruntime",), options=options) for name in ("state_m", "state_ms")]
+    bundles = [exported(name, targets=("native",), options=options) for name in ("state_m", "state_ms")]
     limits = [Bundle.open(bundle).manifest.limits for bundle in bundles]
     assert limits[0] != limits[1]
     text = succeed("compare", *bundles).stdout
@@ -87,10 +87,10 @@ def test_two_checkpoints_are_compared_although_their_inputs_have_other_limits(ex
 
 def test_bundles_that_cannot_be_compared_are_refused_naming_both(fp32: Path, exported: ExportFunction) -> None:
     *options, _ = load_golden("state_ms").task_options  # the last one is the value of --action-dim
-    other = exported("state_ms", targets=("onnxruntime",), options=(*options, "3"))
-    line = fail("compare", fp32, other)[1]
+    other = exported("state_ms", targets=("native",), options=(*options, "3"))
+    line = fail("compare", fp32, other, "--target", "native")[1]
     assert "outputs differ: " in line and str(fp32) in line and str(other) in line
-    batch = exported("state_ms", batch=3, targets=("onnxruntime",))
-    assert "observation float32 of shape (1, 204)" in fail("compare", fp32, batch)[1]
+    batch = exported("state_ms", batch=3, targets=("native",))
+    assert "observation float32 of shape (1, 204)" in fail("compare", fp32, batch, "--target", "native")[1]
     assert "no such bundle" in fail("compare", fp32, "nowhere.lram")[1]
     assert "no artifact for target 'openvino'" in fail("compare", fp32, fp32, "--target", "openvino")[1]

@@ -245,7 +245,7 @@ class TestResults:
             ("doctor",),
             ("new", "--preset", "16m", "-o", tmp_path / "new"),
             ("convert", STATE_M, "-o", tmp_path / "own"),
-            ("export", STATE_M, "-o", tmp_path / "own.lram", *REACH, "--target", "pytorch"),
+            ("export", STATE_M, "-o", tmp_path / "own.lram", *REACH, "--target", "pytorch", "--no-report"),
         ):
             assert isinstance(json.loads(succeed(*arguments, "--json").stdout), dict), arguments
 
@@ -267,7 +267,7 @@ class TestResults:
 
     def test_a_converted_checkpoint_exports_to_the_same_policy(self, tmp_path: Path, bundle: Path) -> None:
         succeed("convert", STATE_M, "-o", tmp_path / "own")
-        options = (*load_golden("state_m").task_options, "--target", "onnxruntime")
+        options = (*load_golden("state_m").task_options, "--target", "onnxruntime", "--no-report")
         succeed("export", tmp_path / "own", "-o", tmp_path / "own.lram", *options)
         assert (tmp_path / "own.lram" / "onnxruntime" / "model.onnx.data").read_bytes() == (
             bundle / "onnxruntime" / "model.onnx.data"
@@ -278,7 +278,7 @@ class TestResults:
 
     def test_a_new_checkpoint_exports(self, tmp_path: Path) -> None:
         succeed("new", "--preset", "16m", "--slstm-at", "1,3", "--image", "-o", tmp_path / "new")
-        short = ("--target", "onnxruntime", "--reference-steps", "10", "--force")
+        short = ("--target", "native", "--reference-steps", "10", "--force", "--no-report")
         for options in (REACH, ("--task", "atari/breakout")):
             succeed("export", tmp_path / "new", "-o", tmp_path / "new.lram", *options, *short)
         document = json.loads(succeed("inspect", tmp_path / "new.lram", "--json").stdout)
@@ -287,7 +287,8 @@ class TestResults:
 
     def test_the_task_table_fills_in_what_is_not_given(self, tmp_path: Path) -> None:
         succeed(
-            "export", STATE_M, "-o", tmp_path / "reach.lram", *REACH, "--target-return", "100", "--target", "pytorch"
+            *("export", STATE_M, "-o", tmp_path / "reach.lram", *REACH, "--target-return", "100"),
+            *("--target", "pytorch", "--no-report"),
         )
         task = json.loads((tmp_path / "reach.lram" / "manifest.json").read_text())["task"]
         assert (task["observation_dim"], task["action_dim"], task["reward_scale"]) == (39, 4, 200)

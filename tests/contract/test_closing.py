@@ -98,7 +98,7 @@ def test_a_report_that_fails_is_said(
 
     monkeypatch.setattr(export, "_write_report", fails)
     output = tmp_path / "out.lram"
-    succeed("export", GOLDEN / "state_m" / "model.zip", "-o", output, *SIZES, "--target", "onnxruntime", "-q")
+    succeed("export", GOLDEN / "state_m" / "model.zip", "-o", output, *SIZES, "--target", "native", "-q")
     assert [r.getMessage() for r in caplog.records if r.name == "lram_export.export"] == [
         f"note: {output}: without report.html: ValueError: cannot draw"
     ]

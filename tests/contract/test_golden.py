@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 
 from lram_export.runtimes import RUNTIMES
-from tests.conftest import SEMANTICS, ExportFunction, Golden, succeed
+from tests.conftest import GOLDEN_NAMES, SLOW, ExportFunction, Golden, succeed
 
 LOGIT_TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
-@pytest.mark.parametrize("feedback", SEMANTICS)
+@pytest.mark.parametrize(
+    ("golden", "feedback"),
+    [
+        *((name, "none") for name in GOLDEN_NAMES),
+        ("state_ms", "observed"),
+        *(pytest.param(name, "observed", marks=SLOW) for name in ("state_m", "image_m")),
+    ],
+    indirect=["golden"],
+)
 def test_actions_and_logits_equal_the_trace(
     golden: Golden, feedback: str, target: str, exported: ExportFunction, tmp_path: Path
 ) -> None:

@@ -323,6 +323,7 @@ class TestCommand:
         for name in ("onnxruntime", "openvino", "native", "tvm"):
             assert sum(line.strip(" │").startswith(name) for line in out.splitlines()) >= 2
 
+    @pytest.mark.slow
     def test_this_machine_is_measured_once_and_remembered(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

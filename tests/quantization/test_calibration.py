@@ -61,7 +61,7 @@ ENVIRONMENTS = ("metaworld/drawer-close-v3", "metaworld/window-open-v3", "metawo
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained policy as an fp32 bundle."""
     path = tmp_path_factory.mktemp("trained") / "fp32.lram"
-    succeed("export", TRAINED, "-o", path, *TASK, "-q")
+    succeed("export", TRAINED, "-o", path, *TASK, "-q", "--no-report")
     return path
 
 
@@ -202,7 +202,7 @@ class TestStages:
     def test_stage_by_stage_gives_what_the_whole_graph_gives(
         self, policy: LoweredPolicy, calibration: Calibration
     ) -> None:
-        batches = batch_episodes(calibration.at_most(800).episodes, 1)  # outputs come episode by episode
+        batches = batch_episodes(calibration.at_most(200).episodes, 1)  # outputs come episode by episode
         names = matrix_names(policy)
         streams: list[Any] = [None] * len(batches)
         seen: dict[str, torch.Tensor] = {}
@@ -280,6 +280,7 @@ class TestTrainedPolicy:
         assert 3 * after.relative_error <= before.relative_error
         assert 3 * after.mean_logit_error <= before.mean_logit_error
 
+    @pytest.mark.slow
     def test_calibrated_int8_stays_within_a_bin(
         self, policy: LoweredPolicy, calibration: Calibration, recording: Path
     ) -> None:
@@ -295,7 +296,7 @@ class TestTrainedPolicy:
             torch.set_num_threads(threads)  # whatever was set before must not matter
             succeed(
                 *("export", TRAINED, "-o", tmp_path / name, *TASK, *options),
-                *("--target", "pytorch", "--reference-steps", "10"),
+                *("--target", "native", "--reference-steps", "10", "--no-report"),
             )
             manifests.append(Bundle.open(tmp_path / name).manifest)
         one, two = (m.quantization for m in manifests)
@@ -307,6 +308,7 @@ class TestTrainedPolicy:
         assert "by gptq" in succeed("inspect", tmp_path / "a.lram").stdout
 
 
+@pytest.mark.slow
 class TestW8a8:
     def test_inputs_that_round_well_get_static_ranges(self, recording: Path, tmp_path: Path) -> None:
         path = tmp_path / "policy.lram"
@@ -321,6 +323,7 @@ class TestW8a8:
 
 
 class TestAuto:
+    @pytest.mark.slow
     def test_it_keeps_to_its_bound_with_the_smallest_candidate_it_tried(
         self, policy: LoweredPolicy, short: Calibration
     ) -> None:
@@ -414,8 +417,8 @@ class TestAuto:
     def test_the_command_prints_the_table_and_the_bundle_keeps_it(self, short_recording: Path, tmp_path: Path) -> None:
         path = tmp_path / "policy.lram"
         arguments = ("--precision", "auto", "--max-disagreement", "20%", "--calibration", short_recording)
-        arguments += ("--keep-fp32", BEYOND_THE_FIRST_BLOCK, "--reference-steps", "10")
-        out = succeed("export", TRAINED, "-o", path, *TASK, *arguments, "--target", "pytorch").stdout
+        arguments += ("--keep-fp32", BEYOND_THE_FIRST_BLOCK, "--reference-steps", "10", "--no-report")
+        out = succeed("export", TRAINED, "-o", path, *TASK, *arguments, "--target", "native").stdout
         assert "blocks.0.proj_up" in out and "allowed 20%" in out
         manifest = Bundle.open(path).manifest
         assert manifest.precision == "mixed" and manifest.quantization is not None

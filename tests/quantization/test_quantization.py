@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.spec.codes import QUANTIZED_FILE, QuantizedFile, QuantizedMatrix, save_quantized, unpack_int4
 from lram_export.spec.precision import FORMATS, GROUP
 from lram_export.spec.tasks import resolve_task
-from tests.conftest import GOLDEN, fail, succeed
+from tests.conftest import GOLDEN, SLOW, ExportFunction, fail, succeed
 
 STATE_MS = GOLDEN / "state_ms" / "model.zip"
 TASK = ("--task", "metaworld/reach-v2")
@@ -116,10 +117,10 @@ class TestPass:
 
 
 class TestBundle:
-    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+    @pytest.mark.parametrize("precision", ["int8", "int4", *(pytest.param(p, marks=SLOW) for p in ("fp16", "bf16"))])
     def test_export_and_verify(self, precision: str, tmp_path: Path) -> None:
         path = tmp_path / "policy.lram"
-        succeed("export", STATE_MS, "-o", path, *TASK, "--precision", precision, "--target", "pytorch")
+        succeed("export", STATE_MS, "-o", path, *TASK, "--precision", precision, "--target", "pytorch", "--no-report")
         manifest = Bundle.open(path).manifest
         assert manifest.precision == precision and manifest.quantization is not None
         assert manifest.quantization.cost is not None and manifest.quantization.cost["relative_error"] > 1e-5
@@ -127,9 +128,9 @@ class TestBundle:
         assert entry.parity is not None and entry.parity.passed and entry.parity.relative_error <= 2e-3
         succeed("verify", path, "--checkpoint", STATE_MS, "--steps", "20")
 
-    def test_a_damaged_code_is_found(self, tmp_path: Path) -> None:
-        path = tmp_path / "policy.lram"
-        succeed("export", STATE_MS, "-o", path, *TASK, "--precision", "int8", "--target", "pytorch")
+    def test_a_damaged_code_is_found(self, exported: ExportFunction, tmp_path: Path) -> None:
+        exact = exported("state_ms", targets=("native",), options=(*TASK, "--precision", "int8"))
+        path = Path(shutil.copytree(exact, tmp_path / "policy.lram"))
         content = bytearray((path / QUANTIZED_FILE).read_bytes())
         content[-1] ^= 1
         (path / QUANTIZED_FILE).write_bytes(content)

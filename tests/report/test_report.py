@@ -38,6 +38,12 @@ def bundle(exported: ExportFunction) -> Path:
 
 
 @pytest.fixture(scope="module")
+def int8(exported: ExportFunction) -> Path:
+    """The same policy with 8-bit weights."""
+    return exported("state_ms", targets=TARGETS, options=(*load_golden("state_ms").task_options, "--precision", "int8"))
+
+
+@pytest.fixture(scope="module")
 def page(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole report, written by the command."""
     output = tmp_path_factory.mktemp("report") / "report.html"
@@ -127,7 +133,7 @@ class TestContent:
     def test_an_export_writes_one_from_what_its_verification_saw(self, bundle: Path, tmp_path: Path) -> None:
         output = tmp_path / "policy.lram"
         golden = load_golden("state_m")
-        options = (*golden.task_options, "--target", "onnxruntime", "--reference-steps", "8")
+        options = (*golden.task_options, "--target", "native", "--reference-steps", "8")
         succeed("export", golden.checkpoint, "-o", output, *options)
         text = (output / "report.html").read_text()
         assert text.count("<svg") == 4  # no times
@@ -152,31 +158,30 @@ class TestContent:
             assert row.errors.largest.max() < 1e-4
             np.testing.assert_allclose(row.errors.state_norm, row.errors.oracle_norm, rtol=1e-4)
 
-    def test_other_precisions_stand_beside_it(self, bundle: Path, tmp_path: Path) -> None:
-        golden, other = load_golden("state_ms"), tmp_path / "int8.lram"
-        options = (*golden.task_options, "--target", "native", "--precision", "int8", "--reference-steps", "8")
-        succeed("export", golden.checkpoint, "-o", other, *options)
-        report = collect(Bundle.open(bundle), [Bundle.open(other)], ReportOptions(steps=20, threads=1))
-        assert [row.label for row in report.rows] == ["onnxruntime fp32", "native fp32", "native int8"]
+    def test_other_precisions_stand_beside_it(self, bundle: Path, int8: Path) -> None:
+        report = collect(Bundle.open(bundle), [Bundle.open(int8)], ReportOptions(steps=20, threads=1))
+        assert [row.label for row in report.rows] == [
+            "onnxruntime fp32",
+            "native fp32",
+            "onnxruntime int8",
+            "native int8",
+        ]
         choice = next(chart for chart in all_charts(report) if chart.name == "choice")
         assert choice.svg is not None
         assert "native int8" in choice.svg
-        precise, quantized = report.rows[1].against_float32, report.rows[2].against_float32
+        precise, quantized = report.rows[1].against_float32, report.rows[3].against_float32
         assert precise is not None
         assert quantized is not None
         assert 0 < precise < 1e-4 < quantized < 0.1  # not each beside its own oracle
 
-    def test_a_quantized_bundle_is_not_said_to_do_what_float32_does(self, tmp_path: Path) -> None:
-        golden, output = load_golden("state_ms"), tmp_path / "int4.lram"
-        options = (*golden.task_options, "--precision", "int4", "--reference-steps", "8", "--no-report")
-        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "onnxruntime", "--target", "native")
-        opened = Bundle.open(output)
+    def test_a_quantized_bundle_is_not_said_to_do_what_float32_does(self, int8: Path) -> None:
+        opened = Bundle.open(int8)
         report = collect(opened, options=ReportOptions(time=False, threads=1))
         text = render(report)
         assert "Does what the reference model does" not in text
-        assert "Computes what the weights at its precision say, within the tolerance: onnxruntime int4, native" in text
-        assert "What the precision itself costs: over 8 random steps" in text
-        codes = (output / "quantized.safetensors").stat().st_size
+        assert "Computes what the weights at its precision say, within the tolerance: onnxruntime int8, native" in text
+        assert "What the precision itself costs: over 64 random steps" in text
+        codes = (int8 / "quantized.safetensors").stat().st_size
         assert report.rows[0].size == opened.artifact("onnxruntime").size + codes  # it reads the shared codes
         assert report.rows[1].size == opened.artifact("native").size
         first, _ = tables(text)
@@ -195,11 +200,9 @@ class TestContent:
         report = collect(Bundle.open(bundle), [Bundle.open(namesake)], ReportOptions(measure=False))
         assert len({row.label for row in report.rows}) == 4
 
-    def test_rows_of_a_batch_are_compared_and_drawn(self, tmp_path: Path) -> None:
-        golden, output = load_golden("state_m"), tmp_path / "batch.lram"
-        options = (*golden.task_options, "--batch", "3", "--reference-steps", "8", "--no-report")
-        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "native")
-        text = render(collect(Bundle.open(output), options=ReportOptions(time=False, threads=1)))
+    def test_rows_of_a_batch_are_compared_and_drawn(self, exported: ExportFunction) -> None:
+        batch = Bundle.open(exported("state_m", batch=3, targets=("native",)))
+        text = render(collect(batch, options=ReportOptions(time=False, threads=1)))
         assert text.count("<svg") == 4
         assert "within the tolerance of its precision: native fp32." in text
 
@@ -308,12 +311,10 @@ class TestContent:
         drift = next(chart for chart in all_charts(report) if chart.name == "drift")
         assert drift.svg is not None and "error of the logits, in tolerances" in drift.svg
 
-    def test_codes_that_were_altered_are_no_oracle(self, tmp_path: Path) -> None:
+    def test_codes_that_were_altered_are_no_oracle(self, int8: Path, tmp_path: Path) -> None:
         from lram_export.checkpoints.loading import load_checkpoint
 
-        golden, output = load_golden("state_ms"), tmp_path / "int8.lram"
-        options = (*golden.task_options, "--precision", "int8", "--reference-steps", "8", "--no-report")
-        succeed("export", golden.checkpoint, "-o", output, *options, "--target", "native")
+        golden, output = load_golden("state_ms"), Path(shutil.copytree(int8, tmp_path / "int8.lram"))
         opened = Bundle.open(output)
         codes = output / "quantized.safetensors"
         content = bytearray(codes.read_bytes())
@@ -408,7 +409,7 @@ class TestSigned:
     @pytest.fixture
     def signed(self, tmp_path: Path) -> Path:
         golden, output = load_golden("state_m"), tmp_path / "signed.lram"
-        options = (*golden.task_options, "--target", "onnxruntime", "--reference-steps", "8")
+        options = (*golden.task_options, "--target", "native", "--reference-steps", "8")
         succeed("export", golden.checkpoint, "-o", output, *options)
         return output
 
@@ -417,14 +418,14 @@ class TestSigned:
         opened, text = Bundle.open(signed), page.read_text()
         listed = opened.manifest.report
         assert listed is not None and listed.size == page.stat().st_size
-        assert opened.manifest.created in text and opened.artifact("onnxruntime").digest in text
+        assert opened.manifest.created in text and opened.artifact("native").digest in text
         opened.check_files()
         succeed("verify", signed)
 
         page.write_text(text.replace("within the tolerance", "beyond all tolerance"))
         for command in (("verify", signed), ("inspect", signed)):
             assert "report.html" in fail(*command)[1]
-        load_policy(signed, "onnxruntime").close()  # a page moves no robot
+        load_policy(signed, "native").close()  # a page moves no robot
 
         page.unlink()
         Bundle.open(signed).check_files()

@@ -17,18 +17,18 @@ from lram_export.errors import UsageError
 from lram_export.model.config import ModelConfig
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.targets.layout import MOST_INT8_COLUMNS, check_sums
-from tests.conftest import succeed
+from tests.conftest import SLOW, succeed
 
 
 @pytest.mark.parametrize(
     ("target", "hidden", "heads", "precision"),
     [
-        *[("native", *sizes, p) for sizes in ((64, 8), (80, 8), (80, 4), (96, 4), (160, 4)) for p in ("fp32", "int8")],
-        ("native", 80, 4, "int4"),
+        *[("native", *sizes, "fp32") for sizes in ((64, 8), (80, 8), (80, 4), (96, 4), (160, 4))],
+        *[("native", 80, 4, p) for p in ("int8", "int4")],
+        *[pytest.param("native", *s, "int8", marks=SLOW) for s in ((64, 8), (80, 8), (96, 4), (160, 4))],
         # heads concern none of its products with codes: test_tvm_kernels.py has the kernels for more widths
-        ("tvm", 80, 4, "fp32"),
         ("tvm", 80, 16, "int8"),
-        ("tvm", 96, 4, "int4"),
+        *[pytest.param("tvm", *sizes, marks=SLOW) for sizes in ((80, 4, "fp32"), (96, 4, "int4"))],
     ],
     ids=str,
 )

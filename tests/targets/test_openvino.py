@@ -17,7 +17,7 @@ from lram_export.model.config import ModelConfig
 from lram_export.runtimes import openvino as runtime
 from lram_export.system.cache import FOLDER_VARIABLE, KEPT, CompileCache
 from lram_export.verification.verify import load_bundle_reference
-from tests.conftest import ExportFunction, fail, load_golden, succeed
+from tests.conftest import SLOW, ExportFunction, fail, load_golden, succeed
 from tests.tamper.bundles import seal
 
 STEPS = 8
@@ -160,7 +160,7 @@ class TestPrecision:
         ]
         assert len(compressed) == len(matrices) > 0
 
-    @pytest.mark.parametrize("precision", ["int8", "int4", "bf16", "fp16"])
+    @pytest.mark.parametrize("precision", ["int8", "int4", *(pytest.param(p, marks=SLOW) for p in ("bf16", "fp16"))])
     def test_it_computes_the_codes_and_keeps_activations_in_float32(
         self, precision: str, exported: ExportFunction
     ) -> None:

@@ -28,7 +28,7 @@ from lram_export.targets.tensorrt.engines import EngineStore
 from lram_export.targets.tensorrt.recipe import read_recipe
 from lram_export.targets.tensorrt.toolkit import find_toolkit
 from tests import simulated_gpu
-from tests.conftest import ExportFunction, fail, load_golden, succeed
+from tests.conftest import GOLDEN_NAMES, SLOW, ExportFunction, fail, load_golden, succeed
 from tests.simulated_gpu import SimulatedCuda, SimulatedTensorrt
 
 
@@ -49,12 +49,20 @@ def kit(exported: ExportFunction, tmp_path: Path) -> Path:
 class TestBuilding:
     """With the real TensorRT for RTX."""
 
-    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    @pytest.mark.parametrize(
+        ("golden_name", "precision"),
+        [
+            ("state_ms", "fp16"),
+            *(pytest.param(name, "fp32", marks=SLOW) for name in GOLDEN_NAMES),
+            *(pytest.param(name, "fp16", marks=SLOW) for name in ("state_m", "image_m")),
+        ],
+    )
     def test_golden_graphs_build_for_three_generations_without_a_gpu(
         self, golden_name: str, precision: str, tmp_path: Path
     ) -> None:
         golden, output = load_golden(golden_name), tmp_path / "policy.lram"
-        options = (*golden.task_options, "--target", "tensorrt", "--precision", precision, "--reference-steps", "8")
+        options = (*golden.task_options, "--target", "tensorrt", "--precision", precision)
+        options += ("--reference-steps", "8", "--no-report")
         result = succeed("export", golden.checkpoint, "-o", output, *options)
         assert "verified on onnxruntime (not where it will run)" in result.stderr
         check_engine(output, precision)
@@ -68,7 +76,9 @@ class TestBuilding:
         succeed("export", tmp_path / "16m", "-o", tmp_path / "policy.lram", *options)
         check_engine(tmp_path / "policy.lram", precision)
 
-    @pytest.mark.parametrize("precision", ["int8", pytest.param("int4", marks=pytest.mark.precisions)])
+    @pytest.mark.parametrize(
+        "precision", [pytest.param("int8", marks=SLOW), pytest.param("int4", marks=pytest.mark.precisions)]
+    )
     def test_codes_stay_quantized_in_the_engine(self, precision: str, tmp_path: Path) -> None:
         """Widened to float32 the engine would have 4 times the bytes of its int8 codes, 8 times those of int4."""
         succeed("new", "--preset", "16m", "-o", tmp_path / "16m")
@@ -126,11 +136,6 @@ class TestBuilding:
             check_capabilities(find_toolkit(), [capability])
 
 
-@pytest.fixture(params=["state_m", "state_ms", "image_m"])
-def golden_name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def check_engine(bundle: Path, precision: str) -> None:
     entry = Bundle.open(bundle).artifact("tensorrt")
     assert entry.verified_by == "onnxruntime" and entry.parity is not None and entry.parity.passed
@@ -147,7 +152,7 @@ def check_engine(bundle: Path, precision: str) -> None:
 
 
 class TestPrecisions:
-    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+    @pytest.mark.parametrize("precision", ["fp16", "int8", *(pytest.param(p, marks=SLOW) for p in ("bf16", "int4"))])
     def test_the_graph_computes_what_the_oracle_does(
         self, precision: str, exported: ExportFunction, tmp_path: Path
     ) -> None:

@@ -36,7 +36,7 @@ from lram_export.targets.tvm.interface import (
     write_weights,
 )
 from lram_export.targets.tvm.platforms import PLATFORMS, host_platform, unmet
-from tests.conftest import ExportFunction, fail, load_golden, succeed
+from tests.conftest import SLOW, ExportFunction, fail, load_golden, succeed
 
 HERE = [name for name, platform in PLATFORMS.items() if platform.gpu is None and unmet(platform) is None]
 Floats = NDArray[np.float32]
@@ -56,14 +56,21 @@ class TestPlatforms:
     def test_this_machine_runs_at_least_one(self) -> None:
         assert host_platform().name == HERE[0]
 
-    @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
-    @pytest.mark.parametrize("name", HERE)
+    @pytest.mark.parametrize(
+        ("name", "precision"),
+        [
+            pytest.param(name, precision, marks=() if precision == "int8" else SLOW)
+            for name in HERE
+            for precision in ("fp32", "bf16", "int8", "int4")
+        ],
+    )
     def test_libraries_of_every_platform_do_what_the_oracle_does(
         self, name: str, precision: str, tmp_path: Path, as_if: Callable[[str], None]
     ) -> None:
         golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
         as_if(name)
-        options = ("--target", "tvm", "--platform", name, "--precision", precision, "--reference-steps", "24")
+        options = ("--target", "tvm", "--platform", name, "--precision", precision)
+        options += ("--reference-steps", "24", "--no-report")
         succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         artifact = Bundle.open(output).artifact("tvm")
         assert artifact.platform == name
@@ -76,7 +83,9 @@ class TestPlatforms:
     ) -> None:
         golden, output = load_golden("state_m"), tmp_path / "policy.lram"
         chosen = [part for name in HERE for part in ("--platform", name)]
-        succeed("export", golden.checkpoint, "-o", output, *golden.task_options, "--target", "tvm", *chosen)
+        succeed(
+            "export", golden.checkpoint, "-o", output, *golden.task_options, "--target", "tvm", *chosen, "--no-report"
+        )
         files = {file.name: file.stat().st_size for file in (output / "tvm").iterdir()}
         assert set(files) == {"weights.bin", "interface.json", *(f"step-{name}.so" for name in HERE)}
         assert all(size < 2e6 for name, size in files.items() if name.endswith(".so"))  # code alone
@@ -112,18 +121,20 @@ class TestPlatforms:
     def test_two_platforms_of_one_name_are_one(self, tmp_path: Path) -> None:
         golden, output = load_golden("state_m"), tmp_path / "policy.lram"
         options = ("--target", "tvm", "--platform", "host", "--platform", HERE[0], "--reference-steps", "4")
+        options += ("--no-report",)
         succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         assert Bundle.open(output).artifact("tvm").platforms == (HERE[0],)
 
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no cross-compiler for ARM")
 class TestCrossCompiling:
-    @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+    @pytest.mark.parametrize("precision", ["int8", *(pytest.param(p, marks=SLOW) for p in ("fp32", "int4"))])
     def test_libraries_for_arm_are_compiled_here_and_their_kernels_verified(
         self, precision: str, tmp_path: Path
     ) -> None:
         golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
-        options = ("--target", "tvm", "--platform", "aarch64", "--precision", precision, "--reference-steps", "8")
+        options = ("--target", "tvm", "--platform", "aarch64", "--precision", precision)
+        options += ("--reference-steps", "8", "--no-report")
         result = succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         assert "verified on tvm-host for aarch64 (not where it will run)" in result.stderr
         machine = int.from_bytes((output / "tvm" / "step-aarch64.so").read_bytes()[18:20], "little")

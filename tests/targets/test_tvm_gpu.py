@@ -22,7 +22,7 @@ from lram_export.runtimes import LoadedArtifact, load_runtime
 from lram_export.runtimes.tvm_gpu import GpuRuntime
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, map_weights, read_interface
 from lram_export.targets.tvm.platforms import PLATFORMS, host_platform
-from tests.conftest import ExportFunction, fail, load_golden, succeed
+from tests.conftest import SLOW, ExportFunction, fail, load_golden, succeed
 
 GPUS = [name for name, platform in PLATFORMS.items() if platform.gpu is not None]
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA toolkit")
@@ -63,12 +63,15 @@ class TestGpu:
         return folder / "emulated.so"
 
     @needs_nvcc
-    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
+    @pytest.mark.parametrize(
+        "precision", ["int8", *(pytest.param(p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int4"))]
+    )
     def test_every_precision_compiles_for_a_jetson_and_its_kernels_are_right(
         self, precision: str, tmp_path: Path
     ) -> None:
         golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
-        options = ("--target", "tvm", "--platform", "cuda-sm87", "--precision", precision, "--reference-steps", "8")
+        options = ("--target", "tvm", "--platform", "cuda-sm87", "--precision", precision)
+        options += ("--reference-steps", "8", "--no-report")
         if shutil.which("aarch64-linux-gnu-g++") is None:
             options = tuple("cuda-sm86" if o == "cuda-sm87" else o for o in options)
         platform = options[3]
@@ -82,7 +85,7 @@ class TestGpu:
         golden, output = load_golden("image_m"), tmp_path / "policy.lram"
         names = [n for n in GPUS if any(shutil.which(c) for c in PLATFORMS[n].compilers)]
         chosen = [part for name in names for part in ("--platform", name)]
-        options = ("--target", "tvm", *chosen, "--reference-steps", "4")
+        options = ("--target", "tvm", *chosen, "--reference-steps", "4", "--no-report")
         succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         assert Bundle.open(output).artifact("tvm").platforms == tuple(names)
 
