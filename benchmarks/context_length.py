@@ -47,20 +47,22 @@ from context_length_results import IN_PYTORCH, Options, Point, draw, exported_na
 from decision_transformer import CACHES, TRANSFORMERS, DecisionTransformer, transformer_name
 from numpy.typing import NDArray
 
-from lram_export.checkpoints.random import PRESETS, preset_config, random_checkpoint
+from lram_export.backbones.xlstm.config import PRESETS
+from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.cli.console import message
 from lram_export.errors import LramError, UsageError
 from lram_export.export import ExportOptions, check_targets, export_bundle
 from lram_export.policy import Policy, load_policy
 from lram_export.spec.parity import TOLERANCES
 from lram_export.spec.tasks import resolve_task
-from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.spec.tokens import LRAM
 from lram_export.system.files import atomic_file, check_output
 from lram_export.system.machine import available_memory, cpu_model, physical_cores, total_memory
 
 if TYPE_CHECKING:
     from lram_export.checkpoints.checkpoint import Checkpoint
 
+TOKENS = len(LRAM)
 TASK = "metaworld/reach-v2"
 """39 observed values, 4 actions."""
 
@@ -145,8 +147,8 @@ class CachedTransformer:
     @contextmanager
     def context(self, length: int) -> Iterator[None]:
         """Have a context of ``length`` environment steps as long as the block lasts."""
-        tokens = TOKENS_PER_STEP * length
-        self._cache = self._transformer.new_cache(self._kind, self._batch, tokens + TOKENS_PER_STEP)
+        tokens = TOKENS * length
+        self._cache = self._transformer.new_cache(self._kind, self._batch, tokens + TOKENS)
         self._transformer.fill(self._cache, self._batch, tokens)
         try:
             yield
@@ -161,7 +163,7 @@ class CachedTransformer:
         start = time.perf_counter()
         self._transformer.act(observation, self._return_to_go, self._reward, self._cache)
         elapsed = time.perf_counter() - start
-        self._cache.crop(-TOKENS_PER_STEP)  # a view; the next step has the same context
+        self._cache.crop(-TOKENS)  # a view; the next step has the same context
         return elapsed
 
     def point(self, length: int) -> Point:
@@ -251,7 +253,9 @@ def measure_batch(
     settings = ExportOptions(targets=(options.target,), batch_size=batch, reference_steps=REFERENCE_STEPS, report=False)
     bundle = export_bundle(checkpoint, transformer.task, path, settings)
     entry, manifest = bundle.artifact(options.target), bundle.manifest
-    runtime = OriginalRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+    runtime = OriginalRuntime(
+        ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, manifest.task
+    )
     with (
         load_policy(path, options.target, threads=options.threads) as policy,
         Policy(runtime, manifest.task) as in_pytorch,
@@ -286,7 +290,7 @@ def run(options: Options, keep: Callable[[dict[str, Any]], None]) -> dict[str, A
         folder = Path(name)
         message(f"drawing the weights of the {options.preset} LRAM and transformer", False)
         checkpoint = random_checkpoint(preset_config(options.preset), folder)
-        transformer = DecisionTransformer(options.preset, task, TOKENS_PER_STEP * (max(options.lengths) + 1))
+        transformer = DecisionTransformer(options.preset, task, TOKENS * (max(options.lengths) + 1))
         for kind in options.caches:
             transformer.check(kind)
         document = describe(options, checkpoint, transformer)
@@ -314,7 +318,7 @@ def describe(options: Options, checkpoint: Checkpoint, transformer: DecisionTran
         "transformer": {
             "layers": config.n_layer,
             "heads": config.n_head,
-            "hidden_size": config.hidden_size,
+            "hidden_size": config.backbone.hidden_size,
             "attention": config._attn_implementation,
         },
     }

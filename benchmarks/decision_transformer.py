@@ -15,8 +15,9 @@ from lram_export.checkpoints.random import preset_config
 from lram_export.errors import LramError
 from lram_export.spec.parity import TOLERANCES
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.spec.tokens import LRAM
 
+TOKENS = len(LRAM)
 TRANSFORMERS = {"16m": (4, 8), "48m": (6, 12), "110m": (8, 16), "206m": (10, 20)}
 """Layers and heads of the published counterparts (github.com/ml-jku/LRAM: dt_medium_64, dt_mediumplus_64,
 dt_largeplus_64, dt_huge); the hidden size is the LRAM's."""
@@ -38,7 +39,7 @@ class DecisionTransformer:
         from transformers import DecisionTransformerConfig, DecisionTransformerGPT2Model
 
         self.model, self.task = preset_config(preset), task
-        hidden, (layers, heads) = self.model.hidden_size, TRANSFORMERS[preset]
+        hidden, (layers, heads) = self.model.backbone.hidden_size, TRANSFORMERS[preset]
         self.config = DecisionTransformerConfig(
             hidden_size=hidden, n_layer=layers, n_head=heads, n_positions=positions,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
@@ -53,7 +54,7 @@ class DecisionTransformer:
                 "observation": layer(task.observation_dim or 0, hidden),
                 "return_to_go": layer(1, hidden),
                 "norm": torch.nn.LayerNorm(hidden),
-                "head": layer(hidden, task.action_dim * self.model.num_actions),
+                "head": layer(hidden, task.action_dim * self.model.head.num_actions),
             }
         ).requires_grad_(False)
 
@@ -65,11 +66,11 @@ class DecisionTransformer:
 
     def cache_bytes(self, batch: int, length: int) -> int:
         """Keys and values of a context of ``length`` environment steps."""
-        return 4 * 2 * self.config.n_layer * batch * self.config.hidden_size * TOKENS_PER_STEP * length
+        return 4 * 2 * self.config.n_layer * batch * self.config.hidden_size * TOKENS * length
 
     def weight_bytes(self, length: int) -> int:
         """The weights that steps of such an episode read."""
-        return 4 * (self.parameters + self.config.hidden_size * TOKENS_PER_STEP * length)
+        return 4 * (self.parameters + self.config.hidden_size * TOKENS * length)
 
     def embed(self, observation: NDArray[np.float32], return_to_go: NDArray[np.float32], reward: Any) -> Any:
         """(B, n), (B,), (B,) float32 arrays -> (B, 3, hidden): the tokens of one environment step."""
@@ -95,20 +96,20 @@ class DecisionTransformer:
         cache: Any,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Actions (B, action_dim) and logits (B, action_dim, 274) as numpy arrays, as an LRAM gives them."""
-        from lram_export.model.heads import decode_action
+        from lram_export.model.head_modules import head_modules
 
         last = self.hidden(self.embed(observation, return_to_go, reward), cache)[:, -1]
-        logits = self.outer["head"](last).view(len(last), self.task.action_dim, self.model.num_actions)
-        return decode_action(logits, self.model, self.task).numpy(), logits.numpy()
+        logits = self.outer["head"](last).view(len(last), self.task.action_dim, self.model.head.num_actions)
+        return head_modules(self.model.head).decode(logits, self.model.head, self.task).numpy(), logits.numpy()
 
     def check(self, kind: str) -> None:
         """Raise LramError unless steps with a cache give what one pass over the whole sequence gives."""
         import torch
 
         steps = 4
-        tokens = torch.randn(2, steps * TOKENS_PER_STEP, self.config.hidden_size)
-        cache = self.new_cache(kind, 2, steps * TOKENS_PER_STEP)
-        parts = [self.hidden(part, cache) for part in tokens.split(TOKENS_PER_STEP, dim=1)]
+        tokens = torch.randn(2, steps * TOKENS, self.config.hidden_size)
+        cache = self.new_cache(kind, 2, steps * TOKENS)
+        parts = [self.hidden(part, cache) for part in tokens.split(TOKENS, dim=1)]
         error = float((torch.cat(parts, dim=1) - self.hidden(tokens, None)).abs().max())
         if not error <= TOLERANCES["fp32"].logit:
             raise LramError(f"{transformer_name(kind)}: off by {error:.2g} from a pass without cache; not timed")

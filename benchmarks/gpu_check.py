@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
-from lram_export.checkpoints.random import PRESETS, preset_config, random_checkpoint
+from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.lowering import lower
@@ -215,7 +216,10 @@ def torch_step(checkpoint: Checkpoint, case: Case, device: str, *, compiled: boo
         graph = torch.compile(graph, mode="reduce-overhead")  # CUDA graphs
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(case.precision)
     inputs, state = (
-        [torch.full(t.shape, t.initial or 0.0, dtype=getattr(torch, t.dtype), device=device) for t in tensors]
+        [
+            torch.full(t.shape, getattr(t, "initial", 0.0) or 0.0, dtype=getattr(torch, t.dtype), device=device)
+            for t in tensors
+        ]
         for tensors in (policy.spec.inputs, policy.spec.states)
     )
 
@@ -240,7 +244,9 @@ def time_onnxruntime(bundle: Bundle, steps: int, floor: float) -> dict[str, Any]
     )
     spec = bundle.manifest.spec
     values = {
-        t.name: onnxruntime.OrtValue.ortvalue_from_numpy(np.full(t.shape, t.initial or 0, t.dtype), "cuda", 0)
+        t.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.full(t.shape, getattr(t, "initial", 0) or 0, t.dtype), "cuda", 0
+        )
         for t in (*spec.inputs, *spec.states)
     }
 

@@ -36,7 +36,7 @@ ALLOWED_GROWTH = 1 << 20
 def main(bundle: str, target: str | None, steps: int, threads: int) -> None:
     """Run and print."""
     policy = load_policy(bundle, target, threads=threads)
-    observations = random_steps(policy.spec, policy.task, INPUTS, seed=5).observation
+    observations = random_steps(policy.spec, policy.task, INPUTS, seed=5)["observation"]
     started_with, finite = 0, True
     for number in range(ROUNDS + 1):  # the first warms up
         seconds = []

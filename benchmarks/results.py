@@ -29,7 +29,7 @@ from typing import Any
 
 import results_page as page
 
-from lram_export.checkpoints.random import PRESETS
+from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.exporters import EXPORTERS
 from lram_export.spec.precision import PRECISIONS
 from lram_export.system.files import atomic_file

@@ -28,7 +28,7 @@ import tvm
 from rich.console import Console
 from rich.table import Table
 
-from lram_export.checkpoints.random import PRESETS
+from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.kernels.tvm.cpu import dense
 from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.targets.layout import TILE

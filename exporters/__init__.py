@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedArtifact:
-    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads."""
+    """What an exporter wrote: its files, the versions of the tools, where it runs, bytes of weights a step reads,
+    whether it needs the bundle's file of quantized matrices."""
 
     files: tuple[Path, ...]
     tools: dict[str, str]
     weight_bytes: int
     platform: str = "any"
+    reads_codes: bool = False
 
 
 ALL_PRECISIONS = (*PRECISIONS, MIXED)

@@ -36,4 +36,4 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         "onnxscript": onnxscript.__version__,
         "opset": str(OPSET),
     }
-    return ExportedArtifact(files, tools, policy.weight_bytes)
+    return ExportedArtifact(files, tools, policy.weight_bytes, reads_codes=True)

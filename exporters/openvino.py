@@ -23,7 +23,7 @@ from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.tensors import StepSpec, TensorSpec, next_name
+from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initial_values, next_name
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
@@ -45,7 +45,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         model = ov.Core().read_model(onnx_path)
         if policy.quantization is not None:
             compress_weights(model, policy.quantization.matrices)
-        make_stateful(model, policy.spec)
+        make_stateful(model, policy.spec, policy.initial_tensors)
         model.set_friendly_name(policy.name)
         ov.serialize(model, *paths)
         del model
@@ -116,7 +116,7 @@ def _widened(value: ov.Output, matrix: QuantizedMatrix) -> ov.Output:
     return ops.pad(value, ops.constant([0] * rank, ov.Type.i64), ends, "constant").output(0)
 
 
-def make_stateful(model: ov.Model, spec: StepSpec) -> None:
+def make_stateful(model: ov.Model, spec: StepSpec, tensors: InitialTensors) -> None:
     """Turn the state's inputs and outputs into variables of the same names.
 
     OpenVINO's own pass does the same with other names, and knows no initial values but 0.
@@ -127,7 +127,8 @@ def make_stateful(model: ov.Model, spec: StepSpec) -> None:
         parameter, result = parameters[tensor.name], results[next_name(tensor.name)]
         variable = _variable(tensor)
         # without an initial value a variable starts at 0, and the file holds no zeros
-        read = ops.read_value(_initial(tensor), variable) if tensor.initial else ops.read_value(variable)
+        initial = initial_values(tensor, tensors)
+        read = ops.read_value(ops.constant(initial), variable) if initial.any() else ops.read_value(variable)
         read.set_friendly_name(tensor.name)
         parameter.output(0).replace(read.output(0))
         value = result.input_value(0)
@@ -140,16 +141,12 @@ def make_stateful(model: ov.Model, spec: StepSpec) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _variable(tensor: TensorSpec) -> Variable:
+def _variable(tensor: StateSpec) -> Variable:
     info = VariableInfo()
     info.variable_id = tensor.name
     info.data_type = ov.Type(np.dtype(tensor.dtype))
     info.data_shape = ov.PartialShape(list(tensor.shape))
     return Variable(info)
-
-
-def _initial(tensor: TensorSpec) -> ov.Node:
-    return ops.constant(np.full(tensor.shape, tensor.initial, tensor.dtype))
 
 
 def check_interface(model: ov.Model, spec: StepSpec) -> None:

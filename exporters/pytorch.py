@@ -14,7 +14,7 @@ from lram_export.bundle.identity import IDENTITY_FILE
 from lram_export.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, write_checkpoint
 from lram_export.exporters import ExportedArtifact
 from lram_export.lowering import LoweredPolicy
-from lram_export.model.matrices import checkpoint_key
+from lram_export.model.matrices import checkpoint_keys
 from lram_export.progress import SILENT, Progress
 
 
@@ -22,11 +22,12 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     """Write ``config.json``, ``model.safetensors`` and ``identity.json``: the reference prunes nothing."""
     checkpoint = policy.checkpoint
     if policy.quantization is not None:
-        quantized = {checkpoint_key(name) for name in policy.quantization.matrices}
+        keys = checkpoint_keys(checkpoint.config)
+        quantized = {keys[name] for name in policy.quantization.matrices}
         rest = {key: weight for key, weight in checkpoint.weights.items() if key not in quantized}
         checkpoint = dataclasses.replace(checkpoint, weights=rest)
     write_checkpoint(checkpoint, directory)
     tools = {"torch": version("torch"), "xlstm": version("xlstm")}
     (directory / IDENTITY_FILE).write_text(json.dumps(policy.metadata(), indent=2) + "\n", encoding="utf-8")
     files = (directory / CONFIG_FILE, directory / WEIGHTS_FILE, directory / IDENTITY_FILE)
-    return ExportedArtifact(files, tools, policy.weight_bytes)
+    return ExportedArtifact(files, tools, policy.weight_bytes, reads_codes=True)

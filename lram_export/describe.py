@@ -34,23 +34,12 @@ def human_bytes(size: float | None) -> str:
 
 def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
     """The architecture in words."""
-    from lram_export.backbones.xlstm.config import state_specs
-
-    state = 4 * sum(t.size for t in state_specs(config, 1))
-    blocks = f"{config.num_blocks} ({config.num_blocks - len(config.slstm_at)} mLSTM, {len(config.slstm_at)} sLSTM"
-    blocks += f" at {', '.join(map(str, config.slstm_at))})" if config.slstm_at else ")"
-    encoders = [] if config.state_dim is None else [f"state ({config.state_dim})"]
-    if config.image_shape is not None:
-        encoders.append(f"image ({'x'.join(map(str, config.image_shape))})")
+    state = 4 * sum(t.size for t in config.backbone.states(1, len(config.tokens)))
+    encoders = [fact for encoder in config.encoders if (fact := encoder.fact()) is not None]
     return [
-        ("hidden size", str(config.hidden_size)),
-        ("blocks", blocks),
-        ("mLSTM heads", f"{config.num_heads} of width {config.head_dim}"),
+        *config.backbone.facts(),
         ("encoders", ", ".join(encoders)),
-        (
-            "head",
-            f"{config.act_dim} x ({config.discrete_actions} discrete + {config.action_channels} bins)",
-        ),
+        ("head", config.head.fact()),
         ("weights", f"{parameters:,} ({human_bytes(4 * parameters)} in float32)"),
         ("recurrent state", f"{human_bytes(state)} per row"),
     ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.bundle.manifest import REPORT_FILE, QuantizationEntry
+from lram_export.bundle.initial import write_initial
+from lram_export.bundle.manifest import INITIAL_FILE, REPORT_FILE, QuantizationEntry
 from lram_export.bundle.writer import BundleWriter, write_bundle
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.episodes.reference import REFERENCE_FILE, Reference, record_reference, save_reference
@@ -20,7 +21,6 @@ from lram_export.episodes.steps import DEFAULT_STEPS, StepSequence, random_steps
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
 from lram_export.lowering import LoweredPolicy, lower
-from lram_export.model.specification import bin_width
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization.calibration import Calibration, load_calibration
 from lram_export.quantization.quantize import QuantizationOptions, check_options, cost_on_episodes, quantize
@@ -107,19 +107,21 @@ def export_bundle(
             quantization = _save_quantized(writer, policy, recorded_cost, cost)
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
+        initial = _save_initial(writer, policy)
         policy = dataclasses.replace(policy, platform=options.platform)
         for target in options.targets:
             with progress.stage(f"exporting for {target}"), _attempt(writer, target, failures, refuses=True):
                 _export(writer, target, policy, progress)
         _check_any(writer)
         about = {
-            "config": checkpoint.config,
+            "model": checkpoint.config.to_json(),
             "parameters": checkpoint.parameters,
             "task": task,
             "spec": policy.spec,
             "reference": writer.directory / REFERENCE_FILE,
             "source": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
             "quantization": quantization,
+            "initial": initial,
         }
         writer.finish(**about)  # type: ignore[arg-type]
         del policy, checkpoint
@@ -214,7 +216,7 @@ def _record(policy: LoweredPolicy, inputs: StepSequence, progress: Progress) -> 
 def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) -> QuantizationCost:
     """What quantization changed over the recorded steps."""
     return quantization_cost(
-        bin_width(policy.checkpoint.config, policy.task),
+        policy.checkpoint.config.head.bin_width(policy.task),
         (in_float32.action, in_float32.action_logits),
         (reference.action, reference.action_logits),
     )
@@ -240,6 +242,15 @@ def _save_quantized(
     )
 
 
+def _save_initial(writer: BundleWriter, policy: LoweredPolicy) -> Path | None:
+    """Write the states that start as a tensor, if there are any."""
+    if not policy.spec.starts_as_tensor:
+        return None
+    path = writer.directory / INITIAL_FILE
+    write_initial(policy.initial_tensors, path)
+    return path
+
+
 def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: Progress) -> None:
     artifact = export_target(target, policy, writer.target_directory(target), progress)
     matrices = () if policy.quantization is None else policy.quantization.matrices.values()
@@ -250,6 +261,7 @@ def _export(writer: BundleWriter, target: str, policy: LoweredPolicy, progress: 
         platform=artifact.platform,
         tools=artifact.tools,
         weight_bytes=artifact.weight_bytes,
+        reads_codes=artifact.reads_codes,
         activations=activation_format(target, policy.precision, (matrix.format for matrix in matrices)),
     )
 

@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lram_export.bundle.identity import identity
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.errors import UsageError
-from lram_export.model.matrices import select_matrices
+from lram_export.model.matrices import matrix_shapes
 from lram_export.model.reference import ReferenceModel
 from lram_export.model.step_graph import StepGraph
 from lram_export.spec.codes import MatrixEntry, QuantizedMatrix
 from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.precision import PRECISIONS
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.tensors import MAX_FLOAT32, Floats, StepSpec, array
 from lram_export.system.devices import Platform
 from lram_export.version import __version__
 
@@ -50,6 +49,11 @@ class LoweredPolicy:
         return self.graph.spec
 
     @property
+    def initial_tensors(self) -> dict[str, Floats]:
+        """The states that start as a tensor, each for one row."""
+        return {name: array(tensor) for name, tensor in self.graph.initial_tensors().items()}
+
+    @property
     def precision(self) -> str:
         """Name of the precision; `fp32` if nothing is quantized."""
         return "fp32" if self.quantization is None else self.quantization.precision
@@ -71,7 +75,7 @@ class LoweredPolicy:
                 name=self.name,
                 precision=self.precision,
                 task=self.task,
-                config=self.checkpoint.config,
+                model=self.checkpoint.config.to_json(),
                 spec=self.spec,
                 source_sha256=self.checkpoint.sha256,
             ),
@@ -85,12 +89,13 @@ def lower(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int 
         UsageError: the checkpoint cannot do the task (encoder, observation or action too large, a return beyond
             float32).
     """
-    model = ReferenceModel.from_checkpoint(checkpoint)
+    model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)
     try:
         graph = StepGraph(model, task, batch_size)
     except ValueError as error:
         raise UsageError(f"{checkpoint.path}: {error}") from None
-    most = graph.spec.limits["return_to_go"] * task.reward_scale
+    aim = graph.spec.input("return_to_go")
+    most = MAX_FLOAT32 if aim is None or aim.limit is None else aim.limit * task.reward_scale
     if abs(task.target_return) > most:
         raise UsageError(
             f"--target-return: expected a magnitude of at most {most:.2g}, got {task.target_return:g}: beyond, this "
@@ -136,12 +141,10 @@ class Quantization:
 
 def matrix_names(policy: LoweredPolicy) -> tuple[str, ...]:
     """Every matrix of the step graph that can be quantized, in the graph's order."""
-    names = (name for name, module in policy.graph.named_modules() if isinstance(module, torch.nn.Linear))
-    return select_matrices(names)
+    known = matrix_shapes(policy.checkpoint.config, policy.task)
+    return tuple(name for name in policy.graph.layers() if name in known)
 
 
 def matrix_values(policy: LoweredPolicy, name: str) -> NDArray[np.float32]:
     """A matrix of the step graph, (out, in)."""
-    module: Any = policy.graph.get_submodule(name)
-    values: NDArray[np.float32] = module.weight.detach().numpy()
-    return values
+    return array(policy.graph.layers()[name].weight)

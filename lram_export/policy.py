@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle.bundle import Bundle
+from lram_export.conditioning import check_saved, conditioning
 from lram_export.errors import UsageError
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
-from lram_export.runtimes.protocol import State, check_magnitude, check_rows, check_tensor, short
+from lram_export.runtimes.protocol import State, check_magnitude, check_rows
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import MAX_FLOAT32, StepSpec
+from lram_export.spec.tensors import StepSpec
 from lram_export.system.machine import suitable_threads
 
 
@@ -36,18 +36,16 @@ class Policy:
         self.runtime, self.task = runtime, task
         self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
-        batch = self.spec.batch_size
-        self._target = np.zeros(batch, np.float32)
-        self._return_to_go = np.zeros(batch, np.float32)
-        self._no_reward = np.zeros(batch, np.float32)
-        self._is_first = np.ones(batch, np.float32)
+        self._conditioning = conditioning(self.spec, task)
+        self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._logits = np.zeros(self.spec.outputs[1].shape, np.float32)
-        self.reset(target_return=task.target_return)
+        self.reset(target_return=task.target_return if self.spec.input("return_to_go") is not None else None)
 
     @property
     def return_to_go(self) -> NDArray[np.float32]:
-        """(B,) scaled return-to-go that the last :meth:`act` used (after a reset: that the next will use)."""
-        return self._return_to_go.copy()
+        """(B,) scaled return-to-go that the last :meth:`act` used (after a reset: that the next will use); zeros for a
+        policy that aims at no return."""
+        return self._conditioning.return_to_go
 
     @property
     def action_logits(self) -> NDArray[np.float32]:
@@ -68,17 +66,9 @@ class Policy:
         """
         with self._guard:
             chosen = check_rows(rows, self.spec.batch_size)
-            target = self._target[chosen]
-            if target_return is not None:
-                given = self._scaled("target_return", target_return, self.spec.inputs[1].limit)
-                if given.shape not in ((), (len(chosen),)):
-                    raise ValueError(
-                        f"target_return: expected one number or shape ({len(chosen)},), got shape {given.shape}"
-                    )
-                target = given
+            target = self._conditioning.check_target(chosen, target_return)
             self.runtime.reset(chosen)
-            self._target[chosen] = target
-            self._return_to_go[chosen] = self._target[chosen]
+            self._conditioning.start(chosen, target)
             self._is_first[chosen] = 1.0
 
     def act(self, observation: NDArray[np.generic], reward: ArrayLike | None = None) -> NDArray[np.generic]:
@@ -102,45 +92,32 @@ class Policy:
         """
         with self._guard:
             batched, single = self._batched_observation(observation)
-            rewards = self._checked_reward(reward)
-            return_to_go, token = self._return_to_go, self._no_reward
-            if rewards is not None:
-                return_to_go = np.where(self._is_first > 0, return_to_go, return_to_go - rewards)
-                if self.task.reward_feedback == "observed":
-                    token = rewards
-            output = self.runtime.step(batched, return_to_go, token, self._is_first)
-            self._return_to_go = return_to_go
+            told = self._conditioning.inputs(reward, self._is_first)
+            given = {"observation": batched, **told, "is_first": self._is_first}
+            output = self.runtime.step(*(given[tensor.name] for tensor in self.spec.inputs))
+            self._conditioning.commit(told)
             self._is_first.fill(0.0)
             np.copyto(self._logits, output.action_logits)
             return output.action[0].copy() if single else output.action.copy()
 
     def state(self) -> State:
-        """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go``, ``target_return``
-        and ``is_first``, as named float32 arrays with the same names on every target."""
+        """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go`` and ``target_return`` where
+        the policy aims at a return, and ``is_first``, as named float32 arrays with the same names on every target."""
         with self._guard:
-            return {
-                **self.runtime.state(),
-                "return_to_go": self._return_to_go.copy(),
-                "target_return": self._target.copy(),
-                "is_first": self._is_first.copy(),
-            }
+            return {**self.runtime.state(), **self._conditioning.state(), "is_first": self._is_first.copy()}
 
     def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         """Continue from a :meth:`state` of any target; raises ValueError and changes nothing if it does not fit."""
         with self._guard:
             if not isinstance(state, Mapping):
                 raise ValueError(f"state: expected named arrays, as state() returns them, got {type(state).__name__}")
-            _, return_to_go, _, is_first = self.spec.inputs
-            own = {t.name: t for t in (return_to_go, dataclasses.replace(return_to_go, name="target_return"), is_first)}
-            for name, tensor in own.items():
-                if name not in state:
-                    raise ValueError(f"{name}: missing from the state; is it what state() of a policy returned?")
-                check_tensor(tensor, state[name])
+            self._conditioning.check_state(state)
+            check_saved(self.spec.inputs[-1], state)
             if not np.isin(state["is_first"], (0.0, 1.0)).all():
                 raise ValueError(f"is_first: expected 0 or 1, got {state['is_first'].tolist()}")
+            own = {*self._conditioning.state(), "is_first"}
             self.runtime.load_state({k: v for k, v in state.items() if k not in own})
-            self._return_to_go = np.array(state["return_to_go"], np.float32)
-            self._target = np.array(state["target_return"], np.float32)
+            self._conditioning.load_state(state)
             self._is_first = np.array(state["is_first"], np.float32)
 
     def close(self) -> None:
@@ -174,44 +151,6 @@ class Policy:
         if spec.dtype == "float32":
             check_magnitude("observation", values, spec.limit)
         return values.astype(spec.dtype, copy=False).reshape(spec.shape), observation.shape == row
-
-    def _checked_reward(self, reward: ArrayLike | None) -> NDArray[np.float32] | None:
-        batch = self.spec.batch_size
-        if reward is None:
-            if self.task.reward_feedback == "observed" and not self._is_first.all():
-                raise ValueError(
-                    "reward: required after the first step of an episode: this bundle was exported with "
-                    "reward feedback 'observed'"
-                )
-            return None
-        rewards = self._scaled("reward", reward, self.spec.inputs[2].limit)
-        if rewards.shape == () and batch == 1:
-            rewards = rewards.reshape(1)
-        if rewards.shape != (batch,):
-            raise ValueError(f"reward: expected shape ({batch},), got shape {rewards.shape}")
-        return rewards
-
-    def _scaled(self, name: str, values: ArrayLike, limit: float | None) -> NDArray[np.float32]:
-        """What came in the environment's units, divided by the reward scale as the original does: in float32."""
-        scale = self.task.reward_scale
-        numbers = _numbers(name, values)
-        check_magnitude(name, numbers, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
-        return numbers.astype(np.float32) / np.float32(scale)
-
-
-def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Numbers as an array; raises ValueError unless all are numbers (text that reads like one is none)."""
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiubO" or any(isinstance(value, str | bytes) for value in _objects(array)):
-            raise TypeError
-        return array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}: expected numbers, got {short(values)}") from None
-
-
-def _objects(array: NDArray[np.generic]) -> Iterable[object]:
-    return array.ravel().tolist() if array.dtype.kind == "O" else ()
 
 
 def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:

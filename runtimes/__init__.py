@@ -38,17 +38,14 @@ __all__ = [
 RUNTIMES = {
     "pytorch": TargetModule("lram_export.runtimes.pytorch", ("torch", "xlstm"), "export"),
     "onnxruntime": TargetModule("lram_export.runtimes.onnxruntime", ("onnxruntime",), "onnxruntime"),
-    "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino", reads_quantized=False),
-    "native": TargetModule(
-        "lram_export.runtimes.native", ("lram_export._native",), "native", reads_quantized=False, compiled=True
-    ),
+    "openvino": TargetModule("lram_export.runtimes.openvino", ("openvino",), "openvino"),
+    "native": TargetModule("lram_export.runtimes.native", ("lram_export._native",), "native", compiled=True),
     "tensorrt": TargetModule(
         "lram_export.runtimes.tensorrt",
         ("tensorrt|tensorrt_rtx", "cuda.bindings"),
         "tensorrt-rtx",
-        reads_quantized=False,
     ),
-    "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm", "tvm_ffi"), "tvm", reads_quantized=False),
+    "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm", "tvm_ffi"), "tvm"),
 }
 
 STAND_INS = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lram_export.errors import BundleError, LramError, StepError, describe
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import State, StepInputs, StepOutput, check_rows, check_state, first_beyond
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.tensors import InitialTensors, StepSpec, initial_values
 
 LOST = "the state was lost in a step whose results were not finite; call reset() or load_state()"
 
@@ -27,8 +27,10 @@ class BaseRuntime(ABC):
     in_place = True
     """Whether a step overwrites the state it starts from."""
 
-    def __init__(self, spec: StepSpec, inputs: StepInputs | None = None) -> None:
+    def __init__(self, spec: StepSpec, inputs: StepInputs | None = None, initial: InitialTensors | None = None) -> None:
+        """Keep what every runtime has; ``initial`` are the states that start as a tensor, each for one row."""
         self.spec = spec
+        self._initial = {state.name: initial_values(state, initial or {}) for state in spec.states}
         self._inputs = StepInputs(spec) if inputs is None else inputs
         self._guard = Guard(self)
         self._lost: set[int] = set()
@@ -57,17 +59,11 @@ class BaseRuntime(ABC):
     def _free(self) -> None:
         """Free everything; called once."""
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
+    def step(self, *inputs: NDArray[np.generic]) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
         with self._guard:
             self._check_state_is_there()
-            self._inputs.fill(observation, return_to_go, reward, is_first)
+            self._inputs.fill(*inputs)
             try:
                 output = self._step()
             except LramError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.spec.tensors import StepSpec, initial_values
 from lram_export.targets.native.format import HEADER_BYTES, Header, step_fields, stored_name
 from lram_export.targets.native.options import NativeOptions
 
@@ -96,7 +96,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     check_header(path, artifact)
     if sorted(model.inputs) != sorted(t.name for t in artifact.spec.inputs):
         raise BundleError(f"{path}: its inputs are not those that the manifest describes; export the bundle again")
-    if not same_state(model.state_tensors(), artifact.spec.states):
+    if not same_state(model.state_tensors(), artifact):
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     try:
         return NativeRuntime(model, artifact.spec, chosen.state_format)
@@ -106,10 +106,11 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise LramError(str(error)) from None
 
 
-def same_state(found: list[tuple[str, tuple[int, ...], Any]], said: Sequence[TensorSpec]) -> bool:
-    """Whether an artifact's state tensors (name, shape of a row, initial value) are those of a specification."""
+def same_state(found: list[tuple[str, tuple[int, ...], Any]], artifact: LoadedArtifact) -> bool:
+    """Whether an artifact's state tensors (name, shape of a row, initial value) are those that the manifest says."""
+    said = artifact.spec.states
     return [name for name, _, _ in found] == [t.name for t in said] and all(
-        shape == t.shape[1:] and np.all(initial == np.float32(t.initial or 0.0))
+        shape == t.shape[1:] and np.array_equal(np.broadcast_to(initial, shape), initial_values(t, artifact.initial)[0])
         for (_, shape, initial), t in zip(found, said, strict=True)
     )
 

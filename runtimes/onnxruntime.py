@@ -16,7 +16,7 @@ from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import StepSpec, next_name
+from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
@@ -28,12 +28,12 @@ class OnnxRuntime(BaseRuntime):
 
     in_place = False
 
-    def __init__(self, session: Any, spec: StepSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, session: Any, spec: StepSpec, initial: InitialTensors | None = None) -> None:
+        super().__init__(spec, initial=initial)
         self._session = session
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         # Even steps read set 0 and write set 1, odd steps the other way round.
-        self._states = tuple({t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states} for _ in range(2))
+        self._states = tuple({name: value.copy() for name, value in self._initial.items()} for _ in range(2))
         self._current = 0
         self._bindings = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
 
@@ -67,8 +67,8 @@ class OnnxRuntime(BaseRuntime):
             np.copyto(array, state[name])
 
     def _restart(self, rows: list[int]) -> None:
-        for tensor in self.spec.states:
-            self._states[self._current][tensor.name][rows] = tensor.initial
+        for name, array in self._states[self._current].items():
+            array[rows] = self._initial[name][rows]
 
     def _free(self) -> None:
         self._bindings.clear()
@@ -102,7 +102,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
     check_session(session, artifact, path)
-    return OnnxRuntime(session, artifact.spec)
+    return OnnxRuntime(session, artifact.spec, artifact.initial)
 
 
 _TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}

@@ -19,7 +19,7 @@ from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec
 from lram_export.system.cache import CompileCache
 from lram_export.system.machine import cpu_features
 
@@ -39,8 +39,8 @@ class CompiledModel:
 class OpenvinoRuntime(BaseRuntime):
     """The stateful step graph in one inference request; inputs and outputs are bound once."""
 
-    def __init__(self, compiled: CompiledModel, spec: StepSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, compiled: CompiledModel, spec: StepSpec, initial: InitialTensors) -> None:
+        super().__init__(spec, initial=initial)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._request: Any = compiled.model.create_infer_request()
         for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):
@@ -63,7 +63,7 @@ class OpenvinoRuntime(BaseRuntime):
     def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
             array = self._read(tensor)
-            array[rows] = tensor.initial
+            array[rows] = self._initial[tensor.name][rows]
             self._write(tensor, array)
 
     def _free(self) -> None:
@@ -71,10 +71,10 @@ class OpenvinoRuntime(BaseRuntime):
         self._request = None
         self._compiled = None  # after the request, which still reads its memory
 
-    def _read(self, tensor: TensorSpec) -> NDArray[np.float32]:
+    def _read(self, tensor: StateSpec) -> NDArray[np.float32]:
         return np.array(self._variables[tensor.name].state.data, np.float32)
 
-    def _write(self, tensor: TensorSpec, array: NDArray[np.float32]) -> None:
+    def _write(self, tensor: StateSpec, array: NDArray[np.float32]) -> None:
         self._variables[tensor.name].state = ov.Tensor(np.ascontiguousarray(array))
 
 
@@ -93,7 +93,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     try:
         compiled = _compile(core, device, artifact, threads)
         check_interface(compiled.model, artifact.spec, path)
-        return OpenvinoRuntime(compiled, artifact.spec)
+        return OpenvinoRuntime(compiled, artifact.spec, artifact.initial)
     except RuntimeError as error:
         raise BundleError(f"{path}: OpenVINO cannot load it on {device}: {_reason(error)}") from None
 

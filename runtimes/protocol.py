@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.spec.tensors import MAX_FLOAT32, StepSpec, TensorSpec
+from lram_export.spec.tensors import MAX_FLOAT32, StateSpec, StepSpec, TensorSpec
 
 State = dict[str, NDArray[np.float32]]
 LARGEST_STATE = 1e17
@@ -39,20 +39,12 @@ class Runtime(Protocol):
 
     spec: StepSpec
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
+    def step(self, *inputs: NDArray[np.generic]) -> StepOutput:
         """Advance every row by one environment step.
 
         Args:
-            observation: (B, observation_dim) float32, or (B, C, H, W) uint8.
-            return_to_go: (B,) float32, divided by the reward scale.
-            reward: (B,) float32, divided by the reward scale; of the previous step.
-            is_first: (B,) float32, 1 for rows that start an episode, else 0.
+            inputs: in the order, shapes and dtypes of ``spec.inputs``, as the step graph takes them: returns and
+                rewards divided by the reward scale, ``is_first`` 1 for rows that start an episode, else 0.
 
         Raises:
             ValueError: naming the input, what was expected and what came; the state is as it was.
@@ -86,7 +78,7 @@ class Runtime(Protocol):
 
 
 class StepInputs:
-    """The four inputs of a step in buffers that stay where they are, so that a runtime can bind them once."""
+    """The inputs of a step in buffers that stay where they are, so that a runtime can bind them once."""
 
     def __init__(self, spec: StepSpec, arrays: Sequence[NDArray[Any]] | None = None) -> None:
         """Use the given arrays, of the specification's shapes and types, or make some."""
@@ -96,6 +88,9 @@ class StepInputs:
 
     def fill(self, *values: NDArray[np.generic]) -> None:
         """Check all inputs, then copy them in; raises ValueError before anything has changed."""
+        if len(values) != len(self._specs):
+            names = ", ".join(spec.name for spec in self._specs)
+            raise ValueError(f"inputs: expected {len(self._specs)} ({names}), got {len(values)}")
         # numpy.ma hides what is under a mask
         plain = [v if type(v) is np.ndarray or not isinstance(v, np.ndarray) else np.asarray(v) for v in values]
         for spec, signature, value in zip(self._specs, self._signatures, plain, strict=True):
@@ -103,7 +98,7 @@ class StepInputs:
                 raise ValueError(_mismatch(spec, value))
             if spec.dtype == "float32" and spec.name != "is_first":
                 check_magnitude(spec.name, value, spec.limit)
-        is_first = plain[3].tolist()
+        is_first = plain[-1].tolist()
         if any(value not in (0.0, 1.0) for value in is_first):
             raise ValueError(f"is_first: expected 0 or 1, got {is_first}")
         for array, value in zip(self.arrays, plain, strict=True):
@@ -124,12 +119,13 @@ def check_state(spec: StepSpec, state: Mapping[str, NDArray[np.float32]]) -> Non
         raise ValueError(f"{unknown[0]}: not part of this model's state")
 
 
-def check_tensor(tensor: TensorSpec, value: object) -> None:
+def check_tensor(tensor: TensorSpec | StateSpec, value: object) -> None:
     """Raise ValueError, naming the tensor, unless ``value`` is a float32 array of its shape that a step can take."""
     if not isinstance(value, np.ndarray) or value.shape != tensor.shape or value.dtype != np.float32:
         raise ValueError(_mismatch(tensor, value))
-    is_stabilizer = tensor.initial is not None and tensor.name.endswith(".m")
-    limit = tensor.limit if tensor.initial is None or is_stabilizer else LARGEST_STATE
+    limit = tensor.limit
+    if isinstance(tensor, StateSpec) and tensor.role != "stabilizer":
+        limit = LARGEST_STATE
     check_magnitude(tensor.name, np.asarray(value), limit)
 
 
@@ -187,7 +183,7 @@ def short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}... ({type(value).__name__})"
 
 
-def _mismatch(spec: TensorSpec, value: object) -> str:
+def _mismatch(spec: TensorSpec | StateSpec, value: object) -> str:
     expected = f"expected {spec.dtype} of shape {spec.shape}"
     if isinstance(value, np.ndarray):
         return f"{spec.name}: {expected}, got {value.dtype} of shape {value.shape}"

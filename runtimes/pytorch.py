@@ -13,9 +13,9 @@ from lram_export.bundle.identity import IDENTITY_FILE, read_identity
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.dequantized import dequantized_weights
 from lram_export.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, load_folder
-from lram_export.model.config import ModelConfig
-from lram_export.model.heads import decode_action, prune_logits
-from lram_export.model.reference import ReferenceModel, initial_state
+from lram_export.model.config import ModelConfig, read_model
+from lram_export.model.head_modules import head_modules
+from lram_export.model.reference import ReferenceModel
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
@@ -30,19 +30,30 @@ class PytorchRuntime(BaseRuntime):
     in_place = False
 
     def __init__(self, model: ReferenceModel, spec: StepSpec, task: TaskSpec) -> None:
-        super().__init__(spec)
+        tensors = {name: tensor.numpy() for name, tensor in model.backbone.initial_tensors().items()}
+        super().__init__(spec, initial=tensors)
         self._model, self._task = model, task
-        self._state = self._next = initial_state(self._config, spec.batch_size)
+        self._state = self._next = model.initial_state(spec.batch_size)
 
     @property
     def _config(self) -> ModelConfig:
         return self._model.config
 
     def _step(self) -> StepOutput:
-        tensors = [torch.from_numpy(array) for array in self._inputs.arrays]
-        head, self._next = self._model.step(tensors[0], tensors[1], tensors[2], tensors[3], self._state)
-        logits = prune_logits(head, self._config, self._task)
-        return StepOutput(decode_action(logits, self._config, self._task).numpy(), logits.numpy())
+        logits, self._next = self._model.step(self._tensors(), self._state)
+        return self._decide(logits)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The inputs by name."""
+        arrays = zip(self.spec.inputs, self._inputs.arrays, strict=True)
+        return {tensor.name: torch.from_numpy(array) for tensor, array in arrays}
+
+    def _decide(self, all_logits: torch.Tensor) -> StepOutput:
+        """The action that is chosen from all logits of the head."""
+        head = self._config.head
+        modules = head_modules(head)
+        logits = modules.select(all_logits, head, self._task)
+        return StepOutput(modules.decode(logits, head, self._task).numpy(), logits.numpy())
 
     def _commit(self) -> None:
         self._state = self._next
@@ -55,9 +66,8 @@ class PytorchRuntime(BaseRuntime):
 
     def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
-            assert tensor.initial is not None
             self._state[tensor.name] = self._state[tensor.name].clone()
-            self._state[tensor.name][rows] = tensor.initial
+            self._state[tensor.name][rows] = torch.tensor(self._initial[tensor.name][rows])
 
     def _free(self) -> None:
         self._state = self._next = {}
@@ -72,7 +82,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     use_threads_of("torch")
     checkpoint = artifact_checkpoint(artifact)
     torch.set_num_threads(min(threads, threads_beside_others(checkpoint.parameters)))
-    model = ReferenceModel.from_checkpoint(checkpoint)
+    model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)
     return PytorchRuntime(model, artifact.spec, artifact.task)
 
 
@@ -85,4 +95,5 @@ def artifact_checkpoint(artifact: LoadedArtifact) -> Checkpoint:
         artifact.identity.check(path, read_identity(path))
     if artifact.quantized is None:
         return load_folder(artifact.directory)
-    return load_folder(artifact.directory, dequantized_weights(artifact.config, artifact.quantized.load()))
+    config = read_model(artifact.model, artifact.directory.parent)
+    return load_folder(artifact.directory, dequantized_weights(config, artifact.quantized.load()))

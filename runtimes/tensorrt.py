@@ -61,7 +61,6 @@ class TensorrtRuntime(BaseRuntime):
         self._outputs = StepOutput(*(pinned.array for pinned in self._host_outputs))
         self._device_inputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.inputs]
         self._device_outputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.outputs]
-        self._initial = {t.name: np.full(t.shape, t.initial, np.float32) for t in spec.states}
         self._states = tuple({t.name: self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.states} for _ in range(2))
         self._stream = call(cuda.runtime().cudaStreamCreateWithFlags(cuda.runtime().cudaStreamNonBlocking))
 

@@ -62,7 +62,8 @@ class TvmRuntime(BaseRuntime):
 
     def _restart(self, rows: list[int]) -> None:
         for tensor in self.spec.states:
-            self._state[tensor.name][rows] = tensor.initial
+            stored = to_stored(tensor, self._initial[tensor.name], self._columns)
+            self._state[tensor.name][rows] = stored[rows]
 
     def _free(self) -> None:
         self._run = None

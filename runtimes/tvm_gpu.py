@@ -18,7 +18,7 @@ from tvm import relax
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.spec.tensors import StepSpec
-from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, stored_shape, to_stored
+from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, to_stored
 
 
 class GpuRuntime(BaseRuntime):
@@ -33,8 +33,7 @@ class GpuRuntime(BaseRuntime):
         action, logits = self._outputs
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
         self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]
-        self._initial = {t.name: np.full(stored_shape(t, memory_columns), t.initial, t.dtype) for t in spec.states}
-        self._tensors = {name: self._tensor(value) for name, value in self._initial.items()}
+        self._tensors = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), device)
         arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._tensors.values()]
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
@@ -61,9 +60,10 @@ class GpuRuntime(BaseRuntime):
             self._tensors[tensor.name].copyfrom(np.ascontiguousarray(stored))
 
     def _restart(self, rows: list[int]) -> None:
-        for name, tensor in self._tensors.items():
+        for state in self.spec.states:
+            tensor = self._tensors[state.name]
             value = tensor.numpy()
-            value[rows] = self._initial[name][rows]
+            value[rows] = to_stored(state, self._initial[state.name], self._columns)[rows]
             tensor.copyfrom(value)
 
     def _free(self) -> None:

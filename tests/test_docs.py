@@ -30,6 +30,7 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from lram_export.backbones.xlstm import original as xlstm
 from lram_export.benchmark.bench import BenchReport, BenchResult
 from lram_export.checkpoints import training_config as hydra
 from lram_export.cli import COMMANDS, main
@@ -48,7 +49,7 @@ SLOW_PAGES = {
     "tvm.md",
 }
 """They export and evaluate for a minute or more: `make test-slow`."""
-LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake"}
+LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake", "mermaid"}
 NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "python benchmarks/gpu_check.py ")
 """What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"
@@ -260,10 +261,10 @@ def test_every_option_of_the_training_code_is_documented() -> None:
     tables = (
         hydra.SUPPORTED_AGENT,
         hydra.SUPPORTED_OPTIONS,
-        hydra.SUPPORTED_HUGGINGFACE,
-        hydra.SUPPORTED_STACK,
-        hydra.SUPPORTED_SLSTM,
-        hydra.SUPPORTED_FEEDFORWARD,
+        xlstm.SUPPORTED_HUGGINGFACE,
+        xlstm.SUPPORTED_STACK,
+        xlstm.SUPPORTED_SLSTM,
+        xlstm.SUPPORTED_FEEDFORWARD,
         hydra.SUPPORTED_ENVIRONMENT,
     )
     for table in tables:
@@ -272,11 +273,11 @@ def test_every_option_of_the_training_code_is_documented() -> None:
             assert rows, f"docs/checkpoint.md: {name} has no row"
             wrong = [v for v in supported if not any(yaml(v) in row for row in rows)]
             assert not wrong, f"docs/checkpoint.md: {name}: the rows do not list {wrong}"
-    sizes = (hydra.SIZE_OPTIONS, hydra.SIZES_STACK, hydra.SIZES_MLSTM, hydra.SIZES_SLSTM, hydra.SIZES_FEEDFORWARD)
+    sizes = (hydra.SIZE_OPTIONS, xlstm.SIZES_STACK, xlstm.SIZES_MLSTM, xlstm.SIZES_SLSTM, xlstm.SIZES_FEEDFORWARD)
     missing = [n for names in sizes for n in names if n not in page]
     assert not missing, f"docs/checkpoint.md: {missing} not documented"
-    inert = (hydra.INERT_AGENT, hydra.INERT_OPTIONS, hydra.INERT_HUGGINGFACE, hydra.INERT_STACK, hydra.INERT_BLOCK)
-    for table_of_reasons in (*inert, hydra.INERT_MLSTM, hydra.INERT_SLSTM, hydra.INERT_FEEDFORWARD):
+    inert = (hydra.INERT_AGENT, hydra.INERT_OPTIONS, xlstm.INERT_HUGGINGFACE, xlstm.INERT_STACK, xlstm.INERT_BLOCK)
+    for table_of_reasons in (*inert, xlstm.INERT_MLSTM, xlstm.INERT_SLSTM, xlstm.INERT_FEEDFORWARD):
         for reason, names in table_of_reasons.items():
             listed = re.findall(rf"^- {re.escape(reason)}: ((?:.|\n  )*?)[;.]$", page, re.MULTILINE)
             missing = [n for n in names if not any(f"`{n}`" in line for line in listed)]

@@ -58,8 +58,8 @@ def speed(bandwidth: float) -> dict[str, Any]:
 def test_predictions_stand_beside_what_was_measured_and_the_near_ones_are_counted() -> None:
     config = preset_config("16m")
     moved = weight_bytes(config, "int8") + 2 * state_bytes(config)
-    predicted = 1e3 * (config.num_blocks * 1e-5 + moved / 50e9)
-    during = 1e3 * (config.num_blocks * 1e-5 + moved / 100e9)
+    predicted = 1e3 * (config.backbone.num_blocks * 1e-5 + moved / 50e9)
+    during = 1e3 * (config.backbone.num_blocks * 1e-5 + moved / 100e9)
     times = [timed("openvino", predicted), timed("native", during), timed("original", 9)]
     measured = {("16m", "int8"): {"bench": {"results": times, "bandwidth": 100e9}}}
     lines = page.prediction_table(measured, {("16m", "int8"): speed(50e9)})

@@ -15,14 +15,14 @@ from collect import NOISES, TASKS, Episodes, collect, collect_task, play
 from train import Recipe, Run, Sampler, Windows, fold_normalization, label_tokens, load_episodes, loss_of
 
 from lram_export.checkpoints.loading import load_checkpoint
-from lram_export.model.config import ModelConfig
-from lram_export.model.heads import decode_action, prune_logits
-from lram_export.model.reference import ReferenceModel, initial_state
+from lram_export.model.head_modules import MODULES
 from lram_export.rollouts.environments import open_environment
 from lram_export.spec.tasks import resolve_task
 from tests.conftest import succeed
+from tests.models import lram, lram_inputs, reference_model
 
-TINY = ModelConfig(
+HEAD = MODULES["action_bins"]
+TINY = lram(
     hidden_size=32,
     num_blocks=2,
     num_heads=4,
@@ -138,11 +138,11 @@ class TestTraining:
     def test_the_checkpoint_takes_raw_observations(self, trained: Run, episodes: dict[str, Episodes]) -> None:
         raw = torch.from_numpy(episodes["reach-v3"].observations[0, :40])
         mean, deviation = torch.from_numpy(trained.mean).float(), torch.from_numpy(trained.deviation).float()
-        folded = ReferenceModel.from_checkpoint(load_checkpoint(trained.folder / "model.zip"))
+        folded = reference_model(load_checkpoint(trained.folder / "model.zip"))
         nothing = torch.zeros(40)
         with torch.no_grad():
-            expected = trained.model.embed((raw - mean) / deviation, nothing, nothing)
-            assert torch.allclose(folded.embed(raw, nothing, nothing), expected, atol=1e-4)
+            expected = trained.model.embed(lram_inputs((raw - mean) / deviation, nothing, nothing))
+            assert torch.allclose(folded.embed(lram_inputs(raw, nothing, nothing)), expected, atol=1e-4)
 
     def test_folding_is_exact_in_exact_arithmetic(self) -> None:
         rng = np.random.default_rng(0)
@@ -165,11 +165,11 @@ class TestSequences:
         with torch.no_grad():
             expected = loss_of(trained.model, one).item()
         trained.model.eval()
-        state, losses = initial_state(TINY, 1), []
+        state, losses = trained.model.initial_state(1), []
         for step in range(RECIPE.context):
             is_first = torch.tensor([float(step == 0)])
             inputs = (one.observations[:, step], one.return_to_go[:, step], one.rewards[:, step])
-            logits, state = trained.model.step(*inputs, is_first, state)
+            logits, state = trained.model.step(lram_inputs(*inputs, is_first), state)
             chosen = logits.view(4, -1)
             losses.append(torch.nn.functional.cross_entropy(chosen, one.labels[0, step]).item())
         assert np.mean(losses) == pytest.approx(expected, rel=1e-4)
@@ -178,8 +178,8 @@ class TestSequences:
         task = resolve_task("metaworld/reach-v2")
         actions = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
         tokens = torch.from_numpy(label_tokens(actions, TINY))
-        logits = torch.nn.functional.one_hot(tokens, TINY.num_actions).float().flatten(1)
-        decoded = decode_action(prune_logits(logits, TINY, task), TINY, task).numpy()
+        logits = torch.nn.functional.one_hot(tokens, TINY.head.num_actions).float().flatten(1)
+        decoded = HEAD.decode(HEAD.select(logits, TINY.head, task), TINY.head, task).numpy()
         assert np.abs(decoded - actions).max() <= 1 / 256 + 1e-6 or actions.max() > 1 - 1 / 256
         assert label_tokens(np.array([-1.0, 1.0], np.float32), TINY).tolist() == [18, 273]
 

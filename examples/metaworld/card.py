@@ -79,9 +79,9 @@ def main(run: Path, output: Path) -> None:
     seeds = [episode["seed"] for episode in results[0]["episodes"]]
     config = checkpoint.config
     text = TEMPLATE.format(
-        hidden=config.hidden_size,
-        blocks=config.num_blocks,
-        slstm_at=list(config.slstm_at),
+        hidden=config.backbone.hidden_size,
+        blocks=config.backbone.num_blocks,
+        slstm_at=list(config.backbone.slstm_at),
         parameters=checkpoint.parameters,
         episodes=sum(played.values()),
         minutes=training["seconds"] / 60,

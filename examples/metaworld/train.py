@@ -27,11 +27,13 @@ from parallel import Gradients
 from torch import Tensor
 from torch.nn import functional as F
 
+from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, lram_encoders
+from lram_export.model.heads import ActionBins
 from lram_export.model.reference import ReferenceModel
 from lram_export.spec.tasks import task_table
-from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.spec.tokens import LRAM
 from lram_export.system.files import atomic_file
 
 DEVIATION_FLOOR = 0.02
@@ -39,16 +41,11 @@ DEVIATION_FLOOR = 0.02
 REWARD_SCALE = float(task_table()["metaworld"]["reward_scale"])
 SAVE_EVERY = 180.0
 """Seconds between training states on disk: what an interruption costs at most."""
+TOKENS = len(LRAM)
 CONFIG = ModelConfig(
-    hidden_size=128,
-    num_blocks=4,
-    num_heads=4,
-    inner_size=256,
-    slstm_at=(1,),
-    ffn_size=192,
-    state_dim=39,
-    image_shape=None,
-    act_dim=4,
+    XLSTMConfig(hidden_size=128, num_blocks=4, num_heads=4, inner_size=256, slstm_at=(1,), ffn_size=192),
+    ActionBins(act_dim=4),
+    lram_encoders(state_dim=39, image_shape=None),
 )
 
 
@@ -141,18 +138,23 @@ class Sampler:
 
 def label_tokens(actions: NDArray[np.float32], config: ModelConfig) -> NDArray[np.int64]:
     """The token whose decoded value, the left edge of its bin, is nearest to each action in [-1, 1]."""
-    half = config.action_channels / 2
-    bins = np.rint((actions + 1.0) * half).clip(0, config.action_channels - 1)
-    return bins.astype(np.int64) + config.discrete_actions
+    half = config.head.action_channels / 2
+    bins = np.rint((actions + 1.0) * half).clip(0, config.head.action_channels - 1)
+    return bins.astype(np.int64) + config.head.discrete_actions
 
 
 def loss_of(model: ReferenceModel, windows: Windows) -> Tensor:
     """Mean cross-entropy of the expert's action tokens, from the whole sequence in parallel."""
     batch, steps, _ = windows.observations.shape
-    tokens = model.embed(windows.observations.flatten(0, 1), windows.return_to_go.flatten(), windows.rewards.flatten())
-    tokens = tokens.reshape(batch, steps * TOKENS_PER_STEP, -1)[:, 1:]  # a sequence begins without a reward
-    hidden = model.stack(tokens)[:, TOKENS_PER_STEP - 2 :: TOKENS_PER_STEP]
-    logits = model.action_net(hidden).unflatten(-1, (model.config.act_dim, model.config.num_actions))
+    inputs = {
+        "observation": windows.observations.flatten(0, 1),
+        "return_to_go": windows.return_to_go.flatten(),
+        "reward": windows.rewards.flatten(),
+    }
+    tokens = model.embed(inputs)
+    tokens = tokens.reshape(batch, steps * TOKENS, -1)[:, 1:]  # a sequence begins without a reward
+    hidden = model.backbone(tokens)[:, TOKENS - 2 :: TOKENS]
+    logits = model.action_net(hidden).unflatten(-1, (model.config.head.act_dim, model.config.head.num_actions))
     return F.cross_entropy(logits.flatten(0, 2), windows.labels.flatten())
 
 
@@ -199,7 +201,7 @@ class Run:
         self.recipe, self.folder, self.processes = recipe, folder, processes
         self.sampler = Sampler(episodes, recipe)
         self.mean, self.deviation = self.sampler.statistics()
-        self.build = partial(ReferenceModel, config, context_length=recipe.context * TOKENS_PER_STEP)
+        self.build = partial(ReferenceModel, config, context_length=recipe.context * TOKENS)
         self.model = self.build()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay

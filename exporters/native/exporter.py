@@ -35,18 +35,16 @@ from lram_export.targets.native.format import (
 )
 from lram_export.version import __version__
 
-TARGET, BACKBONE = "native", "xlstm"
+TARGET = "native"
 MODEL_FILE = "model.lrn"
-TOKENS = (TokenEntry("reward", True), TokenEntry("observation", False), TokenEntry("return_to_go", False))
-READ_TOKEN = 2
-"""The action is read behind this one."""
 
 
 def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.lrn``; raises UsageError for a backbone or sizes that the kernels do not know."""
     content = pack(policy)
     path = directory / MODEL_FILE
-    write_artifact(path, header(policy), TOKENS, content.blocks, content.tensors)
+    tokens = [TokenEntry(t.input, t.skipped_at_start) for t in policy.checkpoint.config.tokens.tokens]
+    write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
     tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
     return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))
 
@@ -59,7 +57,8 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 def check_sizes(policy: LoweredPolicy) -> None:
     """Raise UsageError for what the kernels do not know: the backbone, its sizes, sums that do not fit 32 bits."""
     check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
-    found = kernels_of(TARGET, BACKBONE).unsupported(policy.checkpoint.config)
+    backbone = policy.checkpoint.config.backbone
+    found = kernels_of(TARGET, backbone.kind).unsupported(backbone, policy.checkpoint.config.tokens)
     if found is not None:
         raise UsageError(f"{TARGET}: {found}; use another target")
 
@@ -78,12 +77,13 @@ def pack(policy: LoweredPolicy) -> Content:
     graph: Any = policy.graph
     matrices = Matrices(policy)
     content = Content([], [*_embedding(policy, matrices)])
-    backbone = kernels_of(TARGET, BACKBONE)
-    for number, block in enumerate(graph.blocks):
-        entry, tensors = backbone.pack(number, block, policy.checkpoint.config, matrices)
+    sizes = policy.checkpoint.config.backbone
+    kernels = kernels_of(TARGET, sizes.kind)
+    for number, block in enumerate(graph.backbone.blocks):
+        entry, tensors = kernels.pack(number, block, sizes, matrices)
         content.blocks.append(entry)
         content.tensors.extend(tensors)
-    content.tensors.append(plain(Role.POST_NORM, 0, array(graph.post_norm.weight)))
+    content.tensors.append(plain(Role.POST_NORM, 0, array(graph.backbone.post_norm.weight)))
     content.tensors.append(matrices.tiled(Role.HEAD, 0, [matrices.linear("head")], "head"))
     content.tensors.append(plain(Role.HEAD_BIAS, 0, array(graph.head.bias)))
     return content
@@ -93,15 +93,16 @@ def header(policy: LoweredPolicy) -> Header:
     """The sizes of a policy, and what it is called."""
     graph: Any = policy.graph
     config, discrete = policy.checkpoint.config, policy.task.action == "discrete"
+    head: Any = config.head
     one_plane = policy.quantization is not None and policy.quantization.quantized_activations
     return Header(
         **step_fields(policy.spec, policy.task, one_plane=one_plane),
-        read_token=READ_TOKEN,
-        hidden=config.hidden_size,
-        discrete_actions=0 if discrete else config.discrete_actions,
-        action_channels=0 if discrete else config.action_channels,
+        read_token=config.tokens.read_position,
+        hidden=config.backbone.hidden_size,
+        discrete_actions=0 if discrete else head.discrete_actions,
+        action_channels=0 if discrete else head.action_channels,
         embed_epsilon=graph.embed_norm.eps,
-        norm_epsilon=graph.post_norm.eps,
+        norm_epsilon=graph.backbone.post_norm.eps,
         name=stored_name(policy.name),
         source_sha256=policy.checkpoint.sha256,
     )
@@ -109,17 +110,16 @@ def header(policy: LoweredPolicy) -> Header:
 
 def _embedding(policy: LoweredPolicy, matrices: Matrices) -> Iterator[Tensor]:
     graph: Any = policy.graph
-    scalars = {"reward": graph.embed_reward, "return_to_go": graph.embed_return}
-    for number, token in enumerate(TOKENS):
-        if token.input in scalars:
-            layer = scalars[token.input]
+    for number, token in enumerate(policy.checkpoint.config.tokens.tokens):
+        layer = graph.get_submodule(f"embed_{token.name}")
+        if token.input != "observation":
             yield plain(Role.EMBED_WEIGHT, number, array(layer.weight))
             yield plain(Role.EMBED_BIAS, number, array(layer.bias))
         elif policy.task.observation == "image":
-            yield from _image_encoder(number, graph.embed_observation.cnn, matrices)
+            yield from _image_encoder(number, layer.cnn, matrices)
         else:
-            yield matrices.tiled(Role.EMBED_WEIGHT, number, [array(graph.embed_observation.weight)])
-            yield plain(Role.EMBED_BIAS, number, array(graph.embed_observation.bias))
+            yield matrices.tiled(Role.EMBED_WEIGHT, number, [array(layer.weight)])
+            yield plain(Role.EMBED_BIAS, number, array(layer.bias))
     yield plain(Role.EMBED_NORM_WEIGHT, 0, array(graph.embed_norm.weight))
     yield plain(Role.EMBED_NORM_BIAS, 0, array(graph.embed_norm.bias))
 

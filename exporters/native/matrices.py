@@ -31,7 +31,7 @@ class Matrices:
         matrix = self._codes.get(name)
         if matrix is not None and matrix.format in ("int8", "int4"):
             return matrix
-        layer: Any = self._graph.get_submodule(name)
+        layer: Any = self._graph.layers()[name]
         return array(layer.weight)
 
     def tiled(self, role: int, number: int, parts: Sequence[Matrix], matrix: str | None = None) -> Tensor:

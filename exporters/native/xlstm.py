@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.backbones.xlstm.config import FFN_ACTIVATIONS
 from lram_export.backbones.xlstm.fused import folded_gates, query_key_value
 from lram_export.backbones.xlstm.step import SLSTMBlock
 from lram_export.exporters.native.matrices import Matrices, column_slices, rows
-from lram_export.model.config import FFN_ACTIVATIONS
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tensors import array
+from lram_export.spec.tokens import TokenLayout
 from lram_export.targets.native.format import FIRST_BLOCK_ROLE, BlockEntry, Tensor, plain
 
 MLSTM, SLSTM = 1, 2
@@ -45,8 +46,17 @@ class Role(IntEnum):
     FFN_DOWN = 48
 
 
-def unsupported(config: Any) -> str | None:
+TOKENS, SKIPPED = 3, 1
+"""The kernels hold the tokens of a step in registers, so their number is compiled in."""
+
+
+def unsupported(config: Any, tokens: TokenLayout) -> str | None:
     """The first size that the kernels do not compute, what they expect, and what it is; None: they compute all."""
+    if (len(tokens), tokens.skipped) != (TOKENS, SKIPPED):
+        return (
+            f"tokens: expected {TOKENS} per step, {SKIPPED} of them skipped at the start of an episode, got "
+            f"{len(tokens)} and {tokens.skipped}"
+        )
     widths = {"hidden_size": config.hidden_size, "head width": config.head_dim}
     for name, width in widths.items():
         if width % 16:

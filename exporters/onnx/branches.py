@@ -13,16 +13,13 @@ from onnx_ir.tape import Tape
 from lram_export.exporters.onnx.codes import remove_unused
 from lram_export.spec.tensors import StepSpec
 
-MATRIX_RANK = 4
-"""Of state tensors that are matrices: (B, heads, width, width)."""
-
 
 def select_in_branches(model: ir.Model, spec: StepSpec) -> None:
     """Move every selection from a product with a state matrix into a branch, in place.
 
     ``Where(first, 0, Mul(decay, C))`` becomes ``If(any first, Where(first, 0, Mul(decay, C)), Mul(decay, C))``.
     """
-    matrices = {tensor.name for tensor in spec.states if len(tensor.shape) == MATRIX_RANK}
+    matrices = {tensor.name for tensor in spec.states if tensor.role == "matrix"}
     selections = [(node, product) for node in model.graph if (product := _selected_product(node, matrices)) is not None]
     if not selections:
         return

@@ -14,6 +14,7 @@ import torch
 
 from lram_export.errors import LramError
 from lram_export.lowering import LoweredPolicy
+from lram_export.model.step_graph import StepGraph
 from lram_export.spec.tensors import StepSpec
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
 
 def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     arguments = tuple(
-        torch.full(t.shape, t.initial or 0.0, dtype=getattr(torch, t.dtype))
-        for t in (*policy.spec.inputs, *policy.spec.states)
+        torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in (*policy.spec.inputs, *policy.spec.states)
     )
     # Both speak about packages this model does not use and about torch's own internals.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -80,16 +80,17 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 """What torch says of a node: the modules it was traced in, from the outermost, and its name in the traced graph."""
 
 
-def _name_products(graph: onnx_ir.Graph, module: torch.nn.Module) -> None:
+def _name_products(graph: onnx_ir.Graph, module: StepGraph) -> None:
     """Name every product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
 
     Weights lose their names where they are transposed at translation, the products keep where they come from.
     """
-    linear = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+    layers = {id(layer): name for name, layer in module.layers().items()}
+    linear = {path: layers[id(part)] for path, part in module.named_modules() if id(part) in layers}
     for node in graph:
         scopes: list[str] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
         if node.op_type in ("MatMul", "Gemm") and len(scopes) > 1 and scopes[-2] in linear:
-            node.name = scopes[-2]
+            node.name = linear[scopes[-2]]
 
 
 def save_onnx(

@@ -11,9 +11,9 @@ from typing import Any
 from lram_export.model.config import ModelConfig
 from lram_export.targets.backbones import kernels_of
 
-TARGET, KIND = "tvm", "xlstm"
+TARGET = "tvm"
 
 
 def backbone_kernels(config: ModelConfig) -> Any:
     """The module of a model's backbone; raises UsageError where there is none."""
-    return kernels_of(TARGET, KIND)
+    return kernels_of(TARGET, config.backbone.kind)

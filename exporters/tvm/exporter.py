@@ -12,7 +12,7 @@ from pathlib import Path
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.exporters.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
-from lram_export.exporters.tvm.graph import TOKENS, build_step
+from lram_export.exporters.tvm.graph import build_step
 from lram_export.exporters.tvm.weights import pack_weights
 from lram_export.lowering import LoweredPolicy, matrix_names
 from lram_export.progress import SILENT, Progress
@@ -37,14 +37,14 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         check_code_generator(platform)
         find_compiler(platform)
         if platform.gpu is not None:
-            backbone.check_gpu(config, len(TOKENS), platform.name)
+            backbone.check_gpu(config.backbone, len(config.tokens), platform.name)
             find_nvcc(platform)
     arrays, matrices = pack_weights(policy)
     weights_path = directory / WEIGHTS_FILE
     entries = write_weights(arrays, weights_path)
     del arrays
     columns = {platform.name: platform.memory_columns for platform in platforms}
-    epsilons = {"embed": graph.embed_norm.eps, **backbone.epsilons(graph)}
+    epsilons = {"embed": graph.embed_norm.eps, **backbone.epsilons(graph.backbone)}
     interface = Interface(entries, matrices, epsilons, columns, policy.metadata())
     files = [weights_path, interface.write(directory)]
     for platform in platforms:

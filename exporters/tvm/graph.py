@@ -18,20 +18,17 @@ from tvm import relax
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.kernels.tvm import cpu, gpu
 from lram_export.kernels.tvm.cpu import dense
-from lram_export.model.config import IMPALA_CHANNELS, ModelConfig
+from lram_export.model.config import ModelConfig
+from lram_export.model.encoders import IMPALA_CHANNELS, ImageEncoder
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, state_name
+from lram_export.spec.tokens import TokenLayout
 from lram_export.targets.tvm.interface import STEP_FUNCTION, Interface, PackedMatrix, stored_shape
 from lram_export.targets.tvm.platforms import TvmPlatform
 
 Value = Any
 """A tensor in the Relax function."""
-
-TOKENS = (("reward", "reward"), ("observation", "observation"), ("return", "return_to_go"))
-"""Name and input of every token of a step, in order."""
-SKIPPED, READ = 1, 2
-"""How many tokens, the first ones, do not exist where an episode starts; the token behind which the action is read."""
 
 STORED_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
@@ -49,10 +46,10 @@ def build_step(
     ``kernels`` is `kernels/tvm/cpu` or `kernels/tvm/gpu`; by default what the platform has.
     """
     chosen = kernels or (gpu if platform.gpu is not None else cpu)
-    step = StepBuilder(spec, interface, platform, chosen)
+    step = StepBuilder(spec, config.tokens, interface, platform, chosen)
     with step.function():
         x = _embed(step, config, task)
-        read = backbone_kernels(config).emit(step, config, x)
+        read = backbone_kernels(config).emit(step, config.backbone, x)
         step.result(_decide(step, config, task, read))
     return step.module()
 
@@ -83,8 +80,11 @@ class StepBuilder:
         kernels: `kernels/tvm/cpu` or `kernels/tvm/gpu`.
     """
 
-    def __init__(self, spec: StepSpec, interface: Interface, platform: TvmPlatform, kernels: Any) -> None:
-        self.batch, self.tokens, self.skipped = spec.batch_size, len(TOKENS), SKIPPED
+    def __init__(
+        self, spec: StepSpec, layout: TokenLayout, interface: Interface, platform: TvmPlatform, kernels: Any
+    ) -> None:
+        self.batch, self.tokens, self.skipped = spec.batch_size, len(layout), layout.skipped
+        self.read = layout.read_position
         self.rows, self.lanes = self.tokens * self.batch, platform.lanes
         self.matrices, self.epsilons, self.kernels = interface.matrices, interface.epsilons, kernels
         self._dot = platform.dot
@@ -157,7 +157,7 @@ class StepBuilder:
     def norm(self, name: str, x: Value, epsilon: float, *, read: bool = False) -> Value:
         """Layer norm of all tokens (rows, width), or (batch, width) only of those whose action is ``read``."""
         width = x.ty.shape[-1].value
-        rows, every, place = (self.batch, self.tokens, READ) if read else (self.rows, 1, 0)
+        rows, every, place = (self.batch, self.tokens, self.read) if read else (self.rows, 1, 0)
         sizes = (rows, width, epsilon, self.lanes, every, place)
         return self.call(self.kernels.layer_norm, sizes, [x, self.weights[name]], [((rows, width), "float32")])[0]
 
@@ -217,10 +217,10 @@ def _encoded_columns(matrix: PackedMatrix) -> int:
 def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
     """The tokens of a step, normalized, (rows, hidden)."""
     norm = [step.weights["embed_norm.weight"], step.weights["embed_norm.bias"]]
-    epsilon, hidden = step.epsilons["embed"], config.hidden_size
+    epsilon, hidden = step.epsilons["embed"], config.backbone.hidden_size
     x: Value = None
-    for place, (token, source) in enumerate(TOKENS):
-        name = f"embed_{token}"
+    for place, token in enumerate(config.tokens.tokens):
+        name, source = f"embed_{token.name}", token.input
         sizes: tuple[Any, ...] = (step.batch, step.tokens, place, hidden)
         if source == "observation":
             is_image = task.observation == "image"
@@ -240,7 +240,9 @@ def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
 
 
 def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:
-    channels, height, width = config.image_shape or (0, 0, 0)
+    encoder = config.encoder("image")
+    assert isinstance(encoder, ImageEncoder)
+    channels, height, width = encoder.shape
     batch, lanes = step.batch, step.lanes
     count = 0
 
@@ -273,13 +275,14 @@ def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:
 def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value) -> Value:
     """Action and action logits from what the backbone left, (batch, hidden)."""
     products = step.dense("head", read, step.batch)
+    head: Any = config.head
     discrete = task.action == "discrete"
     actions = 1 if discrete else task.action_dim
-    tokens = config.discrete_actions if discrete else config.num_actions
+    tokens = head.discrete_actions if discrete else head.num_actions
     options = {
         "discrete": discrete,
-        "discrete_actions": config.discrete_actions,
-        "channels": config.action_channels,
+        "discrete_actions": head.discrete_actions,
+        "channels": head.action_channels,
     }
     outputs = [step.inputs["action"], step.inputs["action_logits"]]
     return step.call(

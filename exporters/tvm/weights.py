@@ -29,15 +29,19 @@ def pack_weights(policy: LoweredPolicy) -> tuple[dict[str, NDArray[Any]], dict[s
     """Arrays by name, in the order in which a step takes them, and which of them are large matrices."""
     graph: Any = policy.graph
     packer = Packer({} if policy.quantization is None else dict(policy.quantization.matrices))
-    packer.vectors("embed_reward", weight=array(graph.embed_reward.weight), bias=array(graph.embed_reward.bias))
-    packer.vectors("embed_return", weight=array(graph.embed_return.weight), bias=array(graph.embed_return.bias))
-    if policy.task.observation == "image":
-        _pack_image_encoder(packer, graph.embed_observation.cnn)
-    else:
-        packer.linear("embed_observation", graph.embed_observation)
-        packer.vectors("embed_observation", bias=array(graph.embed_observation.bias))
+    # the observation's encoder last: the numbers' lie together in front of it
+    for token in sorted(policy.checkpoint.config.tokens.tokens, key=lambda token: token.input == "observation"):
+        name = f"embed_{token.name}"
+        layer = graph.get_submodule(name)
+        if token.input != "observation":
+            packer.vectors(name, weight=array(layer.weight), bias=array(layer.bias))
+        elif policy.task.observation == "image":
+            _pack_image_encoder(packer, layer.cnn)
+        else:
+            packer.linear(name, layer)
+            packer.vectors(name, bias=array(layer.bias))
     packer.vectors("embed_norm", weight=array(graph.embed_norm.weight), bias=array(graph.embed_norm.bias))
-    backbone_kernels(policy.checkpoint.config).pack(packer, policy.checkpoint.config, graph)
+    backbone_kernels(policy.checkpoint.config).pack(packer, policy.checkpoint.config.backbone, graph.backbone)
     packer.linear("head", graph.head)
     packer.vectors("head", bias=array(graph.head.bias))
     return packer.arrays, packer.matrices

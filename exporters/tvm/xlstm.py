@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.backbones.xlstm.fused import folded_gates, fused_block_size, query_key_value
 from lram_export.backbones.xlstm.step import MLSTMBlock, SLSTMBlock
 from lram_export.errors import UsageError
 from lram_export.exporters.tvm.graph import StepBuilder, Value
 from lram_export.exporters.tvm.weights import Packer
 from lram_export.kernels.tvm.cpu.xlstm.mlstm import coefficient_count, mix_lanes
-from lram_export.model.config import ModelConfig
 from lram_export.spec.tensors import array
 from lram_export.targets.layout import TILE, pad_columns
 
@@ -33,7 +33,7 @@ def channel_parts(inner: int, size: int) -> int:
     return inner // (width or min(width for width in whole if width > PART_CHANNELS or width == inner))
 
 
-def check_gpu(config: ModelConfig, tokens: int, platform: str) -> None:
+def check_gpu(config: XLSTMConfig, tokens: int, platform: str) -> None:
     """Raise UsageError for sizes whose kernels need more shared memory than a GPU's block has."""
     size = fused_block_size(config.qkv_block_size, config.inner_size)
     part = config.inner_size // channel_parts(config.inner_size, size)
@@ -59,7 +59,7 @@ def epsilons(stack: Any) -> dict[str, float]:
     }
 
 
-def pack(packer: Packer, config: ModelConfig, stack: Any) -> None:
+def pack(packer: Packer, config: XLSTMConfig, stack: Any) -> None:
     """Bring the weights of all blocks, and of the norm behind them, into the kernels' layout."""
     for number, block in enumerate(stack.blocks):
         name = f"blocks.{number}"
@@ -67,7 +67,7 @@ def pack(packer: Packer, config: ModelConfig, stack: Any) -> None:
     packer.vectors("post_norm", weight=array(stack.post_norm.weight))
 
 
-def _pack_mlstm(packer: Packer, config: ModelConfig, name: str, block: Any) -> None:
+def _pack_mlstm(packer: Packer, config: XLSTMConfig, name: str, block: Any) -> None:
     size = fused_block_size(config.qkv_block_size, config.inner_size)
     packer.vectors(f"{name}.norm", weight=array(block.norm.weight))
     packer.linear(f"{name}.proj_up", block.proj_up)
@@ -98,14 +98,14 @@ def _pack_convolution(packer: Packer, name: str, conv: Any) -> None:
     packer.vectors(f"{name}.conv", bias=array(conv.bias))
 
 
-def emit(step: StepBuilder, config: ModelConfig, x: Value) -> Value:
+def emit(step: StepBuilder, config: XLSTMConfig, x: Value) -> Value:
     """From the tokens (rows, hidden) to what the head reads, (batch, hidden)."""
     for number in range(config.num_blocks):
         x = (_emit_slstm if number in config.slstm_at else _emit_mlstm)(step, config, number, x)
     return step.norm("post_norm.weight", x, step.epsilons["block"], read=True)
 
 
-def _emit_mlstm(step: StepBuilder, config: ModelConfig, number: int, x: Value) -> Value:
+def _emit_mlstm(step: StepBuilder, config: XLSTMConfig, number: int, x: Value) -> Value:
     kernels, name, epsilons = step.kernels.xlstm, f"blocks.{number}", step.epsilons
     batch, tokens, skipped, rows, lanes = step.batch, step.tokens, step.skipped, step.rows, step.lanes
     heads, width, inner = config.num_heads, config.head_dim, config.inner_size
@@ -150,7 +150,7 @@ def _emit_mlstm(step: StepBuilder, config: ModelConfig, number: int, x: Value) -
     return step.add(f"{name}.proj_down", gated, x)
 
 
-def _emit_slstm(step: StepBuilder, config: ModelConfig, number: int, x: Value) -> Value:
+def _emit_slstm(step: StepBuilder, config: XLSTMConfig, number: int, x: Value) -> Value:
     kernels, name, epsilons = step.kernels.xlstm, f"blocks.{number}", step.epsilons
     batch, tokens, skipped, rows, lanes = step.batch, step.tokens, step.skipped, step.rows, step.lanes
     hidden, heads, first = config.hidden_size, config.slstm_num_heads, step.inputs["is_first"]

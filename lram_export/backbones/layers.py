@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lram_export.spec.tokens import TOKENS_PER_STEP
-
 NEVER = -1e30
 """Log of a weight that shall be 0; finite, so that no runtime meets infinity minus infinity."""
 
@@ -54,10 +52,11 @@ class Convolution(nn.Module):
         """Convolve (B, T, F) after a window (B, kernel - 1, F); return (B, T, F) after SiLU and the next window."""
         window = torch.where(first[:, None, None], 0.0, window)
         inputs = torch.cat([window, x * present[..., None]], dim=1)
+        tokens = x.shape[1]
         y: Tensor = self.bias
         for tap, weight in enumerate(self.taps):
-            y = y + inputs[:, tap : tap + TOKENS_PER_STEP] * weight
-        return F.silu(y), inputs[:, TOKENS_PER_STEP:]
+            y = y + inputs[:, tap : tap + tokens] * weight
+        return F.silu(y), inputs[:, tokens:]
 
 
 PACKED_BLOCK = 16

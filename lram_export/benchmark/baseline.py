@@ -1,6 +1,6 @@
-"""The original way to act, as a baseline for benchmarks: three calls of the `xlstm` package's step, eager PyTorch.
+"""The original way to act, as a baseline for benchmarks: one call of the backbone's own step per token, eager PyTorch.
 
-The state stays in the package's own form between steps, as in the original code, so that nothing of ours is
+The state stays in the original's own form between steps, as in the original code, so that nothing of ours is
 in the time. Only a step that starts an episode goes the way of the reference runtime.
 """
 
@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lram_export.backbones.xlstm.reference import from_package, to_package
-from lram_export.model.heads import decode_action, prune_logits
 from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.runtimes.pytorch import PytorchRuntime
-from lram_export.spec.tokens import TOKENS_PER_STEP
 
 TRIAL_SECONDS = 2.0
 
@@ -41,29 +38,26 @@ def better_threads(step: Callable[[], float], candidates: Iterable[int]) -> int:
 class OriginalRuntime(PytorchRuntime):
     """The reference runtime without what it adds to the original code's steps."""
 
-    _nested: dict[str, dict[str, Any]] | None = None
+    _nested: Any = None
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
+    def step(self, *inputs: NDArray[np.generic]) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        if is_first.any():
+        if inputs[-1].any():
             self._flush()
-            return super().step(observation, return_to_go, reward, is_first)
-        self._inputs.fill(observation, return_to_go, reward, is_first)
-        nested = to_package(self._config, self._state) if self._nested is None else self._nested
+            return super().step(*inputs)
+        self._inputs.fill(*inputs)
+        model, layout = self._model, self._config.tokens
+        backbone = model.backbone
+        nested = backbone.nest(self._state) if self._nested is None else self._nested
         with torch.no_grad():
-            tensors = [torch.from_numpy(array) for array in self._inputs.arrays[:3]]
-            tokens = self._model.embed(tensors[0], tensors[1], tensors[2])
-            for position in range(TOKENS_PER_STEP):
-                hidden, nested = self._model.stack.step(tokens[:, position : position + 1], nested)
-            logits = prune_logits(self._model.action_net(hidden[:, 0]), self._config, self._task)
+            tokens = model.embed(self._tensors())
+            read = tokens[:, :1]
+            for position in range(len(layout)):
+                left, nested = backbone.token(tokens[:, position : position + 1], nested)
+                read = left if position == layout.read_position else read
+            output = self._decide(model.action_net(read[:, 0]))
         self._nested = nested
-        return StepOutput(decode_action(logits, self._config, self._task).numpy(), logits.numpy())
+        return output
 
     def state(self) -> State:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
@@ -82,4 +76,4 @@ class OriginalRuntime(PytorchRuntime):
 
     def _flush(self) -> None:
         if self._nested is not None:
-            self._state, self._nested = from_package(self._config, self._nested), None
+            self._state, self._nested = self._model.backbone.flatten(self._nested), None

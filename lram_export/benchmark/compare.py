@@ -13,7 +13,7 @@ from lram_export.benchmark.bench import BenchOptions, Contender, bench_together
 from lram_export.bundle.bundle import Bundle
 from lram_export.episodes.steps import StepSequence, load_steps
 from lram_export.errors import LramError, UsageError
-from lram_export.model.specification import bin_width
+from lram_export.model.config import read_model
 from lram_export.policy import default_target
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime
@@ -96,7 +96,7 @@ def compare_bundles(
     return Comparison(
         sides[0],
         sides[1],
-        quantization_cost(bin_width(first.manifest.model, task), outputs[0], outputs[1]),
+        quantization_cost(read_model(first.manifest.model, first.path).head.bin_width(task), outputs[0], outputs[1]),
         min(largest, 1.0) if task.action == "discrete" else largest,
         int(steps[0]) if steps.size else None,
     )
@@ -114,16 +114,16 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
                     f"{what} differ: {first.path} has {one.name} {one.dtype} of shape {one.shape}, "
                     f"{second.path} has {two.name} {two.dtype} of shape {two.shape}"
                 )
-    bins = [b.manifest.model.action_channels for b in (first, second)]
-    if bins[0] != bins[1]:
-        raise UsageError(f"action bins differ: {first.path} has {bins[0]}, {second.path} has {bins[1]}")
+    heads = [read_model(b.manifest.model, b.path).head for b in (first, second)]
+    if heads[0] != heads[1]:
+        raise UsageError(f"heads differ: {first.path} has {heads[0].fact()}, {second.path} has {heads[1].fact()}")
 
 
 def _recorded(first: Bundle, second: Bundle, recording: Path) -> StepSequence:
     """The steps of a recording; raises LramError unless both bundles can take them."""
     for bundle in (first, second):
         steps = load_steps(recording, bundle.manifest.spec)
-    rows = steps.is_first.shape[1]
+    rows = steps["is_first"].shape[1]
     if rows != first.manifest.batch_size:
         raise UsageError(f"{recording}: has rows of {rows}; the bundles step {first.manifest.batch_size} at a time")
     return steps

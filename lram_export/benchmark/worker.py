@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +190,7 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
 
     from lram_export.benchmark.baseline import OriginalRuntime
     from lram_export.checkpoints.random import random_checkpoint
+    from lram_export.model.config import read_model
     from lram_export.model.reference import ReferenceModel
     from lram_export.runtimes.pytorch import artifact_checkpoint
     from lram_export.verification.oracle import check_architecture
@@ -203,8 +203,10 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     elif "pytorch" in bundle.targets:
         checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"
     else:  # speed does not depend on the values of the weights
-        checkpoint, weights = random_checkpoint(manifest.model, Path(job.bundle)), "random"
-    runtime = OriginalRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+        checkpoint, weights = random_checkpoint(read_model(manifest.model, bundle.path), bundle.path), "random"
+    runtime = OriginalRuntime(
+        ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, manifest.task
+    )
     # a checkpoint's own weights are not those of a quantized bundle
     comparable = weights == "bundle" or (weights == "checkpoint" and manifest.quantization is None)
     return Policy(runtime, manifest.task), weights, comparable
@@ -216,4 +218,4 @@ def _endless_inputs(policy: Policy) -> Iterator[tuple[NDArray[np.generic], NDArr
     rng = np.random.default_rng(3)
     rewards = rng.standard_normal((INPUT_STEPS, policy.spec.batch_size)).astype(np.float32)
     rewards -= rewards.mean(axis=0)
-    return itertools.cycle(zip(steps.observation, rewards, strict=True))
+    return itertools.cycle(zip(steps["observation"], rewards, strict=True))

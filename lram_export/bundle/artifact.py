@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lram_export.bundle.identity import Identity
 from lram_export.errors import BundleError
-from lram_export.model.config import ModelConfig
 from lram_export.spec.codes import QuantizedFile
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.tensors import InitialTensors, StepSpec
 
 
 @dataclass(frozen=True)
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
-    ``digest`` tells the content of its files from that of any others; ``activations`` is the format to compute
-    in, ``platforms`` what its files were compiled for, ``identity`` what they have to say about
-    themselves, ``files`` the names of those that the manifest lists.
+    ``model`` is the architecture as the manifest's JSON values. ``digest`` tells the content of its files from that
+    of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
+    ``identity`` what they have to say about themselves, ``files`` the names of those that the manifest lists,
+    ``initial`` the states that start as a tensor.
     ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
     directory: Path
     spec: StepSpec
-    config: ModelConfig
+    model: Mapping[str, Any]
     task: TaskSpec
     digest: str
     activations: str
@@ -33,6 +35,7 @@ class LoadedArtifact:
     platforms: tuple[str, ...] = ()
     identity: Identity = field(default_factory=Identity)
     files: frozenset[str] = frozenset()
+    initial: InitialTensors = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
         """Where a file of the artifact is; raises BundleError unless the manifest lists it, and so vouches for it."""

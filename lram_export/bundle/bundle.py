@@ -11,16 +11,17 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.initial import read_initial
 from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
 from lram_export.errors import BundleError, UsageError
 from lram_export.spec.codes import QuantizedFile
 from lram_export.spec.json_fields import read_text
 from lram_export.system.files import file_sha256
-
-if TYPE_CHECKING:
-    from lram_export.bundle.artifact import LoadedArtifact
 
 BUNDLE_SUFFIX = ".lram"
 
@@ -61,20 +62,21 @@ class Bundle:
         for entry in self.manifest.artifacts:
             if entry.target == target:
                 return entry
-        from lram_export.runtimes import RUNTIMES
-
-        way_out = f"Export again with --target {target}" if target in RUNTIMES else "No runtime has that name"
         raise UsageError(
-            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. {way_out}"
+            f"{self.path}: no artifact for target '{target}'; it has: {', '.join(self.targets)}. Export again with "
+            f"--target {target}, if lram-export doctor lists it"
         )
 
     def artifact_size(self, target: str) -> int:
-        """Bytes on disk that a target needs: its own files, and the shared codes where it reads them."""
-        from lram_export.runtimes import RUNTIMES
+        """Bytes on disk that a target needs: its own files, and the shared ones that it reads."""
+        return self.artifact(target).size + sum(file.size for file in self._shared(target))
 
-        shared = self.manifest.quantization
-        reads = target not in RUNTIMES or RUNTIMES[target].reads_quantized
-        return self.artifact(target).size + (shared.file.size if shared is not None and reads else 0)
+    def _shared(self, target: str) -> list[FileEntry]:
+        """The files beside its own that a target reads."""
+        manifest = self.manifest
+        codes = manifest.quantization.file if manifest.quantization is not None else None
+        reads = codes if self.artifact(target).reads_codes else None
+        return [file for file in (reads, manifest.initial) if file is not None]
 
     def artifact_digest(self, target: str) -> str:
         """What tells what a target runs from anything else: one SHA-256 over its files and the shared codes."""
@@ -85,28 +87,30 @@ class Bundle:
 
     def load_artifact(self, target: str) -> LoadedArtifact:
         """Check the hashes of the files a target reads and describe them to its runtime; raises BundleError."""
-        from lram_export.bundle.artifact import LoadedArtifact
-        from lram_export.runtimes import RUNTIMES
-
-        entry = self.artifact(target)
-        self.check_files(entry.files)
-        manifest = self.manifest
+        entry, manifest = self.artifact(target), self.manifest
+        self.check_files([*entry.files, *self._shared(target)])
         quantized = None
-        if manifest.quantization is not None and (target not in RUNTIMES or RUNTIMES[target].reads_quantized):
-            self.check_files([manifest.quantization.file])
+        if manifest.quantization is not None and entry.reads_codes:
             quantized = QuantizedFile(self.path, manifest.quantization.matrices)
         return LoadedArtifact(
-            self.path / target,
-            manifest.spec,
-            manifest.model,
-            manifest.task,
-            entry.digest,
-            entry.activations,
-            quantized,
-            entry.platforms,
-            manifest.identity,
-            frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
+            directory=self.path / target,
+            spec=manifest.spec,
+            model=manifest.model,
+            task=manifest.task,
+            digest=entry.digest,
+            activations=entry.activations,
+            quantized=quantized,
+            platforms=entry.platforms,
+            identity=manifest.identity,
+            files=frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
+            initial=self.initial_tensors(),
         )
+
+    def initial_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The states that start as a tensor, each for one row; raises BundleError naming the tensor."""
+        if self.manifest.initial is None:
+            return {}
+        return read_initial(self.path / self.manifest.initial.path, self.manifest.spec)
 
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
@@ -151,4 +155,6 @@ class Bundle:
         shared = [self.manifest.reference]
         if self.manifest.quantization is not None:
             shared.append(self.manifest.quantization.file)
+        if self.manifest.initial is not None:
+            shared.append(self.manifest.initial)
         return (*shared, *(f for a in self.manifest.artifacts for f in a.files))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.errors import BundleError
-from lram_export.model.config import ModelConfig
 from lram_export.spec.json_fields import Fields, parse_json, read_json, shown
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -24,15 +23,15 @@ IDENTITY_FILE = "identity.json"
 
 
 def identity(
-    *, name: str, precision: str, task: TaskSpec, config: ModelConfig, spec: StepSpec, source_sha256: str
+    *, name: str, precision: str, task: TaskSpec, model: Mapping[str, Any], spec: StepSpec, source_sha256: str
 ) -> dict[str, str]:
-    """The manifest's essentials as properties, for formats that carry them."""
-    initial = {s.name: s.initial for s in spec.states if s.initial}
+    """The manifest's essentials as properties, for formats that carry them; ``model`` is its config as JSON values."""
+    initial = {s.name: "tensor" if s.initial is None else s.initial for s in spec.states if s.initial != 0.0}
     values: dict[str, Any] = {
         "name": name,
         "precision": precision,
         "task": task.to_json(),
-        "model": config.to_json(),
+        "model": dict(model),
         "batch_size": spec.batch_size,
         "limits": spec.limits,
         "state_initial": {"default": 0.0, **initial},

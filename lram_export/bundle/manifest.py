@@ -8,31 +8,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from lram_export.bundle.identity import Identity, identity
-from lram_export.model.config import ModelConfig
-from lram_export.model.matrices import matrix_kind, matrix_shapes
-from lram_export.model.specification import step_spec
-from lram_export.spec.bounds import MODEL, MOST_BATCH, MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
+from lram_export.bundle.older_schemas import upgraded
+from lram_export.spec.bounds import MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
 from lram_export.spec.codes import GPTQ, METHODS, QUANTIZED_FILE, MatrixEntry
 from lram_export.spec.json_fields import Fields, parse_json, shown, whole_number
 from lram_export.spec.parity import FLOAT32, ParityResult
 from lram_export.spec.precision import ACTIVATION_FORMATS, FORMATS, MIXED, PRECISIONS, activation_format
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import MAX_FLOAT32, StepSpec
+from lram_export.spec.tensors import StepSpec, read_step_spec
 from lram_export.version import __version__
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
+INITIAL_FILE = "initial.safetensors"
+"""The states that start as a tensor, each under its name, for one row."""
 REPORT_FILE = "report.html"
 """The page for the person who signs a policy off: listed with its hash, the one listed file that may be left out."""
+FIELDS = (
+    *("schema_version", "name", "created", "generator", "source", "model", "task", "specification", "reference"),
+    *("report", "initial", "quantization", "artifacts"),
+)
 SHA256 = "[0-9a-f]{64}"
 COST_COUNTS = ("steps", "actions", "actions_different", "beyond_one_bin")
 COST_ERRORS = ("relative_error", "mean_logit_error", "max_logit_error")
-MOST_MATRICES = 2 * MODEL["num_blocks"][1] + 2
+MOST_MATRICES = 1 << 12
 MOST_RECORDINGS = 1 << 12
 STAND_IN_NAMES = {"tensorrt": ("onnxruntime",), "tvm": ("tvm-host",)}
 """Target -> what may have verified its artifact besides itself."""
@@ -53,7 +58,8 @@ class ArtifactEntry:
 
     ``activations`` is the format in which the target keeps activations: `float32`, or what it rounds them to.
     ``verified_by`` is the target on whose runtime ``parity`` was found; it is another one where the hardware for
-    this one was missing at export.
+    this one was missing at export. ``reads_codes``: it needs the bundle's file of quantized matrices, if there is one;
+    otherwise all its weights are in files of its own.
     """
 
     target: str
@@ -65,6 +71,7 @@ class ArtifactEntry:
     activations: str = FLOAT32
     parity: ParityResult | None = None
     verified_by: str | None = None
+    reads_codes: bool = False
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -116,21 +123,27 @@ class QuantizationEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader needs to know before it opens an artifact."""
+    """Everything a reader needs to know before it opens an artifact, without knowing the model.
+
+    ``model`` is the architecture as JSON values, for those who know it
+    (:meth:`lram_export.model.config.ModelConfig.from_json`). ``initial`` is the file with the states that start as a
+    tensor. ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
+    """
 
     name: str
-    model: ModelConfig
+    model: Mapping[str, Any]
     parameters: int
     task: TaskSpec
-    batch_size: int
+    spec: StepSpec
     reference: FileEntry
     artifacts: tuple[ArtifactEntry, ...]
     created: str
     source: dict[str, str] = field(default_factory=dict)
     generator: str = f"lram-export {__version__}"
     quantization: QuantizationEntry | None = None
-    limits: dict[str, float] = field(default_factory=dict)
     report: FileEntry | None = None
+    initial: FileEntry | None = None
+    complete: bool = True
 
     @property
     def precision(self) -> str:
@@ -138,9 +151,9 @@ class Manifest:
         return self.artifacts[0].precision
 
     @property
-    def spec(self) -> StepSpec:
-        """Names, shapes and dtypes of a step, derived from model, task and batch size, with the inputs' limits."""
-        return step_spec(self.model, self.task, self.batch_size).with_limits(self.limits)
+    def batch_size(self) -> int:
+        """Rows of a step."""
+        return self.spec.batch_size
 
     @property
     def identity(self) -> Identity:
@@ -149,11 +162,11 @@ class Manifest:
             name=self.name,
             precision=self.precision,
             task=self.task,
-            config=self.model,
+            model=self.model,
             spec=self.spec,
             source_sha256=self.source["sha256"],
         )
-        return Identity(properties, complete=bool(self.limits))
+        return Identity(properties, complete=self.complete)
 
     def dumps(self) -> str:
         """The manifest as JSON text."""
@@ -171,11 +184,12 @@ class Manifest:
             "created": self.created,
             "generator": self.generator,
             "source": self.source,
-            "model": {**self.model.to_json(), "parameters": self.parameters},
+            "model": {**self.model, "parameters": self.parameters},
             "task": self.task.to_json(),
             "specification": self.spec.to_json(),
             "reference": asdict(self.reference),
             "report": None if self.report is None else asdict(self.report),
+            "initial": None if self.initial is None else asdict(self.initial),
             "quantization": None if self.quantization is None else _quantization_json(self.quantization),
             "artifacts": artifacts,
         }
@@ -194,55 +208,41 @@ def read_manifest(text: str) -> Manifest:
             f"schema_version: this bundle has {version}, this lram-export ({__version__}) reads up to "
             f"{SCHEMA_VERSION}; update lram-export"
         )
-    if version < 2:
-        document = _of_version_1(document)
+    document = upgraded(document, version)
+    document.only(*FIELDS)
     model = document.fields("model")
-    config = ModelConfig.from_json({k: v for k, v in model.data.items() if k != "parameters"})
-    specification = document.fields("specification")
     manifest = Manifest(
         name=document.text("name"),
         created=document.text("created"),
         generator=document.text("generator"),
         source=_source(document),
-        model=config,
+        model={k: v for k, v in model.data.items() if k != "parameters"},
         parameters=model.integer("parameters", 1, MOST_PARAMETERS),
         task=TaskSpec.from_json(document.get("task")),
-        batch_size=specification.integer("batch_size", 1, MOST_BATCH),
+        spec=read_step_spec(document.fields("specification")),
         reference=_file(document.fields("reference")),
         quantization=None
         if document.get("quantization") is None
         else _quantization(document.fields("quantization"), version),
-        limits=_limits(specification, version),
-        report=None if version < 3 or document.get("report") is None else _report(document.fields("report")),
+        report=_optional(document, "report", REPORT_FILE),
+        initial=_optional(document, "initial", INITIAL_FILE),
+        complete=version >= 3,
         artifacts=tuple(
             _artifact(Fields.of(entry, f"artifacts[{i}]")) for i, entry in enumerate(document.items("artifacts", 64))
         ),
     )
-    if manifest.spec.to_json() != specification.data:
-        raise ValueError("specification: does not follow from model, task and batch_size")
     _check_consistent(manifest)
     return manifest
 
 
-def _report(entry: Fields) -> FileEntry:
-    file = _file(entry)
-    if file.path != REPORT_FILE:
-        raise ValueError(f"report.path: expected '{REPORT_FILE}', got {file.path!r}")
+def _optional(document: Fields, name: str, path: str) -> FileEntry | None:
+    """The entry of a file that need not be there, and has one place."""
+    if document.get(name) is None:
+        return None
+    file = _file(document.fields(name))
+    if file.path != path:
+        raise ValueError(f"{name}.path: expected '{path}', got {file.path!r}")
     return file
-
-
-def _of_version_1(document: Fields) -> Fields:
-    """A document of schema version 1 with what version 2 added."""
-    artifacts = [
-        {"activations": FLOAT32, "parity": None, **entry} if isinstance(entry, dict) else entry
-        for entry in document.items("artifacts", 64)
-    ]
-    for entry in artifacts:
-        if isinstance(entry, dict):
-            entry.setdefault("verified_by", None if entry["parity"] is None else entry.get("target"))
-    if "quantization" in document.data:
-        raise ValueError("schema_version: 1 has no quantization")
-    return Fields({**document.data, "quantization": None, "artifacts": artifacts}, document.where)
 
 
 def _source(document: Fields) -> dict[str, str]:
@@ -253,8 +253,12 @@ def _source(document: Fields) -> dict[str, str]:
 
 def _check_consistent(manifest: Manifest) -> None:
     """Raise ValueError where two fields of a manifest contradict each other."""
-    if manifest.parameters != manifest.model.parameters:
-        raise ValueError(f"model.parameters: {manifest.parameters} does not follow from the other sizes of the model")
+    for tensor in manifest.spec.inputs[:-1]:
+        limited = manifest.complete and tensor.dtype == "float32"
+        if limited != (tensor.limit is not None):
+            raise ValueError(f"specification.inputs: {tensor.name}.limit: {'missing' if limited else 'unknown field'}")
+    if bool(manifest.spec.starts_as_tensor) != (manifest.initial is not None):
+        raise ValueError("initial: expected a file where a state starts as a tensor, and nowhere else")
     if not manifest.artifacts:
         raise ValueError("artifacts: expected at least one")
     targets = [entry.target for entry in manifest.artifacts]
@@ -287,15 +291,8 @@ def _check_quantization(manifest: Manifest, entry: QuantizationEntry) -> None:
     names = [m.name for m in entry.matrices]
     if len(set(names)) != len(names) or not names:
         raise ValueError("quantization.matrices: expected one or more different matrices")
-    shapes = matrix_shapes(manifest.model, manifest.task)
     for i, matrix in enumerate(entry.matrices):
         where = f"quantization.matrices[{i}]"
-        if matrix.name not in shapes:
-            raise ValueError(f"{where}.name: this model has no matrix {matrix.name!r}")
-        if matrix.shape != shapes[matrix.name]:
-            raise ValueError(
-                f"{where}.shape: expected {list(shapes[matrix.name])} for {matrix.name}, got {list(matrix.shape)}"
-            )
         named = PRECISIONS.get(manifest.precision)
         if named is not None and matrix.format != named.weights:
             raise ValueError(f"{where}.format: expected {named.weights} at {manifest.precision}, got {matrix.format}")
@@ -319,20 +316,6 @@ def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult
         raise ValueError(f"{where}.passed: expected a proof that passed, within the tolerance")
     if entry.verified_by not in (entry.target, *STAND_IN_NAMES.get(entry.target, ())):
         raise ValueError(f"{where.removesuffix('parity')}verified_by: '{entry.verified_by}' runs no '{entry.target}'")
-
-
-def _limits(specification: Fields, version: int) -> dict[str, float]:
-    """The limits of the float32 inputs of a step; bundles before schema version 3 have none."""
-    found: dict[str, float] = {}
-    for i, entry in enumerate(specification.items("inputs", 4)):
-        tensor = Fields.of(entry, specification.path(f"inputs[{i}]"))
-        name, dtype = tensor.text("name"), tensor.text("dtype")
-        limited = version >= 3 and dtype == "float32" and name in ("observation", "return_to_go", "reward")
-        if limited != ("limit" in tensor.data):
-            raise ValueError(f"{tensor.path('limit')}: {'missing' if limited else 'unknown field'}")
-        if limited:
-            found[name] = tensor.number("limit", low=1.0, high=MAX_FLOAT32)
-    return found
 
 
 def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
@@ -389,8 +372,6 @@ def _cost(entry: Fields, name: str) -> dict[str, Any] | None:
 
 def _matrix(entry: Fields) -> MatrixEntry:
     name, shape = entry.text("name"), entry.items("shape", 2)
-    if matrix_kind(name) is None:
-        raise ValueError(f"{entry.where}.name: '{name}' is not a matrix that is quantized")
     if len(shape) != 2:
         raise ValueError(f"{entry.where}.shape: expected two positive numbers, got {shown(shape)}")
     rows, columns = (whole_number(extent, f"{entry.where}.shape", 1, MOST_FILE_BYTES) for extent in shape)
@@ -423,6 +404,7 @@ def _artifact(entry: Fields) -> ArtifactEntry:
         activations=entry.text("activations", choices=ACTIVATION_FORMATS),
         parity=None if parity is None else ParityResult.from_json(parity, f"{entry.where}.parity"),
         verified_by=None if verified_by is None else entry.text("verified_by"),
+        reads_codes=entry.flag("reads_codes"),
     )
 
 

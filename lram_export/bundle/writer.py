@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.bundle.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry
-from lram_export.model.config import ModelConfig
 from lram_export.spec.parity import ParityResult
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -42,10 +42,15 @@ class BundleWriter:
         tools: dict[str, str],
         weight_bytes: int,
         activations: str,
+        reads_codes: bool,
     ) -> None:
         """Record an artifact whose files lie in the target's folder."""
         entries = tuple(self.entry(file) for file in files)
-        self._artifacts.append(ArtifactEntry(target, precision, platform, tools, entries, weight_bytes, activations))
+        self._artifacts.append(
+            ArtifactEntry(
+                target, precision, platform, tools, entries, weight_bytes, activations, reads_codes=reads_codes
+            )
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -71,28 +76,29 @@ class BundleWriter:
     def finish(
         self,
         *,
-        config: ModelConfig,
+        model: Mapping[str, Any],
         parameters: int,
         task: TaskSpec,
         spec: StepSpec,
         reference: Path,
         source: dict[str, str],
         quantization: QuantizationEntry | None = None,
+        initial: Path | None = None,
         report: Path | None = None,
     ) -> Manifest:
         """Write the manifest; may be called again after :meth:`add_parity`, and with the report made from it."""
         manifest = Manifest(
             name=self.name,
-            model=config,
+            model=model,
             parameters=parameters,
             task=task,
-            batch_size=spec.batch_size,
+            spec=spec,
             reference=self.entry(reference),
             artifacts=tuple(self._artifacts),
             created=self._created,
             source=source,
             quantization=quantization,
-            limits=spec.limits,
+            initial=None if initial is None else self.entry(initial),
             report=None if report is None else self.entry(report),
         )
         (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from lram_export.backbones.protocol import Weights
 from lram_export.errors import CheckpointError
-from lram_export.model.config import ModelConfig, expected_shapes
+from lram_export.model.config import ModelConfig
 
 
 def checked_weights(weights: Weights, config: ModelConfig, file: Path) -> Weights:
     """Compare names and shapes with what the config needs; return float32 weights in the config's order."""
     import torch
 
-    expected = expected_shapes(config)
+    expected = config.shapes()
     missing = [k for k in expected if k not in weights]
     unknown = sorted(set(weights) - set(expected))
     if missing:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from lram_export.checkpoints.checkpoint import Checkpoint
-from lram_export.model.config import ModelConfig, expected_shapes
-from lram_export.model.matrices import checkpoint_key
+from lram_export.model.config import ModelConfig
+from lram_export.model.matrices import checkpoint_keys
 from lram_export.spec.codes import QuantizedMatrix
 
 
@@ -21,9 +21,9 @@ def dequantized_checkpoint(checkpoint: Checkpoint, matrices: Mapping[str, Quanti
 
 def dequantized_weights(config: ModelConfig, matrices: Mapping[str, QuantizedMatrix]) -> dict[str, torch.Tensor]:
     """Weights under their names in the checkpoint; rows of the head that no code covers are 0."""
-    shapes, weights = expected_shapes(config), {}
+    shapes, keys, weights = config.shapes(), checkpoint_keys(config), {}
     for name, matrix in matrices.items():
-        key = checkpoint_key(name)
+        key = keys[name]
         values = torch.zeros(shapes[key])
         values[: matrix.shape[0]] = torch.from_numpy(matrix.dequantize())
         weights[key] = values

@@ -19,7 +19,8 @@ from lram_export.system.files import atomic_directory, check_space, file_sha256
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "lram-export-checkpoint"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had all sizes side by side."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: Path, *, force: bool = False) -> None:
@@ -61,10 +62,11 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
         raise CheckpointError(f"{config_path}: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f'{config_path}: format: expected "{FORMAT}"; is this an lram-export checkpoint?')
-    if document.get("schema_version") != SCHEMA_VERSION:
+    version = document.get("schema_version")
+    if version not in range(1, SCHEMA_VERSION + 1):
         raise CheckpointError(
-            f"{config_path}: schema_version: expected {SCHEMA_VERSION}, got "
-            f"{document.get('schema_version')!r}; update lram-export to read it"
+            f"{config_path}: schema_version: expected 1 to {SCHEMA_VERSION}, got {version!r}; update lram-export to "
+            f"read it"
         )
     try:
         config = ModelConfig.from_json(document.get("model"))

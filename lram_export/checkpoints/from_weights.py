@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from lram_export.backbones.protocol import Weights
-from lram_export.backbones.xlstm.original import BLOCKS, KERNEL
+from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.checkpoints.checkpoint import Hints
 from lram_export.errors import CheckpointError, UsageError
-from lram_export.model.config import IMPALA_CHANNELS, ModelConfig
+from lram_export.model.config import ModelConfig, lram_encoders
+from lram_export.model.encoders import IMPALA_CHANNELS
+from lram_export.model.heads import ActionBins
 
 PUBLISHED_NUM_ACTIONS, PUBLISHED_DISCRETE_ACTIONS = 274, 18
 PUBLISHED_IMAGE_SIZE = 64
@@ -21,7 +23,7 @@ def infer_config(
     """Infer every size from the weights alone.
 
     Args:
-        weights: named weights without prefixes, sLSTM kernels in either layout.
+        weights: named weights without prefixes, as the training code saved them.
         path: the file, for messages.
         hints: sizes given by the user.
         num_actions: action tokens per dimension where the action embedding shows them.
@@ -39,28 +41,10 @@ def infer_config(
             raise CheckpointError(f"{path}: {name}: missing; is this an LRAM checkpoint?")
         return tuple(weights[name].shape)
 
-    hidden = shape("embed_ln.weight")[0]
-    blocks = sorted({int(k[len(BLOCKS) :].split(".")[0]) for k in weights if k.startswith(BLOCKS)})
-    if not blocks or blocks != list(range(len(blocks))):
-        raise CheckpointError(f"{path}: {BLOCKS}: expected blocks 0, 1, 2, ..., got {blocks}")
-    slstm_at = tuple(i for i in blocks if f"{BLOCKS}{i}.xlstm.{KERNEL}" in weights)
-    mlstm_at = [i for i in blocks if i not in slstm_at]
+    shape("embed_ln.weight")
     assumptions = ["tokens (reward, state, return-to-go), no time embeddings, as in the published models"]
-    sizes: dict[str, Any] = {"num_heads": 4, "inner_size": 2 * hidden}
-    if mlstm_at:
-        layer = f"{BLOCKS}{mlstm_at[0]}.xlstm"
-        sizes = {
-            "num_heads": shape(f"{layer}.mlstm_cell.igate.weight")[0],
-            "inner_size": shape(f"{layer}.learnable_skip")[0],
-            "qkv_block_size": shape(f"{layer}.q_proj.weight")[-1],
-        }
-    if slstm_at:
-        block = f"{BLOCKS}{slstm_at[0]}"
-        sizes["slstm_num_heads"] = shape(f"{block}.xlstm.{KERNEL}")[0]
-        sizes["ffn_size"] = shape(f"{block}.ffn.proj_down.weight")[-1]
-        assumptions.append("feed-forward activation gelu, as in the published models")
-    sizes["conv_kernel_size"] = shape(f"{BLOCKS}0.xlstm.conv1d.conv.weight")[-1]
-    sizes |= _infer_actions(shape("action_net.0.weight")[0], hints, num_actions, assumptions)
+    backbone = _original(weights, path).infer(shape, weights, path, assumptions)
+    sizes = _infer_actions(shape("action_net.0.weight")[0], hints, num_actions, assumptions)
     state_dim = shape("embed_state.weight")[-1] if "embed_state.weight" in weights else None
     image_shape = None
     if "embed_image.linear.0.weight" in weights:
@@ -71,17 +55,22 @@ def infer_config(
             assumptions,
         )
     try:
-        config = ModelConfig(
-            hidden_size=hidden,
-            num_blocks=len(blocks),
-            slstm_at=slstm_at,
-            state_dim=state_dim,
-            image_shape=image_shape,
-            **sizes,
-        )
+        config = ModelConfig(backbone, ActionBins(**sizes), lram_encoders(state_dim, image_shape))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return config, tuple(assumptions)
+
+
+def _original(weights: Weights, path: Path) -> ModuleType:
+    """The backbone that knows these names; raises CheckpointError where none does."""
+    for kind in BACKBONES:
+        original = backbone_module(kind, "original")
+        if original.recognizes(weights):
+            return original
+    raise CheckpointError(
+        f"{path}: no weights of a backbone that this lram-export knows ({', '.join(BACKBONES)}); is this an LRAM "
+        f"checkpoint?"
+    )
 
 
 def _infer_actions(rows: int, hints: Hints, num_actions: int | None, assumptions: list[str]) -> dict[str, int]:

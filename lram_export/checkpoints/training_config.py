@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lram_export.backbones.xlstm.config import round_up
+from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.errors import CheckpointError, describe
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, lram_encoders
+from lram_export.model.heads import ActionBins
 from lram_export.spec.sections import Options, Reasons, Section
 
-SUPPORTED_KINDS = ("MDDXLSTM",)
 # options of agent_params that change what the agent feeds its model or does with what comes out
 SUPPORTED_AGENT: Options = {
-    "kind": ("", SUPPORTED_KINDS),
     "stochastic_policy": (False, (False,)),
     "s_proj_dim": (None, (None,)),
     "a_proj_dim": (None, (None,)),
@@ -104,70 +103,6 @@ INERT_OPTIONS: Reasons = {
     ),
 }
 SIZE_OPTIONS = frozenset(("action_channels", "discrete_actions", "state_dim", "image_shape"))
-# options of agent_params.huggingface that change the computation
-SUPPORTED_HUGGINGFACE: Options = {
-    "ln_bias": (False, (False,)),
-    "rms_norm": (False, (False,)),
-    "embed_rms_norm": (False, (False,)),
-    "chunkwise_step": (False, (False,)),
-    "add_cross_attention": (False, (False,)),
-    "rope": (None, (None, False)),
-}
-INERT_HUGGINGFACE: Reasons = {
-    "sizes that the weights show and xlstm_config says": ("hidden_size", "n_layer", "n_head"),
-    "the transformer in whose place xLSTM is put": (
-        *("activation_function", "use_fast_attn", "n_positions", "n_inner", "vocab_size", "layer_norm_epsilon"),
-        *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "use_cache"),
-        *("bos_token_id", "eos_token_id", "action_tanh"),
-    ),
-    "the window of the form that is not recurrent, and its table of times": ("max_length", "max_ep_len"),
-    "how the weights were trained": ("initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
-}
-# fields of the xlstm package's configs; sizes are read where they are needed
-SUPPORTED_STACK: Options = {
-    "add_post_blocks_norm": (True, (True,)),
-    "bias": (False, (False,)),
-}
-SIZES_STACK = frozenset(("num_blocks", "embedding_dim", "slstm_at", "mlstm_block", "slstm_block"))
-_TRAINED, _OVERWRITTEN = "how the weights were trained", "overwritten or computed by the xlstm package"
-_PARALLEL = "the mask of the form that is not recurrent"
-INERT_STACK: Reasons = {_TRAINED: ("dropout",), _PARALLEL: ("context_length",), _OVERWRITTEN: ("_block_map",)}
-INERT_BLOCK: Reasons = {_OVERWRITTEN: ("_num_blocks", "_block_idx")}
-_WIDTH = ("proj_factor", "round_proj_up_to_multiple_of", "round_proj_up_dim_up")
-SIZES_MLSTM = frozenset(("num_heads", "conv1d_kernel_size", "qkv_proj_blocksize", *_WIDTH))
-INERT_MLSTM: Reasons = {
-    _OVERWRITTEN: (
-        *("embedding_dim", "bias", "dropout", "context_length", "_num_blocks", "_inner_embedding_dim", "_proj_up_dim"),
-    ),
-}
-SUPPORTED_SLSTM: Options = {
-    "function": ("slstm", ("slstm",)),
-    "group_norm_weight": (True, (True,)),
-    "num_states": (4, (4,)),
-    "num_gates": (4, (4,)),
-    "forward_clipval": (None, (None,)),
-    "initial_val": (0.0, (0.0, 0)),
-    "input_shape": ("BSGNH", ("BSGNH",)),
-    "internal_input_shape": ("SBNGH", ("SBNGH",)),
-    "output_shape": ("BNSH", ("BNSH",)),
-    "constants": ({}, ({},)),
-}
-SIZES_SLSTM = frozenset(("num_heads", "conv1d_kernel_size"))
-INERT_SLSTM: Reasons = {
-    _TRAINED: ("bias_init", "recurrent_weight_init", "gradient_recurrent_cut", "gradient_recurrent_clipval"),
-    _OVERWRITTEN: ("embedding_dim", "hidden_size", "dropout", "_block_idx", "_num_blocks"),
-    "how the kernel computed: float32 here": (
-        *("backend", "batch_size", "enable_automatic_mixed_precision", "dtype"),
-        *("dtype_b", "dtype_r", "dtype_w", "dtype_g", "dtype_s", "dtype_a"),
-    ),
-}
-SUPPORTED_FEEDFORWARD: Options = {
-    "ff_type": ("ffn_gated", ("ffn_gated",)),
-    "bias": (False, (False,)),
-    "act_fn": ("gelu", ("gelu", "relu", "swish", "selu", "sigmoid", "relu^2")),
-}
-SIZES_FEEDFORWARD = frozenset(_WIDTH)
-INERT_FEEDFORWARD: Reasons = {_TRAINED: ("dropout",), _OVERWRITTEN: ("embedding_dim", "_num_blocks", "_proj_up_dim")}
 # what the wrappers of env_params do to observations and rewards before the policy is given them
 SUPPORTED_ENVIRONMENT: Options = {
     # running statistics that no checkpoint holds
@@ -199,73 +134,30 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
         raise CheckpointError(f"{file}: agent_params: missing; expected the .hydra/config.yaml of a training run")
     agent = Section(config, "agent_params", file)
     model = Section(config, "agent_params.model_kwargs", file)
-    huggingface = Section(config, "agent_params.huggingface", file)
-    stack = Section(config, "agent_params.huggingface.xlstm_config", file)
-
-    _check_options(agent, model, huggingface, stack)
+    agent.require(SUPPORTED_AGENT)
+    original = backbone_module(_backbone_kind(agent), "original")
+    agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT, ["kind"])
+    model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS)
+    model.require(SUPPORTED_OPTIONS)
+    backbone = original.read(Section(config, "agent_params.huggingface", file))
     Section(config, "env_params", file).require(SUPPORTED_ENVIRONMENT)
-    hidden_size, num_blocks = stack.integer("embedding_dim"), stack.integer("num_blocks")
-    mlstm = Section(config, f"{stack.path}.mlstm_block.mlstm", file)
-    slstm = Section(config, f"{stack.path}.slstm_block.slstm", file)
-    feedforward = Section(config, f"{stack.path}.slstm_block.feedforward", file)
-
-    for block, layers in (("mlstm_block", ("mlstm",)), ("slstm_block", ("slstm", "feedforward"))):
-        Section(config, f"{stack.path}.{block}", file).know(INERT_BLOCK, layers)
-    mlstm.know(INERT_MLSTM, SIZES_MLSTM)
-    slstm.know(INERT_SLSTM, SIZES_SLSTM, SUPPORTED_SLSTM)
-    feedforward.know(INERT_FEEDFORWARD, SIZES_FEEDFORWARD, SUPPORTED_FEEDFORWARD)
-    slstm_at = stack.get("slstm_at", [])
-    if slstm_at == "all":
-        slstm_at = list(range(num_blocks))
-    if not isinstance(slstm_at, list) or not all(isinstance(i, int) for i in slstm_at):
-        raise CheckpointError(f"{file}: {stack.path}.slstm_at: expected a list of blocks, got {slstm_at!r}")
-    conv_kernel_size = mlstm.integer("conv1d_kernel_size", 4)
-    if slstm_at:
-        if stack.get("slstm_block", None) is None or "feedforward" not in stack.get("slstm_block"):
-            raise CheckpointError(f"{feedforward.path} is missing in {file}; sLSTM blocks without it are not supported")
-        slstm.require({**SUPPORTED_SLSTM, "conv1d_kernel_size": (4, (conv_kernel_size,))})
-        feedforward.require(SUPPORTED_FEEDFORWARD)
     action_channels = model.integer("action_channels", 256)
     discrete_actions = model.integer("discrete_actions", 18)
     act_dim = Section(config, "agent_params.replay_buffer_kwargs", file).get("max_act_dim", None)
     image_shape = model.get("image_shape", [1, 84, 84])
+    state_dim = None if model.get("state_dim", 39) is None else model.integer("state_dim", 39)
     try:
-        return ModelConfig(
-            hidden_size=hidden_size,
-            num_blocks=num_blocks,
-            num_heads=mlstm.integer("num_heads", 4),
-            inner_size=_width(mlstm, hidden_size, 2.0),
-            slstm_at=tuple(sorted(slstm_at)),
-            slstm_num_heads=slstm.integer("num_heads", 4),
-            ffn_size=_width(feedforward, hidden_size, 1.3) if slstm_at else 0,
-            ffn_activation=feedforward.get("act_fn", "gelu") if slstm_at else "gelu",
-            conv_kernel_size=conv_kernel_size,
-            qkv_block_size=mlstm.integer("qkv_proj_blocksize", 4),
-            state_dim=None if model.get("state_dim", 39) is None else model.integer("state_dim", 39),
-            image_shape=None if image_shape is None else tuple(image_shape),
-            act_dim=act_dim or head_rows // max(action_channels + discrete_actions, 1),
-            action_channels=action_channels,
-            discrete_actions=discrete_actions,
+        head = ActionBins(
+            act_dim or head_rows // max(action_channels + discrete_actions, 1), action_channels, discrete_actions
         )
+        encoders = lram_encoders(state_dim, None if image_shape is None else tuple(image_shape))
+        return ModelConfig(backbone, head, encoders)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}") from None
 
 
-def _check_options(agent: Section, model: Section, huggingface: Section, stack: Section) -> None:
-    agent.require(SUPPORTED_AGENT)
-    agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT)
-    model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS)
-    model.require(SUPPORTED_OPTIONS)
-    huggingface.require(SUPPORTED_HUGGINGFACE)
-    huggingface.know(INERT_HUGGINGFACE, SUPPORTED_HUGGINGFACE, ["xlstm_config"])
-    stack.require(SUPPORTED_STACK)
-    stack.know(INERT_STACK, SUPPORTED_STACK, SIZES_STACK)
-
-
-def _width(section: Section, hidden_size: int, default_factor: float) -> int:
-    """Width of a projection by the xlstm package's rule: factor * hidden size, rounded to a multiple."""
-    multiple = section.integer("round_proj_up_to_multiple_of", 64)
-    width = section.number("proj_factor", default_factor) * hidden_size
-    if section.get("round_proj_up_dim_up", True):
-        return round_up(width, multiple)
-    return int(width // multiple * multiple)
+def _backbone_kind(agent: Section) -> str:
+    """The backbone whose training code calls it so; raises CheckpointError."""
+    named = {name: kind for kind in BACKBONES for name in backbone_module(kind, "original").KINDS}
+    agent.require({"kind": ("", tuple(named))})
+    return named[agent.get("kind")]

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from lram_export.backbones.protocol import Weights
-from lram_export.backbones.xlstm.original import vanilla_layout
+from lram_export.backbones.registry import backbone_module
 from lram_export.checkpoints.checked import checked_weights
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.foreign import POLICY, refuse_foreign, refuse_nested, refuse_prefixed
@@ -46,7 +46,7 @@ def load_zip(path: Path, config_file: Path | None, hints: Hints) -> Checkpoint:
         config = read_hydra_config(config_file or beside, 0 if head is None else head.shape[0])
     else:
         config, assumptions = infer_config(weights, path, hints, raw_num_actions(raw))
-    weights = vanilla_layout(weights)
+    weights = backbone_module(config.backbone.kind, "original").canonical(weights)
     checked = checked_weights(weights, config, path)
     return Checkpoint(path, config, checked, file_sha256(path), tuple(skipped), assumptions)
 

@@ -61,7 +61,6 @@ def new(
     """Write a random checkpoint of a published size, for benchmarks."""
     from lram_export.checkpoints.folder import CONFIG_FILE
     from lram_export.checkpoints.random import preset_config, random_checkpoint
-    from lram_export.model.config import expected_shapes
 
     check_output(output, force=force, marker=CONFIG_FILE)
     try:
@@ -69,7 +68,7 @@ def new(
     except ValueError as error:
         raise UsageError(f"--slstm-at: {str(error).removeprefix('slstm_at: ')}") from None
     progress = ConsoleProgress(quiet)
-    with progress.stage("drawing weights", len(expected_shapes(config))) as advance:
+    with progress.stage("drawing weights", len(config.weights())) as advance:
         checkpoint = random_checkpoint(config, output, seed, advance=lambda _: advance(1))
     _save(checkpoint, output, force, as_json, progress)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from lram_export.checkpoints.random import PRESETS, preset_config
+from lram_export.backbones.xlstm.config import PRESETS
+from lram_export.checkpoints.random import preset_config
 from lram_export.cli import options
 from lram_export.cli.console import print_facts, print_json, print_table
 from lram_export.cli.parameters import Command
 from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
-from lram_export.model.config import weight_count
 from lram_export.system.cgroup import cpu_quota
 from lram_export.system.machine import (
     available_cpus,
@@ -95,7 +95,7 @@ def _says_how(runtime: TargetModule) -> bool:
 
 def _default_threads() -> dict[str, int]:
     """Threads that the published sizes get when they are not told."""
-    return {size: suitable_threads(weight_count(preset_config(size))) for size in PRESETS}
+    return {size: suitable_threads(preset_config(size).parameters) for size in PRESETS}
 
 
 def _native_kernels() -> dict[str, Any]:

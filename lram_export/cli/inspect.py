@@ -13,7 +13,8 @@ from lram_export.cli.parameters import INPUT_PATH, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
 from lram_export.describe import human_bytes, model_facts, quantization_facts
 from lram_export.errors import UsageError
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, read_model
+from lram_export.model.encoders import StateEncoder
 
 if TYPE_CHECKING:
     from lram_export.bundle.manifest import ArtifactEntry
@@ -70,7 +71,7 @@ def _model(
         if task is not None:
             raise UsageError(f"--task: {path} is a bundle, which has its task")
         manifest = Bundle.open(path).manifest
-        return manifest.model, manifest.task, manifest.batch_size
+        return read_model(manifest.model, path), manifest.task, manifest.batch_size
     config = reading.load(path, ConsoleProgress(quiet)).config
     return config, None if task is None else _task(task, config), 1
 
@@ -81,10 +82,12 @@ def _task(name: str, config: ModelConfig) -> TaskSpec:
 
     row = task_table().get(name.split("/", maxsplit=1)[0], {})
     state, continuous = row.get("observation") == "state", row.get("action") == "continuous"
+    encoder, head = config.encoder("state"), config.head
+    widest = encoder.dim if isinstance(encoder, StateEncoder) else None
     return resolve_task(
         name,
-        observation_dim=config.state_dim if state and row.get("observation_dim") is None else None,
-        action_dim=config.act_dim if continuous and row.get("action_dim") is None else None,
+        observation_dim=widest if state and row.get("observation_dim") is None else None,
+        action_dim=head.act_dim if continuous and row.get("action_dim") is None else None,
         target_return=0.0,  # neither is part of a size
         reward_scale=1.0,
     )
@@ -129,7 +132,7 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
         print_json({"kind": "bundle", "path": str(path), **manifest.to_json()})
         return
     task = manifest.task
-    discrete = f"one of {manifest.model.discrete_actions} discrete"
+    discrete = f"one of {manifest.spec.outputs[1].shape[-1]} discrete"
     action = discrete if task.action == "discrete" else f"{task.action_dim} continuous"
     print_facts(
         f"bundle {path}",
@@ -140,7 +143,7 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
             ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
             ("reward feedback", task.reward_feedback),
             ("batch", str(manifest.batch_size)),
-            *model_facts(manifest.model, manifest.parameters),
+            *model_facts(read_model(manifest.model, path), manifest.parameters),
             (
                 "source",
                 f"{manifest.source.get('file')} (sha256 {manifest.source.get('sha256') or 'not saved'})",

@@ -86,7 +86,7 @@ def record(
             steps = record_episodes(policy, plan, progress)
     with atomic_file(output, force=force) as temporary:
         save_steps(steps, temporary)
-    count, starts = int(steps.is_first.size), int(steps.is_first.sum())
+    count, starts = int(steps["is_first"].size), int(steps["is_first"].sum())
     if as_json:
         print_json({"output": str(output), "steps": count, "episodes": starts})
     else:

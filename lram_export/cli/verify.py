@@ -67,7 +67,7 @@ def verify(
     random steps, or those of a --recording, run on the reference model and on the targets, side by side; and codes,
     recorded steps and the cost of quantization are compared with the checkpoint.
     """
-    from lram_export.runtimes import RUNTIMES, unavailable
+    from lram_export.runtimes import unavailable
     from lram_export.verification import verify as library
     from lram_export.verification.drift import drift as drift_of
 
@@ -83,7 +83,7 @@ def verify(
     opened.check_report()
     # those that run are checked when they are loaded
     opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
-    if opened.manifest.quantization is not None and not any(RUNTIMES[t].reads_quantized for t in chosen):
+    if opened.manifest.quantization is not None and not any(opened.artifact(t).reads_codes for t in chosen):
         opened.check_files([opened.manifest.quantization.file])
     cores = threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size)
     drift: dict[str, dict[str, list[float]]] = {}

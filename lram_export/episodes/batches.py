@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.episodes.steps import StepSequence
+from lram_export.episodes.steps import StepSequence, joined
 from lram_export.progress import Advance
 from lram_export.runtimes.protocol import Runtime
 
@@ -39,11 +39,10 @@ def split_episodes(recordings: Iterable[StepSequence]) -> list[StepSequence]:
     """Every episode by itself, (steps, ...) without a batch dimension, in order."""
     episodes = []
     for steps in recordings:
-        for row in range(steps.is_first.shape[1]):
-            starts = np.flatnonzero(steps.is_first[:, row])
+        for row in range(steps["is_first"].shape[1]):
+            starts = np.flatnonzero(steps["is_first"][:, row])
             for begin, end in zip(starts, [*starts[1:], len(steps)], strict=True):
-                columns = {f.name: getattr(steps, f.name)[begin:end, row] for f in fields(StepSequence)}
-                episodes.append(StepSequence(**columns))
+                episodes.append(steps.map(lambda values, begin=begin, end=end, row=row: values[begin:end, row]))  # type: ignore[misc]
     return episodes
 
 
@@ -55,12 +54,9 @@ def batch_episodes(episodes: Sequence[StepSequence], parallel: int = PARALLEL_EP
         group = ordered[first : first + parallel]
         length = max(len(e) for e in group)
         index = [np.minimum(np.arange(length), len(e) - 1) for e in group]
-        columns = {
-            f.name: np.stack([getattr(e, f.name)[i] for e, i in zip(group, index, strict=True)], axis=1)
-            for f in fields(StepSequence)
-        }
+        padded = [e.map(lambda values, i=i: values[i]) for e, i in zip(group, index, strict=True)]  # type: ignore[misc]
         active = np.stack([np.arange(length) < len(e) for e in group], axis=1)
-        batches.append(EpisodeBatch(StepSequence(**columns), active))
+        batches.append(EpisodeBatch(joined(padded, lambda inputs: np.stack(inputs, axis=1)), active))
     return batches
 
 
@@ -70,19 +66,13 @@ def runtime_outputs(
     """What a runtime does in all steps of some episodes, as many at a time as it has rows."""
     rows = runtime.spec.batch_size
     batches = [_filled(batch, rows) for batch in batch_episodes(episodes, rows)]
-    return joined(episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches)
+    return all_of(episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches)
 
 
 def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     runtime.reset()
     for arguments, active in zip(batch.steps, batch.active, strict=True):
-        observation, return_to_go, reward, is_first = arguments
-        output = runtime.step(
-            np.ascontiguousarray(observation),
-            np.ascontiguousarray(return_to_go),
-            np.ascontiguousarray(reward),
-            np.ascontiguousarray(is_first),
-        )
+        output = runtime.step(*map(np.ascontiguousarray, arguments))
         advance(int(active.sum()))
         yield output.action.copy(), output.action_logits.copy()
 
@@ -92,13 +82,9 @@ def _filled(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
     missing = rows - batch.active.shape[1]
     if not missing:
         return batch
-    columns = {
-        f.name: np.concatenate([array, np.repeat(array[:, -1:], missing, axis=1)], axis=1)
-        for f in fields(StepSequence)
-        for array in (getattr(batch.steps, f.name),)
-    }
+    steps = batch.steps.map(lambda values: np.concatenate([values, np.repeat(values[:, -1:], missing, axis=1)], axis=1))
     nothing = np.zeros((len(batch.active), missing), np.bool_)
-    return EpisodeBatch(StepSequence(**columns), np.concatenate([batch.active, nothing], axis=1))
+    return EpisodeBatch(steps, np.concatenate([batch.active, nothing], axis=1))
 
 
 def episode_by_episode(
@@ -110,7 +96,7 @@ def episode_by_episode(
     return action[active], logits[active]
 
 
-def joined(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> RolloutOutputs:
+def all_of(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> RolloutOutputs:
     """What several batches gave, one after the other."""
     actions, logits = zip(*parts, strict=True)
     return RolloutOutputs(np.concatenate(actions), np.concatenate(logits))

@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.spec.bounds import FREE_EXPANSION, MODEL, MOST_EXPANSION, MOST_FILES
+from lram_export.spec.bounds import FREE_EXPANSION, MOST_EXPANSION, MOST_FILES, MOST_STATES
 
-MOST_ARRAYS = MOST_FILES + 5 * MODEL["num_blocks"][1]
+MOST_ARRAYS = MOST_FILES + MOST_STATES
 _SUFFIX = ".npy"
 _FOREIGN = (
     OSError,

@@ -1,7 +1,7 @@
 """Recorded environment steps: inputs and what the reference model made of them (``reference.npz``).
 
 With it a device verifies its own runtime without torch. All steps have a leading time dimension N:
-``observation``, ``return_to_go``, ``reward``, ``is_first`` (inputs), ``action``, ``action_logits``
+the step's inputs by name, ``action``, ``action_logits``
 (expected outputs), and ``sample.<state name>``: evenly spaced elements of each state tensor after the last
 step (whole states would be larger than the model's code for large models).
 """
@@ -9,8 +9,9 @@ step (whole states would be larger than the model's code for large models).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +59,10 @@ def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.
 
 def save_reference(reference: Reference, path: Path) -> None:
     """Write ``reference.npz``."""
-    arrays = {f.name: getattr(reference.inputs, f.name) for f in fields(StepSequence)}
+    arrays: dict[str, NDArray[Any]] = dict(reference.inputs.inputs)
     arrays |= {"action": reference.action, "action_logits": reference.action_logits}
     arrays |= {_SAMPLE_PREFIX + name: array for name, array in reference.state_samples.items()}
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def load_reference(path: Path, spec: StepSpec) -> Reference:
@@ -74,7 +75,7 @@ def load_reference(path: Path, spec: StepSpec) -> Reference:
     except ValueError as error:
         raise BundleError(f"{path}: {error}") from None
     return Reference(
-        inputs=StepSequence(**{f.name: arrays[f.name] for f in fields(StepSequence)}),
+        inputs=StepSequence({t.name: arrays[t.name] for t in spec.inputs}),
         action=arrays["action"],
         action_logits=arrays["action_logits"],
         state_samples={t.name: arrays[_SAMPLE_PREFIX + t.name] for t in spec.states},

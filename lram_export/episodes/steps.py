@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,34 @@ from lram_export.spec.tensors import StepSpec
 DEFAULT_STEPS = 64
 FEEDBACK_STEPS = 32
 """Steps without, then with, a reward in the reward token."""
-StepArguments = tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+Inputs = tuple[NDArray[np.generic], ...]
 
 
 @dataclass(frozen=True)
 class StepSequence:
-    """Inputs of N environment steps of a batch, scaled as the step graph takes them."""
+    """Inputs of N environment steps of a batch, scaled as the step graph takes them: name -> (N, B, ...), in the order
+    of the specification."""
 
-    observation: NDArray[np.generic]
-    return_to_go: NDArray[np.float32]
-    reward: NDArray[np.float32]
-    is_first: NDArray[np.float32]
+    inputs: Mapping[str, NDArray[np.generic]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.inputs[name]
 
     def __len__(self) -> int:
-        return len(self.observation)
+        return len(self["is_first"])
 
-    def __iter__(self) -> Iterator[StepArguments]:
+    def __iter__(self) -> Iterator[Inputs]:
         """The inputs of each step, in the order of :meth:`Runtime.step`."""
-        return zip(self.observation, self.return_to_go, self.reward, self.is_first, strict=True)
+        return zip(*self.inputs.values(), strict=True)
+
+    def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> StepSequence:
+        """The same change to every input."""
+        return StepSequence({name: change(values) for name, values in self.inputs.items()})
+
+
+def joined(sequences: Sequence[StepSequence], join: Callable[[list[NDArray[Any]]], NDArray[Any]]) -> StepSequence:
+    """One sequence of several: every input joined by itself."""
+    return StepSequence({name: join([steps[name] for steps in sequences]) for name in sequences[0].inputs})
 
 
 def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, episode: int | None = None) -> StepSequence:
@@ -62,9 +72,8 @@ def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, epis
     is_first = (step == 0) | ((step > row) & ((step - row) % period == 0))
     reward = rng.standard_normal((steps, batch), np.float32) * (step // FEEDBACK_STEPS % 2)
     return_to_go = task.target_return / task.reward_scale + _wander(rng, steps, batch)
-    return StepSequence(
-        observation, return_to_go.astype(np.float32), reward.astype(np.float32), is_first.astype(np.float32)
-    )
+    drawn = {"observation": observation, "return_to_go": return_to_go, "reward": reward, "is_first": is_first}
+    return StepSequence({tensor.name: drawn[tensor.name].astype(tensor.dtype) for tensor in spec.inputs})
 
 
 def _wander(rng: np.random.Generator, steps: int, batch: int) -> NDArray[np.float64]:
@@ -100,14 +109,9 @@ class RecordedSteps(StepSequence):
     environments: tuple[str, ...]
 
 
-def columns(steps: StepSequence) -> dict[str, NDArray[Any]]:
-    """The inputs of steps by name."""
-    return {f.name: getattr(steps, f.name) for f in fields(StepSequence)}
-
-
 def save_steps(steps: StepSequence, path: Path) -> None:
     """Write ``steps.npz``; names of environments as bytes of UTF-8 with line breaks between, since it holds numbers."""
-    arrays = columns(steps)
+    arrays: dict[str, NDArray[Any]] = dict(steps.inputs)
     if isinstance(steps, RecordedSteps):
         names = np.frombuffer("\n".join(steps.environments).encode(), np.uint8)
         arrays |= {ENVIRONMENT: steps.environment, NAMES: names}
@@ -122,7 +126,7 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
         LramError: not such a file; or an array that does not fit, is not finite, beyond the limits of the
             specification, or does not start with an episode, naming the array, what was expected and what came.
     """
-    names = [f.name for f in fields(StepSequence)]
+    names = [tensor.name for tensor in spec.inputs]
     try:
         with open_npz(path, RECORDING_EXPANSION) as file:
             missing = [name for name in names if name not in file.headers]
@@ -141,8 +145,8 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
     except ValueError as error:
         raise LramError(f"{path}: {error}") from None
     if environments is None:
-        return StepSequence(**arrays)
-    return RecordedSteps(**arrays, environment=environments[0], environments=environments[1])
+        return StepSequence(arrays)
+    return RecordedSteps(arrays, environment=environments[0], environments=environments[1])
 
 
 def _environments(file: Npz, steps: int) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:

@@ -1,175 +1,195 @@
-"""The architecture of an LRAM, as plain numbers: what the weights must look like.
-
-Free of torch, so that a robot can read it from a bundle's manifest.
-"""
+"""The architecture of a policy network, as plain numbers: tokens, encoders, a backbone, a head. Free of torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lram_export.backbones.xlstm.config import mlstm_shapes, slstm_shapes
-from lram_export.spec.bounds import IMAGE, MODEL
-from lram_export.spec.json_fields import Fields, whole_number
+from lram_export.backbones.protocol import BackboneConfig, Draw, WeightSpec
+from lram_export.backbones.registry import read_backbone
+from lram_export.errors import BundleError
+from lram_export.model.encoders import Encoder, ImageEncoder, ScalarEncoder, StateEncoder, read_encoder
+from lram_export.model.heads import Head, read_head
+from lram_export.spec.json_fields import Fields
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tokens import LRAM, TokenLayout
 
-FFN_ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
-"""Activations of the gated feed-forward that a model can have."""
-IMPALA_CHANNELS = (16, 32, 32)
-"""Channels of the three blocks of the IMPALA CNN (arXiv 1802.01561), each of which halves the image."""
+MOST_ENCODERS = 16
+LRAM_SCALARS = (ScalarEncoder("embed_return", "return_to_go"), ScalarEncoder("embed_rewards", "reward"))
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of one LRAM.
+    """One policy network.
 
-    ``inner_size`` is the width D of an mLSTM block (2 * hidden_size in the published models), so its head
-    width is D / num_heads. ``slstm_at`` lists the blocks that are sLSTM blocks; each is followed by a
-    gated feed-forward of width ``ffn_size``. ``state_dim`` and ``image_shape`` are None where the
-    checkpoint has no such encoder. The head has ``act_dim`` * (``discrete_actions`` + ``action_channels``)
-    rows: tokens below ``discrete_actions`` are discrete actions, the others bins of [-1, 1].
+    Attributes:
+        backbone: its sizes.
+        head: what the action is chosen from.
+        encoders: of every input that a token embeds one, of the observation as many as the checkpoint has.
+        tokens: what a step embeds, in order.
     """
 
-    hidden_size: int
-    num_blocks: int
-    num_heads: int
-    inner_size: int
-    slstm_at: tuple[int, ...] = ()
-    slstm_num_heads: int = 4
-    ffn_size: int = 0
-    ffn_activation: str = "gelu"
-    conv_kernel_size: int = 4
-    qkv_block_size: int = 4
-    state_dim: int | None = 204
-    image_shape: tuple[int, int, int] | None = (3, 64, 64)
-    act_dim: int = 8
-    action_channels: int = 256
-    discrete_actions: int = 18
+    backbone: BackboneConfig
+    head: Head
+    encoders: tuple[Encoder, ...]
+    tokens: TokenLayout = LRAM
 
     def __post_init__(self) -> None:
-        """Check every size, and that they fit together; raises ValueError naming the field."""
-        for name, (low, high) in MODEL.items():
-            value = getattr(self, name)
-            if not (name == "state_dim" and value is None):
-                whole_number(value, name, low, high)
-        if self.image_shape is not None:
-            for axis, (value, (low, high)) in enumerate(zip(self.image_shape, IMAGE, strict=True)):
-                whole_number(value, f"image_shape[{axis}]", low, high)
-        if self.ffn_activation not in FFN_ACTIVATIONS:
-            raise ValueError(
-                f"ffn_activation: expected one of {', '.join(FFN_ACTIVATIONS)}, got {self.ffn_activation!r}"
-            )
-        if self.inner_size % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} does not divide the inner size {self.inner_size}")
-        if self.inner_size % self.qkv_block_size:
-            raise ValueError(f"qkv_block_size: {self.qkv_block_size} does not divide the inner size {self.inner_size}")
-        for place, block in enumerate(self.slstm_at):
-            whole_number(block, f"slstm_at[{place}]", -MODEL["num_blocks"][1], MODEL["num_blocks"][1])
-        outside = [i for i in self.slstm_at if not 0 <= i < self.num_blocks]
-        if outside or len(set(self.slstm_at)) != len(self.slstm_at):
-            raise ValueError(
-                f"slstm_at: expected distinct blocks in 0..{self.num_blocks - 1}, got {list(self.slstm_at)}"
-            )
-        if self.slstm_at and self.hidden_size % self.slstm_num_heads:
-            raise ValueError(
-                f"slstm_num_heads: {self.slstm_num_heads} does not divide the hidden size {self.hidden_size}"
-            )
-        if self.slstm_at and self.ffn_size < 1:
-            raise ValueError("ffn_size: expected a positive number where there are sLSTM blocks")
-        if self.state_dim is None and self.image_shape is None:
-            raise ValueError("state_dim, image_shape: expected at least one observation encoder")
+        """Raise ValueError unless every token has an encoder, and none but the observation has more."""
+        for name in self.tokens.inputs:
+            found = [encoder for encoder in self.encoders if encoder.input == name]
+            if not found:
+                raise ValueError(f"encoders: expected at least one for the input '{name}'")
+            if len({encoder.kind for encoder in found}) != len(found):
+                raise ValueError(f"encoders: expected different ones for the input '{name}'")
 
-    @property
-    def num_actions(self) -> int:
-        """Number of action tokens per action dimension (274 in the published models)."""
-        return self.action_channels + self.discrete_actions
+    def encoder(self, kind: str) -> Encoder | None:
+        """The encoder of the observation of a kind, `state` or `image`; None where the model has none."""
+        return next((e for e in self.encoders if e.input == "observation" and e.kind == kind), None)
 
-    @property
-    def head_dim(self) -> int:
-        """Width of one mLSTM head: C is head_dim x head_dim."""
-        return self.inner_size // self.num_heads
+    def encoders_of(self, task: TaskSpec | None) -> tuple[Encoder, ...]:
+        """The encoders that a step for a task reads, in the order of the tokens.
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, the inverse of :meth:`from_json`."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        Without a task: of an observation that may come in two forms the state.
+
+        Raises:
+            ValueError: the model has no encoder for the task's observation.
+        """
+        found = []
+        for name in self.tokens.inputs:
+            candidates = [encoder for encoder in self.encoders if encoder.input == name]
+            if name == "observation" and task is not None:
+                candidates = [encoder for encoder in candidates if encoder.kind == task.observation]
+                if not candidates:
+                    wanted = "images" if task.observation == "image" else "a state"
+                    raise ValueError(
+                        f"observation: the task needs {wanted}, but the checkpoint has no {task.observation} encoder"
+                    )
+            found.append(candidates[0])
+        return tuple(found)
+
+    def weights(self) -> list[WeightSpec]:
+        """Every weight of a checkpoint, in the original code's names."""
+        hidden = self.backbone.hidden_size
+        norm = [
+            WeightSpec("embed_ln.weight", (hidden,), Draw(0.1, mean=1.0)),
+            WeightSpec("embed_ln.bias", (hidden,), Draw(0.1)),
+        ]
+        encoders = [weight for encoder in self.encoders for weight in encoder.weights(hidden)]
+        return [*encoders, *norm, *self.backbone.weights(), *self.head.weights(hidden)]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight of a checkpoint."""
+        return {weight.name: weight.shape for weight in self.weights()}
 
     @property
     def parameters(self) -> int:
         """Weights of a checkpoint of this architecture."""
-        return sum(math.prod(shape) for shape in expected_shapes(self).values())
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def used_weights(self, task: TaskSpec | None) -> list[WeightSpec]:
+        """The weights a step for a task reads: one encoder of the observation, of it and of the head only what the
+        task has. Without a task: all of the encoder, and of the head."""
+        used = self.encoders_of(task)
+        unused = {w.name for e in self.encoders if e not in used for w in e.weights(1)}
+        columns = {name: count for encoder in used for name, count in encoder.used_columns(task).items()}
+        rows = None if task is None else self.head.used_rows(task)
+        head = {weight.name for weight in self.head.weights(self.backbone.hidden_size)}
+        found = []
+        for weight in self.weights():
+            shape = weight.shape
+            if weight.name in unused:
+                continue
+            if weight.name in columns:
+                shape = (shape[0], columns[weight.name])
+            if weight.name in head and rows is not None:
+                shape = (rows, *shape[1:])
+            found.append(WeightSpec(weight.name, shape, weight.draw, weight.matrix))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of :meth:`from_json`."""
+        return {
+            "tokens": self.tokens.to_json(),
+            "encoders": [encoder.to_json() for encoder in self.encoders],
+            "backbone": self.backbone.to_json(),
+            "head": self.head.to_json(),
+        }
 
     @staticmethod
     def from_json(data: object) -> ModelConfig:
         """Read what :meth:`to_json` wrote; raises ValueError naming the field that is wrong."""
         fields = Fields.of(data, "model")
-        fields.only(*(f.name for f in dataclasses.fields(ModelConfig)))
-        values = dict(fields.data)
-        values["slstm_at"] = tuple(fields.items("slstm_at", MODEL["num_blocks"][1]))
-        if values["image_shape"] is not None:
-            shape = fields.items("image_shape", len(IMAGE))
-            if len(shape) != len(IMAGE):
-                raise ValueError(f"model.image_shape: expected [channels, height, width], got {shape!r}")
-            values["image_shape"] = tuple(shape)
+        if "backbone" not in fields.data:
+            fields = Fields(of_flat_sizes(fields), fields.where)
+        fields.only("tokens", "encoders", "backbone", "head")
+        encoders = [
+            read_encoder(Fields.of(entry, f"{fields.path('encoders')}[{i}]"))
+            for i, entry in enumerate(fields.items("encoders", MOST_ENCODERS))
+        ]
+        backbone, head = read_backbone(fields.fields("backbone")), read_head(fields.fields("head"))
         try:
-            return ModelConfig(**values)
+            return ModelConfig(backbone, head, tuple(encoders), TokenLayout.from_json(fields.fields("tokens")))
         except ValueError as error:
-            raise ValueError(f"model.{error}") from None
+            raise ValueError(f"{fields.where}.{error}") from None
 
 
-def image_features(image_shape: tuple[int, int, int]) -> int:
-    """Features after the IMPALA CNN: each of its three poolings (3x3, stride 2, padding 1) halves, rounding up."""
-    _, height, width = image_shape
-    for _ in IMPALA_CHANNELS:
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return IMPALA_CHANNELS[-1] * height * width
+def read_model(model: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The architecture that a bundle's manifest holds; ``path`` is the bundle, for messages.
 
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight an LRAM of this config has, in the original code's names.
-
-    sLSTM recurrent kernels are listed in the `vanilla` layout (heads, 4 * head_dim, head_dim), to which
-    :mod:`lram_export.checkpoints.checkpoint` converts.
+    Raises:
+        BundleError: it is damaged, or of a backbone that this version does not know.
     """
-    hidden = config.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed_return.weight": (hidden, 1),
-        "embed_return.bias": (hidden,),
-        "embed_rewards.weight": (hidden, 1),
-        "embed_rewards.bias": (hidden,),
-        "embed_ln.weight": (hidden,),
-        "embed_ln.bias": (hidden,),
-        "action_net.0.weight": (config.act_dim * config.num_actions, hidden),
-        "action_net.0.bias": (config.act_dim * config.num_actions,),
-        "encoder.layers.post_blocks_norm.weight": (hidden,),
+    try:
+        return ModelConfig.from_json(dict(model))
+    except ValueError as error:
+        raise BundleError(f"{path / 'manifest.json'}: {error}") from None
+
+
+def lram_encoders(state_dim: int | None, image_shape: tuple[int, int, int] | None) -> tuple[Encoder, ...]:
+    """The encoders of an LRAM; None where the checkpoint has no such encoder.
+
+    Raises:
+        ValueError: it has none for an observation, or one of a size that no checkpoint has.
+    """
+    if state_dim is None and image_shape is None:
+        raise ValueError("state_dim, image_shape: expected at least one observation encoder")
+    found: list[Encoder] = [*LRAM_SCALARS]
+    try:
+        if state_dim is not None:
+            found.append(StateEncoder(state_dim))
+    except ValueError as error:
+        raise ValueError(f"state_{error}") from None
+    try:
+        if image_shape is not None:
+            found.append(ImageEncoder(image_shape))
+    except ValueError as error:
+        raise ValueError(f"image_{error}") from None
+    return tuple(found)
+
+
+_FLAT_BACKBONE = (
+    *("hidden_size", "num_blocks", "num_heads", "inner_size", "slstm_at", "slstm_num_heads", "ffn_size"),
+    *("ffn_activation", "conv_kernel_size", "qkv_block_size"),
+)
+_FLAT_HEAD = ("act_dim", "action_channels", "discrete_actions")
+
+
+def of_flat_sizes(fields: Fields) -> dict[str, Any]:
+    """What files of earlier versions say, all sizes side by side, as :meth:`ModelConfig.to_json` says it now."""
+    fields.only(*_FLAT_BACKBONE, *_FLAT_HEAD, "state_dim", "image_shape")
+    data: Mapping[str, Any] = fields.data
+    encoders = [encoder.to_json() for encoder in LRAM_SCALARS]
+    if data["state_dim"] is not None:
+        encoders.append({"kind": StateEncoder.kind, "dim": data["state_dim"]})
+    if data["image_shape"] is not None:
+        encoders.append({"kind": ImageEncoder.kind, "shape": data["image_shape"]})
+    return {
+        "tokens": LRAM.to_json(),
+        "encoders": encoders,
+        "backbone": {"kind": "xlstm", **{name: data[name] for name in _FLAT_BACKBONE}},
+        "head": {"kind": "action_bins", **{name: data[name] for name in _FLAT_HEAD}},
     }
-    if config.state_dim is not None:
-        shapes["embed_state.weight"] = (hidden, config.state_dim)
-        shapes["embed_state.bias"] = (hidden,)
-    if config.image_shape is not None:
-        shapes |= _image_encoder_shapes(config.image_shape, hidden)
-    for block in range(config.num_blocks):
-        shapes |= slstm_shapes(config, block) if block in config.slstm_at else mlstm_shapes(config, block)
-    return shapes
-
-
-def weight_count(config: ModelConfig) -> int:
-    """How many weights a model has."""
-    return sum(math.prod(shape) for shape in expected_shapes(config).values())
-
-
-def _image_encoder_shapes(image_shape: tuple[int, int, int], hidden: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    channels_in = image_shape[0]
-    for i, channels in enumerate(IMPALA_CHANNELS):
-        prefix = f"embed_image.cnn.{i}"
-        shapes[f"{prefix}.conv.weight"] = (channels, channels_in, 3, 3)
-        shapes[f"{prefix}.conv.bias"] = (channels,)
-        for residual in ("residual_0", "residual_1"):
-            for conv in ("conv_0", "conv_1"):
-                shapes[f"{prefix}.{residual}.{conv}.weight"] = (channels, channels, 3, 3)
-                shapes[f"{prefix}.{residual}.{conv}.bias"] = (channels,)
-        channels_in = channels
-    shapes["embed_image.linear.0.weight"] = (hidden, image_features(image_shape))
-    shapes["embed_image.linear.0.bias"] = (hidden,)
-    return shapes

@@ -1,32 +1,36 @@
-"""The step graph: one environment step as a pure function of named tensors, three tokens as one chunk.
+"""The step graph: one environment step as a pure function of named tensors, all tokens as one chunk.
 
 Where ``is_first`` is 1, a row starts an episode inside the graph: every state begins with its initial value, and the
-reward token is skipped.
+tokens that are skipped there are not seen.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lram_export.backbones.layers import LayerNorm
-from lram_export.backbones.xlstm.step import MLSTMBlock, SLSTMBlock
-from lram_export.model.encoders import ImageEncoder, pruned_state_encoder
-from lram_export.model.heads import decode_action, pruned_head
+from lram_export.backbones.registry import backbone_module
+from lram_export.model.encoder_modules import step_module
+from lram_export.model.head_modules import head_modules
 from lram_export.model.limits import input_limits
 from lram_export.model.reference import ReferenceModel
 from lram_export.model.specification import step_spec
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
-from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.spec.tokens import TokenLayout
+
+BACKBONE = "backbone."
+"""What the paths of a backbone's modules begin with; the names of its matrices leave it out."""
 
 
 class StepGraph(nn.Module):
-    """The pure function (observation, return_to_go, reward, is_first, state) -> (action, logits, next state).
+    """The pure function (inputs, is_first, state) -> (action, logits, next state).
 
-    Only what the task needs is kept: one encoder, the columns of ``embed_state`` that its observation fills,
-    and the rows of the head that its actions read.
+    Only what the task needs is kept: one encoder of the observation, the columns of it that the task fills, and the
+    rows of the head that its actions read. Encoders are called ``embed_<token>``.
     """
 
     def __init__(self, model: ReferenceModel, task: TaskSpec, batch_size: int = 1) -> None:
@@ -37,61 +41,68 @@ class StepGraph(nn.Module):
                 encoders leave float32 with ordinary inputs (:func:`~lram_export.model.limits.input_limits`).
         """
         super().__init__()
-        self.config, self.task = model.config, task
-        limits = input_limits(dict(model.named_parameters()), task)
-        self.spec: StepSpec = step_spec(model.config, task, batch_size).with_limits(limits)
-        self.embed_reward, self.embed_return = model.embed_rewards, model.embed_return
-        if task.observation == "image":
-            self.embed_observation: nn.Module = ImageEncoder(model)
-        else:
-            self.embed_observation = pruned_state_encoder(model, task)
+        config = self.config = model.config
+        self.task = task
+        spec = step_spec(config, task, batch_size)
+        limits = input_limits(dict(model.named_parameters()), config.encoders_of(task), task)
+        self.spec: StepSpec = spec.with_limits(limits)
+        names = [tensor.name for tensor in spec.inputs]
+        self._sources = [names.index(token.input) for token in config.tokens.tokens]
+        for token, encoder in zip(config.tokens.tokens, config.encoders_of(task), strict=True):
+            module = step_module(encoder, model.get_submodule(encoder.name), task)
+            self.add_module(_embedding(token.name), module)
         self.embed_norm = model.embed_ln
-        self.blocks = nn.ModuleList(
-            SLSTMBlock(block, model.config) if i in model.config.slstm_at else MLSTMBlock(block, model.config)
-            for i, block in enumerate(model.stack.blocks)
-        )
-        self.post_norm = LayerNorm(model.stack.post_blocks_norm)
-        self.head = pruned_head(model, task)
+        stack = backbone_module(config.backbone.kind, "step")
+        self.backbone: Any = stack.build(model.backbone, config.tokens)
+        self._head_modules = head_modules(config.head)
+        self.head = self._head_modules.step(config.head, model.action_net, task)
         self.eval().requires_grad_(False)
 
-    def forward(
-        self, observation: Tensor, return_to_go: Tensor, reward: Tensor, is_first: Tensor, *state: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors in the order of ``spec.input_names``, out in the order of ``spec.output_names``."""
-        x = self.embed(observation, return_to_go, reward)
-        first, present = episode_masks(is_first)
-        next_state: list[Tensor] = []
-        remaining = list(state)
-        for block in self.blocks:
-            count = int(block.parts)  # type: ignore[arg-type]
-            x, *parts = block(x, first, present, *remaining[:count])
-            next_state += parts
-            remaining = remaining[count:]
-        return (*self.decide(x), *next_state)
+        count = len(self.spec.inputs)
+        *inputs, is_first = tensors[:count]
+        embedded = self.embed(*inputs)
+        first, present = episode_masks(is_first, self.config.tokens)
+        hidden, *state = self.backbone(embedded, first, present, *tensors[count:])
+        return (*self.decide(hidden), *state)
 
-    def embed(self, observation: Tensor, return_to_go: Tensor, reward: Tensor) -> Tensor:
-        """The three tokens of a step, normalized: (B, 3, hidden)."""
-        tokens = torch.stack(
-            [
-                self.embed_reward(reward[:, None]),
-                self.embed_observation(observation),
-                self.embed_return(return_to_go[:, None]),
-            ],
-            dim=1,
-        )
-        normalized: Tensor = self.embed_norm(tokens)
+    def embed(self, *inputs: Tensor) -> Tensor:
+        """The tokens of a step, normalized: (B, T, hidden); inputs in the order of ``spec.inputs``."""
+        tokens = [
+            self.get_submodule(_embedding(token.name))(inputs[source])
+            for token, source in zip(self.config.tokens.tokens, self._sources, strict=True)
+        ]
+        normalized: Tensor = self.embed_norm(torch.stack(tokens, dim=1))
         return normalized
 
-    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Action and action logits from what the last block left, (B, 3, hidden)."""
-        logits = self.head(self.post_norm(x[:, -1]))
-        if self.task.action == "continuous":
-            logits = logits.view(-1, self.task.action_dim, self.config.num_actions)
-        return decode_action(logits, self.config, self.task), logits
+    def decide(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Action and action logits from what the backbone left, (B, hidden)."""
+        logits = self._head_modules.shape(self.head(hidden), self.config.head, self.task)
+        return self._head_modules.decode(logits, self.config.head, self.task), logits
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """The states that start as a tensor, each for one row; see :class:`~lram_export.spec.tensors.StateSpec`."""
+        return dict(self.backbone.initial_tensors())
+
+    def layers(self) -> dict[str, nn.Linear]:
+        """Every linear layer under its name: its path in the graph, in the backbone without that word."""
+        return {
+            path.removeprefix(BACKBONE): module
+            for path, module in self.named_modules()
+            if isinstance(module, nn.Linear)
+        }
 
 
-def episode_masks(is_first: Tensor) -> tuple[Tensor, Tensor]:
-    """What blocks take of ``is_first`` (B,): rows that start an episode, (B,) bool, and ``present`` (B, 3): 0 for
-    the reward token of such a row, else 1."""
-    present = F.pad((1.0 - is_first)[:, None], (0, TOKENS_PER_STEP - 1), value=1.0)
+def _embedding(token: str) -> str:
+    return f"embed_{token}"
+
+
+def episode_masks(is_first: Tensor, tokens: TokenLayout) -> tuple[Tensor, Tensor]:
+    """What a backbone takes of ``is_first`` (B,): rows that start an episode, (B,) bool, and ``present`` (B, T): 0 for
+    the tokens that such a row skips, else 1."""
+    skipped = (1.0 - is_first)[:, None]
+    if tokens.skipped != 1:
+        skipped = skipped.repeat(1, tokens.skipped)
+    present = F.pad(skipped, (0, len(tokens) - tokens.skipped), value=1.0)
     return is_first > 0, present

@@ -138,9 +138,12 @@ def this_device(speed: MachineSpeed) -> DeviceProfile:
 
 def small_model(width: str) -> ModelConfig:
     """Four blocks of a published size."""
+    from lram_export.backbones.xlstm.config import preset_sizes
     from lram_export.checkpoints.random import preset_config
 
-    return dataclasses.replace(preset_config(width), num_blocks=BLOCKS)
+    published = preset_config(width)
+    backbone = dataclasses.replace(preset_sizes(width), num_blocks=BLOCKS)
+    return dataclasses.replace(published, backbone=backbone)
 
 
 def measure_bandwidth(threads: int) -> dict[int, float]:

@@ -157,7 +157,7 @@ def predict(
         weights, state = weight_bytes(config, measured.precision, task), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
         stream = (weights + 2 * state) / _reached(measured, speed, bandwidth, here)
-        seconds = config.num_blocks * measured.per_block + stream
+        seconds = config.backbone.num_blocks * measured.per_block + stream
         memory = measured.memory(weights, state)
         names = measured.target, measured.precision
         fits = memory <= device.memory_for_programs

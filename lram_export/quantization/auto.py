@@ -30,7 +30,6 @@ from lram_export.episodes.intervals import Estimate
 from lram_export.errors import LramError
 from lram_export.exporters import stored_bytes
 from lram_export.lowering import LoweredPolicy, Quantization, matrix_values, with_quantization
-from lram_export.model.specification import bin_width
 from lram_export.progress import Progress
 from lram_export.quantization.calibrated import calibrated_matrix, quantize_blockwise
 from lram_export.quantization.calibration import Calibration, InputStatistics, check_enough, input_statistics
@@ -270,7 +269,7 @@ class _Judge:
 
     def _cost(self, expected: RolloutOutputs, actual: RolloutOutputs) -> QuantizationCost:
         return quantization_cost(
-            bin_width(self._policy.checkpoint.config, self._policy.task),
+            self._policy.checkpoint.config.head.bin_width(self._policy.task),
             (expected.action, expected.action_logits),
             (actual.action, actual.action_logits),
         )
@@ -291,7 +290,7 @@ def _groups(
     """All groups, each measured by itself."""
     with progress.stage("measuring inputs"):
         statistics = input_statistics(policy.graph, names, calibration.at_most(SEARCH_STEPS))
-    members = group_matrices(names, policy.checkpoint.config.num_blocks)
+    members = group_matrices(names, policy.checkpoint.config.backbone.num_blocks)
     sizes = sizes_by_format(policy, names, targets)
     ladders = {
         name: ladder({f: sum(sizes[f][m] for m in matrices) for f in LADDER}) for name, matrices in members.items()

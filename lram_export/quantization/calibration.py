@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import numpy as np
 from torch import Tensor
 
 from lram_export.episodes.batches import batch_episodes, split_episodes
-from lram_export.episodes.steps import StepSequence, load_steps
+from lram_export.episodes.steps import StepSequence, joined, load_steps
 from lram_export.errors import LramError
 from lram_export.model.step_graph import StepGraph
 from lram_export.progress import Advance
 from lram_export.quantization.stagewise import run_stage, stages
 from lram_export.spec.tensors import StepSpec
-from lram_export.spec.tokens import TOKENS_PER_STEP
 from lram_export.system.files import file_sha256
 
 HELD_OUT = 3
@@ -64,13 +63,12 @@ class Calibration:
 
     def as_rows(self, steps: int, rows: int) -> StepSequence:
         """(``steps``, ``rows``, ...): all episodes in a row, over and over, every row from another place."""
-        names = [f.name for f in fields(StepSequence)]
-        stream = {name: np.concatenate([getattr(e, name) for e in self.episodes]) for name in names}
+        stream = joined(self.episodes, np.concatenate)
         starts = np.arange(rows) * self.steps // rows
         places = (starts[None, :] + np.arange(steps)[:, None]) % self.steps
-        columns = {name: values[places] for name, values in stream.items()}
-        columns["is_first"][0] = 1.0  # every row starts from the initial state
-        return StepSequence(**columns)
+        chosen = stream.map(lambda values: values[places])
+        chosen["is_first"][0] = 1.0  # every row starts from the initial state
+        return chosen
 
 
 def load_calibration(paths: Sequence[Path], spec: StepSpec) -> Calibration:
@@ -81,10 +79,12 @@ def load_calibration(paths: Sequence[Path], spec: StepSpec) -> Calibration:
 
 def check_enough(calibration: Calibration, graph: StepGraph, names: Sequence[str]) -> None:
     """Raise LramError, saying how many steps are needed, if a matrix has more inputs than it was shown vectors."""
+    layers, tokens = graph.layers(), len(graph.config.tokens)
+    inside = tuple(stage.name for stage in graph.backbone.stages())
     needed, widest = 0, ""
     for name in names:
-        matrix: Any = graph.get_submodule(name)
-        per_step = TOKENS_PER_STEP if name.startswith("blocks.") else 1
+        matrix: Any = layers[name]
+        per_step = tokens if name.startswith(inside) else 1
         steps = math.ceil(matrix.weight.shape[1] / per_step)
         if steps > needed:
             needed, widest = steps, f"{name} has {matrix.weight.shape[1]} inputs and sees {per_step} vectors per step"

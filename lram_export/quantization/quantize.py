@@ -16,7 +16,6 @@ from lram_export.errors import UsageError
 from lram_export.lowering import LoweredPolicy, Quantization, matrix_names, matrix_values, with_quantization
 from lram_export.model.matrices import select_matrices
 from lram_export.model.reference import oracle_threads
-from lram_export.model.specification import bin_width
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization.auto import DEFAULT_DISAGREEMENT, choose_formats
 from lram_export.quantization.calibrated import quantize_blockwise
@@ -130,7 +129,7 @@ def cost_on_episodes(policy: LoweredPolicy, quantized: LoweredPolicy, calibratio
     with oracle_threads(policy.checkpoint.config):
         expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)
     return quantization_cost(
-        bin_width(policy.checkpoint.config, policy.task),
+        policy.checkpoint.config.head.bin_width(policy.task),
         (expected.action, expected.action_logits),
         (actual.action, actual.action_logits),
     )

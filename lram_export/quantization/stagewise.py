@@ -1,7 +1,7 @@
-"""Runs recorded episodes through a step graph stage by stage: the embedding, every block by itself, the head.
+"""Runs recorded episodes through a step graph stage by stage: the embedding, every stage of the backbone, the head.
 
-A block's recurrent state depends on nothing but its own inputs, so a stage can see all steps of all episodes
-before the next one starts. That gives the inputs of a block's matrices, and its outputs, in one pass each.
+The recurrent state of a stage depends on nothing but its own inputs, so a stage can see all steps of all episodes
+before the next one starts. That gives the inputs of its matrices, and its outputs, in one pass each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lram_export.backbones.xlstm.config import state_specs
+from lram_export.backbones.protocol import Stage as BackboneStage
+from lram_export.backbones.state import initial_state
 from lram_export.episodes.batches import EpisodeBatch
 from lram_export.model.step_graph import StepGraph, episode_masks
 
@@ -25,7 +26,7 @@ class Part(Protocol):
     """A part of a step graph that runs on its own."""
 
     def __call__(self, graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
-        """From what the part before left, (steps, rows, 3, hidden), to what this one leaves."""
+        """From what the part before left, (steps, rows, tokens, hidden), to what this one leaves."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def stages(graph: StepGraph, names: Iterable[str]) -> list[Stage]:
     def starting(prefix: str) -> tuple[str, ...]:
         return tuple(n for n in chosen if n.startswith(prefix))
 
-    blocks = [Stage(starting(f"blocks.{i}."), _Block(i)) for i in range(len(graph.blocks))]
-    return [Stage(starting("embed_"), _embed), *blocks, Stage(starting("head"), _decide)]
+    inside = [Stage(starting(part.name), _Inside(part)) for part in graph.backbone.stages()]
+    return [Stage(starting("embed_"), _embed), *inside, Stage(starting("head"), _decide)]
 
 
 @torch.no_grad()
@@ -81,7 +82,8 @@ def _inputs(graph: StepGraph, names: Sequence[str]) -> Iterator[dict[str, list[T
     def keep(name: str) -> Any:
         return lambda module, arguments: collected[name].append(arguments[0])
 
-    handles = [graph.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
+    layers = graph.layers()
+    handles = [layers[name].register_forward_pre_hook(keep(name)) for name in names]
     try:
         yield collected
     finally:
@@ -90,21 +92,23 @@ def _inputs(graph: StepGraph, names: Sequence[str]) -> Iterator[dict[str, list[T
 
 
 def _embed(graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
-    return torch.stack([graph.embed(*map(_tensor, arguments[:3])) for arguments in batch.steps])
+    return torch.stack([graph.embed(*map(_tensor, inputs[:-1])) for inputs in batch.steps])
 
 
 @dataclass(frozen=True)
-class _Block:
-    number: int
+class _Inside:
+    """A stage of the backbone, with a memory of its own."""
+
+    part: BackboneStage
 
     def __call__(self, graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
         assert x is not None
-        prefix = f"state.{self.number}."
-        specs = [t for t in state_specs(graph.config, batch.active.shape[1]) if t.name.startswith(prefix)]
-        state = [torch.full(t.shape, t.initial or 0.0) for t in specs]
+        rows, tokens = batch.active.shape[1], graph.config.tokens
+        specs = [t for t in graph.config.backbone.states(rows, len(tokens)) if t.name in self.part.states]
+        state = list(initial_state(specs, graph.initial_tensors()).values())
         left = []
-        for tokens, is_first in zip(x, batch.steps.is_first, strict=True):
-            after, *state = graph.blocks[self.number](tokens, *episode_masks(_tensor(is_first)), *state)
+        for of_step, is_first in zip(x, batch.steps["is_first"], strict=True):
+            after, *state = self.part.run(of_step, *episode_masks(_tensor(is_first), tokens), *state)
             left.append(after)
         return torch.stack(left)
 
@@ -112,7 +116,7 @@ class _Block:
 def _decide(graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
     assert x is not None
     for tokens in x:
-        graph.decide(tokens)
+        graph.decide(graph.backbone.read(tokens))
     return x
 
 

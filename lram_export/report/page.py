@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from lram_export.describe import cost_line, counted, human_bytes, model_facts, quantization_facts, three_digits
+from lram_export.model.config import read_model
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
 
@@ -134,7 +135,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
         ("reward feedback", task.reward_feedback),
         ("batch", str(manifest.batch_size)),
-        *model_facts(manifest.model, manifest.parameters),
+        *model_facts(read_model(manifest.model, report.bundle.path), manifest.parameters),
         *quantization_facts(manifest.quantization),
     ]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.episodes.steps import RecordedSteps, StepSequence, columns
+from lram_export.episodes.steps import RecordedSteps, StepSequence
 from lram_export.errors import LramError, UsageError
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Advance, Progress
@@ -30,17 +30,11 @@ class RecordingRuntime:
         self._runtime = runtime
         self._steps: list[tuple[NDArray[np.generic], ...]] = []
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
+    def step(self, *inputs: NDArray[np.generic]) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
-        inputs = (observation.copy(), return_to_go.copy(), reward.copy(), is_first.copy())
-        output = self._runtime.step(observation, return_to_go, reward, is_first)
-        self._steps.append(inputs)
+        kept = tuple(values.copy() for values in inputs)
+        output = self._runtime.step(*inputs)
+        self._steps.append(kept)
         return output
 
     def __len__(self) -> int:
@@ -51,7 +45,7 @@ class RecordingRuntime:
         if not self._steps:
             raise LramError("nothing recorded: no step was taken")
         columns = [np.stack(column) for column in zip(*self._steps, strict=True)]
-        return StepSequence(**dict(zip((f.name for f in fields(StepSequence)), columns, strict=True)))
+        return StepSequence({t.name: values for t, values in zip(self.spec.inputs, columns, strict=True)})
 
     def state(self) -> State:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
@@ -124,4 +118,4 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
                     advance(1)
             lengths.append(len(recorder) - before)
     of = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return RecordedSteps(**columns(recorder.recorded()), environment=of, environments=plan.environments)
+    return RecordedSteps(recorder.recorded().inputs, environment=of, environments=plan.environments)

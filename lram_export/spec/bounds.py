@@ -16,21 +16,8 @@ MOST_FILE_BYTES = 1 << 42
 MOST_FILES = 64
 MOST_PARAMETERS = 1 << 40
 
-MODEL = {
-    "hidden_size": (1, 1 << 15),
-    "num_blocks": (1, 256),
-    "num_heads": (1, 1 << 10),
-    "inner_size": (1, 1 << 16),
-    "slstm_num_heads": (1, 1 << 10),
-    "ffn_size": (0, 1 << 17),
-    "conv_kernel_size": (2, 64),
-    "qkv_block_size": (1, 1 << 16),
-    "state_dim": (1, 1 << 16),
-    "act_dim": (1, 1 << 10),
-    "action_channels": (1, 1 << 14),
-    "discrete_actions": (0, 1 << 14),
-}
-"""Field of :class:`~lram_export.model.config.ModelConfig` -> smallest and largest value."""
+MOST_STATES = 1 << 13
+"""State tensors: those of the largest number of blocks, several each."""
 IMAGE = ((1, 64), (1, 1024), (1, 1024))
 """Smallest and largest channels, height and width."""
 

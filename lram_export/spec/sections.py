@@ -24,6 +24,10 @@ class Section:
     def __init__(self, config: Any, path: str, file: Path) -> None:
         self.config, self.path, self.file = config, path, file
 
+    def section(self, name: str) -> Section:
+        """The mapping of a name, or of several with dots between; it may be missing."""
+        return Section(self.config, f"{self.path}.{name}", self.file)
+
     def names(self) -> list[str]:
         """The options that are there; none where the section is missing."""
         node = self._node()

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lram_export.spec.bounds import MOST_BATCH, MOST_STATES
+from lram_export.spec.json_fields import Fields, shown, whole_number
+
+DTYPES = ("float32", "uint8", "int64")
+ROLES = ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell")
+"""What a state tensor can be, see :class:`StateSpec`."""
+MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS = 8, 1 << 36, 16
 
 MAX_FLOAT32 = float.fromhex("0x1.fffffep127")
 """The largest float32 number."""
@@ -16,46 +26,71 @@ MAX_FLOAT32 = float.fromhex("0x1.fffffep127")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named tensor.
+    """One named tensor that goes in or comes out.
 
-    ``initial`` is the value every element has at the start of an episode (state only). ``limit`` is the largest
-    magnitude with which the step's arithmetic stays within float32 (float32 inputs only); None: not known.
+    ``limit`` is the largest magnitude with which the step's arithmetic stays within float32 (float32 inputs only);
+    None: not known.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    initial: float | None = None
     limit: float | None = None
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``initial`` and ``limit`` only where there is one."""
+        """Plain JSON values; ``limit`` only where there is one."""
         data: dict[str, Any] = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
-        optional = {"initial": self.initial, "limit": self.limit}
-        return {**data, **{name: value for name, value in optional.items() if value is not None}}
+        return data if self.limit is None else {**data, "limit": self.limit}
+
+
+@dataclass(frozen=True)
+class StateSpec(TensorSpec):
+    """One tensor that is carried from step to step, rows first, named ``state.<block>.<part>``.
+
+    Attributes:
+        role: what it is, in a word: ``matrix``, ``normalizer``, ``stabilizer`` (a logarithm: it may be of any
+            magnitude), ``window`` (of past inputs), ``hidden``, ``cell``.
+        initial: the value of every element at the start of an episode; None: those of a tensor that the bundle
+            carries under the state's name, see :func:`initial_values`.
+    """
+
+    role: str = "hidden"
+    initial: float | None = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**super().to_json(), "role": self.role, "initial": self.initial}
+
+
+InitialTensors = Mapping[str, NDArray[np.float32]]
+"""Name of a state that starts as a tensor -> that tensor, for one row."""
+
+
+def initial_values(state: StateSpec, tensors: InitialTensors) -> NDArray[np.float32]:
+    """What a state is at the start of an episode, in all rows: a read-only view of its shape."""
+    value = tensors[state.name] if state.initial is None else np.float32(state.initial)
+    return np.broadcast_to(value, state.shape)
 
 
 @dataclass(frozen=True)
 class StepSpec:
     """The interface of one step graph.
 
-    ``inputs`` are ``observation``, ``return_to_go``, ``reward`` and ``is_first``; ``outputs`` are ``action``
-    and ``action_logits``; ``states`` are named ``state.<block>.<part>`` and come out again, in the same order
-    and shape, as ``next_state.<block>.<part>``. All have a leading batch dimension of ``batch_size`` rows.
+    ``inputs`` are ``observation``, whatever else the policy embeds (``return_to_go`` and ``reward`` of an LRAM), and
+    ``is_first``; ``outputs`` are ``action`` and ``action_logits``; ``states`` are named ``state.<block>.<part>`` and
+    come out again, in the same order and shape, as ``next_state.<block>.<part>``. All have a leading batch dimension
+    of ``batch_size`` rows.
     """
 
     batch_size: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    states: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -82,14 +117,91 @@ class StepSpec:
         """Size of the recurrent state of the whole batch in bytes (float32)."""
         return 4 * sum(t.size for t in self.states)
 
+    def input(self, name: str) -> TensorSpec | None:
+        """An input by name; None where a step has none of that name."""
+        return next((t for t in self.inputs if t.name == name), None)
+
+    @property
+    def starts_as_tensor(self) -> tuple[StateSpec, ...]:
+        """The states whose initial value is not a number."""
+        return tuple(state for state in self.states if state.initial is None)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, as the manifest holds them."""
+        """Plain JSON values, as the manifest holds them; the inverse of :func:`read_step_spec`."""
         return {
             "batch_size": self.batch_size,
             "inputs": [t.to_json() for t in self.inputs],
             "outputs": [t.to_json() for t in self.outputs],
             "state": [t.to_json() for t in self.states],
         }
+
+
+def read_step_spec(fields: Fields) -> StepSpec:
+    """Read what :meth:`StepSpec.to_json` wrote.
+
+    Raises:
+        ValueError: naming the field, what was expected and what came.
+    """
+    fields.only("batch_size", "inputs", "outputs", "state")
+    batch = fields.integer("batch_size", 1, MOST_BATCH)
+    inputs = tuple(_tensor(entry, batch, TensorSpec, ("limit",)) for entry in _entries(fields, "inputs", MOST_INPUTS))
+    outputs = tuple(_tensor(entry, batch, TensorSpec) for entry in _entries(fields, "outputs", MOST_INPUTS))
+    states = tuple(
+        _tensor(entry, batch, StateSpec, ("role", "initial")) for entry in _entries(fields, "state", MOST_STATES)
+    )
+    spec = StepSpec(batch, inputs, outputs, states)  # type: ignore[arg-type]
+    _check_interface(spec, fields)
+    return spec
+
+
+def _entries(fields: Fields, name: str, most: int) -> Iterator[Fields]:
+    for i, entry in enumerate(fields.items(name, most)):
+        yield Fields.of(entry, f"{fields.path(name)}[{i}]")
+
+
+def _tensor(entry: Fields, batch: int, kind: type[TensorSpec], more: tuple[str, ...] = ()) -> TensorSpec:
+    optional = {"limit"} & set(more) & set(entry.data)
+    entry.only("name", "shape", "dtype", *optional, *(name for name in more if name != "limit"))
+    shape = entry.items("shape", MOST_DIMENSIONS)
+    extents = tuple(whole_number(e, f"{entry.path('shape')}[{i}]", 1, MOST_ELEMENTS) for i, e in enumerate(shape))
+    if not extents or extents[0] != batch:
+        raise ValueError(f"{entry.path('shape')}: expected rows first, {batch}, got {list(extents)}")
+    if math.prod(extents) > MOST_ELEMENTS:
+        raise ValueError(f"{entry.path('shape')}: expected at most {MOST_ELEMENTS} elements, got {list(extents)}")
+    values: dict[str, Any] = {}
+    if optional:
+        values["limit"] = entry.number("limit", low=1.0, high=MAX_FLOAT32)
+    if "role" in more:
+        values["role"] = entry.text("role", choices=ROLES)
+    if "initial" in more:
+        values["initial"] = None if entry.get("initial") is None else entry.number("initial")
+    return kind(entry.text("name"), extents, entry.text("dtype", choices=DTYPES), **values)
+
+
+def _check_interface(spec: StepSpec, fields: Fields) -> None:
+    """Raise ValueError unless it is the interface of a policy: what every runtime relies on."""
+    names = [tensor.name for tensor in (*spec.inputs, *spec.states)]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{fields.where}: expected different names, got {shown(names)}")
+    inputs, rows = fields.path("inputs"), (spec.batch_size,)
+    if len(spec.inputs) < 2 or spec.inputs[0].name != "observation" or spec.inputs[-1].name != "is_first":
+        raise ValueError(f"{inputs}: expected 'observation' first and 'is_first' last, got {shown(names[:8])}")
+    for tensor in spec.inputs[1:]:
+        if (tensor.shape, tensor.dtype) != (rows, "float32"):
+            raise ValueError(f"{inputs}: {tensor.name}: expected float32 of shape {list(rows)}")
+    if spec.inputs[0].dtype == "int64":
+        raise ValueError(f"{inputs}: observation: expected float32 or uint8, got int64")
+    if [tensor.name for tensor in spec.outputs] != ["action", "action_logits"]:
+        raise ValueError(f"{fields.path('outputs')}: expected 'action' and 'action_logits'")
+    action, logits = spec.outputs
+    discrete = action.dtype == "int64"
+    if logits.dtype != "float32" or len(logits.shape) != (2 if discrete else 3) or len(action.shape) != 2:
+        raise ValueError(f"{fields.path('outputs')}: expected logits of every action value, float32")
+    if action.dtype == "uint8" or action.shape[1] != (1 if discrete else logits.shape[1]):
+        raise ValueError(f"{fields.path('outputs')}: action: does not fit its logits")
+    for state in spec.states:
+        if state.dtype != "float32" or not re.fullmatch(r"state\.[A-Za-z0-9_.]+", state.name):
+            raise ValueError(f"{fields.path('state')}: {state.name}: expected a float32 tensor named state.BLOCK.PART")
 
 
 def next_name(state_name: str) -> str:

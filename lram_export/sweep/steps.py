@@ -20,8 +20,8 @@ from lram_export.errors import LramError, describe
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
+from lram_export.model.config import read_model
 from lram_export.model.reference import oracle_threads
-from lram_export.model.specification import bin_width
 from lram_export.progress import Advance, Progress
 from lram_export.quantization.episode_runs import outputs
 from lram_export.rollouts.evaluation import EpisodeResult, EvaluationOptions, evaluate
@@ -260,7 +260,7 @@ class SweepSteps:
         finally:
             runtime.close()
         sides = [(side.action, side.action_logits) for side in (expected, actual)]
-        return quantization_cost(bin_width(bundle.manifest.model, self._plan.task), *sides)
+        return quantization_cost(read_model(bundle.manifest.model, bundle.path).head.bin_width(self._plan.task), *sides)
 
     def _episodes(self, cell: Cell, options: EvaluationOptions) -> dict[str, Any]:
         progress = _Labelled(self._progress, f"{cell}: ")

@@ -17,8 +17,7 @@ class TargetModule:
     """One target's module on one side (exporters or runtimes).
 
     ``packages`` are import names the module needs, ``a|b`` where one of several will do; ``extra`` is the extra of
-    lram-export that brings them; ``precisions`` (exporters only) are those it can compile. ``reads_quantized``
-    (runtimes only): whether it reads the bundle's quantized matrices, or has all weights in files of its own.
+    lram-export that brings them; ``precisions`` (exporters only) are those it can compile.
     ``compiled``: the package is lram-export's own, and was compiled when that was installed, or left out.
     """
 
@@ -26,7 +25,6 @@ class TargetModule:
     packages: tuple[str, ...]
     extra: str
     precisions: tuple[str, ...] = ("fp32",)
-    reads_quantized: bool = True
     compiled: bool = False
 
     def missing(self) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.checkpoints.checkpoint import Checkpoint
-from lram_export.model.matrices import checkpoint_key
+from lram_export.model.matrices import checkpoint_keys
 from lram_export.quantization.nearest import round_to_nearest
 from lram_export.spec.codes import NEAREST, QuantizedMatrix
 from lram_export.spec.parity import relative_error
@@ -87,7 +87,7 @@ def check_codes(method: str, matrices: Mapping[str, QuantizedMatrix], checkpoint
 
 def _values(matrix: QuantizedMatrix, checkpoint: Checkpoint) -> NDArray[np.float32]:
     """The matrix (out, in) in the checkpoint; of the head, the rows that the task reads."""
-    values: NDArray[np.float32] = checkpoint.weights[checkpoint_key(matrix.name)].numpy()
+    values: NDArray[np.float32] = checkpoint.weights[checkpoint_keys(checkpoint.config)[matrix.name]].numpy()
     return values[: matrix.shape[0]]
 
 

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError
+from lram_export.model.config import read_model
+from lram_export.model.matrices import matrix_shapes
+from lram_export.model.specification import step_spec
 from lram_export.spec.codes import QuantizedFile
+from lram_export.spec.json_fields import shown
 from lram_export.spec.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from lram_export.bundle.bundle import Bundle
     from lram_export.checkpoints.checkpoint import Checkpoint
+
+
+def check_model(bundle: Bundle) -> None:
+    """Does what the manifest says of a step, of weights and of matrices follow from the model and the task?
+
+    A reader takes the manifest's word, so that it need not know the model; whoever verifies a bundle does not.
+
+    Raises:
+        BundleError: naming the field, or a backbone that this version does not know.
+    """
+    manifest, path = bundle.manifest, bundle.path / "manifest.json"
+    model = read_model(manifest.model, bundle.path)
+    try:
+        expected = step_spec(model, manifest.task, manifest.batch_size).with_limits(manifest.spec.limits)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from None
+    _compare_follows(path, "specification", manifest.spec.to_json(), expected.to_json())
+    _compare_follows(path, "model.parameters", manifest.parameters, model.parameters)
+    if manifest.quantization is not None:
+        shapes = {name: list(shape) for name, shape in matrix_shapes(model, manifest.task).items()}
+        for matrix in manifest.quantization.matrices:
+            if matrix.name not in shapes:
+                raise BundleError(f"{path}: quantization.matrices: this model has no matrix {matrix.name!r}")
+            _compare_follows(
+                path, f"quantization.matrices.{matrix.name}.shape", list(matrix.shape), shapes[matrix.name]
+            )
+
+
+def _compare_follows(path: Path, name: str, said: Any, follows: Any) -> None:
+    if isinstance(said, dict) and isinstance(follows, dict) and set(said) == set(follows):
+        for key, value in said.items():
+            _compare_follows(path, f"{name}.{key}", value, follows[key])
+    elif isinstance(said, list) and isinstance(follows, list) and len(said) == len(follows):
+        for i, value in enumerate(said):
+            _compare_follows(path, f"{name}[{i}]", value, follows[i])
+    elif said != follows:
+        raise BundleError(
+            f"{path}: {name}: is {shown(said)}, from model, task and batch size follows {shown(follows)}; copy or "
+            f"export the bundle again"
+        )
 
 
 def check_steps(bundle: Bundle, steps: int) -> None:
@@ -52,4 +97,6 @@ def check_limits(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
     limits = bundle.manifest.spec.limits
     if limits:
-        compare(bundle.path / "manifest.json", "limits", input_limits(checkpoint.weights, bundle.manifest.task), limits)
+        task = bundle.manifest.task
+        expected = input_limits(checkpoint.weights, checkpoint.config.encoders_of(task), task)
+        compare(bundle.path / "manifest.json", "limits", expected, limits)

@@ -30,7 +30,7 @@ def drift(errors: NDArray[np.float64], steps: StepSequence) -> dict[str, list[fl
     environment = np.zeros(len(steps), np.int32)
     if isinstance(steps, RecordedSteps) and steps.environments:
         names, environment = steps.environments, steps.environment
-    position = steps_since_start(steps.is_first)
+    position = steps_since_start(steps["is_first"])
     found = {}
     for number, name in enumerate(names):
         here = environment == number

@@ -8,10 +8,10 @@ target.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,9 +20,8 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.episodes.reference import Reference, record_reference
 from lram_export.errors import ParityError, UsageError
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import read_model
 from lram_export.model.reference import ReferenceModel, oracle_threads
-from lram_export.model.specification import bin_width
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes.pytorch import PytorchRuntime
 from lram_export.spec.codes import QuantizedFile, QuantizedMatrix
@@ -63,7 +62,9 @@ class Oracle:
     def model_runtime(self, checkpoint: Checkpoint) -> PytorchRuntime:
         """The reference model with some weights, for the bundle's task."""
         manifest = self.bundle.manifest
-        return PytorchRuntime(ReferenceModel.from_checkpoint(checkpoint), manifest.spec, manifest.task)
+        return PytorchRuntime(
+            ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, manifest.task
+        )
 
     def require_codes(self) -> None:
         """Raise ParityError, naming a matrix, unless the bundle's codes are the checkpoint's."""
@@ -111,11 +112,27 @@ def check_checkpoint(bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint
 
 def check_architecture(bundle: Bundle, checkpoint: Checkpoint) -> None:
     """Raise UsageError, naming what differs, unless a checkpoint is of the bundle's architecture."""
-    ours, theirs = checkpoint.config, bundle.manifest.model
-    names = [f.name for f in dataclasses.fields(ModelConfig) if getattr(ours, f.name) != getattr(theirs, f.name)]
+    ours, theirs = _sizes(checkpoint.config.to_json()), _sizes(read_model(bundle.manifest.model, bundle.path).to_json())
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if names:
-        told = ", ".join(f"{n} is {getattr(ours, n)} (the bundle's: {getattr(theirs, n)})" for n in names)
+        told = ", ".join(
+            f"{n} is {ours.get(n, 'not there')} (the bundle's: {theirs.get(n, 'not there')})" for n in names
+        )
         raise UsageError(f"{checkpoint.path}: not the architecture this bundle was exported from: {told}")
+
+
+def _sizes(value: Any, place: str = "") -> dict[str, Any]:
+    """Every number of a config by its place: ``backbone.hidden_size``."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        items = [(entry.get("name", entry.get("kind", i)), entry) for i, entry in enumerate(value)]
+    else:
+        return {place: value}
+    found: dict[str, Any] = {}
+    for name, entry in items:
+        found |= _sizes(entry, f"{place}.{name}" if place else str(name))
+    return found
 
 
 def different_weight(one: Checkpoint, other: Checkpoint) -> str | None:
@@ -139,7 +156,7 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
     manifest, inputs = oracle.bundle.manifest, reference.inputs
     models = [oracle.dequantized()] + ([] if manifest.quantization is None else [oracle.float32])
     stage = progress.stage("running the recorded steps again", len(models) * len(inputs))
-    with stage as advance, oracle_threads(manifest.model):
+    with stage as advance, oracle_threads(oracle.float32.config):
         answers = []
         for model in models:
             with closing(oracle.model_runtime(model)) as runtime:
@@ -152,5 +169,5 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
     if manifest.quantization is None:
         return RecordedCheck(meter.result(), None)
     expected, actual = ((side.action, side.action_logits) for side in reversed(answers))
-    cost = quantization_cost(bin_width(manifest.model, manifest.task), expected, actual)
+    cost = quantization_cost(oracle.float32.config.head.bin_width(manifest.task), expected, actual)
     return RecordedCheck(meter.result(), CostCheck(cost, manifest.quantization.recorded_cost))

@@ -19,6 +19,7 @@ from lram_export.errors import LramError
 from lram_export.exporters.tvm.build import build_library
 from lram_export.exporters.tvm.graph import build_step
 from lram_export.kernels.tvm import cpu, gpu
+from lram_export.model.config import read_model
 from lram_export.runtimes.protocol import Runtime, State, StepOutput, check_rows
 from lram_export.runtimes.tvm import load_library, load_own_library
 from lram_export.spec.parity import TOLERANCES
@@ -53,7 +54,14 @@ def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -
         platform = dataclasses.replace(platform, lanes=1, memory_columns=gpu.COLUMNS, dot=None)
     with gpu.emulate() if on_gpu else nullcontext():
         kernels = gpu if on_gpu else cpu
-        module = build_step(artifact.config, artifact.task, artifact.spec, interface, platform, kernels)
+        module = build_step(
+            read_model(artifact.model, artifact.directory.parent),
+            artifact.task,
+            artifact.spec,
+            interface,
+            platform,
+            kernels,
+        )
     with scratch_directory() as folder:  # a library that is loaded needs its file no more
         path = folder / library_file(platform.name)
         build_library(module, platform, path)
@@ -75,16 +83,9 @@ class Together:
         self._first = next(iter(self._runtimes.values()))
         self.spec = self._first.spec
 
-    def step(
-        self,
-        observation: NDArray[np.generic],
-        return_to_go: NDArray[np.float32],
-        reward: NDArray[np.float32],
-        is_first: NDArray[np.float32],
-    ) -> StepOutput:
+    def step(self, *inputs: NDArray[np.generic]) -> StepOutput:
         """See :class:`~lram_export.runtimes.protocol.Runtime`; raises LramError where two do not agree."""
-        arguments = (observation, return_to_go, reward, is_first)
-        outputs = {name: runtime.step(*arguments) for name, runtime in self._runtimes.items()}
+        outputs = {name: runtime.step(*inputs) for name, runtime in self._runtimes.items()}
         (name, first), *others = outputs.items()
         for other, output in others:
             error = float(np.linalg.norm(output.action_logits - first.action_logits))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.episodes.reference import Reference, load_reference, sample_state
-from lram_export.episodes.steps import RecordedSteps, StepSequence, columns, load_steps, random_steps
+from lram_export.episodes.steps import RecordedSteps, StepSequence, load_steps, random_steps
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Advance, Progress
 from lram_export.runtimes import RUNTIMES, LoadedArtifact, Runtime, StepOutput, load_runtime, unavailable
 from lram_export.spec.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.spec.precision import PRECISIONS
 from lram_export.targets.registry import load_target
-from lram_export.verification.consistency import check_codes_file, check_limits, check_steps
+from lram_export.verification.consistency import check_codes_file, check_limits, check_model, check_steps
 
 if TYPE_CHECKING:
     from lram_export.checkpoints.checkpoint import Checkpoint
@@ -44,6 +44,7 @@ def verify_targets(
     def load(target: str, artifact: LoadedArtifact, threads: int) -> tuple[Runtime, str]:
         return load_runtime(target, artifact, threads), target
 
+    check_model(bundle)
     check_codes_file(bundle)
     return {t: verify_artifact(bundle, t, load, threads=threads, progress=progress)[0] for t in targets}
 
@@ -253,13 +254,13 @@ def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, 
         count = steps or DEFAULT_STEPS
         return random_steps(manifest.spec, manifest.task, count, seed, episode=max(count // 3, 500))
     recorded = load_steps(recording, manifest.spec)
-    rows = recorded.is_first.shape[1]
+    rows = recorded["is_first"].shape[1]
     if rows != manifest.batch_size:
         raise UsageError(f"{recording}: has rows of {rows}; the bundle steps {manifest.batch_size} at a time")
-    cut = {name: column[:steps] for name, column in columns(recorded).items()}
+    cut = recorded.map(lambda values: values[:steps])
     if isinstance(recorded, RecordedSteps):
-        return RecordedSteps(**cut, environment=recorded.environment[:steps], environments=recorded.environments)
-    return StepSequence(**cut)
+        return RecordedSteps(cut.inputs, recorded.environment[:steps], recorded.environments)
+    return cut
 
 
 def load_bundle_reference(bundle: Bundle) -> Reference:

@@ -79,7 +79,7 @@ def test_a_recording_can_be_the_input(fp32: Path, int8: Path, tmp_path: Path) ->
 def test_two_checkpoints_are_compared_although_their_inputs_have_other_limits(exported: ExportFunction) -> None:
     options = ("--task", "metaworld/reach-v2")
     bundles = [exported(name, targets=("native",), options=options) for name in ("state_m", "state_ms")]
-    limits = [Bundle.open(bundle).manifest.limits for bundle in bundles]
+    limits = [Bundle.open(bundle).manifest.spec.limits for bundle in bundles]
     assert limits[0] != limits[1]
     text = succeed("compare", *bundles).stdout
     assert "of 256 action values differ, first at step 0" in text and "e+02%" not in text

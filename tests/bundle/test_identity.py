@@ -103,11 +103,11 @@ def test_the_native_header_is_read_as_it_was_written(exported: ExportFunction) -
     with (path / "native" / "model.lrn").open("rb") as file:
         start = file.read(HEADER_BYTES)
     header = Header.unpack(start)
-    assert (header.batch, header.hidden, header.feedback) == (1, model.hidden_size, 0)
+    assert (header.batch, header.hidden, header.feedback) == (1, model["backbone"]["hidden_size"], 0)
     assert header.target_return == task.target_return and header.norm_epsilon > 0
     counts = struct.unpack_from("<3I", start, CHECKSUM_START)
     assert header.pack(*counts) == start[CHECKSUM_START:]
-    assert counts[1:] == (3, model.num_blocks)
+    assert counts[1:] == (3, model["backbone"]["num_blocks"])
     manifest = Bundle.open(path).manifest
     assert (header.name, header.source_sha256) == (manifest.name, manifest.source["sha256"])
     native = pytest.importorskip("lram_export._native")
@@ -147,4 +147,4 @@ def test_a_long_name_is_cut_off_after_a_whole_character(name: str, stored: str) 
 
 def test_the_number_of_parameters_follows_from_the_sizes(exported: ExportFunction) -> None:
     manifest = Bundle.open(exported("state_ms")).manifest
-    assert ModelConfig.from_json(manifest.model.to_json()).parameters == manifest.parameters
+    assert ModelConfig.from_json(dict(manifest.model)).parameters == manifest.parameters

@@ -22,13 +22,16 @@ from xlstm.blocks.slstm.block import sLSTMBlockConfig
 from xlstm.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm.components.feedforward import FeedForwardConfig
 
+from lram_export.backbones.xlstm import original as xlstm
+from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.checkpoints import training_config as hydra
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
-from lram_export.checkpoints.random import PRESETS, preset_config, random_checkpoint
+from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.errors import CheckpointError, UsageError
 from tests.conftest import GOLDEN, GOLDEN_NAMES, Golden, load_golden
+from tests.models import lram
 
 Weights = dict[str, torch.Tensor]
 
@@ -85,9 +88,9 @@ class TestReading:
     def test_sizes_are_those_of_the_training_run(self, golden: Golden) -> None:
         config = load_checkpoint(golden.checkpoint).config
         meta = golden.meta
-        assert (config.hidden_size, config.num_blocks) == (meta["hidden_size"], meta["num_blocks"])
-        assert (config.num_heads, list(config.slstm_at)) == (meta["num_heads"], meta["slstm_at"])
-        assert (config.act_dim, config.num_actions) == (8, 274)
+        assert (config.backbone.hidden_size, config.backbone.num_blocks) == (meta["hidden_size"], meta["num_blocks"])
+        assert (config.backbone.num_heads, list(config.backbone.slstm_at)) == (meta["num_heads"], meta["slstm_at"])
+        assert (config.head.act_dim, config.head.num_actions) == (8, 274)
 
     def test_every_weight_is_used_or_listed_as_skipped(self, golden: Golden) -> None:
         checkpoint = load_checkpoint(golden.checkpoint)
@@ -171,7 +174,7 @@ class TestInference:
         with pytest.raises(UsageError, match="--discrete-actions"):
             load_checkpoint(state_m, hints=Hints(act_dim=4))
         config = load_checkpoint(state_m, hints=Hints(act_dim=4, discrete_actions=36)).config
-        assert (config.act_dim, config.discrete_actions, config.action_channels) == (4, 36, 512)
+        assert (config.head.act_dim, config.head.discrete_actions, config.head.action_channels) == (4, 36, 512)
 
     def test_a_folder_takes_no_sizes_since_it_has_them(self, tmp_path: Path) -> None:
         save_checkpoint(load_checkpoint(load_golden("state_m").checkpoint), tmp_path / "policy")
@@ -179,7 +182,7 @@ class TestInference:
             load_checkpoint(tmp_path / "policy", hints=Hints(act_dim=8))
 
     def test_an_unusual_image_size_is_asked_for(self, tmp_path: Path) -> None:
-        config = dataclasses.replace(preset_config("16m", image=True), num_blocks=1, image_shape=(3, 84, 84))
+        config = lram(512, 1, 4, 1024, image_shape=(3, 84, 84))
         policy = write_zip(tmp_path / "model.zip", random_checkpoint(config, tmp_path).weights)
         with pytest.raises(UsageError, match="--image-shape"):
             load_checkpoint(policy, hints=Hints(act_dim=8))
@@ -407,11 +410,11 @@ class TestDamage:
         sections = {
             "agent_params": hydra.INERT_AGENT,
             "agent_params.model_kwargs": hydra.INERT_OPTIONS,
-            "agent_params.huggingface": hydra.INERT_HUGGINGFACE,
-            "agent_params.huggingface.xlstm_config": hydra.INERT_STACK,
-            "agent_params.huggingface.xlstm_config.mlstm_block.mlstm": hydra.INERT_MLSTM,
-            "agent_params.huggingface.xlstm_config.slstm_block.slstm": hydra.INERT_SLSTM,
-            "agent_params.huggingface.xlstm_config.slstm_block.feedforward": hydra.INERT_FEEDFORWARD,
+            "agent_params.huggingface": xlstm.INERT_HUGGINGFACE,
+            "agent_params.huggingface.xlstm_config": xlstm.INERT_STACK,
+            "agent_params.huggingface.xlstm_config.mlstm_block.mlstm": xlstm.INERT_MLSTM,
+            "agent_params.huggingface.xlstm_config.slstm_block.slstm": xlstm.INERT_SLSTM,
+            "agent_params.huggingface.xlstm_config.slstm_block.feedforward": xlstm.INERT_FEEDFORWARD,
         }
         for section, reasons in sections.items():
             # what other sections refer to keeps its value
@@ -421,12 +424,12 @@ class TestDamage:
 
     def test_every_field_of_the_xlstm_package_is_on_a_list(self) -> None:
         lists = (
-            (xLSTMBlockStackConfig, hydra.INERT_STACK, hydra.SUPPORTED_STACK, hydra.SIZES_STACK),
-            (mLSTMBlockConfig, hydra.INERT_BLOCK, ("mlstm",)),
-            (sLSTMBlockConfig, hydra.INERT_BLOCK, ("slstm", "feedforward")),
-            (mLSTMLayerConfig, hydra.INERT_MLSTM, hydra.SIZES_MLSTM),
-            (sLSTMLayerConfig, hydra.INERT_SLSTM, hydra.SUPPORTED_SLSTM, hydra.SIZES_SLSTM),
-            (FeedForwardConfig, hydra.INERT_FEEDFORWARD, hydra.SUPPORTED_FEEDFORWARD, hydra.SIZES_FEEDFORWARD),
+            (xLSTMBlockStackConfig, xlstm.INERT_STACK, xlstm.SUPPORTED_STACK, xlstm.SIZES_STACK),
+            (mLSTMBlockConfig, xlstm.INERT_BLOCK, ("mlstm",)),
+            (sLSTMBlockConfig, xlstm.INERT_BLOCK, ("slstm", "feedforward")),
+            (mLSTMLayerConfig, xlstm.INERT_MLSTM, xlstm.SIZES_MLSTM),
+            (sLSTMLayerConfig, xlstm.INERT_SLSTM, xlstm.SUPPORTED_SLSTM, xlstm.SIZES_SLSTM),
+            (FeedForwardConfig, xlstm.INERT_FEEDFORWARD, xlstm.SUPPORTED_FEEDFORWARD, xlstm.SIZES_FEEDFORWARD),
         )
         for kind, inert, *others in lists:
             known = {name for names in (*inert.values(), *others) for name in names}
@@ -441,12 +444,15 @@ class TestDamage:
         ("change", "message"),
         [
             (lambda d: d.update(format="other"), "format: expected"),
-            (lambda d: d.update(schema_version=99), r"schema_version: expected 1, got 99; update"),
-            (lambda d: d["model"].update(hidden_size="big"), "model.hidden_size: expected an integer"),
-            (lambda d: d["model"].update(num_heads=3), "num_heads: 3 does not divide"),
-            (lambda d: d["model"].pop("num_blocks"), "model.num_blocks: missing"),
+            (lambda d: d.update(schema_version=99), r"schema_version: expected 1 to 2, got 99; update"),
+            (
+                lambda d: d["model"]["backbone"].update(hidden_size="big"),
+                "model.backbone.hidden_size: expected an integer",
+            ),
+            (lambda d: d["model"]["backbone"].update(num_heads=3), "num_heads: 3 does not divide"),
+            (lambda d: d["model"]["backbone"].pop("num_blocks"), "model.backbone.num_blocks: missing"),
             (lambda d: d["model"].update(extra=1), "model.extra: unknown field"),
-            (lambda d: d["model"].update(num_blocks=3), r"blocks\.3\.\S+: unknown weight"),
+            (lambda d: d["model"]["backbone"].update(num_blocks=3), r"blocks\.3\.\S+: unknown weight"),
         ],
     )
     def test_own_format_with_a_wrong_config(
@@ -472,11 +478,7 @@ class TestPresets:
     @pytest.mark.parametrize(("preset", "millions"), [("16m", 16), ("48m", 48), ("110m", 110), ("206m", 206)])
     def test_sizes_are_near_their_names(self, preset: str, millions: int) -> None:
         """The names count all weights of the training code; acting needs a few less."""
-        import math
-
-        from lram_export.model.config import expected_shapes
-
-        weights = sum(math.prod(s) for s in expected_shapes(preset_config(preset, image=True)).values())
+        weights = preset_config(preset, image=True).parameters
         assert 0.8 * millions <= weights / 1e6 <= 1.1 * millions
         assert PRESETS[preset][0] % 64 == 0
 

@@ -23,7 +23,7 @@ from lram_export.spec.bounds import MOST_JSON_BYTES
 from lram_export.spec.codes import QUANTIZED_FILE, QuantizedFile
 from lram_export.spec.json_fields import parse_json
 from lram_export.system.files import file_sha256
-from lram_export.verification.consistency import check_limits
+from lram_export.verification.consistency import check_limits, check_model
 from lram_export.verification.verify import verify_targets
 from tests.conftest import GOLDEN, ExportFunction
 
@@ -59,27 +59,94 @@ def test_brackets_in_a_text_are_no_nesting() -> None:
     assert parse_json('{"a": "%s"}' % ('[\\"{' * 50)) == {"a": '["{' * 50}
 
 
-MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+MODEL: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a model of a billion blocks": (
-        lambda d: d["model"].update(num_blocks=10**9),
-        "model.num_blocks: expected 1 to 256, got 1000000000",
+        lambda d: d["model"]["backbone"].update(num_blocks=10**9),
+        "model.backbone.num_blocks: expected 1 to 256, got 1000000000",
     ),
-    "a negative width": (lambda d: d["model"].update(hidden_size=-64), "model.hidden_size: expected 1 to"),
-    "a width that is true": (lambda d: d["model"].update(num_heads=True), "model.num_heads: expected an integer"),
+    "a negative width": (
+        lambda d: d["model"]["backbone"].update(hidden_size=-64),
+        "model.backbone.hidden_size: expected 1 to",
+    ),
+    "a width that is true": (
+        lambda d: d["model"]["backbone"].update(num_heads=True),
+        "model.backbone.num_heads: expected an integer",
+    ),
     "a block that is a text": (
-        lambda d: d["model"].update(slstm_at=["1"]),
-        r"model.slstm_at\[0\]: expected an integer",
+        lambda d: d["model"]["backbone"].update(slstm_at=["1"]),
+        r"model.backbone.slstm_at\[0\]: expected an integer",
     ),
-    "an image of no channels": (lambda d: d["model"].update(image_shape=[0, 64, 64]), r"model.image_shape\[0\]"),
-    "a size left out": (lambda d: d["model"].pop("slstm_num_heads"), "model.slstm_num_heads: missing"),
+    "an image of no channels": (
+        lambda d: d["model"]["encoders"].append({"kind": "image", "shape": [0, 64, 64]}),
+        r"model.encoders\[.\].shape\[0\]: expected 1 to",
+    ),
+    "a size left out": (
+        lambda d: d["model"]["backbone"].pop("slstm_num_heads"),
+        "model.backbone.slstm_num_heads: missing",
+    ),
     "an activation nobody knows": (
-        lambda d: d["model"].update(ffn_activation="tanh"),
-        "model.ffn_activation: expected",
+        lambda d: d["model"]["backbone"].update(ffn_activation="tanh"),
+        "model.backbone.ffn_activation: expected",
     ),
+    "a backbone nobody knows": (
+        lambda d: d["model"]["backbone"].update(kind="hyena"),
+        "model.backbone.kind: this lram-export knows xlstm",
+    ),
+    "a head nobody knows": (lambda d: d["model"]["head"].update(kind="x"), "model.head.kind: expected one of"),
+    "an encoder of nothing": (lambda d: d["model"]["encoders"].pop(0), "model.encoders: expected at least one"),
+    "tokens that are read nowhere": (lambda d: d["model"]["tokens"].update(read="x"), "model.tokens.read: expected"),
     "a wrong number of parameters": (
         lambda d: d["model"].update(parameters=d["model"]["parameters"] + 1),
-        "model.parameters: .* does not follow",
+        "model.parameters: is .* follows",
     ),
+    "an impossible task": (
+        lambda d: d["task"].update(observation_dim=500),
+        "observation_dim: the task has 500, the model takes at most 204",
+    ),
+    "another task": (
+        lambda d: d["task"].update(observation_dim=38),
+        r"specification.inputs\[0\].shape\[1\]: is 39, .* follows 38",
+    ),
+    "a state of another width": (
+        lambda d: d["specification"]["state"][1]["shape"].__setitem__(1, 7),
+        r"specification.state\[1\].shape\[1\]: is 7, .* follows",
+    ),
+    "another role": (
+        lambda d: d["specification"]["state"][1].update(role="stabilizer"),
+        r"specification.state\[1\].role: is 'stabilizer', .* follows 'matrix'",
+    ),
+    "another beginning": (
+        lambda d: d["specification"]["state"][1].update(initial=1.0),
+        r"specification.state\[1\].initial: is 1.0, .* follows 0.0",
+    ),
+}
+"""What a reader, which does not know the model, takes: whoever verifies does not."""
+MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a state of a rank beyond all bounds": (
+        lambda d: d["specification"]["state"][0].update(shape=[1] * 9),
+        r"specification.state\[0\].shape: expected at most 8",
+    ),
+    "a state beyond all memory": (
+        lambda d: d["specification"]["state"][0].update(shape=[1, 1 << 20, 1 << 20]),
+        r"specification.state\[0\].shape: expected at most \d+ elements",
+    ),
+    "a state that begins as a tensor which is not there": (
+        lambda d: d["specification"]["state"][0].update(initial=None),
+        "initial: expected a file where a state starts as a tensor",
+    ),
+    "a role nobody knows": (
+        lambda d: d["specification"]["state"][0].update(role="x"),
+        r"specification.state\[0\].role: expected one of",
+    ),
+    "a step without an observation": (
+        lambda d: d["specification"]["inputs"].pop(0),
+        "specification.inputs: expected 'observation' first and 'is_first' last",
+    ),
+    "two outputs of one name": (
+        lambda d: d["specification"]["outputs"][1].update(name="action"),
+        "specification.outputs: expected 'action' and 'action_logits'",
+    ),
+    "a field nobody knows": (lambda d: d.update(extra=1), "extra: unknown field"),
     "activations that loosen the tolerance": (
         lambda d: d["artifacts"][0].update(activations="int8"),
         r"artifacts\[0\].activations: expected 'float32' for pytorch at fp32, got 'int8'",
@@ -124,6 +191,18 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a source of another kind": (lambda d: d["source"].update(sha256="x"), "source.sha256: expected"),
     "an older schema": (lambda d: d.update(schema_version=1), "schema_version: 1 has no quantization"),
 }
+
+
+@pytest.mark.parametrize("change", MODEL)
+def test_a_manifest_whose_model_says_something_else_does_not_verify(bundle: Path, change: str) -> None:
+    edit, message = MODEL[change]
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=message) as caught:
+        check_model(Bundle.open(bundle))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("change", MANIFEST)

@@ -282,7 +282,7 @@ class TestResults:
         for options in (REACH, ("--task", "atari/breakout")):
             succeed("export", tmp_path / "new", "-o", tmp_path / "new.lram", *options, *short)
         document = json.loads(succeed("inspect", tmp_path / "new.lram", "--json").stdout)
-        assert document["model"]["slstm_at"] == [1, 3]
+        assert document["model"]["backbone"]["slstm_at"] == [1, 3]
         assert document["task"]["observation"] == "image" and document["task"]["reward_scale"] == 20
 
     def test_the_task_table_fills_in_what_is_not_given(self, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,12 @@ from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.errors import UsageError
 from lram_export.lowering import lower
-from lram_export.model.config import ModelConfig
 from lram_export.model.limits import LARGEST_TOKEN, input_limits
-from lram_export.model.reference import ReferenceModel
 from lram_export.spec.tasks import TaskSpec
 from tests.conftest import ExportFunction, load_golden
+from tests.models import lram, lram_inputs, reference_model
 
-CONFIG = ModelConfig(32, 1, 2, 64, state_dim=7, image_shape=None)
+CONFIG = lram(32, 1, 2, 64, state_dim=7, image_shape=None)
 TASK = TaskSpec("custom", "state", 5, "continuous", 8, 1.0, 1.0)
 
 
@@ -38,17 +36,17 @@ def checkpoint_with(factor: float) -> Checkpoint:
 @given(factor=st.floats(1e-12, 1e9), seed=st.integers(0, 2**32 - 1))
 def test_within_its_limit_an_observation_embeds_as_in_double_precision(factor: float, seed: int) -> None:
     checkpoint = checkpoint_with(factor)
-    limit = input_limits(checkpoint.weights, TASK)["observation"]
+    limit = input_limits(checkpoint.weights, CONFIG.encoders_of(TASK), TASK)["observation"]
     signs = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)).sign()
     worst = checkpoint.weights["embed_state.weight"][:, :5].sign()  # of each row: the largest sum there is
     one = torch.ones(1)
-    single, double = (ReferenceModel.from_checkpoint(checkpoint).to(t) for t in (torch.float32, torch.float64))
+    single, double = (reference_model(checkpoint).to(t) for t in (torch.float32, torch.float64))
     for observation in (*(limit * signs), *(limit * worst)):
-        inputs = (observation[None], one, one)
-        token = double.embed_state(torch.nn.functional.pad(observation.double(), (0, 2)))  # type: ignore[misc]
+        inputs = lram_inputs(observation[None], one, one)
+        token = double.embed_state(observation.double())  # type: ignore[misc]
         assert token.abs().max() <= LARGEST_TOKEN * 1.0001
-        expected = double.embed(*(t.double() for t in inputs))
-        torch.testing.assert_close(single.embed(*inputs).double(), expected, atol=1e-3, rtol=1e-3)
+        expected = double.embed({name: t.double() for name, t in inputs.items()})
+        torch.testing.assert_close(single.embed(inputs).double(), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("factor", [1e16, float("nan"), float("inf")])
@@ -60,31 +58,20 @@ def test_weights_that_leave_no_sensible_input_are_not_exported(factor: float) ->
 def test_a_manifest_keeps_the_limits_of_its_checkpoint(exported: ExportFunction) -> None:
     text = (exported("state_ms", targets=["onnxruntime"]) / "manifest.json").read_text()
     manifest = read_manifest(text)
-    weights = load_checkpoint(load_golden("state_ms").checkpoint).weights
-    assert manifest.spec.limits == input_limits(weights, manifest.task)
+    checkpoint = load_checkpoint(load_golden("state_ms").checkpoint)
+    encoders = checkpoint.config.encoders_of(manifest.task)
+    assert manifest.spec.limits == input_limits(checkpoint.weights, encoders, manifest.task)
     assert set(manifest.spec.limits) == {"observation", "return_to_go", "reward"}
     assert read_manifest(manifest.dumps()) == manifest
 
 
-def test_a_bundle_without_limits_is_read(exported: ExportFunction) -> None:
+def test_an_input_without_its_limit_is_refused(exported: ExportFunction) -> None:
     text = (exported("state_ms", targets=["onnxruntime"]) / "manifest.json").read_text()
     manifest = read_manifest(text)
-    without = dataclasses.replace(manifest, limits={}).dumps()
-    assert read_manifest(without.replace('"schema_version": 3', '"schema_version": 2')).spec.limits == {}
-    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: missing"):
+    without = dataclasses.replace(manifest, spec=manifest.spec.with_limits({})).dumps()
+    with pytest.raises(ValueError, match=r"specification.inputs: observation.limit: missing"):
         read_manifest(without)
-    with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: unknown field"):
-        read_manifest(text.replace('"schema_version": 3', '"schema_version": 2'))
-    broken = dataclasses.replace(manifest, limits={**manifest.limits, "observation": -1.0})
+    limits = {**manifest.spec.limits, "observation": -1.0}
+    broken = dataclasses.replace(manifest, spec=manifest.spec.with_limits(limits))
     with pytest.raises(ValueError, match=r"specification.inputs\[0\].limit: expected a number from 1 to"):
         read_manifest(broken.dumps())
-
-
-def test_a_quantized_bundle_of_schema_version_2_is_read(exported: ExportFunction) -> None:
-    options = (*load_golden("state_ms").task_options, "--precision", "int8")
-    text = (exported("state_ms", targets=("onnxruntime", "native"), options=options) / "manifest.json").read_text()
-    document = json.loads(dataclasses.replace(read_manifest(text), limits={}).dumps())
-    document["schema_version"] = 2
-    del document["quantization"]["reference_cost"], document["report"]
-    found = read_manifest(json.dumps(document)).quantization
-    assert found is not None and found.reference_cost is None and found.cost is not None

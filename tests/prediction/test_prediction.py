@@ -49,12 +49,13 @@ STATE_MS = GOLDEN / "state_ms" / "model.zip"
 class TestSizes:
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
     def test_weights_are_as_large_as_those_of_a_step_graph_that_uses_all(self, precision: str, tmp_path: Path) -> None:
-        config = dataclasses.replace(small_model("16m"), num_blocks=1)
+        published = small_model("16m")
+        config = dataclasses.replace(published, backbone=dataclasses.replace(published.backbone, num_blocks=1))
         task = dataclasses.replace(resolve_task("metaworld/reach-v2"), observation_dim=204, action_dim=8)
         policy = lower(random_checkpoint(config, tmp_path), task, name="x")
         if precision != "fp32":
             policy = quantize(policy, QuantizationOptions(precision=precision), None)
-        packed = 3 * config.inner_size * (16 - 4) * 4  # the graph packs blocks of 4 to blocks of 16
+        packed = 3 * config.backbone.inner_size * (16 - 4) * 4  # the graph packs blocks of 4 to blocks of 16
         assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision, task), rel=1e-3)
 
     @pytest.mark.parametrize("name", ["state_m", "image_m"])
@@ -70,8 +71,10 @@ class TestSizes:
         policy = lower(checkpoint, task, name="x")
         if precision != "fp32":
             policy = quantize(policy, QuantizationOptions(precision=precision), None)
-        mlstm = config.num_blocks - len(config.slstm_at)
-        packed = 3 * mlstm * config.inner_size * (16 - config.qkv_block_size) * 4  # the graph packs blocks of 4 to 16
+        mlstm = config.backbone.num_blocks - len(config.backbone.slstm_at)
+        packed = (
+            3 * mlstm * config.backbone.inner_size * (16 - config.backbone.qkv_block_size) * 4
+        )  # the graph packs blocks of 4 to 16
         assert policy.weight_bytes - packed == pytest.approx(weight_bytes(config, precision, task), rel=1e-3)
         if not image:  # without a task it is the state encoder that counts, and the whole head
             assert weight_bytes(config, precision, task) < weight_bytes(config, precision)

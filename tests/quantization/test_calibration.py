@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lram_export import Bundle
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.episodes.batches import batch_episodes
 from lram_export.episodes.intervals import Estimate
-from lram_export.episodes.steps import StepSequence, load_steps, save_steps
+from lram_export.episodes.steps import joined, load_steps, save_steps
 from lram_export.errors import LramError
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.exporters.native import exporter as native
@@ -49,6 +48,7 @@ from lram_export.rollouts.recording import record_observations
 from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.tasks import resolve_task
 from tests.conftest import GOLDEN, fail, succeed
+from tests.models import lram_steps
 
 TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoint" / "model.zip"
 TASK = ("--task", "metaworld/reach-v2")
@@ -87,29 +87,29 @@ def calibration(recording: Path, policy: LoweredPolicy) -> Calibration:
 @pytest.fixture(scope="module")
 def short(calibration: Calibration) -> Calibration:
     """The first 60 steps of every episode: enough to choose by."""
-    cut = [StepSequence(*(getattr(e, f.name)[:60] for f in fields(StepSequence))) for e in calibration.episodes]
+    cut = [episode.map(lambda values: values[:60]) for episode in calibration.episodes]
     return Calibration(tuple(cut), calibration.sha256)
 
 
 @pytest.fixture(scope="module")
 def short_recording(short: Calibration, fp32: Path) -> Path:
     """The same as a file."""
-    columns = (np.concatenate([getattr(e, f.name) for e in short.episodes])[:, None] for f in fields(StepSequence))
+    steps = joined(short.episodes, np.concatenate).map(lambda values: values[:, None])
     path = fp32.parent / "short.npz"
-    save_steps(StepSequence(*columns), path)
+    save_steps(steps, path)
     return path
 
 
 class TestRecord:
     def test_episodes_hold_what_the_policy_was_given(self, recording: Path, fp32: Path) -> None:
         steps = load_steps(recording, Bundle.open(fp32).manifest.spec)
-        assert steps.observation.shape == (3000, 1, 39)
-        starts = np.flatnonzero(steps.is_first[:, 0])
+        assert steps["observation"].shape == (3000, 1, 39)
+        starts = np.flatnonzero(steps["is_first"][:, 0])
         assert starts.tolist() == list(range(0, 3000, 200))
         # every task aims at its own return, and rewards lower it
-        aims = steps.return_to_go[starts, 0]
+        aims = steps["return_to_go"][starts, 0]
         assert len(set(aims.tolist())) == 3
-        assert (steps.return_to_go[starts + 199, 0] < aims).all()
+        assert (steps["return_to_go"][starts + 199, 0] < aims).all()
 
     def test_observations_of_a_file_are_recorded_as_run_would_step_them(self, fp32: Path, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
@@ -121,13 +121,13 @@ class TestRecord:
         np.savez(tmp_path / "observations.npz", **arrays)
         succeed("record", fp32, "--observations", tmp_path / "observations.npz", "-o", tmp_path / "steps.npz")
         steps = load_steps(tmp_path / "steps.npz", Bundle.open(fp32).manifest.spec)
-        np.testing.assert_array_equal(steps.observation[:, 0], arrays["observations"])
+        np.testing.assert_array_equal(steps["observation"][:, 0], arrays["observations"])
         with load_policy(fp32) as running:
             again = record_observations(
                 running,
                 Recording(arrays["observations"], arrays["rewards"].reshape(-1, 1), arrays["is_first"].reshape(-1, 1)),
             )
-        np.testing.assert_array_equal(again.return_to_go, steps.return_to_go)
+        np.testing.assert_array_equal(again["return_to_go"], steps["return_to_go"])
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -516,7 +516,7 @@ def test_images_are_calibrated_too(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (700, 1, 3, 64, 64), np.uint8)
     zeros = np.zeros((700, 1), np.float32)
     first = (np.arange(700) % 100 == 0).astype(np.float32)[:, None]
-    save_steps(StepSequence(images, zeros, zeros, first), tmp_path / "s.npz")
+    save_steps(lram_steps(images, zeros, zeros, first), tmp_path / "s.npz")
     calibration = load_calibration([tmp_path / "s.npz"], policy.spec)
     name = "embed_observation.cnn.linear.0"
     with pytest.raises(LramError, match=r"embed_observation.cnn.linear.0 has 2048 inputs"):

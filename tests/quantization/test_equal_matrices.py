@@ -23,15 +23,15 @@ from lram_export.exporters import EXPORTERS
 from lram_export.exporters.onnx.codes import find_projections
 from lram_export.exporters.onnx.graph import build_onnx
 from lram_export.lowering import LoweredPolicy, lower, matrix_names
-from lram_export.model.config import ModelConfig
 from lram_export.quantization.calibration import Calibration
 from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.runtimes import RUNTIMES
 from lram_export.spec.tasks import resolve_task
 from tests.conftest import succeed
+from tests.models import lram
 
 TASK = ("--task", "metaworld/reach-v2")
-CONFIG = ModelConfig(hidden_size=64, num_blocks=3, inner_size=128, num_heads=4, image_shape=None, state_dim=39)
+CONFIG = lram(hidden_size=64, num_blocks=3, inner_size=128, num_heads=4, image_shape=None, state_dim=39)
 BLOCK = "encoder.layers.blocks.{}.xlstm.{}.weight"
 
 

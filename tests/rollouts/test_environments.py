@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from lram_export.errors import UsageError
-from lram_export.model.config import ModelConfig
 from lram_export.model.specification import step_spec
 from lram_export.rollouts.environments import FAMILIES, open_environment, table_target_return
 from lram_export.rollouts.environments.fitting import FittedEnvironment
 from lram_export.spec.tasks import TaskSpec, resolve_task
 from lram_export.spec.tensors import StepSpec
+from tests.models import lram
 
-MODEL = ModelConfig(hidden_size=32, num_blocks=1, num_heads=4, inner_size=64)
+MODEL = lram(hidden_size=32, num_blocks=1, num_heads=4, inner_size=64)
 REACH = resolve_task("metaworld/reach-v2")
 ATARI = dataclasses.replace(
     REACH, name="atari/pong", observation="image", observation_dim=None, action="discrete", action_dim=1

@@ -15,13 +15,13 @@ from lram_export.checkpoints.random import random_checkpoint
 from lram_export.episodes.steps import random_steps, save_steps
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.exporters import EXPORTERS
-from lram_export.model.config import ModelConfig
 from lram_export.model.specification import step_spec
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.files import file_sha256
+from tests.models import lram
 
-CONFIG = ModelConfig(
+CONFIG = lram(
     hidden_size=32,
     num_blocks=2,
     num_heads=2,

@@ -14,10 +14,10 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.errors import UsageError
-from lram_export.model.config import ModelConfig
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.targets.layout import MOST_INT8_COLUMNS, check_sums
 from tests.conftest import SLOW, succeed
+from tests.models import lram
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from tests.conftest import SLOW, succeed
 )
 def test_slstm_heads_may_have_any_width(target: str, hidden: int, heads: int, precision: str, tmp_path: Path) -> None:
     pytest.importorskip({"native": "lram_export._native", "tvm": "tvm"}[target])
-    config = ModelConfig(
+    config = lram(
         hidden_size=hidden,
         num_blocks=3,
         inner_size=128,
@@ -68,7 +68,7 @@ ODD = {
 def test_tvm_computes_any_width(name: str, precision: str, tmp_path: Path) -> None:
     pytest.importorskip("tvm")
     hidden, inner, heads, slstm_heads, ffn, block = ODD[name]
-    config = ModelConfig(
+    config = lram(
         hidden_size=hidden,
         num_blocks=2,
         inner_size=inner,

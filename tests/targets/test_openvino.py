@@ -13,11 +13,11 @@ from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
-from lram_export.model.config import ModelConfig
 from lram_export.runtimes import openvino as runtime
 from lram_export.system.cache import FOLDER_VARIABLE, KEPT, CompileCache
 from lram_export.verification.verify import load_bundle_reference
 from tests.conftest import SLOW, ExportFunction, fail, load_golden, succeed
+from tests.models import lram
 from tests.tamper.bundles import seal
 
 STEPS = 8
@@ -183,7 +183,7 @@ def quantized(exported: ExportFunction, precision: str) -> Path:
 
 
 def test_int4_widths_that_end_within_a_group_are_padded(tmp_path: Path) -> None:
-    config = ModelConfig(hidden_size=96, num_blocks=2, inner_size=160, num_heads=4, image_shape=None, state_dim=39)
+    config = lram(hidden_size=96, num_blocks=2, inner_size=160, num_heads=4, image_shape=None, state_dim=39)
     save_checkpoint(random_checkpoint(config, tmp_path / "checkpoint"), tmp_path / "checkpoint")
     options = ("--task", "metaworld/reach-v2", "--target", "openvino", "--precision", "int4", "--no-report")
     succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "odd.lram", *options)  # verified by the export

@@ -18,6 +18,7 @@ from lram_export.errors import LramError
 from lram_export.exporters.tvm import build
 from lram_export.exporters.tvm.graph import build_step
 from lram_export.kernels.tvm import gpu
+from lram_export.model.config import read_model
 from lram_export.runtimes import LoadedArtifact, load_runtime
 from lram_export.runtimes.tvm_gpu import GpuRuntime
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, map_weights, read_interface
@@ -57,7 +58,12 @@ class TestGpu:
         platform = replace(host_platform(), lanes=1, memory_columns=gpu.COLUMNS, dot=None)
         with gpu.emulate():
             module = build_step(
-                artifact.config, artifact.task, artifact.spec, read_interface(artifact.directory), platform, gpu
+                read_model(artifact.model, artifact.directory),
+                artifact.task,
+                artifact.spec,
+                read_interface(artifact.directory),
+                platform,
+                gpu,
             )
         build.build_library(module, platform, folder / "emulated.so")
         return folder / "emulated.so"
@@ -93,7 +99,13 @@ class TestGpu:
         """A barrier under a condition that differs between threads would hang a GPU; emulation cannot show it."""
         artifact = Bundle.open(exported("state_ms", batch=3, targets=("tvm",))).load_artifact("tvm")
         interface = read_interface(artifact.directory)
-        module = build_step(artifact.config, artifact.task, artifact.spec, interface, PLATFORMS["cuda-sm86"])
+        module = build_step(
+            read_model(artifact.model, artifact.directory),
+            artifact.task,
+            artifact.spec,
+            interface,
+            PLATFORMS["cuda-sm86"],
+        )
         source = cuda_source_of(module, "sm_86")
         around: list[str] = []  # lines that opened the braces which are open here
         barriers = 0

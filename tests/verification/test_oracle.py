@@ -20,11 +20,11 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.episodes.reference import record_reference
-from lram_export.episodes.steps import StepSequence, random_steps
+from lram_export.episodes.steps import random_steps
 from lram_export.errors import BundleError, ParityError, UsageError
 from lram_export.lowering import LoweredPolicy, lower
-from lram_export.model.matrices import checkpoint_key
-from lram_export.model.reference import ReferenceModel, oracle_threads
+from lram_export.model.matrices import checkpoint_keys
+from lram_export.model.reference import oracle_threads
 from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.rollouts.evaluation import reference_policy
 from lram_export.runtimes import load_runtime
@@ -40,6 +40,7 @@ from lram_export.verification.verify import (
     verify_against_checkpoint,
 )
 from tests.conftest import GOLDEN, ExportFunction, fail, load_golden, succeed
+from tests.models import reference_model
 
 STATE_MS = GOLDEN / "state_ms" / "model.zip"
 
@@ -124,7 +125,7 @@ class TestRightCodes:
         assert line.startswith("head: weight [2, 3]: ")
 
     def test_one_changed_weight_of_a_quantized_matrix_is_noticed(self, int8: Path, checkpoint: Checkpoint) -> None:
-        name = checkpoint_key("blocks.0.proj_up")
+        name = checkpoint_keys(checkpoint.config)["blocks.0.proj_up"]
 
         def change(weight: torch.Tensor) -> torch.Tensor:
             weight = weight.clone()
@@ -229,12 +230,13 @@ class TestRightComputation:
         """An oracle with one other weight stands in for an artifact with one: the difference is the same."""
         bundle = Bundle.open(int8)
         oracle = build_oracle(bundle, checkpoint)
-        model = ReferenceModel.from_checkpoint(oracle.dequantized())
+        model = reference_model(oracle.dequantized())
         reference = PytorchRuntime(model, bundle.manifest.spec, bundle.manifest.task)
         drawn = random_steps(bundle.manifest.spec, bundle.manifest.task, 38, episode=34)  # from step 32 on with rewards
-        inputs = StepSequence(*(getattr(drawn, f.name)[34:] for f in dataclasses.fields(StepSequence)))
+        inputs = drawn.map(lambda values: values[34:])
         runtime = load_runtime("native", bundle.load_artifact("native"), 1)
-        quantized, unnoticed = set(map(checkpoint_key, oracle.matrices)), []
+        keys = checkpoint_keys(checkpoint.config)
+        quantized, unnoticed = {keys[name] for name in oracle.matrices}, []
         with oracle_threads(checkpoint.config):
             for name in [n for n in checkpoint.weights if n not in quantized]:
                 weight = model.get_parameter(name)

@@ -11,7 +11,7 @@ import pytest
 from lram_export import Bundle
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import preset_config
-from lram_export.episodes.steps import RecordedSteps, StepSequence, load_steps, save_steps
+from lram_export.episodes.steps import RecordedSteps, load_steps, save_steps
 from lram_export.errors import LramError
 from lram_export.model.specification import step_spec
 from lram_export.spec.parity import TOLERANCES, ParityMeter, relative_error
@@ -19,6 +19,7 @@ from lram_export.spec.tasks import resolve_task
 from lram_export.verification.drift import UNNAMED, drift, steps_since_start
 from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
 from tests.conftest import GOLDEN, ExportFunction
+from tests.models import lram_steps
 
 BOUND = TOLERANCES["fp32"]
 LOGITS = np.array([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]], np.float32)
@@ -106,9 +107,8 @@ class TestDrift:
         zeros = np.zeros((20, 1), np.float32)
         errors = np.where(np.arange(20) < 10, 1e-6, 1e-3)[:, None]
         environment = np.repeat(np.arange(2, dtype=np.int32), 10)
-        recorded = RecordedSteps(
-            np.zeros((20, 1, 39), np.float32), zeros, zeros, is_first, environment, ("a/one", "b/zwölf")
-        )
+        steps = lram_steps(np.zeros((20, 1, 39), np.float32), zeros, zeros, is_first)
+        recorded = RecordedSteps(steps.inputs, environment, ("a/one", "b/zwölf"))
         save_steps(recorded, tmp_path / "steps.npz")
         spec = step_spec(preset_config("16m"), resolve_task("metaworld/reach-v2"))
         found = drift(errors, load_steps(tmp_path / "steps.npz", spec))
@@ -118,7 +118,7 @@ class TestDrift:
         is_first = np.zeros((30, 2), np.float32)
         is_first[[0, 15], 0] = is_first[[0, 10, 20], 1] = 1  # rows start episodes at different times
         zeros = np.zeros((30, 2), np.float32)
-        steps = StepSequence(np.zeros((30, 2, 3), np.float32), zeros, zeros, is_first)
+        steps = lram_steps(np.zeros((30, 2, 3), np.float32), zeros, zeros, is_first)
         position = steps_since_start(is_first)
         assert position[14:17, 0].tolist() == [14, 0, 1] and position[9:11, 1].tolist() == [9, 0]
         stretches = drift(position.astype(np.float64), steps)[UNNAMED]
@@ -126,9 +126,8 @@ class TestDrift:
 
     def test_a_recording_whose_environments_do_not_fit_is_refused(self, tmp_path: Path) -> None:
         zeros = np.zeros((4, 1), np.float32)
-        recorded = RecordedSteps(
-            np.zeros((4, 1, 39), np.float32), zeros, zeros, zeros + 1, np.array([0, 0, 1, 2], np.int32), ("a", "b")
-        )
+        steps = lram_steps(np.zeros((4, 1, 39), np.float32), zeros, zeros, zeros + 1)
+        recorded = RecordedSteps(steps.inputs, np.array([0, 0, 1, 2], np.int32), ("a", "b"))
         save_steps(recorded, tmp_path / "steps.npz")
         spec = step_spec(preset_config("16m"), resolve_task("metaworld/reach-v2"))
         with pytest.raises(LramError, match=r"steps.npz: environment: expected numbers from 0 to 1, got 0 to 2"):

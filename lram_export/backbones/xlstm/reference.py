@@ -14,15 +14,46 @@ from xlstm import (
     mLSTMLayerConfig,
     sLSTMBlockConfig,
     sLSTMLayerConfig,
+    xLSTMBlockStack,
     xLSTMBlockStackConfig,
 )
 
 from lram_export.backbones.protocol import State
-from lram_export.model.config import ModelConfig
+from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.spec.tensors import state_name
 
 
-def stack_config(config: ModelConfig, context_length: int) -> xLSTMBlockStackConfig:
+class XLSTMReference(xLSTMBlockStack):  # type: ignore[misc]
+    """The package's own stack; each token goes through its ``step``."""
+
+    def __init__(self, config: XLSTMConfig, context_length: int) -> None:
+        super().__init__(stack_config(config, context_length))
+        self.sizes = config
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`: all states start as numbers."""
+        return {}
+
+    def nest(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
+        return to_package(self.sizes, state)
+
+    def token(self, x: Tensor, nested: dict[str, dict[str, Any]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
+        left, after = self.step(x, nested)
+        return left, after
+
+    def flatten(self, nested: Mapping[str, Mapping[str, Any]]) -> State:
+        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
+        return from_package(self.sizes, nested)
+
+
+def build(config: XLSTMConfig, context_length: int = 1) -> XLSTMReference:
+    """The stack with room for sequences of ``context_length`` tokens in its parallel form, which training uses."""
+    return XLSTMReference(config, context_length)
+
+
+def stack_config(config: XLSTMConfig, context_length: int) -> xLSTMBlockStackConfig:
     """The package's config of a stack for sequences of up to ``context_length`` tokens in parallel."""
 
     # The package derives widths from factors; half a unit more, rounded down, gives exactly ours.
@@ -58,7 +89,7 @@ def stack_config(config: ModelConfig, context_length: int) -> xLSTMBlockStackCon
     )
 
 
-def to_package(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+def to_package(config: XLSTMConfig, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Our named state in the package's nesting; copies what the package changes in place."""
     nested: dict[str, dict[str, Any]] = {}
     for block in range(config.num_blocks):
@@ -74,7 +105,7 @@ def to_package(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, di
     return nested
 
 
-def from_package(config: ModelConfig, nested: Mapping[str, Mapping[str, Any]]) -> State:
+def from_package(config: XLSTMConfig, nested: Mapping[str, Mapping[str, Any]]) -> State:
     """The inverse of :func:`to_package`."""
     state: State = {}
     for block in range(config.num_blocks):
@@ -91,5 +122,5 @@ def from_package(config: ModelConfig, nested: Mapping[str, Mapping[str, Any]]) -
     return state
 
 
-def _parts(config: ModelConfig, block: int) -> tuple[str, ...]:
+def _parts(config: XLSTMConfig, block: int) -> tuple[str, ...]:
     return ("conv", "y", "c", "n", "m") if block in config.slstm_at else ("conv", "C", "n", "m")

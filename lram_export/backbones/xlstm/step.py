@@ -1,27 +1,28 @@
 """xLSTM blocks of the step graph: the tokens of a step as one chunk.
 
 The mathematics is that of the recurrent form, rearranged so that every weight and every state matrix is
-read once per step instead of three times. Per head, with lf = logsigmoid(forget pre-activation), i = input
-pre-activation, previous state (C, n, m) and keys k scaled by 1 / sqrt(head width), for tokens t = 1..3:
+read once per step instead of once per token. Per head, with lf = logsigmoid(forget pre-activation), i = input
+pre-activation, previous state (C, n, m) and keys k scaled by 1 / sqrt(head width), for tokens t = 1..T:
 
     m_t  = max(lf_t + m_(t-1), i_t)
     a_t  = exp(lf_1 + ... + lf_t + m - m_t)                     decay of the old state as token t sees it
     D_tj = exp(lf_(j+1) + ... + lf_t + i_j - m_t)  for j <= t   weight of token j as token t sees it
     num  = a_t q_t C + sum_j D_tj (q_t . k_j) v_j
     den  = max(|a_t q_t . n + sum_j D_tj (q_t . k_j)|, exp(-m_t)) + 1e-6
-    C'   = a_3 C + sum_j D_3j k_j v_j^T,    n' likewise,    m' = m_3
+    C'   = a_T C + sum_j D_Tj k_j v_j^T,    n' likewise,    m' = m_T
 
-It differs from three single steps of the `xlstm` package only in the order of float32 sums.
+It differs from single steps of the `xlstm` package only in the order of float32 sums.
 
 Where ``is_first`` is 1, a row starts an episode inside the graph: C and n get decay 0, everything else its
-initial value, and the reward token is skipped: input gate off, forget gate 1, convolution input 0, sLSTM
-state passed through.
+initial value; tokens that are skipped there have the input gate off, forget gate 1, convolution input 0, and the sLSTM
+state is passed through.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,9 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lram_export.backbones.layers import NEVER, BlockDiagonal, Convolution, HeadNorm, LayerNorm, log_sigmoid
-from lram_export.backbones.xlstm.config import SLSTM_INITIAL_M
-from lram_export.model.config import ModelConfig
-from lram_export.spec.tokens import TOKENS_PER_STEP
+from lram_export.backbones.xlstm.config import SLSTM_INITIAL_M, XLSTMConfig
+from lram_export.backbones.xlstm.reference import XLSTMReference
+from lram_export.spec.tensors import state_name
+from lram_export.spec.tokens import TokenLayout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -43,12 +45,67 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class XLSTMStack(nn.Module):
+    """Blocks, and the norm behind the last one: a :class:`~lram_export.backbones.protocol.Stack`."""
+
+    def __init__(self, reference: XLSTMReference, layout: TokenLayout) -> None:
+        super().__init__()
+        config = reference.sizes
+        self.blocks = nn.ModuleList(
+            SLSTMBlock(block, config, layout.skipped) if i in config.slstm_at else MLSTMBlock(block, config)
+            for i, block in enumerate(reference.blocks)
+        )
+        self.post_norm = LayerNorm(reference.post_blocks_norm)
+        self._position = layout.read_position - len(layout)  # from the end, as a constant of the graph
+
+    def forward(self, tokens: Tensor, first: Tensor, present: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """See :class:`~lram_export.backbones.protocol.Stack`."""
+        next_state: list[Tensor] = []
+        remaining = list(state)
+        for stage in self.stages():
+            count = len(stage.states)
+            tokens, *parts = stage.run(tokens, first, present, *remaining[:count])
+            next_state += parts
+            remaining = remaining[count:]
+        return (self.read(tokens), *next_state)
+
+    def stages(self) -> list[BlockStage]:
+        """One for each block."""
+        return [
+            BlockStage(f"blocks.{i}.", tuple(state_name(i, part) for part in block.parts), block)  # type: ignore[union-attr]
+            for i, block in enumerate(self.blocks)
+        ]
+
+    def initial_tensors(self) -> dict[str, Tensor]:
+        """See :class:`~lram_export.backbones.protocol.Stack`: all states start as numbers."""
+        return {}
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """See :class:`~lram_export.backbones.protocol.Stack`."""
+        read: Tensor = self.post_norm(tokens[:, self._position])
+        return read
+
+
+@dataclass(frozen=True)
+class BlockStage:
+    """A block: see :class:`~lram_export.backbones.protocol.Stage`."""
+
+    name: str
+    states: tuple[str, ...]
+    run: Callable[..., tuple[Tensor, ...]]
+
+
+def build(reference: XLSTMReference, layout: TokenLayout) -> XLSTMStack:
+    """The stack of the step graph; weights are shared with the reference where they are used whole."""
+    return XLSTMStack(reference, layout)
+
+
 class MLSTMBlock(nn.Module):
     """Norm, up-projection, mLSTM chunk, gated down-projection, residual."""
 
-    parts = 4  # conv, C, n, m
+    parts = ("conv", "C", "n", "m")
 
-    def __init__(self, block: Any, config: ModelConfig) -> None:
+    def __init__(self, block: Any, config: XLSTMConfig) -> None:
         super().__init__()
         layer = block.xlstm
         self.num_heads, self.width, self.inner = config.num_heads, config.head_dim, config.inner_size
@@ -69,7 +126,7 @@ class MLSTMBlock(nn.Module):
     def forward(
         self, x: Tensor, first: Tensor, present: Tensor, conv: Tensor, C: Tensor, n: Tensor, m: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Three tokens (B, 3, hidden) and the block's state in; the same out."""
+        """The tokens (B, T, hidden) and the block's state in; the same out."""
         up, gate = self.proj_up(self.norm(x)).split(self.inner, dim=-1)
         convolved, next_conv = self.conv(up, conv, first, present)
         q, k, v = self.q_proj(convolved), self.k_proj(convolved), self.v_proj(up)
@@ -156,10 +213,11 @@ def _spans(tokens: int) -> tuple[Tensor, Tensor]:
 class SLSTMBlock(nn.Module):
     """Norm, sLSTM with input projections for all tokens at once, residual, gated feed-forward, residual."""
 
-    parts = 5  # conv, y, c, n, m
+    parts = ("conv", "y", "c", "n", "m")
 
-    def __init__(self, block: Any, config: ModelConfig) -> None:
+    def __init__(self, block: Any, config: XLSTMConfig, skipped: int) -> None:
         super().__init__()
+        self.skipped = skipped
         layer, cell = block.xlstm, block.xlstm.slstm_cell
         self.num_heads, self.hidden = config.slstm_num_heads, config.hidden_size
         self.norm = LayerNorm(block.xlstm_norm)
@@ -189,7 +247,8 @@ class SLSTMBlock(nn.Module):
         n: Tensor,
         m: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Three tokens (B, 3, hidden) and the block's state in; the same out."""
+        """The tokens (B, T, hidden) and the block's state in; the same out."""
+        tokens = x.shape[1]
         normed = self.norm(x)
         convolved, next_conv = self.conv(normed, conv, first, present)
 
@@ -197,15 +256,15 @@ class SLSTMBlock(nn.Module):
             return features.view(-1, self.num_heads, self.hidden // self.num_heads).transpose(0, 1)
 
         projected = torch.cat([heads(convolved) @ self.from_conv, heads(normed) @ self.from_input], dim=2)
-        projected = (projected + self.bias[:, None]).unflatten(1, (-1, TOKENS_PER_STEP))
+        projected = (projected + self.bias[:, None]).unflatten(1, (-1, tokens))
 
         rows = first[:, None]
         initial = (0.0, 0.0, 0.0, SLSTM_INITIAL_M)
         state = [torch.where(rows, value, part) for value, part in zip(initial, (y, c, n, m), strict=True)]
         outputs = []
-        for token in range(TOKENS_PER_STEP):
+        for token in range(tokens):
             after = self.cell(projected[:, :, token], *state)
-            if token == 0:  # the reward token, skipped where an episode starts
+            if token < self.skipped:  # where an episode starts
                 after = [torch.where(rows, old, new) for old, new in zip(state, after, strict=True)]
             state = after
             outputs.append(state[0])

@@ -38,9 +38,9 @@ class Rehearsal:
     def __init__(self, path: Path) -> None:
         bundle = Bundle.open(path)
         task, inputs = bundle.manifest.task, load_bundle_reference(bundle).inputs
-        self._observations = inputs.observation
+        self._observations = inputs["observation"]
         # recorded as the token of the step after
-        self._rewards = inputs.reward * task.reward_scale if task.reward_feedback == "observed" else None
+        self._rewards = inputs["reward"] * task.reward_scale if task.reward_feedback == "observed" else None
         self._step = 0
 
     def reset(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from lram_export.errors import BundleError
 from lram_export.spec.bounds import MOST_FILE_BYTES
 from lram_export.spec.json_fields import Fields, read_json, shown, whole_number
 from lram_export.spec.precision import FORMATS
-from lram_export.spec.tensors import TensorSpec
+from lram_export.spec.tensors import StateSpec
 from lram_export.targets.layout import TILE, whole_tiles
 
 STEP_FUNCTION = "step"
@@ -143,16 +143,16 @@ def _packed(matrix: Fields, weights: set[str]) -> PackedMatrix:
     return PackedMatrix(matrix.text("format", choices=("fp32", *FORMATS)), rows, cols, parts, tuple(arrays))
 
 
-def _columns(tensor: TensorSpec, most: int) -> int | None:
+def _columns(tensor: StateSpec, most: int) -> int | None:
     """Columns of a tile of a state tensor; None if it lies as it is."""
-    if len(tensor.shape) != 4:
+    if tensor.role != "matrix":
         return None
     columns = tensor.shape[-1]
     room = columns + -columns % (TILE // 2)
     return next(width for width in (most, TILE, TILE // 2) if width <= most and room % width == 0)
 
 
-def stored_shape(tensor: TensorSpec, memory_columns: int) -> tuple[int, ...]:
+def stored_shape(tensor: StateSpec, memory_columns: int) -> tuple[int, ...]:
     """Shape in which the kernels keep a state tensor.
 
     Matrices (B, heads, rows, columns) lie in tiles of columns, which are read in sequence: (B, heads, tiles, rows,
@@ -165,7 +165,7 @@ def stored_shape(tensor: TensorSpec, memory_columns: int) -> tuple[int, ...]:
     return batch, heads, -(-columns // width), rows, width
 
 
-def to_stored(tensor: TensorSpec, value: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
+def to_stored(tensor: StateSpec, value: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
     """A state tensor as the kernels keep it."""
     if _columns(tensor, memory_columns) is None:
         return value
@@ -174,7 +174,7 @@ def to_stored(tensor: TensorSpec, value: NDArray[np.float32], memory_columns: in
     return np.ascontiguousarray(padded.reshape(batch, heads, rows, tiles, width).transpose(0, 1, 3, 2, 4))
 
 
-def from_stored(tensor: TensorSpec, stored: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
+def from_stored(tensor: StateSpec, stored: NDArray[np.float32], memory_columns: int) -> NDArray[np.float32]:
     """The inverse of :func:`to_stored`; a copy."""
     if _columns(tensor, memory_columns) is None:
         return stored.copy()

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from lram_export.backbones.layers import log_sigmoid, pack_blocks
 from lram_export.backbones.protocol import State
+from lram_export.backbones.state import initial_state
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.model.config import ModelConfig
-from lram_export.model.heads import decode_action, prune_logits
-from lram_export.model.reference import ReferenceModel, initial_state
+from lram_export.model.head_modules import MODULES
 from lram_export.model.step_graph import StepGraph
 from lram_export.spec.tasks import TaskSpec
+from tests.models import lram, lram_inputs, reference_model
 
 TOLERANCE = 1e-5
+HEAD = MODULES["action_bins"]
 
 
 @st.composite
@@ -31,7 +33,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     hidden = 4 * draw(st.integers(1, 16))
     hidden = max(hidden, 2 * slstm_heads)
     blocks = draw(st.integers(1, 4))
-    return ModelConfig(
+    return lram(
         hidden_size=hidden,
         num_blocks=blocks,
         num_heads=heads,
@@ -54,26 +56,26 @@ class Comparison:
     """A model in some precision beside its chunked step graph."""
 
     def __init__(self, config: ModelConfig, batch: int, seed: int, discrete: bool, dtype: torch.dtype) -> None:
-        assert config.state_dim is not None
+        assert config.encoder("state").dim is not None
         self.config, self.dtype = config, dtype
-        self.model = ReferenceModel.from_checkpoint(_checkpoint(config, seed)).to(dtype)
-        action, action_dim = ("discrete", 1) if discrete else ("continuous", config.act_dim)
-        dim = 1 + seed % config.state_dim
+        self.model = reference_model(_checkpoint(config, seed)).to(dtype)
+        action, action_dim = ("discrete", 1) if discrete else ("continuous", config.head.act_dim)
+        dim = 1 + seed % config.encoder("state").dim
         self.task = TaskSpec("custom", "state", dim, action, action_dim, 1.0, 1.0)  # type: ignore[arg-type]
         self.graph = StepGraph(self.model, self.task, batch)
 
     def single_steps(self, inputs: list[torch.Tensor], state: State) -> list[torch.Tensor]:
         """Logits and next state by the package."""
         head, next_state = self.model.step(
-            *self._cast(inputs), dict(zip(state, self._cast(state.values()), strict=True))
+            lram_inputs(*self._cast(inputs)), dict(zip(state, self._cast(state.values()), strict=True))
         )
-        return [prune_logits(head, self.config, self.task), *next_state.values()]
+        return [HEAD.select(head, self.config.head, self.task), *next_state.values()]
 
     def chunk(self, inputs: list[torch.Tensor], state: State) -> list[torch.Tensor]:
         """Logits and next state by the step graph."""
         action, logits, *next_state = self.graph(*self._cast(inputs), *self._cast(state.values()))
         assert logits.dtype == self.dtype
-        np.testing.assert_array_equal(action, decode_action(logits, self.config, self.task))
+        np.testing.assert_array_equal(action, HEAD.decode(logits, self.config.head, self.task))
         return [logits, *next_state]
 
     def _cast(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -111,7 +113,7 @@ def test_chunk_equals_three_single_steps_of_the_package(
     10 needed that allowance, and three times the package's own error was the most.
     """
     single, double = (Comparison(config, batch, seed, discrete, t) for t in (torch.float32, torch.float64))
-    state = initial_state(config, batch)
+    state = initial(config, batch)
     for inputs in random_inputs(single.task, batch, seed):
         exact = double.single_steps(inputs, state)
         assert largest_error(exact, double.chunk(inputs, state)) <= 1e-11
@@ -123,13 +125,13 @@ def test_chunk_equals_three_single_steps_of_the_package(
 
 def test_row_that_starts_an_episode_forgets_everything() -> None:
     """Whatever state a row had, with is_first it does what a fresh row does; other rows go on."""
-    config = ModelConfig(32, 3, 4, 64, slstm_at=(1,), ffn_size=64, state_dim=7, image_shape=None)
+    config = lram(32, 3, 4, 64, slstm_at=(1,), ffn_size=64, state_dim=7, image_shape=None)
     graph = StepGraph(
-        ReferenceModel.from_checkpoint(_checkpoint(config, 0)),
+        reference_model(_checkpoint(config, 0)),
         TaskSpec("custom", "state", 7, "continuous", 8, 1.0, 1.0),
         batch_size=2,
     )
-    fresh = initial_state(config, 2)
+    fresh = initial(config, 2)
     used = {name: torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for name, t in fresh.items()}
     inputs = (torch.randn(2, 7), torch.ones(2), torch.randn(2))
     first, both = torch.tensor([1.0, 0.0]), torch.ones(2)
@@ -141,10 +143,10 @@ def test_row_that_starts_an_episode_forgets_everything() -> None:
 
 
 def test_reward_token_matters_except_at_the_first_step() -> None:
-    config = ModelConfig(16, 2, 2, 32, state_dim=5, image_shape=None)
-    model = ReferenceModel.from_checkpoint(_checkpoint(config, 0))
+    config = lram(16, 2, 2, 32, state_dim=5, image_shape=None)
+    model = reference_model(_checkpoint(config, 0))
     graph = StepGraph(model, TaskSpec("custom", "state", 5, "continuous", 8, 1.0, 1.0))
-    state = tuple(initial_state(config, 1).values())
+    state = tuple(initial(config, 1).values())
     observation, one = torch.randn(1, 5), torch.ones(1)
 
     def logits(reward: float, is_first: float) -> torch.Tensor:
@@ -170,23 +172,27 @@ def test_packed_blocks_are_the_same_matrix(count: int, size: int, packed: int) -
 
 def test_forget_gates_that_close_stay_exact() -> None:
     """Very negative and very positive gates must not overflow or lose the state."""
-    config = ModelConfig(16, 1, 2, 32, state_dim=5, image_shape=None)
+    config = lram(16, 1, 2, 32, state_dim=5, image_shape=None)
     checkpoint = _checkpoint(config, 0)
     for gate, value in (("fgate", -60.0), ("igate", 40.0)):
         weights = dict(checkpoint.weights)
         key = f"encoder.layers.blocks.0.xlstm.mlstm_cell.{gate}.bias"
         weights[key] = torch.full_like(weights[key], value)
-        model = ReferenceModel.from_checkpoint(dataclasses.replace(checkpoint, weights=weights))
+        model = reference_model(dataclasses.replace(checkpoint, weights=weights))
         graph = StepGraph(model, TaskSpec("custom", "state", 5, "continuous", 8, 1.0, 1.0))
-        state = initial_state(config, 1)
+        state = initial(config, 1)
         for step in range(20):
             inputs = (torch.randn(1, 5), torch.ones(1), torch.ones(1), torch.full((1,), float(step == 0)))
-            expected, next_state = model.step(*inputs, state)
+            expected, next_state = model.step(lram_inputs(*inputs), state)
             _, logits, *chunked = graph(*inputs, *state.values())
             _assert_close("action_logits", expected.view_as(logits), logits)
             for name, actual in zip(state, chunked, strict=True):
                 _assert_close(name, next_state[name], actual)
             state = next_state
+
+
+def initial(config: ModelConfig, batch: int) -> State:
+    return initial_state(config.backbone.states(batch, len(config.tokens)), {})
 
 
 def _checkpoint(config: ModelConfig, seed: int) -> Checkpoint:

@@ -1,0 +1,205 @@
+"""What a policy is told beside its observation: the return it shall reach and the rewards on the way, or nothing.
+
+Everything here is scaled as the step graph takes it, float32, one number per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lram_export.runtimes.protocol import check_magnitude, check_tensor, short
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import MAX_FLOAT32, StepSpec, TensorSpec
+
+Floats = NDArray[np.float32]
+
+
+class Conditioning(Protocol):
+    """Keeps what a policy is told, row by row."""
+
+    def check_target(self, rows: Sequence[int], target_return: ArrayLike | None) -> Floats:
+        """What rows would aim at from now on, checked; None: what they aimed at before. Changes nothing.
+
+        Raises:
+            ValueError: not a finite number, too large, of the wrong shape, or of no use to this policy.
+        """
+
+    def start(self, rows: Sequence[int], target: Floats) -> None:
+        """Rows start an episode with what :meth:`check_target` returned."""
+
+    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
+        """The inputs of a step by name, for the reward of the previous step; rows that start an episode ignore it.
+
+        Raises:
+            ValueError: a reward that is missing, not finite, too large or of the wrong shape; nothing has changed.
+        """
+
+    def commit(self, inputs: Mapping[str, Floats]) -> None:
+        """The step with these inputs was taken."""
+
+    @property
+    def return_to_go(self) -> Floats:
+        """(B,) of the step that was taken last; zeros where there is no such thing."""
+
+    def state(self) -> dict[str, Floats]:
+        """What a run needs to go on elsewhere, by name; copies."""
+
+    def check_state(self, state: Mapping[str, Floats]) -> None:
+        """Raise ValueError, naming the entry, unless a saved state has what :meth:`state` gives."""
+
+    def load_state(self, state: Mapping[str, Floats]) -> None:
+        """Continue from a state that was checked."""
+
+
+def conditioning(spec: StepSpec, task: TaskSpec) -> Conditioning:
+    """What the inputs of a step ask for."""
+    return ReturnConditioning(spec, task) if spec.input("return_to_go") is not None else Unconditioned(spec)
+
+
+class Unconditioned:
+    """Nothing but the observation."""
+
+    def __init__(self, spec: StepSpec) -> None:
+        self._nothing = np.zeros(spec.batch_size, np.float32)
+
+    @property
+    def return_to_go(self) -> Floats:
+        """See :class:`Conditioning`."""
+        return self._nothing.copy()
+
+    def check_target(self, rows: Sequence[int], target_return: ArrayLike | None) -> Floats:
+        """See :class:`Conditioning`."""
+        if target_return is not None:
+            raise ValueError("target_return: this policy aims at no return; leave it out")
+        return self._nothing[list(rows)]
+
+    def start(self, rows: Sequence[int], target: Floats) -> None:
+        """See :class:`Conditioning`."""
+
+    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
+        """See :class:`Conditioning`: rewards are checked and not used."""
+        if reward is not None:
+            numbers("reward", reward)
+        return {}
+
+    def commit(self, inputs: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+
+    def state(self) -> dict[str, Floats]:
+        """See :class:`Conditioning`."""
+        return {}
+
+    def check_state(self, state: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+
+    def load_state(self, state: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+
+
+class ReturnConditioning:
+    """A return to reach, which every reward lowers; the reward itself, too, where the task feeds it back."""
+
+    def __init__(self, spec: StepSpec, task: TaskSpec) -> None:
+        self._task, self._batch = task, spec.batch_size
+        self._limits = spec.limits
+        self._target = np.zeros(self._batch, np.float32)
+        self._return_to_go = np.zeros(self._batch, np.float32)
+        self._no_reward = np.zeros(self._batch, np.float32)
+        self._has_reward = spec.input("reward") is not None
+
+    @property
+    def return_to_go(self) -> Floats:
+        """See :class:`Conditioning`."""
+        return self._return_to_go.copy()
+
+    def check_target(self, rows: Sequence[int], target_return: ArrayLike | None) -> Floats:
+        """See :class:`Conditioning`."""
+        if target_return is None:
+            return self._target[list(rows)]
+        given = self._scaled("target_return", target_return, self._limits.get("return_to_go"))
+        if given.shape not in ((), (len(rows),)):
+            raise ValueError(f"target_return: expected one number or shape ({len(rows)},), got shape {given.shape}")
+        return given
+
+    def start(self, rows: Sequence[int], target: Floats) -> None:
+        """See :class:`Conditioning`."""
+        chosen = list(rows)
+        self._target[chosen] = target
+        self._return_to_go[chosen] = self._target[chosen]
+
+    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
+        """See :class:`Conditioning`."""
+        rewards = self._checked_reward(reward, is_first)
+        return_to_go, token = self._return_to_go, self._no_reward
+        if rewards is not None:
+            return_to_go = np.where(is_first > 0, return_to_go, return_to_go - rewards)
+            if self._task.reward_feedback == "observed":
+                token = rewards
+        found = {"return_to_go": return_to_go}
+        return {**found, "reward": token} if self._has_reward else found
+
+    def commit(self, inputs: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+        self._return_to_go = inputs["return_to_go"]
+
+    def state(self) -> dict[str, Floats]:
+        """See :class:`Conditioning`."""
+        return {"return_to_go": self._return_to_go.copy(), "target_return": self._target.copy()}
+
+    def check_state(self, state: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+        for name in ("return_to_go", "target_return"):
+            check_saved(TensorSpec(name, (self._batch,), "float32", self._limits.get("return_to_go")), state)
+
+    def load_state(self, state: Mapping[str, Floats]) -> None:
+        """See :class:`Conditioning`."""
+        self._return_to_go = np.array(state["return_to_go"], np.float32)
+        self._target = np.array(state["target_return"], np.float32)
+
+    def _checked_reward(self, reward: ArrayLike | None, is_first: Floats) -> Floats | None:
+        if reward is None:
+            if self._task.reward_feedback == "observed" and not is_first.all():
+                raise ValueError(
+                    "reward: required after the first step of an episode: this bundle was exported with "
+                    "reward feedback 'observed'"
+                )
+            return None
+        rewards = self._scaled("reward", reward, self._limits.get("reward"))
+        if rewards.shape == () and self._batch == 1:
+            rewards = rewards.reshape(1)
+        if rewards.shape != (self._batch,):
+            raise ValueError(f"reward: expected shape ({self._batch},), got shape {rewards.shape}")
+        return rewards
+
+    def _scaled(self, name: str, values: ArrayLike, limit: float | None) -> Floats:
+        """What came in the environment's units, divided by the reward scale as the original does: in float32."""
+        scale = self._task.reward_scale
+        found = numbers(name, values)
+        check_magnitude(name, found, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
+        return found.astype(np.float32) / np.float32(scale)
+
+
+def check_saved(tensor: TensorSpec, state: Mapping[str, Floats]) -> None:
+    """Raise ValueError, naming the entry, unless a saved state has a tensor of this name, shape and magnitude."""
+    if tensor.name not in state:
+        raise ValueError(f"{tensor.name}: missing from the state; is it what state() of a policy returned?")
+    check_tensor(tensor, state[tensor.name])
+
+
+def numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Numbers as an array; raises ValueError unless all are numbers (text that reads like one is none)."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiubO" or any(isinstance(value, str | bytes) for value in _objects(array)):
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: expected numbers, got {short(values)}") from None
+
+
+def _objects(array: NDArray[np.generic]) -> Iterable[object]:
+    return array.ravel().tolist() if array.dtype.kind == "O" else ()

@@ -1,0 +1,17 @@
+"""No training code describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lram_export.backbones.protocol import Weights
+
+KINDS = ()
+
+
+def recognizes(names: Iterable[str]) -> bool:
+    return "encoder.layers.leak" in names
+
+
+def canonical(weights: Weights) -> Weights:
+    return weights
