@@ -44,7 +44,7 @@ def stages(graph: StepGraph, names: Iterable[str]) -> list[Stage]:
     def starting(prefix: str) -> tuple[str, ...]:
         return tuple(n for n in chosen if n.startswith(prefix))
 
-    inside = [Stage(starting(part.name), _Inside(part)) for part in graph.backbone.stages()]
+    inside = [Stage(starting(part.name), _Inside(i)) for i, part in enumerate(graph.backbone.stages())]
     return [Stage(starting("embed_"), _embed), *inside, Stage(starting("head"), _decide)]
 
 
@@ -97,18 +97,19 @@ def _embed(graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Inside:
-    """A stage of the backbone, with a memory of its own."""
+    """A stage of the backbone, with a memory of its own; of whichever graph it is run on."""
 
-    part: BackboneStage
+    number: int
 
     def __call__(self, graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
         assert x is not None
+        part: BackboneStage = graph.backbone.stages()[self.number]
         rows, tokens = batch.active.shape[1], graph.config.tokens
-        specs = [t for t in graph.config.backbone.states(rows, len(tokens)) if t.name in self.part.states]
+        specs = [t for t in graph.config.backbone.states(rows, len(tokens)) if t.name in part.states]
         state = list(initial_state(specs, graph.initial_tensors()).values())
         left = []
         for of_step, is_first in zip(x, batch.steps["is_first"], strict=True):
-            after, *state = self.part.run(of_step, *episode_masks(_tensor(is_first), tokens), *state)
+            after, *state = part.run(of_step, *episode_masks(_tensor(is_first), tokens), *state)
             left.append(after)
         return torch.stack(left)
 

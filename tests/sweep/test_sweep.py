@@ -19,6 +19,7 @@ from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.episodes.batches import batch_episodes, runtime_outputs, split_episodes
 from lram_export.episodes.steps import random_steps, save_steps
 from lram_export.errors import UsageError
+from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
 from lram_export.quantization.episode_runs import outputs
 from lram_export.runtimes.pytorch import PytorchRuntime
@@ -107,7 +108,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, target: str, error: Exception) -> No
         (directory / "half").write_text("written")
         raise error
 
-    monkeypatch.setattr(f"lram_export.exporters.{target}.export", refuse)
+    monkeypatch.setattr(f"{EXPORTERS[target].module}.export", refuse)
 
 
 @pytest.fixture
