@@ -80,9 +80,8 @@ def _rounded_inputs(graph: StepGraph, ranges: Mapping[str, ActivationRange]) -> 
     def rounding(found: ActivationRange) -> Any:
         return lambda module, arguments: (round_to_range(arguments[0], found),)
 
-    handles: Sequence[Any] = [
-        graph.get_submodule(name).register_forward_pre_hook(rounding(found)) for name, found in ranges.items()
-    ]
+    layers = graph.layers()
+    handles: Sequence[Any] = [layers[name].register_forward_pre_hook(rounding(found)) for name, found in ranges.items()]
     try:
         yield
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,5 +97,5 @@ def calibrated_matrix(
 
 
 def _replace(graph: StepGraph, name: str, values: NDArray[np.float32]) -> None:
-    layer: Any = graph.get_submodule(name)
+    layer = graph.layers()[name]
     layer.weight = torch.nn.Parameter(torch.tensor(values), requires_grad=False)
