@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-slow test-native test-sanitizers test-arm fuzz test-environment test-precisions \
-	test-tamper test-large metaworld results lint lint-native tidy-native typecheck format clean
+.PHONY: help install FORCE demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
+	test-precisions test-tamper test-large metaworld results lint lint-native tidy-native typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ test: $(STAMP)   ## all tests that belong to every change
 
 test-slow: $(STAMP) ## what takes long and rarely breaks by a change elsewhere: before a release (about half an hour)
 	$(PYTEST_2) $(HOURS) -m 'slow and $(OTHERS)'
+
+# what needs another target beside these is left out
+GPU_TESTS := $(addprefix tests/contract/test_,golden.py conformance.py step_api.py)
+
+test-gpu: $(STAMP) ## golden traces and conformance of the target tvm on the GPU here; needs a driver and nvcc
+	LRAM_TARGETS="pytorch onnxruntime tvm" \
+		LRAM_TVM_PLATFORM=cuda-sm$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .) \
+		$(BIN)/python -m pytest $(GPU_TESTS) -k "tvm and not openvino and not native and not tensorrt"
 
 # The native engine by itself. Its tests need a C++ compiler; cmake, ctest and the recorded steps come from the environment.
 NATIVE := kernels/native

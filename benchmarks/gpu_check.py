@@ -1,10 +1,11 @@
-"""What the target `tensorrt` does on this machine's GPU: `python benchmarks/gpu_check.py -o gpu.json`.
+"""What the targets `tensorrt` and `tvm` do on this machine's GPU: `python benchmarks/gpu_check.py -o gpu.json`.
 
-Per model, precision and batch size, in one run: builds the engine (or loads it), verifies it against the recorded
-reference, and times whole steps beside PyTorch eager, torch.compile with CUDA graphs and, where it is installed, ONNX
-Runtime on CUDA. The floor is the bytes a step moves (weights once, state once in and once out) over the bandwidth that
-copies on this GPU reach. A part that fails is noted with its reason, and the others go on. Needs the packages of
-lram-export[export,onnxruntime,tensorrt-rtx] (or TensorRT itself) and a CUDA build of torch for the comparison.
+Per model, precision and batch size, in one run: exports for this GPU, verifies against the recorded reference, and
+times whole steps beside PyTorch eager, torch.compile with CUDA graphs and, where it is installed, ONNX Runtime on CUDA.
+The floor is the bytes a step moves (weights once, state once in and once out) over the bandwidth that copies on this
+GPU reach. A part that fails is noted with its reason, and the others go on. Needs the packages of
+lram-export[export,onnxruntime,tvm,tensorrt-rtx] (or TensorRT itself; a target that is not installed is noted), nvcc for
+`tvm`, and a CUDA build of torch for the comparison.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +34,7 @@ from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.export import ExportOptions, export_bundle
-from lram_export.lowering import lower
+from lram_export.lowering import LoweredPolicy, lower
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.runtimes import Runtime
 from lram_export.spec.tasks import resolve_task
@@ -45,6 +48,9 @@ from lram_export.targets.tensorrt.toolkit import find_toolkit
 TASK = "metaworld/reach-v2"
 WARM_UP = 20
 COPY_BYTES = 512 * 1024 * 1024
+TARGETS = ("tensorrt", "tvm")
+FLOAT_PRECISIONS = ("fp32", "fp16", "bf16")
+"""What PyTorch is compared at; codes it would not keep as codes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", action="append", help=f"{', '.join(PRESETS)} or a checkpoint; default: 16m, 206m")
     parser.add_argument("--precision", action="append", help="default: fp32, fp16")
     parser.add_argument("--batch", action="append", type=int, help="default: 1, 64")
+    parser.add_argument("--target", action="append", choices=TARGETS, help="default: both")
+    parser.add_argument("--no-torch", action="store_true", help="times the targets alone")
     parser.add_argument("--steps", type=int, default=500, help="timed steps (500)")
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu_check.json"))
     chosen = parser.parse_args(arguments)
@@ -84,19 +92,35 @@ def main(arguments: list[str] | None = None) -> int:
         for precision in chosen.precision or ("fp32", "fp16")
         for batch in chosen.batch or (1, 64)
     ]
-    document = {"machine": describe_machine(), "cases": [measure_case(case, chosen.steps) for case in cases]}
-    chosen.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    targets = tuple(chosen.target or TARGETS)
+    document: dict[str, Any] = {"machine": describe_machine(), "cases": []}
+    for case in cases:  # written after each, so that a run that is cut off leaves what it has
+        document["cases"].append(measure_case(case, chosen.steps, targets, with_torch=not chosen.no_torch))
+        print(summary(document["cases"][-1]), flush=True)
+        chosen.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(f"{chosen.output}: {len(cases)} cases")
     return 0
 
 
+def summary(result: dict[str, Any]) -> str:
+    """A case in one line: milliseconds of the median step for every way, or why there is none."""
+    head = f"{result['model']} {result['precision']} batch {result['batch']}:"
+    ways = (
+        f"{name} {way['error'].splitlines()[0][:150] if 'error' in way else format(way['p50_ms'], '.3f') + ' ms'}"
+        for name, way in result["ways"].items()
+    )
+    return f"{head} {'; '.join(ways)}"
+
+
 def describe_machine() -> dict[str, Any]:
-    """GPU, driver, TensorRT and the bandwidth of copies on the GPU, bytes per second."""
-    gpu, toolkit = cuda.current_gpu(), find_toolkit()
+    """GPU, driver, versions, and the bandwidth of copies on the GPU in bytes per second."""
+    versions = {}
+    for package in ("tensorrt", "tensorrt_rtx", "apache-tvm", "torch", "onnxruntime-gpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return {
-        **dataclasses.asdict(gpu),
-        "toolkit": toolkit.name,
-        "toolkit_version": toolkit.version,
+        **dataclasses.asdict(cuda.current_gpu()),
+        "packages": versions,
         "python": platform.python_version(),
         "bandwidth": copy_bandwidth(),
     }
@@ -118,31 +142,28 @@ def copy_bandwidth(repeats: int = 20) -> float:
     return 2 * size / best
 
 
-def measure_case(case: Case, steps: int) -> dict[str, Any]:
+def measure_case(case: Case, steps: int, targets: Sequence[str], *, with_torch: bool) -> dict[str, Any]:
     """All ways to run one case; a way that fails has the reason in its place."""
-    result: dict[str, Any] = dataclasses.asdict(case)
-    with TemporaryDirectory() as folder:
+    try:
+        checkpoint = load_model(case.model)
+    except (LramError, ValueError) as error:
+        return {**dataclasses.asdict(case), "ways": {"checkpoint": {"error": describe(error)}}}
+    bandwidth = copy_bandwidth()
+    ways: dict[str, Callable[[], dict[str, Any]]] = {
+        target: functools.partial(time_target, target, checkpoint, case, steps, bandwidth) for target in targets
+    }
+    if with_torch and case.precision in FLOAT_PRECISIONS:
+        for name, compiled in (("torch_eager", False), ("torch_compile", True)):
+            ways[name] = functools.partial(time_torch, checkpoint, case, steps, bandwidth, compiled=compiled)
+    if with_torch:
+        ways["onnxruntime_cuda"] = functools.partial(time_onnxruntime, checkpoint, case, steps, bandwidth)
+    results: dict[str, Any] = {}
+    for name, way in ways.items():
         try:
-            checkpoint = load_model(case.model)
-            bundle = export_case(checkpoint, case, Path(folder) / "policy.lram")
-        except (LramError, ValueError) as error:
-            return {**result, "error": describe(error)}
-        spec, weight_bytes = bundle.manifest.spec, bundle.artifact("tensorrt").weight_bytes
-        bandwidth = copy_bandwidth()
-        floor = floor_ms(weight_bytes, spec, bandwidth)
-        result |= {"weight_bytes": weight_bytes, "bandwidth": bandwidth, "floor_ms": floor}
-        ways: dict[str, Callable[[], dict[str, Any]]] = {
-            "tensorrt": lambda: time_tensorrt(bundle, steps, floor),
-            "torch_eager": lambda: time_torch(checkpoint, case, steps, floor, compiled=False),
-            "torch_compile": lambda: time_torch(checkpoint, case, steps, floor, compiled=True),
-            "onnxruntime_cuda": lambda: time_onnxruntime(bundle, steps, floor),
-        }
-        for name, way in ways.items():
-            try:
-                result[name] = way()
-            except Exception as error:  # foreign toolkits: whatever they raise is this way's result
-                result[name] = {"error": describe(error)}
-    return result
+            results[name] = way()
+        except Exception as error:  # foreign toolkits: whatever they raise is this way's result
+            results[name] = {"error": describe(error)}
+    return {**dataclasses.asdict(case), "bandwidth": bandwidth, "ways": results}
 
 
 def load_model(model: str) -> Checkpoint:
@@ -152,16 +173,18 @@ def load_model(model: str) -> Checkpoint:
     return load_checkpoint(Path(model))
 
 
-def export_case(checkpoint: Checkpoint, case: Case, path: Path) -> Bundle:
+def export_case(target: str, checkpoint: Checkpoint, case: Case, path: Path) -> Bundle:
     """A bundle for this machine's GPU; TensorRT for RTX builds its engine right away, where it names the GPU."""
-    toolkit, capability = find_toolkit(), cuda.current_gpu().compute_capability
+    capability = cuda.current_gpu().compute_capability
     platform_ = Platform()
-    if toolkit.builds_without_gpu:
+    if target == "tvm":
+        platform_ = Platform(processors=(f"cuda-sm{capability.replace('.', '')}",))
+    elif find_toolkit().builds_without_gpu:
         with contextlib.suppress(UsageError):  # not named: `compile` then asks for the GPU that is here
-            check_capabilities(toolkit, [capability])
+            check_capabilities(find_toolkit(), [capability])
             platform_ = Platform(compute_capabilities=(capability,))
     options = ExportOptions(
-        ("tensorrt",), case.batch, 16, quantization=QuantizationOptions(case.precision), platform=platform_
+        (target,), case.batch, 16, quantization=QuantizationOptions(case.precision), platform=platform_, report=False
     )
     return export_bundle(checkpoint, resolve_task(TASK), path, options)
 
@@ -172,25 +195,33 @@ def floor_ms(weight_bytes: int, spec: StepSpec, bandwidth: float) -> float:
     return 1000 * (weight_bytes + 2 * state) / bandwidth
 
 
-def time_tensorrt(bundle: Bundle, steps: int, floor: float) -> dict[str, Any]:
-    """Verify and time the engine; compile it first if the bundle has none for this GPU."""
+def time_target(target: str, checkpoint: Checkpoint, case: Case, steps: int, bandwidth: float) -> dict[str, Any]:
+    """Export, verify on this GPU and time; TensorRT compiles its engine first if the export built none for it."""
     from lram_export.runtimes import load_runtime, unavailable
     from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
 
-    artifact = bundle.load_artifact("tensorrt")
-    seconds = None
-    if unavailable("tensorrt", artifact) is not None:
-        from lram_export.deploy.compile import compile_engine
+    with TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        bundle = export_case(target, checkpoint, case, Path(folder) / "policy.lram")
+        artifact = bundle.load_artifact(target)
+        if target == "tensorrt" and unavailable(target, artifact) is not None:
+            from lram_export.deploy.compile import compile_engine
 
-        seconds = compile_engine(bundle).seconds
-    runtime = load_runtime("tensorrt", artifact, threads=1)
-    try:
-        meter = parity_meter(bundle, "tensorrt", runtime)
-        replay(runtime, load_bundle_reference(bundle), meter)
-        timing = time_steps(runtime_step(runtime), steps, floor)
-        return {**dataclasses.asdict(timing), "build_seconds": seconds, "parity": meter.result().to_json()}
-    finally:
-        runtime.close()
+            compile_engine(bundle)
+        built = time.perf_counter()
+        runtime = load_runtime(target, artifact, threads=1)
+        loaded = time.perf_counter()
+        try:
+            meter = parity_meter(bundle, target, runtime)
+            replay(runtime, load_bundle_reference(bundle), meter)
+            weight_bytes = bundle.artifact(target).weight_bytes
+            floor = floor_ms(weight_bytes, bundle.manifest.spec, bandwidth)
+            timing = time_steps(runtime_step(runtime), steps, floor)
+            parity = meter.result().to_json()
+        finally:
+            runtime.close()
+    seconds = {"export_seconds": built - started, "load_seconds": loaded - built}
+    return {**dataclasses.asdict(timing), "weight_bytes": weight_bytes, **seconds, "parity": parity}
 
 
 def runtime_step(runtime: Runtime) -> Callable[[], Any]:
@@ -200,17 +231,18 @@ def runtime_step(runtime: Runtime) -> Callable[[], Any]:
     return lambda: runtime.step(*inputs)
 
 
-def time_torch(checkpoint: Checkpoint, case: Case, steps: int, floor: float, *, compiled: bool) -> dict[str, Any]:
+def time_torch(checkpoint: Checkpoint, case: Case, steps: int, bandwidth: float, *, compiled: bool) -> dict[str, Any]:
     """The same step graph in PyTorch on the GPU, state kept there; float32, or 16-bit products under autocast."""
-    step = torch_step(checkpoint, case, "cuda", compiled=compiled)
-    return dataclasses.asdict(time_steps(step, steps, floor))
+    policy = lower(checkpoint, resolve_task(TASK), name="policy", batch_size=case.batch)
+    weight_bytes = 4 * sum(parameter.numel() for parameter in policy.graph.parameters())
+    step = torch_step(policy, case, "cuda", compiled=compiled)
+    return dataclasses.asdict(time_steps(step, steps, floor_ms(weight_bytes, policy.spec, bandwidth)))
 
 
-def torch_step(checkpoint: Checkpoint, case: Case, device: str, *, compiled: bool = False) -> Callable[[], Any]:
+def torch_step(policy: LoweredPolicy, case: Case, device: str, *, compiled: bool = False) -> Callable[[], Any]:
     """A function that runs one step and returns the action on the host."""
     import torch
 
-    policy = lower(checkpoint, resolve_task(TASK), name="policy", batch_size=case.batch)
     graph: Any = policy.graph.to(device)
     if compiled:
         graph = torch.compile(graph, mode="reduce-overhead")  # CUDA graphs
@@ -233,16 +265,19 @@ def torch_step(checkpoint: Checkpoint, case: Case, device: str, *, compiled: boo
     return step
 
 
-def time_onnxruntime(bundle: Bundle, steps: int, floor: float) -> dict[str, Any]:
-    """The artifact's ONNX on ONNX Runtime's CUDA provider, state kept on the GPU."""
+def time_onnxruntime(checkpoint: Checkpoint, case: Case, steps: int, bandwidth: float) -> dict[str, Any]:
+    """The ONNX of the target `tensorrt` on ONNX Runtime's CUDA provider, state kept on the GPU."""
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return {"error": "ONNX Runtime has no CUDA provider here (package onnxruntime-gpu)"}
-    session = onnxruntime.InferenceSession(
-        str(bundle.path / "tensorrt" / "model.onnx"), providers=["CUDAExecutionProvider"]
-    )
+    with TemporaryDirectory() as folder:
+        bundle = export_case("tensorrt", checkpoint, case, Path(folder) / "policy.lram")
+        session = onnxruntime.InferenceSession(
+            str(bundle.path / "tensorrt" / "model.onnx"), providers=["CUDAExecutionProvider"]
+        )
     spec = bundle.manifest.spec
+    floor = floor_ms(bundle.artifact("tensorrt").weight_bytes, spec, bandwidth)
     values = {
         t.name: onnxruntime.OrtValue.ortvalue_from_numpy(
             np.full(t.shape, getattr(t, "initial", 0) or 0, t.dtype), "cuda", 0

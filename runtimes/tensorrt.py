@@ -23,7 +23,7 @@ from lram_export.targets.tensorrt import cuda
 from lram_export.targets.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
 from lram_export.targets.tensorrt.engines import EngineKey, EngineStore
 from lram_export.targets.tensorrt.recipe import BuildRecipe, artifact_recipe
-from lram_export.targets.tensorrt.toolkit import Toolkit, find_toolkit
+from lram_export.targets.tensorrt.toolkit import Toolkit, find_toolkit, refusal
 
 TYPES = {"FLOAT": "float32", "INT64": "int64", "UINT8": "uint8", "INT32": "int32", "BOOL": "bool"}
 
@@ -58,7 +58,7 @@ class TensorrtRuntime(BaseRuntime):
         self._host_inputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.inputs]
         self._inputs = StepInputs(spec, [pinned.array for pinned in self._host_inputs])
         self._host_outputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.outputs]
-        self._outputs = StepOutput(*(pinned.array for pinned in self._host_outputs))
+        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._device_inputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.inputs]
         self._device_outputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.outputs]
         self._states = tuple({t.name: self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.states} for _ in range(2))
@@ -113,6 +113,8 @@ class TensorrtRuntime(BaseRuntime):
         runtime = cuda.runtime()
         call(runtime.cudaGraphLaunch(self._graphs[self._current], self._stream))
         call(runtime.cudaStreamSynchronize(self._stream))
+        for result, pinned in zip(self._outputs, self._host_outputs, strict=True):
+            np.copyto(result, pinned.array)  # which close() frees
         return self._outputs
 
     def _commit(self) -> None:
@@ -147,7 +149,7 @@ def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
     """Why this target, or an artifact of it, cannot run here although its packages are installed, or None."""
     try:
         toolkit = find_toolkit()
-        reason = cuda.unavailable()
+        reason = cuda.unavailable() or refusal(toolkit, cuda.current_gpu())
         if reason is None and artifact is not None:
             find_engine(toolkit, cuda.current_gpu(), artifact_recipe(artifact), artifact)
     except LramError as error:
@@ -164,7 +166,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         LramError: the GPU has not enough memory.
     """
     toolkit = find_toolkit()
-    reason = cuda.unavailable()
+    reason = cuda.unavailable() or refusal(toolkit, cuda.current_gpu())
     if reason is not None:
         raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
     gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)

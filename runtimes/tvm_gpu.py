@@ -33,9 +33,9 @@ class GpuRuntime(BaseRuntime):
         action, logits = self._outputs
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
         self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]
-        self._tensors = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
+        self._state = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), device)
-        arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._tensors.values()]
+        arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._state.values()]
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine
         self._run = machine["run"]
@@ -52,20 +52,20 @@ class GpuRuntime(BaseRuntime):
         return self._outputs
 
     def _save(self) -> State:
-        return {t.name: from_stored(t, self._tensors[t.name].numpy(), self._columns) for t in self.spec.states}
+        return {t.name: from_stored(t, self._state[t.name].numpy(), self._columns) for t in self.spec.states}
 
     def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         for tensor in self.spec.states:
             stored = to_stored(tensor, state[tensor.name], self._columns)
-            self._tensors[tensor.name].copyfrom(np.ascontiguousarray(stored))
+            self._state[tensor.name].copyfrom(np.ascontiguousarray(stored))
 
     def _restart(self, rows: list[int]) -> None:
         for state in self.spec.states:
-            tensor = self._tensors[state.name]
+            tensor = self._state[state.name]
             value = tensor.numpy()
             value[rows] = to_stored(state, self._initial[state.name], self._columns)[rows]
             tensor.copyfrom(value)
 
     def _free(self) -> None:
         self._machine = self._run = None
-        self._tensors, self._input_tensors, self._output_tensors = {}, [], []
+        self._state, self._input_tensors, self._output_tensors = {}, [], []

@@ -78,6 +78,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 SLOW = pytest.mark.slow
+TARGETS = tuple(os.environ.get("LRAM_TARGETS", " ".join(RUNTIMES)).split())
+"""What golden checkpoints are exported for unless a test names others; `make test-gpu` has fewer packages."""
+TVM_PLATFORM = os.environ.get("LRAM_TVM_PLATFORM", "host")
+"""What the target `tvm` is exported for; `make test-gpu` names the GPU that is here."""
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_NAMES = ("state_m", "state_ms", "image_m")
 SEMANTICS = {"none": "cached", "observed": "observed"}
@@ -198,7 +202,7 @@ def exported(shared_folder: Path) -> ExportFunction:
         name: str,
         feedback: str = "none",
         batch: int = 1,
-        targets: Sequence[str] = tuple(RUNTIMES),
+        targets: Sequence[str] = TARGETS,
         options: Sequence[str] | None = None,
     ) -> Path:
         golden = load_golden(name)
@@ -206,6 +210,8 @@ def exported(shared_folder: Path) -> ExportFunction:
         chosen += ["--batch", str(batch), "--no-report", *(part for t in targets for part in ("--target", t))]
         if "tensorrt" in targets:
             chosen += ["--device", "agx-orin"]
+        if "tvm" in targets:
+            chosen += ["--platform", TVM_PLATFORM]
         digest = hashlib.sha256(json.dumps([name, *chosen]).encode()).hexdigest()[:8]
         path = shared_folder / f"{name}_{digest}.lram"
         with FileLock(path.with_suffix(".lock")):

@@ -19,7 +19,7 @@ from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import array
-from lram_export.targets.backbones import kernels_of
+from lram_export.targets.backbones import check_kinds, kernels_of
 from lram_export.targets.layout import channels_last, check_sums, image_convolutions, image_weight
 from lram_export.targets.native.format import (
     FORMAT_VERSION,
@@ -55,10 +55,11 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 
 
 def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError for what the kernels do not know: the backbone, its sizes, sums that do not fit 32 bits."""
+    """Raise UsageError for what the kernels do not know: encoders, backbone, head, sizes, sums beyond 32 bits."""
     check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
-    backbone = policy.checkpoint.config.backbone
-    found = kernels_of(TARGET, backbone.kind).unsupported(backbone, policy.checkpoint.config.tokens)
+    config = policy.checkpoint.config
+    check_kinds(TARGET, (encoder.kind for encoder in config.encoders_of(policy.task)), config.head.kind)
+    found = kernels_of(TARGET, config.backbone.kind).unsupported(config.backbone, config.tokens)
     if found is not None:
         raise UsageError(f"{TARGET}: {found}; use another target")
 

@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lram_export.exporters import ExportedArtifact
-from lram_export.exporters.tvm.backbone import backbone_kernels
+from lram_export.exporters.tvm.backbone import TARGET, backbone_kernels
 from lram_export.exporters.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
 from lram_export.exporters.tvm.graph import build_step
 from lram_export.exporters.tvm.weights import pack_weights
 from lram_export.lowering import LoweredPolicy, matrix_names
 from lram_export.progress import SILENT, Progress
+from lram_export.targets.backbones import check_kinds
 from lram_export.targets.layout import check_sums
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, Interface, library_file, write_weights
 from lram_export.targets.tvm.platforms import HOST, find_platform
@@ -72,5 +73,7 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 
 
 def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError, naming the matrix, for sums that do not fit 32 bits; the kernels compute any width."""
-    check_sums("tvm", {} if policy.quantization is None else policy.quantization.matrices)
+    """Raise UsageError for what the kernels do not know: encoders, head, sums beyond 32 bits; any width is fine."""
+    check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
+    config = policy.checkpoint.config
+    check_kinds(TARGET, (encoder.kind for encoder in config.encoders_of(policy.task)), config.head.kind)

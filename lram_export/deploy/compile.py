@@ -17,7 +17,7 @@ from lram_export.targets.tensorrt.builder import build_engine
 from lram_export.targets.tensorrt.engines import EngineStore
 from lram_export.targets.tensorrt.memory import Memory
 from lram_export.targets.tensorrt.recipe import artifact_recipe
-from lram_export.targets.tensorrt.toolkit import find_toolkit
+from lram_export.targets.tensorrt.toolkit import find_toolkit, refusal
 from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
 
 TARGET = "tensorrt"
@@ -36,7 +36,8 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
     """Build, verify and keep the engine for this GPU; one that is there is only verified, unless ``force``.
 
     Raises:
-        UsageError: no artifact for tensorrt in the bundle, no TensorRT, no driver or GPU, too little memory.
+        UsageError: no artifact for tensorrt in the bundle, no TensorRT, no driver or GPU, one that it does not run on,
+            too little memory.
         ParityError: the engine does not do what the reference does; it is not kept.
         LramError: the build failed; nothing is kept.
     """
@@ -47,6 +48,9 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
     if reason is not None:
         raise UsageError(f"target '{TARGET}': {reason}; compile on the machine that will run the bundle")
     gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
+    refused = refusal(toolkit, gpu)
+    if refused is not None:
+        raise UsageError(f"target '{TARGET}': {refused}")
     store, key = EngineStore.of(bundle.path), runtime.engine_key(toolkit, gpu, recipe, artifact.digest)
     path, seconds = None if force else store.find(key), None
     if path is None:

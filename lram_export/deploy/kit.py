@@ -67,11 +67,17 @@ def write_kit(
         progress: told about every stage.
 
     Raises:
-        UsageError: the bundle has no such target, the target cannot be shipped this way, or the wheel is none for it.
+        UsageError: the bundle has no such target or is too old, the target cannot be shipped this way, or the wheel is
+            none for it.
         BundleError: the bundle is damaged.
     """
     if not path.name.endswith(KIT_SUFFIX):
         raise UsageError(f"--output: a kit's name ends with {KIT_SUFFIX}, got '{path.name}'")
+    if not bundle.manifest.complete:
+        raise UsageError(
+            f"{bundle.path}: was written before schema version 3, so its manifest lacks what a kit's has to say; "
+            f"export it again"
+        )
     chosen = tuple(dict.fromkeys(targets)) or ("tensorrt" if "tensorrt" in bundle.targets else bundle.targets[0],)
     for target in chosen:
         bundle.artifact(target)

@@ -193,12 +193,14 @@ def verify_against_checkpoint(
         UsageError: the checkpoint is of another architecture than the bundle's, or another file and that is not
             meant; or see :func:`verify_targets`.
         ParityError: codes x scales are not finite.
+        BundleError: damaged, or the manifest does not follow from its model.
     """
     from lram_export.model.reference import oracle_threads
     from lram_export.runtimes.pytorch import artifact_checkpoint
     from lram_export.verification.oracle import build_oracle, check_recorded, different_weight
 
     manifest = bundle.manifest
+    check_model(bundle)
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint, progress=progress)
     if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
         oracle.require_codes()  # nothing can be computed with them

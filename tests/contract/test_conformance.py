@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -328,10 +329,16 @@ def poison(runtime: Runtime, target: str) -> None:
         held = getattr(runtime, attribute, None)
         for state in held if isinstance(held, tuple) else [held] if held else []:
             for array in state.values():
-                if not hasattr(array, "upload"):
-                    array[...] = float("nan")
-                else:  # memory of a GPU
-                    array.upload(np.full(array.shape, np.nan, np.float32))
+                fill_with_nan(array)
     for variable in getattr(runtime, "_variables", {}).values():
         variable.state.data[...] = float("nan")
     assert np.isnan(runtime.state()["state.0.C"]).all(), f"{target}: poison() does not know where it keeps its state"
+
+
+def fill_with_nan(array: Any) -> None:
+    """An array of numpy's or torch's, one of a GPU's memory, or one of TVM's there."""
+    upload = getattr(array, "upload", None) or getattr(array, "copyfrom", None)
+    if upload is None:
+        array[...] = float("nan")
+    else:
+        upload(np.full(tuple(array.shape), np.nan, np.float32))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ from lram_export.targets.tensorrt import cuda, toolkit
 from lram_export.targets.tensorrt.builder import check_capabilities
 from lram_export.targets.tensorrt.engines import EngineStore
 from lram_export.targets.tensorrt.recipe import read_recipe
-from lram_export.targets.tensorrt.toolkit import find_toolkit
+from lram_export.targets.tensorrt.toolkit import find_toolkit, refusal
 from tests import simulated_gpu
 from tests.conftest import GOLDEN_NAMES, SLOW, ExportFunction, fail, load_golden, succeed
 from tests.simulated_gpu import SimulatedCuda, SimulatedTensorrt
@@ -388,7 +389,10 @@ class TestOnTheDevice:
         with load_policy(kit, target="tensorrt") as policy:
             policy.act(np.zeros(204, np.float32))
             before = policy.action_logits
-            runtime = policy.runtime
+            runtime: Any = policy.runtime
+            output = runtime.step(np.zeros((1, 204), np.float32), *np.zeros((3, 1), np.float32))
+            pinned = [memory.array for memory in runtime._host_outputs]  # which closing gives back
+            assert not any(np.shares_memory(mine, theirs) for mine in output for theirs in pinned)
         np.testing.assert_array_equal(policy.action_logits, before)
         with pytest.raises(RuntimeError, match="closed"):
             runtime.step(np.zeros((1, 204), np.float32), *np.zeros((3, 1), np.float32))
@@ -516,6 +520,24 @@ class TestOptions:
             read_recipe(kit / "tensorrt")
 
 
+class TestUnknownGpu:
+    """TensorRT for RTX builds an engine for an H100 without a word, which it then does not load."""
+
+    def test_it_is_refused_before_anything_is_built_with_what_runs_there(
+        self, exported: ExportFunction, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = exported("state_ms", targets=("tensorrt",))
+        gpu = SimulatedCuda()
+        gpu.capability = (9, 0)
+        monkeypatch.setattr(cuda, "runtime", lambda: gpu)
+        for command in (("compile", path, "--force"), ("verify", path)):
+            _, line = fail(*command, "--target", "tensorrt")
+            assert "does not run on Simulated Orin (compute capability 9.0; it does on 8.0, 8.6, 8.9" in line
+            assert "--target tvm --platform cuda-sm90" in line
+        gpu.capability = (8, 6)
+        assert refusal(find_toolkit(), cuda.current_gpu()) is None
+
+
 class TestGpuCheck:
     """`benchmarks/gpu_check.py`, as far as no GPU is needed."""
 
@@ -536,22 +558,27 @@ class TestGpuCheck:
         assert capsys.readouterr().err.startswith("error: no NVIDIA")
 
     def test_on_a_gpu_it_writes_every_case(
-        self, check: ModuleType, simulated: SimulatedTensorrt, tmp_path: Path
+        self, check: ModuleType, simulated: SimulatedTensorrt, exported: ExportFunction, tmp_path: Path
     ) -> None:
         model, output = str(load_golden("state_ms").checkpoint), tmp_path / "gpu.json"
-        options = ["--precision", "fp32", "--batch", "2", "--steps", "10"]
+        options = ["--precision", "fp32", "--batch", "2", "--steps", "10", "--target", "tensorrt"]
         assert check.main(["--model", model, "--model", "nowhere.zip", *options, "-o", str(output)]) == 0
         document = json.loads(output.read_text())
         assert document["machine"]["compute_capability"] == "8.7" and document["machine"]["bandwidth"] > 0
         case, broken = document["cases"]
-        assert case["tensorrt"]["parity"]["passed"] and case["tensorrt"]["p99_ms"] >= case["tensorrt"]["p50_ms"] > 0
-        assert case["tensorrt"]["floor_ratio"] == pytest.approx(case["tensorrt"]["p50_ms"] / case["floor_ms"])
-        assert "error" in case["onnxruntime_cuda"] and "error" in case["torch_eager"]  # neither has a GPU here
-        assert "nowhere.zip" in broken["error"]
+        found = case["ways"]["tensorrt"]
+        assert found["parity"]["passed"] and found["p99_ms"] >= found["p50_ms"] > 0
+        spec = Bundle.open(exported("state_ms", batch=2, targets=("tensorrt",))).manifest.spec
+        floor = check.floor_ms(found["weight_bytes"], spec, case["bandwidth"])
+        assert found["floor_ratio"] == pytest.approx(found["p50_ms"] / floor)
+        assert all("error" in case["ways"][name] for name in ("onnxruntime_cuda", "torch_eager")), "no GPU here"
+        assert "nowhere.zip" in broken["ways"]["checkpoint"]["error"]
+        assert "tensorrt" in check.summary(case) and "nowhere.zip" in check.summary(broken)
 
     def test_the_torch_step_it_times_is_the_step(self, check: ModuleType) -> None:
         checkpoint = check.load_model(str(load_golden("state_ms").checkpoint))
-        step = check.torch_step(checkpoint, check.Case("", "fp32", 1), "cpu")
+        policy = check.lower(checkpoint, check.resolve_task(check.TASK), name="policy", batch_size=1)
+        step = check.torch_step(policy, check.Case("", "fp32", 1), "cpu")
         first, second = step().clone(), step()
         assert first.shape == (1, 4) and not np.array_equal(first, second), "the state moves on"
 

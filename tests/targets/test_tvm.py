@@ -23,7 +23,7 @@ from lram_export import Bundle, load_policy
 from lram_export.errors import BundleError
 from lram_export.exporters.tvm import build
 from lram_export.exporters.tvm.graph import build_step
-from lram_export.spec.tensors import TensorSpec
+from lram_export.spec.tensors import StateSpec
 from lram_export.targets.tvm import platforms, virtual_machine
 from lram_export.targets.tvm.interface import (
     ALIGNMENT,
@@ -313,7 +313,7 @@ class TestInterface:
     )
     @settings(max_examples=30, deadline=None)
     def test_c_survives_the_way_into_tiles_and_back(self, heads: int, width: int, columns: int) -> None:
-        spec = TensorSpec("state.0.C", (2, heads, width, width), "float32", 0.0)
+        spec = StateSpec("state.0.C", (2, heads, width, width), "float32", role="matrix")
         value = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
         stored = to_stored(spec, value, columns)
         assert stored.shape == stored_shape(spec, columns)

@@ -173,7 +173,7 @@ def mlstm_chunk(
     n = torch.where(first[:, None, None], 0.0, n)
 
     tokens = log_f.shape[-1]
-    spans, future = _spans(tokens)
+    spans, future = _spans(tokens, log_f.device)
     # sums of log_f over (0, t] and, for every pair, over (j, t]: exact partial sums, no differences
     sums = log_f @ spans.to(log_f.dtype)
     log_a = sums[..., :tokens] + m[..., None]
@@ -196,14 +196,14 @@ def mlstm_chunk(
     return h, next_C, next_n, m_t[..., -1]
 
 
-def _spans(tokens: int) -> tuple[Tensor, Tensor]:
+def _spans(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Constants of a chunk.
 
     Returns:
         A 0/1 matrix (T, T + T*T) by which log forget gates are multiplied to get their sums over (0, t] for
         every t and over (j, t] for every pair (t, j); and the mask (T, T) that is NEVER where j > t.
     """
-    t = torch.arange(tokens)
+    t = torch.arange(tokens, device=device)
     since_start = (t[:, None] <= t[None, :]).float()  # [s, t]
     between = (t[:, None, None] > t[None, None, :]) & (t[:, None, None] <= t[None, :, None])  # [s, t, j]
     future = torch.where(t[None, :] > t[:, None], NEVER, 0.0)

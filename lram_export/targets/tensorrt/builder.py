@@ -90,7 +90,6 @@ def check_capabilities(toolkit: Toolkit, capabilities: Sequence[str]) -> None:
             f"--compute-capability: {toolkit.label} builds for the GPU that is here only; "
             f"install tensorrt_rtx in an environment without tensorrt, or build on the device"
         )
-    known = toolkit.module.ComputeCapability.__members__
     for capability in capabilities:
         number = capability_number(capability)
         if number == "75":
@@ -98,8 +97,8 @@ def check_capabilities(toolkit: Toolkit, capabilities: Sequence[str]) -> None:
                 "--compute-capability: 7.5 takes products in float16 only, and the recurrent state is float32; "
                 "8.0 and newer can run a policy"
             )
-        if f"SM{number}" not in known:
-            names = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in known if n.startswith("SM") and n != "SM75")
+        if capability not in toolkit.capabilities:
+            names = ", ".join(toolkit.capabilities)
             raise UsageError(f"--compute-capability: {toolkit.label} does not build for {capability}; it does: {names}")
 
 

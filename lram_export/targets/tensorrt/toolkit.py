@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lram_export.errors import TargetNotInstalledError, UsageError
+from lram_export.targets.tensorrt.cuda import Gpu
 
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
 OLDEST = (10, 0)
@@ -35,6 +36,12 @@ class Toolkit:
     def builds_without_gpu(self) -> bool:
         """Whether engines are built for GPUs that are not here."""
         return self.name == RTX
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Compute capabilities that TensorRT for RTX builds for and runs on, but 7.5, which cannot run a policy."""
+        names = [name for name in self.module.ComputeCapability.__members__ if name.startswith("SM")]
+        return [f"{name[2:-1]}.{name[-1]}" for name in names if name != "SM75"]
 
     @property
     def logger(self) -> Any:
@@ -81,6 +88,18 @@ def capability_number(capability: str) -> str:
     if not (dot and major.isdigit() and minor.isdigit()):
         raise UsageError(f"--compute-capability: expected a number such as 8.6, got '{capability}'")
     return major + minor
+
+
+def refusal(toolkit: Toolkit, gpu: Gpu) -> str | None:
+    """Why a toolkit cannot run anything on a GPU, in one line with what can; None if it can."""
+    capability = gpu.compute_capability
+    if not toolkit.builds_without_gpu or capability in toolkit.capabilities:
+        return None
+    return (
+        f"{toolkit.label} does not run on {gpu.name} (compute capability {capability}; it does on "
+        f"{', '.join(toolkit.capabilities)}); install TensorRT itself (package tensorrt), or export --target tvm "
+        f"--platform cuda-sm{capability.replace('.', '')}"
+    )
 
 
 @functools.cache
