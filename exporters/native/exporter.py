@@ -1,8 +1,8 @@
 """Exporter of the target `native`: one file in the layout that the C++ kernels read (`kernels/native/src/format.h`).
 
 What every backbone needs is here: header, tokens, encoders, head. The blocks are packed by the module of the backbone
-beside this one, ``exporters/native/<backbone>.py``, which has two functions: ``unsupported(config)``, the first size
-that the kernels do not compute, and ``pack(number, block, config, matrices)``, a block's entry and tensors.
+beside this one, ``exporters/native/<backbone>.py``, which has two functions: ``unsupported(config, tokens)``, what the
+kernels do not compute, and ``pack(number, block, config, matrices)``, a block's entry and tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
-from lram_export.exporters.native.matrices import Matrices, columns
+from lram_export.exporters.native.matrices import Matrices, columns, roomy
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
@@ -29,6 +29,7 @@ from lram_export.targets.native.format import (
     Tensor,
     TokenEntry,
     plain,
+    spread,
     step_fields,
     stored_name,
     write_artifact,
@@ -55,7 +56,7 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
 
 
 def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError for what the kernels do not know: encoders, backbone, head, sizes, sums beyond 32 bits."""
+    """Raise UsageError for what the kernels do not know: encoders, backbone, head, tokens, sums beyond 32 bits."""
     check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
     config = policy.checkpoint.config
     check_kinds(TARGET, (encoder.kind for encoder in config.encoders_of(policy.task)), config.head.kind)
@@ -84,8 +85,8 @@ def pack(policy: LoweredPolicy) -> Content:
         entry, tensors = kernels.pack(number, block, sizes, matrices)
         content.blocks.append(entry)
         content.tensors.extend(tensors)
-    content.tensors.append(plain(Role.POST_NORM, 0, array(graph.backbone.post_norm.weight)))
-    content.tensors.append(matrices.tiled(Role.HEAD, 0, [matrices.linear("head")], "head"))
+    content.tensors.append(plain(Role.POST_NORM, 0, spread(array(graph.backbone.post_norm.weight))))
+    content.tensors.append(matrices.tiled(Role.HEAD, 0, [roomy(matrices.linear("head"))], "head"))
     content.tensors.append(plain(Role.HEAD_BIAS, 0, array(graph.head.bias)))
     return content
 
@@ -114,15 +115,15 @@ def _embedding(policy: LoweredPolicy, matrices: Matrices) -> Iterator[Tensor]:
     for number, token in enumerate(policy.checkpoint.config.tokens.tokens):
         layer = graph.get_submodule(f"embed_{token.name}")
         if token.input != "observation":
-            yield plain(Role.EMBED_WEIGHT, number, array(layer.weight))
-            yield plain(Role.EMBED_BIAS, number, array(layer.bias))
+            yield plain(Role.EMBED_WEIGHT, number, spread(array(layer.weight).reshape(-1)))
+            yield plain(Role.EMBED_BIAS, number, spread(array(layer.bias)))
         elif policy.task.observation == "image":
             yield from _image_encoder(number, layer.cnn, matrices)
         else:
             yield matrices.tiled(Role.EMBED_WEIGHT, number, [array(layer.weight)])
-            yield plain(Role.EMBED_BIAS, number, array(layer.bias))
-    yield plain(Role.EMBED_NORM_WEIGHT, 0, array(graph.embed_norm.weight))
-    yield plain(Role.EMBED_NORM_BIAS, 0, array(graph.embed_norm.bias))
+            yield plain(Role.EMBED_BIAS, number, spread(array(layer.bias)))
+    yield plain(Role.EMBED_NORM_WEIGHT, 0, spread(array(graph.embed_norm.weight)))
+    yield plain(Role.EMBED_NORM_BIAS, 0, spread(array(graph.embed_norm.bias)))
 
 
 def _image_encoder(token: int, cnn: Any, matrices: Matrices) -> Iterator[Tensor]:
@@ -135,4 +136,4 @@ def _image_encoder(token: int, cnn: Any, matrices: Matrices) -> Iterator[Tensor]
         linear = linear.dequantize()  # groups of 64 inputs do not survive the new order
     ordered = columns(linear, channels_last(cnn, linear.shape[1]))
     yield matrices.tiled(Role.EMBED_WEIGHT, token, [ordered], name)
-    yield plain(Role.EMBED_BIAS, token, array(cnn.linear[0].bias))
+    yield plain(Role.EMBED_BIAS, token, spread(array(cnn.linear[0].bias)))

@@ -13,7 +13,7 @@ from lram_export.lowering import LoweredPolicy
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tensors import array
-from lram_export.targets.native.format import Tensor, tiled_float32, tiled_int4, tiled_int8
+from lram_export.targets.native.format import Tensor, room_of, tiled_float32, tiled_int4, tiled_int8
 
 Matrix = NDArray[np.float32] | QuantizedMatrix
 
@@ -75,9 +75,15 @@ def columns(matrix: Matrix, chosen: NDArray[np.int64], width: int | None = None)
     return dataclasses.replace(matrix, codes=part(matrix.codes), scales=scales)
 
 
+def roomy(matrix: Matrix) -> Matrix:
+    """Columns filled up with zeros to the width that kernels compute."""
+    return columns(matrix, np.arange(matrix.shape[1]), room_of(matrix.shape[1]))
+
+
 def column_slices(matrix: Matrix, width: int, count: int) -> list[Matrix]:
-    """Columns in ``count`` slices; float32 where a slice does not hold whole groups of int4 codes."""
+    """Columns in ``count`` slices, each with its room; float32 where a slice has no whole groups of int4 codes."""
     if isinstance(matrix, QuantizedMatrix) and matrix.format == "int4" and width % GROUP:
         matrix = matrix.dequantize()
     total = matrix.shape[1]
-    return [columns(matrix, np.arange(min(i * width, total), min((i + 1) * width, total)), width) for i in range(count)]
+    ranges = [np.arange(min(i * width, total), min((i + 1) * width, total)) for i in range(count)]
+    return [columns(matrix, chosen, room_of(width)) for chosen in ranges]

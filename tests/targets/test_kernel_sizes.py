@@ -58,15 +58,33 @@ ODD = {
     "heads of 34": (72, 136, 4, 8, 100, 2),
     "odd numbers": (45, 90, 3, 5, 51, 1),
     "wide blocks": (24, 60, 2, 4, 24, 30),
+    "blocks across heads": (33, 72, 4, 1, 30, 24),
 }
 
 
+@pytest.mark.parametrize("target", ["native", "tvm"])
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("heads of 10", "int8"), ("heads of 34", "int4"), ("odd numbers", "int8"), ("wide blocks", "fp32")],
 )
-def test_tvm_computes_any_width(name: str, precision: str, tmp_path: Path) -> None:
-    pytest.importorskip("tvm")
+def test_any_width_is_computed(target: str, name: str, precision: str, tmp_path: Path) -> None:
+    pytest.importorskip({"native": "lram_export._native", "tvm": "tvm"}[target])
+    bundle = export_odd(target, name, precision, tmp_path)
+    (entry,) = bundle.manifest.artifacts
+    assert entry.parity is not None and entry.parity.passed
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_native_computes_any_width_with_a_lazy_state(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lram_export._native")
+    monkeypatch.setenv("LRAM_NATIVE_STATE_FORMAT", "lazy-fp16")
+    (entry,) = export_odd("native", name, "fp32", tmp_path, conv_kernel_size=20).manifest.artifacts
+    assert entry.parity is not None and entry.parity.passed
+
+
+def export_odd(target: str, name: str, precision: str, folder: Path, conv_kernel_size: int = 4) -> Bundle:
     hidden, inner, heads, slstm_heads, ffn, block = ODD[name]
     config = lram(
         hidden_size=hidden,
@@ -76,17 +94,17 @@ def test_tvm_computes_any_width(name: str, precision: str, tmp_path: Path) -> No
         slstm_at=(1,),
         slstm_num_heads=slstm_heads,
         ffn_size=ffn,
+        conv_kernel_size=conv_kernel_size,
         qkv_block_size=block,
         image_shape=None,
         state_dim=39,
     )
-    save_checkpoint(random_checkpoint(config, tmp_path / "made"), tmp_path / "checkpoint")
-    options = ["--precision", precision, "--target", "tvm", "--batch", "2", "--reference-steps", "40", "--no-report"]
-    if name == "odd numbers" and shutil.which("nvcc") is not None:  # then both kinds of kernels step side by side
-        options += ["--platform", "host", "--platform", "cuda-sm86"]
-    succeed("export", tmp_path / "checkpoint", "-o", tmp_path / "x.lram", "--task", "metaworld/reach-v2", *options)
-    (entry,) = Bundle.open(tmp_path / "x.lram").manifest.artifacts
-    assert entry.parity is not None and entry.parity.passed
+    save_checkpoint(random_checkpoint(config, folder / "made"), folder / "checkpoint")
+    options = ["--precision", precision, "--target", target, "--batch", "2", "--reference-steps", "40", "--no-report"]
+    if (target, name) == ("tvm", "odd numbers") and shutil.which("nvcc") is not None:
+        options += ["--platform", "host", "--platform", "cuda-sm86"]  # both kinds of kernels step side by side
+    succeed("export", folder / "checkpoint", "-o", folder / "x.lram", "--task", "metaworld/reach-v2", *options)
+    return Bundle.open(folder / "x.lram")
 
 
 def matrix(columns: int) -> QuantizedMatrix:

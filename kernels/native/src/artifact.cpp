@@ -194,14 +194,12 @@ void Artifact::check_name() const {
 
 void Artifact::check_sizes() const {
   const FileHeader& h = *header_;
-  const auto within = [&](const char* name, std::uint32_t value, std::uint32_t low, std::uint32_t high,
-                          std::uint32_t multiple = 1) {
-    if (value < low || value > high || value % multiple != 0)
-      refuse(std::string(name) + ": expected " + number(low) + " to " + number(high) +
-             (multiple > 1 ? " in steps of " + number(multiple) : "") + ", got " + number(value));
+  const auto within = [&](const char* name, std::uint32_t value, std::uint32_t low, std::uint32_t high) {
+    if (value < low || value > high)
+      refuse(std::string(name) + ": expected " + number(low) + " to " + number(high) + ", got " + number(value));
   };
   within("batch", h.batch, 1, 4096);
-  within("hidden", h.hidden, 16, 1U << 15, 16);
+  within("hidden", h.hidden, 1, 1U << 15);
   within("observation", h.observation, 0, 1);
   const bool image = h.observation == LRAM_IMAGE;
   within("observation_dim", h.observation_dim, image ? 0 : 1, image ? 0 : 1U << 16);

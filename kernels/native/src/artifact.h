@@ -19,6 +19,7 @@ class Artifact {
   Artifact& operator=(const Artifact&) = delete;
 
   const FileHeader& header() const { return *header_; }
+  int hidden() const { return static_cast<int>(header_->hidden); }
   int tokens() const { return static_cast<int>(header_->token_count); }
   int blocks() const { return static_cast<int>(header_->block_count); }
   const TokenEntry& token(int number) const { return tokens_[number]; }

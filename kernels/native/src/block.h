@@ -52,14 +52,15 @@ class BlockSource {
   const Kernels& kernels;
   bool lazy_state;  // large matrices in half precision, where the kind can do that
 
-  int hidden() const { return static_cast<int>(artifact.header().hidden); }
+  int hidden() const { return artifact.hidden(); }
+  int hidden_room() const { return room_of(artifact.hidden()); }
   // The next number of the block's entry.
   int integer(const char* name, int low, int high, int multiple = 1);
   float epsilon(const char* name);
   void expect_no_more() const;  // the numbers that are left are 0
   [[noreturn]] void refuse(const std::string& problem) const;
 
-  const float* plain(std::uint32_t role, int count) const {
+  const float* plain(std::uint32_t role, std::int64_t count) const {
     return artifact.plain(role, number, static_cast<std::uint64_t>(count));
   }
   std::vector<Matrix> matrices(std::uint32_t role, int parts, int rows, int cols) const {

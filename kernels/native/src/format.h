@@ -13,6 +13,9 @@
 //   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i +
 //   4
 // Rows beyond the last are 0, as are inputs beyond the last.
+//
+// Kernels compute widths that are multiples of 16. So wherever a tensor has the features of a hidden token, or of a
+// head of a block, as its inputs or its elements, they are filled up with zeros to one: to `room_of` them.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -20,8 +23,10 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 2;
+constexpr std::uint32_t kFormatVersion = 3;
 constexpr std::size_t kAlignment = 64;
+
+constexpr int room_of(int width) { return (width + 15) / 16 * 16; }
 constexpr std::size_t kChecksumStart = 40;  // the checksum covers everything after itself
 
 struct FileHeader {

@@ -36,7 +36,7 @@ class Model {
   const Artifact& artifact() const { return artifact_; }
   const FileHeader& header() const { return artifact_.header(); }
   const Kernels& kernels() const { return kernels_; }
-  int hidden() const { return static_cast<int>(header().hidden); }
+  int hidden() const { return artifact_.hidden(); }
   bool lock_memory() const { return lock_memory_; }
 
   const Encoders& encoders() const { return encoders_; }

@@ -80,7 +80,7 @@ void check_inputs(const State& state, const lram_inputs& inputs, const lram_outp
 
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
   Model& model = state.model();
-  StepContext context = {state, model, model.kernels(), model.hidden(), inputs, outputs};
+  StepContext context = {state, model, model.kernels(), model.hidden(), room_of(model.hidden()), inputs, outputs};
   const FloatingPointMode mode;
   model.pool().run(work, &context);
   if (!context.decoded) model.encoders().refuse(context);
@@ -91,24 +91,25 @@ void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outpu
 
 void add_parts(StepContext& context, int thread, int count) {
   const State& state = context.state;
-  const int hidden = context.hidden;
+  const int room = context.room;
   const bool several = state.units.size() > 1;
   const auto part_stride = several ? static_cast<std::size_t>(state.units[1].part - state.units[0].part) : 0;
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
   for (int token = 0; token < state.tokens(); ++token)
-    context.kernels.accumulate(x + token * hidden, state.units[0].part + token * state.padded_hidden(), part_stride,
-                               count, hidden);
+    context.kernels.accumulate(x + token * room, state.units[0].part + token * state.padded_hidden(), part_stride,
+                               count, room);
 }
 
 Tokens normalized(StepContext& context, int thread, const float* weight, float epsilon, Format format, int planes) {
-  const int hidden = context.hidden;
+  const int room = context.room;
   ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
   for (int token = 0; token < context.state.tokens(); ++token)
-    context.kernels.layer_norm(own.x + token * hidden, weight, nullptr, epsilon, hidden, own.normed + token * hidden);
-  const auto stride = static_cast<std::size_t>(hidden);
+    context.kernels.layer_norm(own.x + token * room, weight, nullptr, epsilon, context.hidden,
+                               own.normed + token * room);
+  const auto stride = static_cast<std::size_t>(room);
   const Tokens tokens = {context.state.tokens(), own.normed,      stride,       planes, own.codes,
                          stride + kGroup,        own.code_scales, own.code_sums};
-  context.kernels.quantize(tokens, format, hidden);
+  context.kernels.quantize(tokens, format, room);
   return tokens;
 }
 

@@ -20,7 +20,8 @@ struct StepContext {
   State& state;
   Model& model;
   const Kernels& kernels;
-  int hidden;
+  int hidden;  // width of a token,
+  int room;    // filled up with zeros to this: how tokens lie
   const lram_inputs& inputs;
   const lram_outputs& outputs;
   bool decoded = false;  // whether there are logits; set by the first thread

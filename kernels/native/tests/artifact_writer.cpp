@@ -30,11 +30,21 @@ class Writer {
     add(role, number, Layout::plain_float32, 1, count, 1, values.data(), values.size() * sizeof(float));
   }
 
-  void tiled(std::uint32_t role, int number, int parts, int rows, int cols, bool large = true) {
+  // Some times `width` values, each filled up with zeros to `room`.
+  void spread(std::uint32_t role, int number, int times, int width, int room, float scale, float offset = 0) {
+    std::vector<float> values(static_cast<std::size_t>(times * room), 0.0F);
+    for (int i = 0; i < times * room; ++i)
+      if (i % room < width) values[static_cast<std::size_t>(i)] = offset + scale * normal();
+    add(role, number, Layout::plain_float32, 1, times, room, values.data(), values.size() * sizeof(float));
+  }
+
+  // The inputs from `used` on are filled up with zeros.
+  void tiled(std::uint32_t role, int number, int parts, int rows, int used, bool large = true) {
+    const int cols = large ? lram::room_of(used) : used;
     const Layout layout = large ? shape_.layout : Layout::tiled_float32;
     std::vector<std::uint8_t> bytes;
     for (int part = 0; part < parts; ++part)
-      for (int first = 0; first < rows; first += 32) tile(layout, std::min(rows - first, 32), cols, bytes);
+      for (int first = 0; first < rows; first += 32) tile(layout, std::min(rows - first, 32), cols, used, bytes);
     add(role, number, layout, parts, rows, cols, bytes.data(), bytes.size());
   }
 
@@ -84,16 +94,16 @@ class Writer {
     bytes.insert(bytes.end(), begin, begin + sizeof value);
   }
 
-  void tile(Layout layout, int rows, int cols, std::vector<std::uint8_t>& bytes) {
+  void tile(Layout layout, int rows, int cols, int used, std::vector<std::uint8_t>& bytes) {
     const float deviation = 1.0F / std::sqrt(static_cast<float>(cols));
     if (layout == Layout::tiled_float32) {
       for (int k = 0; k < cols; ++k)
-        for (int o = 0; o < 32; ++o) append(bytes, o < rows ? deviation * normal() : 0.0F);
+        for (int o = 0; o < 32; ++o) append(bytes, o < rows && k < used ? deviation * normal() : 0.0F);
     } else if (layout == Layout::tiled_int8) {
       const int quads = (cols + 3) / 4;
       std::vector<std::int8_t> codes(static_cast<std::size_t>(quads * 128), 0);
       std::int32_t sums[32] = {};
-      for (int k = 0; k < cols; ++k)
+      for (int k = 0; k < used; ++k)
         for (int o = 0; o < rows; ++o) {
           const int c = code(127);
           codes[static_cast<std::size_t>(k / 4 * 128 + o * 4 + k % 4)] = static_cast<std::int8_t>(c);
@@ -109,7 +119,7 @@ class Writer {
           for (int o = 0; o < 32; ++o)
             for (int i = 0; i < 4; ++i) {
               const auto nibble = [&](int input) {
-                return group * 64 + k + input < cols && o < rows ? code(7) + 8 : 8;
+                return group * 64 + k + input < used && o < rows ? code(7) + 8 : 8;
               };
               bytes.push_back(static_cast<std::uint8_t>(nibble(i) | nibble(i + 4) << 4));
             }
@@ -143,32 +153,36 @@ constexpr float kEpsilon = 1e-5F;
 void add_mlstm(Writer& w, const Shape& s, int b) {
   const int gates = 2 * s.heads;
   const int width = s.inner / s.heads;
-  w.block(1, {s.heads, s.inner, 4}, {kEpsilon, kEpsilon});
-  w.plain(xlstm::kNorm, b, s.hidden, 0.1F, 1);
+  const int room = lram::room_of(width);
+  w.block(1, {s.heads, width, s.conv_kernel, s.block}, {kEpsilon, kEpsilon});
+  w.spread(xlstm::kNorm, b, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
   w.tiled(xlstm::kUp, b, 2 * s.heads, width, s.hidden);
-  w.plain(xlstm::kConvWeight, b, 4 * s.inner, 0.3F);
-  w.plain(xlstm::kConvBias, b, s.inner, 0.1F);
-  w.plain(xlstm::kQueryKeyValue, b, 12 * s.inner, 0.3F);
-  w.plain(xlstm::kGateWeight, b, gates * 2 * s.inner, 0.02F);
+  w.spread(xlstm::kConvWeight, b, s.conv_kernel * s.heads, width, room, 0.3F);
+  w.spread(xlstm::kConvBias, b, s.heads, width, room, 0.1F);
+  if (s.block == 0)
+    w.spread(xlstm::kQueryKeyValue, b, s.heads, 12 * width, 12 * room, 0.3F);
+  else
+    w.plain(xlstm::kQueryKeyValue, b, 3 * s.inner * s.block, 0.3F);
+  w.spread(xlstm::kGateWeight, b, s.heads * gates * 2, width, room, 0.02F);
   w.plain(xlstm::kGateBias, b, gates, 1, 2);
-  w.plain(xlstm::kHeadNorm, b, s.inner, 0.1F, 1);
-  w.plain(xlstm::kSkip, b, s.inner, 0.1F, 1);
+  w.spread(xlstm::kHeadNorm, b, s.heads, width, room, 0.1F, 1);
+  w.spread(xlstm::kSkip, b, s.heads, width, room, 0.1F, 1);
   w.tiled(xlstm::kDown, b, s.heads, s.hidden, width);
 }
 
 void add_slstm(Writer& w, const Shape& s, int b) {
   const int heads = s.slstm_heads;
-  const int room = (s.hidden / heads + 15) / 16 * 16;  // all of it is filled: what is beyond a head stays unseen
-  w.block(2, {heads, 4, kSlices, kSlice, 0}, {kEpsilon, kEpsilon});
-  w.plain(xlstm::kNorm, b, s.hidden, 0.1F, 1);
-  w.plain(xlstm::kConvWeight, b, 4 * heads * room, 0.3F);
+  const int room = lram::room_of(s.hidden / heads);  // all of it is filled: what is beyond a head stays unseen
+  w.block(2, {heads, s.conv_kernel, kSlices, kSlice, 0}, {kEpsilon, kEpsilon});
+  w.spread(xlstm::kNorm, b, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
+  w.plain(xlstm::kConvWeight, b, s.conv_kernel * heads * room, 0.3F);
   w.plain(xlstm::kConvBias, b, heads * room, 0.1F);
   w.tiled(xlstm::kFromConv, b, heads, 2 * room, room, false);
   w.tiled(xlstm::kFromInput, b, heads, 2 * room, room, false);
   w.tiled(xlstm::kRecurrent, b, heads, 4 * room, room, false);
   w.plain(xlstm::kGateBiases, b, 4 * heads * room, 0.5F);
   w.plain(xlstm::kHeadNorm, b, s.hidden, 0.1F, 1);
-  w.plain(xlstm::kFfnNorm, b, s.hidden, 0.1F, 1);
+  w.spread(xlstm::kFfnNorm, b, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
   w.tiled(xlstm::kFfnUp, b, 2 * kSlices, kSlice, s.hidden);
   w.tiled(xlstm::kFfnDown, b, kSlices, s.hidden, kSlice);
 }
@@ -187,10 +201,11 @@ void add_blocks(Writer& w, const Shape& s) {
 }
 
 void add_tokens(Writer& w, const Shape& s) {
+  const int room = lram::room_of(s.hidden);
   for (int i = 0; i < static_cast<int>(s.tokens.size()); ++i) {
-    w.plain(lram::kEmbedBias, i, s.hidden, 0.5F);
+    w.spread(lram::kEmbedBias, i, 1, s.hidden, room, 0.5F);
     if (s.tokens[static_cast<std::size_t>(i)].input != static_cast<std::uint32_t>(lram::Input::observation)) {
-      w.plain(lram::kEmbedWeight, i, s.hidden, 0.5F);
+      w.spread(lram::kEmbedWeight, i, 1, s.hidden, room, 0.5F);
     } else if (s.images) {
       const int pooled = (s.image + 7) / 8;
       w.tiled(lram::kEmbedWeight, i, 1, s.hidden, 32 * pooled * pooled);
@@ -206,8 +221,8 @@ void add_tokens(Writer& w, const Shape& s) {
 std::vector<std::uint8_t> make_artifact(const Shape& s) {
   Writer w(s);
   add_tokens(w, s);
-  w.plain(lram::kEmbedNormWeight, 0, s.hidden, 0.1F, 1);
-  w.plain(lram::kEmbedNormBias, 0, s.hidden, 0.5F);
+  w.spread(lram::kEmbedNormWeight, 0, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
+  w.spread(lram::kEmbedNormBias, 0, 1, s.hidden, lram::room_of(s.hidden), 0.5F);
   int channels_in = 3;
   for (int i = 0; s.images && i < 15; ++i) {
     const int channels = i < 5 ? 16 : 32;
@@ -216,7 +231,7 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
     channels_in = channels;
   }
   add_blocks(w, s);
-  w.plain(lram::kPostNorm, 0, s.hidden, 0.1F, 1);
+  w.spread(lram::kPostNorm, 0, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
   const int tokens = s.discrete ? 18 : 50;
   const int actions = s.discrete ? 1 : 3;
   w.tiled(lram::kHead, 0, 1, actions * tokens, s.hidden);

@@ -13,7 +13,9 @@ struct Shape {
   int hidden = 64;
   int blocks = 3;
   int heads = 4;
-  int inner = 128;
+  int inner = 128;  // of all heads
+  int block = 0;    // of q, k and v
+  int conv_kernel = 4;
   int slstm_heads = 4;
   std::vector<int> slstm_at = {1};
   lram::Layout layout = lram::Layout::tiled_float32;  // of the large matrices

@@ -63,17 +63,17 @@ TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
 
 TEST(a_newer_artifact_says_so) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  bytes[8] = 3;
+  bytes[8] = 4;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(told("version: this artifact has 3, this library reads 2; update lram-export"));
+  CHECK(told("version: this artifact has 4, this library reads 3; update lram-export"));
 }
 
 TEST(an_older_artifact_says_what_to_do) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  for (const std::uint8_t version : {0, 1}) {
+  for (const std::uint8_t version : {0, 1, 2}) {
     bytes[8] = version;
     CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-    CHECK(told("this library reads 2; export the bundle again"));
+    CHECK(told("this library reads 3; export the bundle again"));
   }
 }
 

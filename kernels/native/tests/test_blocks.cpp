@@ -279,11 +279,12 @@ TEST(numbers_of_a_block_are_checked) {
     std::memcpy(&found, &value, sizeof found);
     return found;
   };
-  refused(0, 1, 0, "block 0: heads: expected 1 to 64, got 0");
-  refused(0, 1, 0xffffffffU, "block 0: heads: expected 1 to 64, got 4294967295");
-  refused(0, 2, 0x80000000U, "block 0: inner: expected 64 to 32768 in steps of 64, got 2147483648");
-  refused(0, 3, 17, "block 0: conv_kernel: expected 2 to 16, got 17");
-  refused(0, 4, 1, "block 0: expected zeros after its numbers");
+  refused(0, 1, 0, "block 0: heads: expected 1 to 1024, got 0");
+  refused(0, 1, 0xffffffffU, "block 0: heads: expected 1 to 1024, got 4294967295");
+  refused(0, 2, 0x80000000U, "block 0: head width: expected 1 to 16384, got 2147483648");
+  refused(0, 3, 65, "block 0: conv_kernel: expected 2 to 64, got 65");
+  refused(0, 4, 3, "block 0: qkv_block: expected 0 or a divisor of 128, got 3");
+  refused(0, 5, 1, "block 0: expected zeros after its numbers");
   refused(0, 12, bits(-1e-5F), "block 0: norm_epsilon: expected a small positive number");
   refused(0, 13, bits(INFINITY), "block 0: head_epsilon: expected a small positive number");
   refused(0, 15, bits(1e-5F), "block 0: expected zeros after its numbers");

@@ -37,6 +37,18 @@ std::vector<Shape> shapes() {
       all.push_back(narrow);
     }
   }
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+    for (const int width : {6, 33}) {  // no width is a multiple of 16
+      Shape odd;
+      odd.layout = layout;
+      odd.hidden = 5 * 17;
+      odd.heads = 3;
+      odd.inner = 3 * width;
+      odd.slstm_heads = 5;
+      odd.block = width == 6 ? 9 : 0;  // across heads
+      odd.conv_kernel = width;
+      all.push_back(odd);
+    }
   Shape smallest;  // one head, one slice, one of everything
   smallest.hidden = smallest.inner = 16;
   smallest.blocks = smallest.heads = 1;

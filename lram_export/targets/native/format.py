@@ -17,7 +17,7 @@ from lram_export.spec.tensors import StepSpec
 from lram_export.targets.layout import input_major, int4_octets, int8_offsets, int8_quads, tiles
 
 MAGIC = b"LRAMNAT\n"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER_BYTES = 192
 TOKEN_BYTES = 8
 BLOCK_BYTES = 64
@@ -194,8 +194,22 @@ class Tensor:
 
 def plain(role: int, number: int, values: NDArray[np.float32]) -> Tensor:
     """Floats one after the other."""
+    rows, cols = values.size // values.shape[-1], values.shape[-1]
     data = np.ascontiguousarray(values, np.float32).reshape(-1)
-    return Tensor(role, number, Layout.PLAIN_FLOAT32, 1, data.size, 1, data)
+    return Tensor(role, number, Layout.PLAIN_FLOAT32, 1, rows, cols, data)
+
+
+def room_of(width: int) -> int:
+    """What kernels compute for features of some width: the next multiple of 16."""
+    return -(-width // 16) * 16
+
+
+def spread(values: NDArray[Any], width: int | None = None) -> NDArray[np.float32]:
+    """The last axis filled up with zeros to its room; with ``width`` each `width` of its elements by themselves."""
+    parts = values.reshape(*values.shape[:-1], -1, width or values.shape[-1])
+    padded = np.pad(parts, [(0, 0)] * (parts.ndim - 1) + [(0, room_of(parts.shape[-1]) - parts.shape[-1])])
+    filled: NDArray[np.float32] = padded.reshape(*values.shape[:-1], -1)
+    return filled
 
 
 def tiled_float32(role: int, number: int, parts: Sequence[NDArray[np.float32]]) -> Tensor:

@@ -25,9 +25,9 @@ const float* numbers_of(const lram_inputs& inputs, Input input) {
 }  // namespace
 
 Encoders::Encoders(const Artifact& artifact)
-    : hidden_(static_cast<int>(artifact.header().hidden)), epsilon_(artifact.header().embed_epsilon) {
+    : hidden_(artifact.hidden()), room_(room_of(hidden_)), epsilon_(artifact.header().embed_epsilon) {
   const FileHeader& h = artifact.header();
-  const auto hidden = static_cast<std::uint64_t>(hidden_);
+  const auto room = static_cast<std::uint64_t>(room_);
   if (h.observation == LRAM_IMAGE) image_ = std::make_unique<const ImageEncoder>(artifact);
   observation_size_ =
       images() ? std::size_t{h.image_channels} * h.image_height * h.image_width : std::size_t{h.observation_dim};
@@ -36,17 +36,17 @@ Encoders::Encoders(const Artifact& artifact)
     const TokenEntry& entry = artifact.token(i);
     TokenWeights token = {static_cast<Input>(entry.input), entry.skipped_at_start == 1, nullptr, nullptr};
     if (token.input != Input::observation) {
-      token.weight = artifact.plain(kEmbedWeight, i, hidden);
+      token.weight = artifact.plain(kEmbedWeight, i, room);
     } else {
       observation_ = artifact.matrices(kEmbedWeight, i, 1, hidden_, observed)[0];
       if (observation_.format != Format::float32 && observed % 16 != 0)
         artifact.refuse("observation: expected float32 weights for " + std::to_string(observed) + " inputs");
     }
-    token.bias = artifact.plain(kEmbedBias, i, hidden);
+    token.bias = artifact.plain(kEmbedBias, i, room);
     tokens_.push_back(token);
   }
-  norm_weight_ = artifact.plain(kEmbedNormWeight, 0, hidden);
-  norm_bias_ = artifact.plain(kEmbedNormBias, 0, hidden);
+  norm_weight_ = artifact.plain(kEmbedNormWeight, 0, room);
+  norm_bias_ = artifact.plain(kEmbedNormBias, 0, room);
 }
 
 bool Encoders::reads(Input input) const {
@@ -89,7 +89,7 @@ void Encoders::embed(StepContext& context, int thread) const {
         state.encoders.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
     for (const TokenWeights& token : tokens_) {
       if (token.input == Input::observation) {
-        for (int i = 0; i < hidden_; ++i) {
+        for (int i = 0; i < room_; ++i) {
           const float encoded = observed[i] + token.bias[i];
           x[i] = images() ? std::max(encoded, 0.0F) : encoded;
         }
@@ -97,9 +97,9 @@ void Encoders::embed(StepContext& context, int thread) const {
         // a token that is skipped may be given anything
         const bool skipped = token.skipped_at_start && context.first(row);
         const float number = skipped ? 0.0F : numbers_of(context.inputs, token.input)[row];
-        for (int i = 0; i < hidden_; ++i) x[i] = token.weight[i] * number + token.bias[i];
+        for (int i = 0; i < room_; ++i) x[i] = token.weight[i] * number + token.bias[i];
       }
-      x += hidden_;
+      x += room_;
     }
   }
 }
@@ -108,15 +108,15 @@ bool Encoders::run(StepContext& context, int thread) const {
   encode_observation(context, thread);
   embed(context, thread);
   float* x = context.state.threads[static_cast<std::size_t>(thread)].x;
-  if (!within(x, context.state.tokens() * hidden_, kLargest)) return false;
+  if (!within(x, context.state.tokens() * room_, kLargest)) return false;
   for (int token = 0; token < context.state.tokens(); ++token)
-    context.kernels.layer_norm(x + token * hidden_, norm_weight_, norm_bias_, epsilon_, hidden_, x + token * hidden_);
+    context.kernels.layer_norm(x + token * room_, norm_weight_, norm_bias_, epsilon_, hidden_, x + token * room_);
   return true;
 }
 
 void Encoders::refuse(const StepContext& context) const {
   int token = 0;
-  while (within(context.state.threads[0].x + token * hidden_, hidden_, kLargest)) ++token;
+  while (within(context.state.threads[0].x + token * room_, room_, kLargest)) ++token;
   const std::size_t row = static_cast<std::size_t>(token) / tokens_.size();
   const Input input = tokens_[static_cast<std::size_t>(token) % tokens_.size()].input;
   const std::string end = " in row " + std::to_string(row) +

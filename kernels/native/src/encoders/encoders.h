@@ -47,6 +47,7 @@ class Encoders {
   void embed(StepContext& context, int thread) const;
 
   int hidden_;
+  int room_;
   std::vector<TokenWeights> tokens_;
   std::size_t observation_size_;
   Matrix observation_;

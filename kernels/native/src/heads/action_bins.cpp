@@ -26,21 +26,21 @@ ActionBins::ActionBins(const Artifact& artifact)
       bin_width_(discrete_ ? 0.0F : 2.0F / static_cast<float>(artifact.header().action_channels)),
       read_(static_cast<int>(artifact.header().read_token)),
       norm_epsilon_(artifact.header().norm_epsilon),
-      norm_(artifact.plain(kPostNorm, 0, artifact.header().hidden)),
-      matrix_(artifact.matrices(kHead, 0, 1, logits(), static_cast<int>(artifact.header().hidden))[0]),
+      norm_(artifact.plain(kPostNorm, 0, static_cast<std::uint64_t>(room_of(artifact.hidden())))),
+      matrix_(artifact.matrices(kHead, 0, 1, logits(), room_of(artifact.hidden()))[0]),
       bias_(artifact.plain(kHeadBias, 0, static_cast<std::uint64_t>(logits()))) {}
 
 void ActionBins::run(StepContext& context, int thread) const {
   State& state = context.state;
-  const int hidden = context.hidden;
+  const int room = context.room;
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
   for (int row = 0; row < state.batch(); ++row)
-    context.kernels.layer_norm(own.x + (row * state.tokens_per_row() + read_) * hidden, norm_, nullptr, norm_epsilon_,
-                               hidden, own.normed + row * hidden);
-  const auto stride = static_cast<std::size_t>(hidden);
+    context.kernels.layer_norm(own.x + (row * state.tokens_per_row() + read_) * room, norm_, nullptr, norm_epsilon_,
+                               context.hidden, own.normed + row * room);
+  const auto stride = static_cast<std::size_t>(room);
   const Tokens tokens = {state.batch(), own.normed,      stride,          matrix_.planes,
                          own.codes,     stride + kGroup, own.code_scales, own.code_sums};
-  context.kernels.quantize(tokens, matrix_.format, hidden);
+  context.kernels.quantize(tokens, matrix_.format, room);
   const Range tiles = share(matrix_.tiles, thread, context.threads());
   context.kernels.dense(matrix_, tiles.begin, tiles.end, tokens, state.logits,
                         static_cast<std::size_t>(State::padded(logits())));

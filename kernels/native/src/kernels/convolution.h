@@ -8,7 +8,7 @@ namespace {
 // K is the kernel size where the compiler may know it, else 0
 template <int K>
 LRAM_INLINE void convolve_with(const lram::Convolution& c) {
-  constexpr int kMost = K == 0 ? 16 : K;
+  constexpr int kMost = K == 0 ? 64 : K;
   const int kernel = K == 0 ? c.kernel : K;
   for (int i = 0; i < c.channels; i += kWidth) {
     F input[kMost - 1 + lram::kTokens];

@@ -7,12 +7,7 @@
 #include "kernels.h"
 #include "math.h"
 #include "pointwise.h"
-#include "xlstm/lazy.h"
-#include "xlstm/mlstm.h"
-#include "xlstm/slstm.h"
-
-#define LRAM_XLSTM_KERNELS \
-  {kMemoryVectors * kWidth, query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell}
+#include "xlstm/table.h"
 
 #define LRAM_KERNELS(name)                                                            \
   {name,  layer_norm, head_norm,         accumulate,        gated, rectify, quantize, \

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "lazy_memory.h"
 #include "roles.h"
 
 namespace lram::xlstm {
@@ -13,7 +12,7 @@ struct MlstmMemory : BlockMemory {
   float* conv = nullptr;  // [batch][window][inner]
   float* C = nullptr;     // [batch][heads], each matrix in column tiles; NULL where it is lazy
   LazyBlock lazy = {};
-  float* n = nullptr;  // [batch][heads][width]
+  float* n = nullptr;  // [batch][heads][room]
   float* m = nullptr;  // [batch][heads]
 };
 
@@ -90,36 +89,51 @@ std::vector<StatePart> parts_of(const MlstmWeights& w) {
 Needs needs_of(const MlstmWeights& w) {
   Needs needs;
   needs.units = w.heads;
-  needs.width = w.width;
-  needs.scratch = std::max(static_cast<std::size_t>(8 * w.width), lazy_scratch(w.width, w.memory_columns));
+  needs.width = w.room;
+  needs.scratch = std::max(static_cast<std::size_t>(8 * w.room), lazy_scratch(w.room, w.memory_columns));
   needs.shared = static_cast<std::size_t>(2 * w.heads * kTokens);
   return needs;
+}
+
+// Rows of `width` out of rows with more room, and back; what is beyond the width is 0.
+void crop(const float* from, int rows, int width, int room, float* to) {
+  for (int row = 0; row < rows; ++row) std::copy_n(from + row * room, width, to + row * width);
+}
+void spread(const float* from, int rows, int width, int room, float* to) {
+  for (int row = 0; row < rows; ++row)
+    std::fill(std::copy_n(from + row * width, width, to + row * room), to + (row + 1) * room, 0.0F);
 }
 
 }  // namespace
 
 std::unique_ptr<Block> MlstmBlock::make(BlockSource& source) {
-  constexpr int kMostChannels = 1 << 15;
+  constexpr int kMostChannels = 1 << 16;
   MlstmWeights w;
-  w.heads = source.integer("heads", 1, 64);
-  w.inner = source.integer("inner", 16 * w.heads, kMostChannels, 16 * w.heads);
-  w.conv_kernel = source.integer("conv_kernel", 2, 16);
+  w.heads = source.integer("heads", 1, 1024);
+  w.width = source.integer("head width", 1, kMostChannels / w.heads);
+  w.conv_kernel = source.integer("conv_kernel", 2, 64);
+  w.block = source.integer("qkv_block", 0, kMostChannels);
   w.norm_epsilon = source.epsilon("norm_epsilon");
   w.head_epsilon = source.epsilon("head_epsilon");
   source.expect_no_more();
-  w.width = w.inner / w.heads;
+  w.room = room_of(w.width);
+  w.inner = w.heads * w.room;
+  if (w.block != 0 && w.heads * w.width % w.block != 0)
+    source.refuse("qkv_block: expected 0 or a divisor of " + std::to_string(w.heads * w.width) + ", got " +
+                  std::to_string(w.block));
   w.lazy = source.lazy_state;
   w.memory_columns = source.kernels.xlstm.memory_columns;
-  w.norm = source.plain(kNorm, source.hidden());
-  w.up = source.matrices(kUp, 2 * w.heads, w.width, source.hidden());
+  w.norm = source.plain(kNorm, source.hidden_room());
+  w.up = source.matrices(kUp, 2 * w.heads, w.width, source.hidden_room());
   w.conv_weight = source.plain(kConvWeight, w.conv_kernel * w.inner);
   w.conv_bias = source.plain(kConvBias, w.inner);
-  w.query_key_value = source.plain(kQueryKeyValue, 12 * w.inner);
+  w.query_key_value =
+      source.plain(kQueryKeyValue, w.block == 0 ? 12 * w.inner : std::int64_t{3} * w.heads * w.width * w.block);
   w.gate_weight = source.plain(kGateWeight, 4 * w.heads * w.inner);
   w.gate_bias = source.plain(kGateBias, 2 * w.heads);
   w.head_norm = source.plain(kHeadNorm, w.inner);
   w.skip = source.plain(kSkip, w.inner);
-  w.down = source.matrices(kDown, w.heads, source.hidden(), w.width);
+  w.down = source.matrices(kDown, w.heads, source.hidden(), w.room);
   return std::make_unique<MlstmBlock>(std::move(w), source.number);
 }
 
@@ -133,50 +147,110 @@ std::unique_ptr<BlockMemory> MlstmBlock::plan(Planner& planner, int batch) const
   auto memory = std::make_unique<MlstmMemory>();
   memory->conv = planner.take<float>(rows * static_cast<std::size_t>(w_.conv_kernel - 1) * inner);
   if (w_.lazy)
-    memory->lazy = plan_lazy(planner, cells, w_.width, w_.memory_columns);
+    memory->lazy = plan_lazy(planner, cells, w_.room, w_.memory_columns);
   else
-    memory->C = planner.take<float>(rows * inner * static_cast<std::size_t>(w_.width));
+    memory->C = planner.take<float>(rows * inner * static_cast<std::size_t>(w_.room));
   memory->n = planner.take<float>(rows * inner);
   memory->m = planner.take<float>(cells);
-  memory->parts = {memory->conv, nullptr, memory->n, memory->m};
+  const bool exact = w_.width == w_.room;
+  memory->parts = {exact ? memory->conv : nullptr, nullptr, exact ? memory->n : nullptr, memory->m};
   return memory;
 }
 
-void MlstmBlock::restart_own(BlockMemory& memory, std::size_t /*part*/, int row) const {
-  const auto& held = static_cast<const MlstmMemory&>(memory);
-  const auto width = static_cast<std::size_t>(w_.width);
-  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell)
-    if (w_.lazy)
-      LazyCell(held.lazy, number_, cell, w_.width, w_.memory_columns).reset();
-    else
-      std::fill_n(held.C + static_cast<std::size_t>(cell) * width * width, width * width, 0.0F);
+MlstmBlock::Rows MlstmBlock::spread_rows(const MlstmMemory& memory, std::size_t part, int row) const {
+  const int count = w_.heads * (part == kConv ? w_.conv_kernel - 1 : 1);
+  float* begin = part == kConv ? memory.conv : memory.n;
+  return {begin + static_cast<std::size_t>(row) * static_cast<std::size_t>(count * w_.room), count};
 }
 
-void MlstmBlock::save_own(const BlockMemory& memory, std::size_t /*part*/, int row, float* values) const {
+LazyCell MlstmBlock::lazy_cell(const MlstmMemory& memory, int cell) const {
+  return {memory.lazy, number_, cell, w_.room, w_.memory_columns};
+}
+
+void MlstmBlock::restart_own(BlockMemory& memory, std::size_t part, int row) const {
   const auto& held = static_cast<const MlstmMemory&>(memory);
-  const std::size_t matrix = static_cast<std::size_t>(w_.width) * static_cast<std::size_t>(w_.width);
-  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell, values += matrix) {
+  if (part != kC) {
+    const Rows rows = spread_rows(held, part, row);
+    std::fill_n(rows.begin, rows.count * w_.room, 0.0F);
+    return;
+  }
+  const std::size_t matrix = static_cast<std::size_t>(w_.room) * static_cast<std::size_t>(w_.room);
+  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell)
+    if (w_.lazy)
+      lazy_cell(held, cell).reset();
+    else
+      std::fill_n(held.C + static_cast<std::size_t>(cell) * matrix, matrix, 0.0F);
+}
+
+void MlstmBlock::save_own(const BlockMemory& memory, std::size_t part, int row, float* values) const {
+  const auto& held = static_cast<const MlstmMemory&>(memory);
+  if (part != kC) {
+    const Rows rows = spread_rows(held, part, row);
+    return crop(rows.begin, rows.count, w_.width, w_.room, values);
+  }
+  const std::size_t matrix = static_cast<std::size_t>(w_.room) * static_cast<std::size_t>(w_.room);
+  std::vector<float> whole(matrix);
+  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell, values += w_.width * w_.width) {
     if (w_.lazy) {
-      LazyCell(held.lazy, number_, cell, w_.width, w_.memory_columns).save(values);
-      continue;
+      lazy_cell(held, cell).save(whole.data());
+    } else {
+      const float* C = held.C + static_cast<std::size_t>(cell) * matrix;
+      for_each_tiled(w_.room, w_.memory_columns, [&](int i, int j, std::size_t position, int) {
+        whole[static_cast<std::size_t>(i * w_.room + j)] = C[position];
+      });
     }
-    const float* C = held.C + static_cast<std::size_t>(cell) * matrix;
-    for_each_tiled(w_.width, w_.memory_columns,
-                   [&](int i, int j, std::size_t position, int) { values[i * w_.width + j] = C[position]; });
+    crop(whole.data(), w_.width, w_.width, w_.room, values);
   }
 }
 
-void MlstmBlock::load_own(BlockMemory& memory, std::size_t /*part*/, int row, const float* values) const {
+void MlstmBlock::load_own(BlockMemory& memory, std::size_t part, int row, const float* values) const {
   const auto& held = static_cast<const MlstmMemory&>(memory);
-  const std::size_t matrix = static_cast<std::size_t>(w_.width) * static_cast<std::size_t>(w_.width);
-  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell, values += matrix) {
+  if (part != kC) {
+    const Rows rows = spread_rows(held, part, row);
+    return spread(values, rows.count, w_.width, w_.room, rows.begin);
+  }
+  const std::size_t matrix = static_cast<std::size_t>(w_.room) * static_cast<std::size_t>(w_.room);
+  std::vector<float> whole(matrix, 0.0F);
+  for (int cell = row * w_.heads; cell < (row + 1) * w_.heads; ++cell, values += w_.width * w_.width) {
+    spread(values, w_.width, w_.width, w_.room, whole.data());
     if (w_.lazy) {
-      LazyCell(held.lazy, number_, cell, w_.width, w_.memory_columns).load(values);
+      lazy_cell(held, cell).load(whole.data());
       continue;
     }
     float* C = held.C + static_cast<std::size_t>(cell) * matrix;
-    for_each_tiled(w_.width, w_.memory_columns,
-                   [&](int i, int j, std::size_t position, int) { C[position] = values[i * w_.width + j]; });
+    for_each_tiled(w_.room, w_.memory_columns, [&](int i, int j, std::size_t position, int) {
+      C[position] = whole[static_cast<std::size_t>(i * w_.room + j)];
+    });
+  }
+}
+
+// q, k and v of a head from blocks of any width, which may begin and end in its neighbours.
+void MlstmBlock::project_blocks(const StepContext& context, int row, int head) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
+  const int padded = State::padded(w_.width);
+  const int first = head * w_.width;
+  const int last = first + w_.width;
+  const auto size = static_cast<std::size_t>(w_.block) * static_cast<std::size_t>(w_.block);
+  const std::size_t all = size * static_cast<std::size_t>(w_.heads * w_.width / w_.block);
+  for (int t = 0; t < kTokens; ++t) {
+    const int token = row * kTokens + t;
+    for (float* y : {b.q, b.k, b.v}) std::fill_n(y + token * w_.room, w_.room, 0.0F);
+    for (int block = first / w_.block; block * w_.block < last; ++block) {
+      const int start = block * w_.block;
+      const float* weight = w_.query_key_value + static_cast<std::size_t>(block) * size;
+      for (int input = start; input < start + w_.block; ++input, weight += w_.block) {
+        const UnitBuffers& from = context.state.units[static_cast<std::size_t>(input / w_.width)];
+        const float convolved = from.convolved[token * w_.room + input % w_.width];
+        const float x = from.input[token * padded + input % w_.width];
+        for (int output = std::max(start, first); output < std::min(start + w_.block, last); ++output) {
+          const int at = token * w_.room + output - first;
+          const float* of_output = weight + output - start;
+          b.q[at] += of_output[0] * convolved;
+          b.k[at] += of_output[all] * convolved;
+          b.v[at] += of_output[2 * all] * x;
+        }
+      }
+    }
   }
 }
 
@@ -185,20 +259,21 @@ void MlstmBlock::before_gates(StepContext& context, const MlstmMemory& memory, i
   const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
   const XlstmKernels& kernels = context.kernels.xlstm;
   const int padded = State::padded(w_.width);
-  const int start = head * w_.width;
-  const auto stride = static_cast<std::size_t>(w_.width);
+  const int start = head * w_.room;
+  const auto stride = static_cast<std::size_t>(w_.room);
   multiply(context, w_.up[static_cast<std::size_t>(2 * head)], tokens, b.input, padded);
   multiply(context, w_.up[static_cast<std::size_t>(2 * head + 1)], tokens, b.gate, padded);
   for (int row = 0; row < context.state.batch(); ++row) {
     const float* input = b.input + row * kTokens * padded;
-    const int at = row * kTokens * w_.width;
+    const int at = row * kTokens * w_.room;
     float* window = memory.conv + row * (w_.conv_kernel - 1) * w_.inner + start;
-    context.kernels.convolve({w_.width, w_.conv_kernel, w_.conv_weight + start, static_cast<std::size_t>(w_.inner),
+    context.kernels.convolve({w_.room, w_.conv_kernel, w_.conv_weight + start, static_cast<std::size_t>(w_.inner),
                               w_.conv_bias + start, input, static_cast<std::size_t>(padded), window,
                               static_cast<std::size_t>(w_.inner), b.convolved + at, stride, context.first(row)});
-    kernels.query_key_value({w_.width, w_.query_key_value + 12 * start, b.convolved + at, input,
-                             static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
-    kernels.gate_sums({w_.width, 2 * w_.heads, w_.gate_weight + 4 * w_.heads * start, b.convolved + at, stride, input,
+    if (w_.block == 0)
+      kernels.query_key_value({w_.room, w_.query_key_value + 12 * start, b.convolved + at, input,
+                               static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
+    kernels.gate_sums({w_.room, 2 * w_.heads, w_.gate_weight + 4 * w_.heads * start, b.convolved + at, stride, input,
                        static_cast<std::size_t>(padded), b.shared + row * 2 * w_.heads * kTokens});
   }
 }
@@ -208,18 +283,19 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
   const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
   const XlstmKernels& kernels = context.kernels.xlstm;
   const int padded = State::padded(w_.width);
-  const int start = head * w_.width;
-  const auto stride = static_cast<std::size_t>(w_.width);
+  const int start = head * w_.room;
+  const auto stride = static_cast<std::size_t>(w_.room);
   const std::size_t matrix = stride * stride;
   for (int row = 0; row < context.state.batch(); ++row) {
-    const int at = row * kTokens * w_.width;
+    const int at = row * kTokens * w_.room;
     const int cell = row * w_.heads + head;
     const bool first = context.first(row);
+    if (w_.block != 0) project_blocks(context, row, head);
     const Gates gates = gates_of(context, w_, row, head);
     const ChunkWeights chunk = chunk_weights(gates, first, memory.m + cell);
-    float* n = memory.n + cell * w_.width;
+    float* n = memory.n + cell * w_.room;
     if (w_.lazy) {
-      LazyCell lazy(memory.lazy, number_, cell, w_.width, w_.memory_columns);
+      LazyCell lazy = lazy_cell(memory, cell);
       if (first) lazy.reset();
       LazyMemory step = {};
       step.chunk = chunk;
@@ -233,14 +309,14 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
       step.scratch = b.scratch;
       lazy.step(context.kernels, step);
     } else {
-      kernels.memory({w_.width, chunk, first, memory.C + static_cast<std::size_t>(cell) * matrix, n, b.q + at, b.k + at,
+      kernels.memory({w_.room, chunk, first, memory.C + static_cast<std::size_t>(cell) * matrix, n, b.q + at, b.k + at,
                       b.v + at, stride, b.h + at, b.scratch});
     }
-    kernels.head_output({w_.width, w_.head_epsilon, w_.head_norm + start, w_.skip + start, b.convolved + at, stride,
-                         b.gate + row * kTokens * padded, static_cast<std::size_t>(padded), b.h + at});
+    kernels.head_output({w_.width, w_.room, w_.head_epsilon, w_.head_norm + start, w_.skip + start, b.convolved + at,
+                         stride, b.gate + row * kTokens * padded, static_cast<std::size_t>(padded), b.h + at});
   }
   const Matrix& down = w_.down[static_cast<std::size_t>(head)];
-  const Tokens tokens = of_unit(context, b, b.h, stride, context.state.tokens(), w_.width, down);
+  const Tokens tokens = of_unit(context, b, b.h, stride, context.state.tokens(), w_.room, down);
   multiply(context, down, tokens, b.part, context.state.padded_hidden());
 }
 

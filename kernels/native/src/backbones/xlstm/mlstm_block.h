@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "block.h"
+#include "lazy_memory.h"
 #include "step.h"
 
 namespace lram::xlstm {
@@ -12,9 +13,11 @@ struct MlstmMemory;
 
 struct MlstmWeights {
   int heads;
-  int inner;  // width of all heads
   int width;  // of one
+  int room;   // the width, filled up to a multiple of 16
+  int inner;  // room of all heads
   int conv_kernel;
+  int block;  // width of the blocks of which q, k and v are made; 0: fours, by a kernel of their own
   bool lazy;  // C in half precision, see lazy_memory.h
   int memory_columns;
   float norm_epsilon;
@@ -23,9 +26,10 @@ struct MlstmWeights {
   std::vector<Matrix> up;  // per head: the cell's input, the output gate
   const float* conv_weight;
   const float* conv_bias;
-  const float* query_key_value;  // k scaled by 1 / sqrt(head width)
-  const float* gate_weight;      // [heads][gates][2][head width]: gates folded through q, k and v
-  const float* gate_bias;        // [input gates, forget gates]
+  // k scaled by 1 / sqrt(head width); of fours as their kernel reads them, else [q, k, v][block][input][output]
+  const float* query_key_value;
+  const float* gate_weight;  // [heads][gates][2][room]: gates folded through q, k and v
+  const float* gate_bias;    // [input gates, forget gates]
   const float* head_norm;
   const float* skip;
   std::vector<Matrix> down;  // per head: its columns
@@ -40,14 +44,23 @@ class MlstmBlock : public Block {
   void run(StepContext& context, BlockMemory& memory, int thread) const override;
 
  protected:
-  // C: in column tiles, or lazy
+  // C: in column tiles, or lazy; and all that has more room than width
   void restart_own(BlockMemory& memory, std::size_t part, int row) const override;
   void save_own(const BlockMemory& memory, std::size_t part, int row, float* values) const override;
   void load_own(BlockMemory& memory, std::size_t part, int row, const float* values) const override;
 
  private:
   void before_gates(StepContext& context, const MlstmMemory& memory, int head, const Tokens& tokens) const;
+  void project_blocks(const StepContext& context, int row, int head) const;
   void after_gates(StepContext& context, const MlstmMemory& memory, int head) const;
+
+  // Rows of a state part, w_.room apart; of a row of the batch.
+  struct Rows {
+    float* begin;
+    int count;
+  };
+  Rows spread_rows(const MlstmMemory& memory, std::size_t part, int row) const;
+  LazyCell lazy_cell(const MlstmMemory& memory, int cell) const;
 
   MlstmWeights w_;
   int number_;  // of the block: spreads the work of lazy states

@@ -52,8 +52,8 @@ Needs needs_of(const SlstmWeights& w) {
 std::unique_ptr<Block> SlstmBlock::make(BlockSource& source) {
   SlstmWeights w;
   w.hidden = source.hidden();
-  w.heads = source.integer("heads", 1, 64);
-  w.conv_kernel = source.integer("conv_kernel", 2, 16);
+  w.heads = source.integer("heads", 1, 1024);
+  w.conv_kernel = source.integer("conv_kernel", 2, 64);
   w.ffn_slices = source.integer("ffn_slices", 1, 64);
   w.ffn_slice = source.integer("ffn_slice", 16, 1 << 16, 16);
   w.ffn_activation = static_cast<Activation>(source.integer("ffn_activation", 0, 5));
@@ -63,9 +63,9 @@ std::unique_ptr<Block> SlstmBlock::make(BlockSource& source) {
   if (w.hidden % w.heads != 0)
     source.refuse("heads: expected to divide " + std::to_string(w.hidden) + ", got " + std::to_string(w.heads));
   w.width = w.hidden / w.heads;
-  w.room = (w.width + 15) / 16 * 16;
+  w.room = room_of(w.width);
   const int rooms = w.heads * w.room;
-  w.norm = source.plain(kNorm, w.hidden);
+  w.norm = source.plain(kNorm, source.hidden_room());
   w.conv_weight = source.plain(kConvWeight, w.conv_kernel * rooms);
   w.conv_bias = source.plain(kConvBias, rooms);
   w.from_conv = source.matrices(kFromConv, w.heads, 2 * w.room, w.room);
@@ -73,8 +73,8 @@ std::unique_ptr<Block> SlstmBlock::make(BlockSource& source) {
   w.recurrent = source.matrices(kRecurrent, w.heads, 4 * w.room, w.room);
   w.gate_bias = source.plain(kGateBiases, 4 * rooms);
   w.head_norm = source.plain(kHeadNorm, w.hidden);
-  w.ffn_norm = source.plain(kFfnNorm, w.hidden);
-  w.ffn_up = source.matrices(kFfnUp, 2 * w.ffn_slices, w.ffn_slice, w.hidden);
+  w.ffn_norm = source.plain(kFfnNorm, source.hidden_room());
+  w.ffn_up = source.matrices(kFfnUp, 2 * w.ffn_slices, w.ffn_slice, source.hidden_room());
   w.ffn_down = source.matrices(kFfnDown, w.ffn_slices, w.hidden, w.ffn_slice);
   return std::make_unique<SlstmBlock>(std::move(w));
 }
@@ -119,7 +119,7 @@ void SlstmBlock::cell_head(StepContext& context, const SlstmMemory& memory, int 
   const int start = head * width;
   const auto hidden = static_cast<std::size_t>(w_.hidden);
 
-  Rows x = {const_cast<float*>(normed) + start, hidden};
+  Rows x = {const_cast<float*>(normed) + start, static_cast<std::size_t>(context.room)};
   if (!exact) x = spread(x, state.tokens(), width, room, b.v);
   convolve_head(context, memory, head, x);
   // i, f of all tokens, then z, o
@@ -152,7 +152,7 @@ void SlstmBlock::cell_head(StepContext& context, const SlstmMemory& memory, int 
                                           b.q + row * 4 * room, w_.gate_bias + 4 * head * room, y.row(row), c.row(row),
                                           n.row(row), m.row(row)});
       context.kernels.head_norm(y.row(row), w_.head_norm + start, w_.head_epsilon, width,
-                                state.mixed + token * w_.hidden + start);
+                                state.mixed + token * context.room + start);
     }
   }
   for (int part = 0; part < 4 && !exact; ++part) put_back(used[part], state.batch(), width, whole[part]);
@@ -177,7 +177,7 @@ void SlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) cons
   const Range heads = share(w_.heads, thread, context.threads());
   for (int head = heads.begin; head < heads.end; ++head) cell_head(context, held, head, normed.x);
   context.barrier(thread);
-  context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * w_.hidden);
+  context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * context.room);
   const Tokens tokens =
       normalized(context, thread, w_.ffn_norm, w_.norm_epsilon, w_.ffn_up[0].format, w_.ffn_up[0].planes);
   const Range slices = share(w_.ffn_slices, thread, context.threads());

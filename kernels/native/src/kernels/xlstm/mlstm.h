@@ -160,7 +160,7 @@ void head_output(const lram::HeadOutput& o) {
     float* h = o.h + t * o.stride;
     const float* convolved = o.convolved + t * o.stride;
     const float* gate = o.gate + t * o.gate_stride;
-    const Moments found = moments(h, o.epsilon, o.channels);
+    const Moments found = moments(h, o.epsilon, o.width);
     for (int i = 0; i < o.channels; i += kWidth) {
       const F normed = (load(h + i) - set(found.mean)) * set(found.inverse_deviation) * load(o.weight + i);
       store(h + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));

@@ -108,7 +108,8 @@ static inline float half_scale(float peak) {
 
 // Group norm of a head, plus the learnable skip, times SiLU of the gate.
 struct HeadOutput {
-  int channels;
+  int width;     // of the head,
+  int channels;  // filled up to a multiple of 16: what is beyond the width comes out as 0
   float epsilon;
   const float* weight;
   const float* skip;

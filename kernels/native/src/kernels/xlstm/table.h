@@ -1,0 +1,8 @@
+// The kernels of xLSTM blocks of one instruction set; see ../table.h.
+#pragma once
+#include "lazy.h"
+#include "mlstm.h"
+#include "slstm.h"
+
+#define LRAM_XLSTM_KERNELS \
+  {kMemoryVectors * kWidth, query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell}
