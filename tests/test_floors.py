@@ -40,7 +40,6 @@ ALLOWED = {
     "lram_export/model/config.py",  # reads files of earlier versions
     "lram_export/report/collect.py",
     "kernels/native/CMakeLists.txt",  # names files
-    "kernels/native/src/kernels/table.h",  # a table of all kernels of an instruction set
 }
 
 
