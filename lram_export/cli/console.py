@@ -114,6 +114,11 @@ def print_table(
         console.print(f"  {note}", markup=False, soft_wrap=not console.is_terminal)
 
 
+def or_dash(value: object) -> str:
+    """What stands in a table's cell: the value, or a dash for None."""
+    return "-" if value is None else str(value)
+
+
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Two columns: what, and its value."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)

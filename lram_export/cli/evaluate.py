@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, message, or_dash, print_json, print_table
 from lram_export.cli.parameters import EPISODES, FINITE, PATH, SEED, THREADS, Command, OutputFile
 from lram_export.describe import counted
 from lram_export.errors import UsageError
@@ -19,7 +19,6 @@ from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
     from lram_export.bundle.bundle import Bundle
-    from lram_export.episodes.intervals import Estimate, Mean
     from lram_export.rollouts.evaluation import Evaluation, PolicyResult
 
 COLUMNS = (
@@ -137,8 +136,8 @@ def _row(evaluation: Evaluation, result: PolicyResult) -> list[str]:
     return [
         result.environment,
         result.policy,
-        _percent(result.success),
-        "-" if result.mean_return is None else str(result.mean_return),
+        or_dash(result.success),
+        or_dash(result.mean_return),
         "-" if same is None else f"{same} of {len(result.episodes)}",
         "-" if agreement is None else f"{agreement.steps_different} of {agreement.steps}",
         f"{agreement.largest_tie:.2g}" if agreement is not None and agreement.steps_different else "-",
@@ -167,6 +166,8 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
     """The whole evaluation as plain values; ``artifact`` is the digest of what played, None for the reference."""
+    from lram_export.episodes.intervals import interval_json
+
     digests = {target: bundle.artifact_digest(target) for target in bundle.targets}
     return {
         "bundle": str(bundle.path),
@@ -179,8 +180,8 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
                 "precision": r.precision,
                 "artifact": digests.get(r.policy),
                 "target_return": r.target_return,
-                "success": _interval(r.success),
-                "return": _interval(r.mean_return),
+                "success": interval_json(r.success),
+                "return": interval_json(r.mean_return),
                 "same_outcome": evaluation.same_outcome(r),
                 "agreement": r.agreement,
                 "steps": r.steps,
@@ -191,13 +192,3 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
             for r in evaluation.results
         ],
     }
-
-
-def _interval(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
-    return None if estimate is None else estimate._asdict()
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    return f"{100 * estimate.value:.0f}% ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"

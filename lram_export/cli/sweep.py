@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, message, or_dash, print_json, print_table
 from lram_export.cli.parameters import EPISODES, INPUT_FILE, PATH, SEED, THREADS, Command, steps
 from lram_export.describe import human_bytes
 from lram_export.system.machine import cpu_model
 
 if TYPE_CHECKING:
-    from lram_export.episodes.intervals import Estimate, Mean
     from lram_export.sweep.grid import CellResult
     from lram_export.sweep.sweep import SweepReport
 
@@ -131,7 +130,7 @@ def sweep(
 def print_report(title: str, report: SweepReport, environments: Sequence[str]) -> None:
     """The grid as a table, and a second one if there are several environments."""
     columns = [*COLUMNS, *(["success"] if environments else [])]
-    rows = [[*_row(cell), *([_percent(cell.success())] if environments else [])] for cell in report.cells]
+    rows = [[*_row(cell), *([or_dash(cell.success())] if environments else [])] for cell in report.cells]
     print_table(title, columns, rows, notes(report, environments), many=True)
     if len(environments) > 1:
         rows = [[str(c.cell), *(_outcome(c, name) for name in environments)] for c in report.cells]
@@ -169,6 +168,8 @@ def notes(report: SweepReport, environments: Sequence[str]) -> list[str]:
 
 def to_json(report: SweepReport) -> dict[str, Any]:
     """The report as plain values."""
+    from lram_export.episodes.intervals import interval_json
+
     return {
         "kept": report.kept,
         "done": report.done,
@@ -186,8 +187,8 @@ def to_json(report: SweepReport) -> dict[str, Any]:
                 "speed": c.speed,
                 "environments": {
                     name: {
-                        "success": _interval(c.success(name)),
-                        "return": _interval(c.mean_return(name)),
+                        "success": interval_json(c.success(name)),
+                        "return": interval_json(c.mean_return(name)),
                         "episodes": episodes,
                     }
                     for name, episodes in c.episodes.items()
@@ -196,16 +197,6 @@ def to_json(report: SweepReport) -> dict[str, Any]:
             for c in report.cells
         ],
     }
-
-
-def _interval(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
-    return None if estimate is None else estimate._asdict()
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    return f"{100 * estimate.value:.0f}% ({100 * estimate.low:.0f}-{100 * estimate.high:.0f})"
 
 
 def _outcome(result: CellResult, environment: str) -> str:

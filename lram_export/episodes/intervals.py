@@ -20,6 +20,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """In whole percents: ``96% (87 to 99)``."""
+        return f"{100 * self.value:.0f}% ({100 * self.low:.0f} to {100 * self.high:.0f})"
+
 
 class Mean(NamedTuple):
     """A mean with the bounds of its 95% interval; None where a single value shows none."""
@@ -32,6 +36,11 @@ class Mean(NamedTuple):
         """In whole numbers: ``12 (10 to 15)``, or ``12 (n/a)``."""
         bounds = "n/a" if self.low is None or self.high is None else f"{self.low:.0f} to {self.high:.0f}"
         return f"{self.value:.0f} ({bounds})"
+
+
+def interval_json(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
+    """Value and bounds by name; None where there is no estimate."""
+    return None if estimate is None else estimate._asdict()
 
 
 def success_rate(successes: int, episodes: int) -> Estimate:

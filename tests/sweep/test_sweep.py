@@ -181,7 +181,7 @@ class TestGrid:
             [c.precision, c.target] for c in SweepOptions(TARGETS, PRECISIONS).cells
         ]
         assert table[3][2:4] == ["not", "possible"]
-        assert any("50% (9-91)" in line for line in lines)
+        assert any("50% (9 to 91)" in line for line in lines)
         assert any("not possible: fp16 native: native runs" in line for line in lines)
 
     def test_w8a8_needs_a_calibration(self) -> None:
