@@ -7,6 +7,7 @@ these tests, by adding a line to :data:`MODELS`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from lram_export.lowering import LoweredPolicy, lower, matrix_names
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoders import StateEncoder
 from lram_export.model.heads import ActionBins
-from lram_export.model.matrices import checkpoint_keys
+from lram_export.model.matrices import checkpoint_keys, matrix_shapes
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.quantization.stagewise import stages
 from lram_export.spec.parity import tolerance
@@ -217,6 +218,34 @@ class TestTargets:
             close = 2 * tolerance(bundle.precision, "float32").logit
             found, expected = policy.action_logits[0], undisturbed.action_logits[0]
             assert np.abs(found - expected).max() <= close * max(1.0, float(np.linalg.norm(expected)))
+
+
+def of_one_shape(config: ModelConfig) -> tuple[str, str] | None:
+    """Two of the backbone's matrices that could be equal, the last ones; None if there are none."""
+    shapes = {name: shape for name, shape in matrix_shapes(config, TASK).items() if name.startswith("blocks.")}
+    pairs = [(a, b) for a, b in itertools.combinations(shapes, 2) if shapes[a] == shapes[b]]
+    return pairs[-1] if pairs else None
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if of_one_shape(MODELS[name]) and name not in SELDOM])
+def test_two_equal_matrices_stay_two(name: str, tmp_path: Path) -> None:
+    """Graphs keep equal constants once, under one name: the other must not be lost, nor quantized twice."""
+    model = MODELS[name]
+    one, other = of_one_shape(model) or ("", "")
+    keys = checkpoint_keys(model)
+    checkpoint = random_checkpoint(model, Path("random"), seed=1)
+    weights = {**checkpoint.weights, keys[other]: checkpoint.weights[keys[one]].clone()}
+    equal, failures = dataclasses.replace(checkpoint, weights=weights), dict[str, TargetFailure]()
+    options = ExportOptions(
+        ("pytorch", "onnxruntime", "openvino", "native"),
+        reference_steps=8,
+        quantization=QuantizationOptions("int8"),
+        report=False,
+    )
+    bundle = export_bundle(equal, TASK, tmp_path / "policy.lram", options, failures=failures)
+    assert all(failure.impossible for failure in failures.values()) and len(bundle.targets) >= 3
+    quantization = bundle.manifest.quantization
+    assert quantization is not None and {one, other} <= {matrix.name for matrix in quantization.matrices}
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
