@@ -63,7 +63,8 @@ def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, la
                     channel = T.meta_var(i * THREADS + thread)
                     at = T.meta_var(head * width + i * THREADS + thread)
                     if i * THREADS + thread < width:
-                        held[channel] = kept(y[row, at], is_first[row], 1)
+                        y[row, at] = kept(y[row, at], is_first[row], 1)
+                        held[channel] = y[row, at]
                         c[row, at] = kept(c[row, at], is_first[row], 1)
                         n[row, at] = kept(n[row, at], is_first[row], 1)
                         m[row, at] = kept(m[row, at], is_first[row], 1, INITIAL_M)
@@ -97,9 +98,10 @@ def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, la
                                 m[row, at] = top
                                 c[row, at] = forget_gate * c[row, at] + entering_gate * hyperbolic_tangent(z)
                                 n[row, at] = forget_gate * n[row, at] + entering_gate
-                                held[channel] = sigmoid(o_gate) * c[row, at] / n[row, at]
-                            h[token, at] = held[channel]
-                            y[row, at] = held[channel]
+                                # read from y: a loop that wrote and read what is shared would need a barrier inside
+                                y[row, at] = sigmoid(o_gate) * c[row, at] / n[row, at]
+                            held[channel] = y[row, at]
+                            h[token, at] = y[row, at]
 
     return kernel
 
