@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.precision import MIXED, PRECISIONS
+from lram_export.targets.limits import COLUMNS, TVM_GPU, Asked, refusal
 from lram_export.targets.registry import TargetModule, load_target
 
 if TYPE_CHECKING:
     from lram_export.lowering import LoweredPolicy
+    from lram_export.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,25 @@ def check_precision(target: str, precision: str) -> None:
     if precision not in EXPORTERS[target].precisions:
         table = "; ".join(f"{name}: {', '.join(entry.precisions)}" for name, entry in EXPORTERS.items())
         raise UsageError(f"--precision: target '{target}' cannot run {precision}. What can: {table}")
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a target makes of a model: the precisions that it runs, and why it runs no other or none, if it could."""
+
+    precisions: tuple[str, ...]
+    refusal: str | None
+
+
+def support(config: ModelConfig) -> dict[str, Support]:
+    """What every target makes of a model; kernels for GPUs of the target `tvm` by themselves."""
+    found = {}
+    for name in (*EXPORTERS, TVM_GPU):
+        known = EXPORTERS[COLUMNS[name][0] if name in COLUMNS else name].precisions
+        refusals = {precision: refusal(name, Asked.at(config, precision)) for precision in known}
+        runs = tuple(precision for precision, why in refusals.items() if why is None)
+        found[name] = Support(runs, next((why for why in refusals.values() if why is not None), None))
+    return found
 
 
 def export_target(target: str, policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:

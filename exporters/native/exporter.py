@@ -1,8 +1,8 @@
 """Exporter of the target `native`: one file in the layout that the C++ kernels read (`kernels/native/src/format.h`).
 
 What every backbone needs is here: header, tokens, encoders, head. The blocks are packed by the module of the backbone
-beside this one, ``exporters/native/<backbone>.py``, which has two functions: ``unsupported(config, tokens)``, what the
-kernels do not compute, and ``pack(number, block, config, matrices)``, a block's entry and tensors.
+beside this one, ``exporters/native/<backbone>.py``: ``pack(number, block, config, matrices)`` is a block's entry and
+tensors.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import array
-from lram_export.targets.backbones import check_kinds, kernels_of
-from lram_export.targets.layout import channels_last, check_sums, image_convolutions, image_weight
+from lram_export.targets.backbones import kernels_of
+from lram_export.targets.layout import channels_last, image_convolutions, image_weight
+from lram_export.targets.limits import check
 from lram_export.targets.native.format import (
     FORMAT_VERSION,
     BlockEntry,
@@ -55,16 +55,6 @@ def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
     return {tensor.matrix: tensor.bytes for tensor in pack(policy).tensors if tensor.matrix is not None}
 
 
-def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError for what the kernels do not know: encoders, backbone, head, tokens, sums beyond 32 bits."""
-    check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
-    config = policy.checkpoint.config
-    check_kinds(TARGET, (encoder.kind for encoder in config.encoders_of(policy.task)), config.head.kind)
-    found = kernels_of(TARGET, config.backbone.kind).unsupported(config.backbone, config.tokens)
-    if found is not None:
-        raise UsageError(f"{TARGET}: {found}; use another target")
-
-
 @dataclass(frozen=True)
 class Content:
     """What an artifact holds besides its header: all tensors in the order in which a step reads them."""
@@ -74,8 +64,8 @@ class Content:
 
 
 def pack(policy: LoweredPolicy) -> Content:
-    """Bring the weights of a step graph into the kernels' layout; raises UsageError, see :func:`check_sizes`."""
-    check_sizes(policy)
+    """Bring the weights of a step graph into the kernels' layout; raises UsageError where there are no kernels."""
+    check(TARGET, policy)
     graph: Any = policy.graph
     matrices = Matrices(policy)
     content = Content([], [*_embedding(policy, matrices)])

@@ -16,7 +16,6 @@ from lram_export.backbones.xlstm.step import SLSTMBlock
 from lram_export.exporters.native.matrices import Matrices, column_slices, roomy, rows
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tensors import array
-from lram_export.spec.tokens import TokenLayout
 from lram_export.targets.native.format import FIRST_BLOCK_ROLE, BlockEntry, Tensor, plain, room_of, spread
 
 MLSTM, SLSTM = 1, 2
@@ -45,20 +44,6 @@ class Role(IntEnum):
     FFN_NORM = 46
     FFN_UP = 47
     FFN_DOWN = 48
-
-
-TOKENS, SKIPPED = 3, 1
-"""The kernels hold the tokens of a step in registers, so their number is compiled in."""
-
-
-def unsupported(_config: Any, tokens: TokenLayout) -> str | None:
-    """What the kernels do not compute, what they expect, and what came; None: they compute it, as they do any width."""
-    if (len(tokens), tokens.skipped) != (TOKENS, SKIPPED):
-        return (
-            f"tokens: expected {TOKENS} per step, {SKIPPED} of them skipped at the start of an episode, got "
-            f"{len(tokens)} and {tokens.skipped}"
-        )
-    return None
 
 
 def pack(number: int, block: Any, config: Any, matrices: Matrices) -> tuple[BlockEntry, Iterator[Tensor]]:

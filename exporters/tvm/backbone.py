@@ -1,7 +1,7 @@
 """The backbone of a policy on the target `tvm`: ``<backbone>.py`` beside this module.
 
-Such a module has ``pack`` (weights into the kernels' layout), ``epsilons`` (those of its norms), ``emit`` (the calls of
-its kernels, from the tokens to what the head reads) and ``check_gpu`` (sizes that kernels for a GPU do not compute).
+Such a module has ``pack`` (weights into the kernels' layout), ``epsilons`` (those of its norms) and ``emit`` (the calls
+of its kernels, from the tokens to what the head reads).
 """
 
 from __future__ import annotations

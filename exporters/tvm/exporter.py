@@ -16,8 +16,7 @@ from lram_export.exporters.tvm.graph import build_step
 from lram_export.exporters.tvm.weights import pack_weights
 from lram_export.lowering import LoweredPolicy, matrix_names
 from lram_export.progress import SILENT, Progress
-from lram_export.targets.backbones import check_kinds
-from lram_export.targets.layout import check_sums
+from lram_export.targets.limits import TVM_GPU, check
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, Interface, library_file, write_weights
 from lram_export.targets.tvm.platforms import HOST, find_platform
 
@@ -26,19 +25,19 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     """Write ``weights.bin``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
 
     Raises:
-        UsageError: there are no kernels for the model's backbone or its sizes, a platform is unknown, or nothing links
-            for it.
+        UsageError: there are no kernels for the model, a platform is unknown, or nothing links for it.
         LramError: a library could not be linked.
     """
     config, graph = policy.checkpoint.config, policy.graph
+    check(TARGET, policy)
     backbone = backbone_kernels(config)
-    check_sizes(policy)
     platforms = list(dict.fromkeys(find_platform(name) for name in policy.platform.processors or (HOST,)))
     for platform in platforms:
+        if platform.gpu is not None:
+            check(TVM_GPU, policy, platform.name)
         check_code_generator(platform)
         find_compiler(platform)
         if platform.gpu is not None:
-            backbone.check_gpu(config.backbone, len(config.tokens), platform.name)
             find_nvcc(platform)
     arrays, matrices = pack_weights(policy)
     weights_path = directory / WEIGHTS_FILE
@@ -63,17 +62,10 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 
 def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
     """Bytes of each large matrix in ``weights.bin``, see :func:`lram_export.exporters.stored_bytes`."""
-    check_sizes(policy)
+    check(TARGET, policy)
     arrays, packed = pack_weights(policy)
     image = policy.task.observation == "image"
     names = {
         name: "embed_observation" if image and name.startswith("embed_") else name for name in matrix_names(policy)
     }
     return {name: sum(arrays[a].nbytes for a in packed[stored].arrays) for name, stored in names.items()}
-
-
-def check_sizes(policy: LoweredPolicy) -> None:
-    """Raise UsageError for what the kernels do not know: encoders, head, sums beyond 32 bits; any width is fine."""
-    check_sums(TARGET, {} if policy.quantization is None else policy.quantization.matrices)
-    config = policy.checkpoint.config
-    check_kinds(TARGET, (encoder.kind for encoder in config.encoders_of(policy.task)), config.head.kind)

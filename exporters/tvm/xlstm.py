@@ -7,44 +7,13 @@ from typing import Any
 import numpy as np
 
 from lram_export.backbones.xlstm.config import XLSTMConfig
-from lram_export.backbones.xlstm.fused import folded_gates, fused_block_size, query_key_value
+from lram_export.backbones.xlstm.fused import channel_parts, folded_gates, fused_block_size, query_key_value
 from lram_export.backbones.xlstm.step import MLSTMBlock, SLSTMBlock
-from lram_export.errors import UsageError
 from lram_export.exporters.tvm.graph import StepBuilder, Value
 from lram_export.exporters.tvm.weights import Packer
 from lram_export.kernels.tvm.cpu.xlstm.mlstm import coefficient_count, mix_lanes
 from lram_export.spec.tensors import array
 from lram_export.targets.layout import TILE, pad_columns
-
-PART_CHANNELS = 128
-"""Channels of an mLSTM block that one thread convolves and projects at a time, if its size has such a divisor."""
-SHARED_BYTES = 48 * 1024
-"""Memory that the threads of a GPU's block share."""
-
-
-def channel_parts(inner: int, size: int) -> int:
-    """Into how many equal parts the channels of an mLSTM block are divided; a part holds whole blocks of ``size``.
-
-    Parts are multiples of 16 channels wide where that is possible.
-    """
-    whole = [width for width in range(size, inner + 1, size) if inner % width == 0]
-    small = [width for width in whole if width <= PART_CHANNELS]
-    width = max([width for width in small if width % 16 == 0] or [width for width in small if width >= 16] or [0])
-    return inner // (width or min(width for width in whole if width > PART_CHANNELS or width == inner))
-
-
-def check_gpu(config: XLSTMConfig, tokens: int, platform: str) -> None:
-    """Raise UsageError for sizes whose kernels need more shared memory than a GPU's block has."""
-    size = fused_block_size(config.qkv_block_size, config.inner_size)
-    part = config.inner_size // channel_parts(config.inner_size, size)
-    numbers = {"qkv_block_size": (config.qkv_block_size, 2 * tokens * part)}
-    if config.slstm_at:
-        width = config.hidden_size // config.slstm_num_heads
-        numbers["width of sLSTM heads"] = (width, 5 * width)
-    for name, (value, shared) in numbers.items():
-        if 4 * shared > SHARED_BYTES:
-            most = value * SHARED_BYTES // (4 * shared)
-            raise UsageError(f"tvm: {platform}: {name}: expected at most {most}, got {value}; use a processor")
 
 
 def epsilons(stack: Any) -> dict[str, float]:

@@ -99,6 +99,9 @@ def _check_no_reading(path: Path, reading: options.CheckpointOptions) -> None:
 
 
 def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
+    from lram_export.exporters import support
+
+    targets = support(checkpoint.config)
     if as_json:
         print_json(
             {
@@ -109,6 +112,7 @@ def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
                 "parameters": checkpoint.parameters,
                 "skipped": checkpoint.skipped,
                 "assumptions": checkpoint.assumptions,
+                "targets": {name: vars(found) for name, found in targets.items()},
             }
         )
         return
@@ -118,6 +122,8 @@ def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:
     facts += [("assumed", assumption) for assumption in checkpoint.assumptions]
     facts.append(("sha256", checkpoint.sha256))
     print_facts(f"checkpoint {checkpoint.path}", facts)
+    what = {name: [", ".join(found.precisions), found.refusal] for name, found in targets.items()}
+    print_facts("targets, and at which precisions", [(name, "; ".join(filter(None, what[name]))) for name in what])
 
 
 def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> None:

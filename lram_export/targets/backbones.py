@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,23 +12,11 @@ ANY_BACKBONE = ("pytorch", "onnxruntime", "openvino", "tensorrt")
 """Targets that compile the step graph, whatever is in it."""
 OWN_KERNELS = ("native", "tvm")
 """Targets with hand-written kernels: ``exporters/<target>/<backbone>.py`` is how a backbone is packed for them."""
-ENCODERS, HEADS = ("scalar", "state", "image"), ("action_bins",)
-"""Kinds that these kernels compute."""
 
 
 def targets_of(backbone: str) -> tuple[str, ...]:
     """The targets that run a backbone."""
     return (*ANY_BACKBONE, *(target for target in OWN_KERNELS if find_spec(_module(target, backbone)) is not None))
-
-
-def check_kinds(target: str, encoders: Iterable[str], head: str) -> None:
-    """Raise UsageError unless a target with hand-written kernels computes encoders and a head of these kinds."""
-    for part, kinds, known in (("encoder", tuple(encoders), ENCODERS), ("head", (head,), HEADS)):
-        for kind in kinds:
-            if kind not in known:
-                raise UsageError(
-                    f"target '{target}' has no kernels for the {part} '{kind}'; it runs on {', '.join(ANY_BACKBONE)}"
-                )
 
 
 def kernels_of(target: str, backbone: str) -> ModuleType:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.errors import UsageError
-from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tensors import Floats, array
 
 TILE = 32
 """Outputs that are computed together; the last tile of a matrix is filled up with zeros."""
-MOST_INT8_COLUMNS = 133_144
-"""127 * 127 times so many products of 8-bit codes still fit the 32 bits in which kernels add them up."""
-
-
-def check_sums(target: str, matrices: Mapping[str, QuantizedMatrix]) -> None:
-    """Raise UsageError, naming the matrix, unless the sums of products of 8-bit codes fit 32 bits."""
-    for name, matrix in matrices.items():
-        if matrix.format == "int8" and matrix.shape[1] > MOST_INT8_COLUMNS:
-            raise UsageError(
-                f"{target}: {name}: a sum of {matrix.shape[1]} products of 8-bit codes does not fit 32 bits, expected "
-                f"at most {MOST_INT8_COLUMNS} columns; use another precision"
-            )
 
 
 def whole_tiles(rows: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lram_export.checkpoints.folder import save_checkpoint
+from lram_export.checkpoints.random import random_checkpoint
 from lram_export.cli import COMMANDS
+from lram_export.model.encoders import StateEncoder
+from lram_export.spec.tokens import PLAIN
 from tests.conftest import GOLDEN, ExportFunction, cli, fail, load_golden, shell, succeed
+from tests.models import lram
 
 STATE_M = GOLDEN / "state_m" / "model.zip"
 REACH = ("--task", "metaworld/reach-v2")
@@ -259,6 +265,17 @@ class TestResults:
         result = succeed("verify", bundle, "--target", "onnxruntime")
         assert result.stderr.splitlines()[0] == "verifying onnxruntime ..." and "\x1b" not in result.stderr
         assert succeed("verify", bundle, "--target", "onnxruntime", "--quiet").stderr == ""
+
+    def test_inspect_says_which_targets_run_a_checkpoint_and_why_others_do_not(self, tmp_path: Path) -> None:
+        targets = json.loads(succeed("inspect", STATE_M, "--json").stdout)["targets"]
+        assert targets["native"] == {"precisions": ["fp32", "int8", "int4", "w8a8", "mixed"], "refusal": None}
+        sizes = lram(32, 1, 2, 64, state_dim=3, image_shape=None)
+        plain = dataclasses.replace(sizes, encoders=(StateEncoder(3),), tokens=PLAIN)
+        save_checkpoint(random_checkpoint(plain, tmp_path / "made"), tmp_path / "plain")
+        found = json.loads(succeed("inspect", tmp_path / "plain", "--json").stdout)["targets"]
+        assert found["native"]["precisions"] == [] and found["tvm"]["refusal"] is None
+        assert "no kernels for 1 token per step" in found["native"]["refusal"]
+        assert "no kernels for 1 token per step" in " ".join(succeed("inspect", tmp_path / "plain").stdout.split())
 
     def test_inspect_lists_what_was_skipped(self) -> None:
         document = json.loads(succeed("inspect", STATE_M, "--json").stdout)

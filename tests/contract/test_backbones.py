@@ -27,7 +27,7 @@ from lram_export.checkpoints.training_zip import load_zip
 from lram_export.episodes.steps import random_steps
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
-from lram_export.exporters import EXPORTERS
+from lram_export.exporters import EXPORTERS, support
 from lram_export.lowering import LoweredPolicy, lower, matrix_names
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoders import StateEncoder
@@ -38,6 +38,7 @@ from lram_export.quantization.stagewise import stages
 from lram_export.spec.parity import tolerance
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tokens import PLAIN
+from lram_export.targets.limits import Asked, refusal
 from tests.backbones.leaky.config import LeakyConfig
 from tests.conftest import GOLDEN, SLOW
 from tests.models import lram
@@ -185,6 +186,15 @@ def bundle(
 
 @pytest.mark.parametrize("target", TARGETS)
 class TestTargets:
+    def test_it_is_there_unless_the_table_of_limits_says_why_not(
+        self, bundle: Exported, model: ModelConfig, target: str
+    ) -> None:
+        failure = bundle.failures.get(target)
+        assert (None if failure is None else failure.reason) == refusal(target, Asked.at(model, bundle.precision))
+        found = support(model)[target]
+        assert (failure is None) == (bundle.precision in found.precisions)
+        assert failure is None or failure.reason == found.refusal
+
     def test_it_acts_and_goes_on_from_a_saved_state(self, bundle: Exported, target: str) -> None:
         with bundle.load(target) as policy:
             steps = random_steps(policy.spec, TASK, 12, seed=8)["observation"]

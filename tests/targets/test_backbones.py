@@ -6,16 +6,7 @@ import pytest
 
 from lram_export.errors import UsageError
 from lram_export.exporters import EXPORTERS
-from lram_export.model import encoders, heads
-from lram_export.targets.backbones import (
-    ANY_BACKBONE,
-    ENCODERS,
-    HEADS,
-    OWN_KERNELS,
-    check_kinds,
-    kernels_of,
-    targets_of,
-)
+from lram_export.targets.backbones import ANY_BACKBONE, OWN_KERNELS, kernels_of, targets_of
 
 
 def test_every_target_runs_any_backbone_or_has_kernels_of_its_own() -> None:
@@ -35,12 +26,3 @@ def test_a_backbone_without_kernels_is_refused_with_the_targets_that_run_it(targ
     assert str(caught.value) == (
         f"target '{target}' has no kernels for backbone 'abacus'; it runs on pytorch, onnxruntime, openvino, tensorrt"
     )
-
-
-def test_encoders_and_heads_that_kernels_do_not_compute_are_refused_by_name() -> None:
-    assert set(ENCODERS) <= set(encoders.KINDS) and set(HEADS) <= set(heads.KINDS)
-    check_kinds("native", ENCODERS, HEADS[0])
-    with pytest.raises(UsageError, match="target 'tvm' has no kernels for the encoder 'lidar'; it runs on pytorch"):
-        check_kinds("tvm", ("scalar", "lidar"), HEADS[0])
-    with pytest.raises(UsageError, match="target 'native' has no kernels for the head 'gaussian'; it runs on pytorch"):
-        check_kinds("native", ENCODERS, "gaussian")

@@ -1,21 +1,15 @@
-"""Sizes that the hand-written kernels compute, and those that they refuse."""
+"""Sizes that the hand-written kernels compute; those that they refuse: `test_limits.py`."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
-from lram_export.errors import UsageError
-from lram_export.spec.codes import QuantizedMatrix
-from lram_export.targets.layout import MOST_INT8_COLUMNS, check_sums
 from tests.conftest import SLOW, succeed
 from tests.models import lram
 
@@ -105,23 +99,3 @@ def export_odd(target: str, name: str, precision: str, folder: Path, conv_kernel
         options += ["--platform", "host", "--platform", "cuda-sm86"]  # both kinds of kernels step side by side
     succeed("export", folder / "checkpoint", "-o", folder / "x.lram", "--task", "metaworld/reach-v2", *options)
     return Bundle.open(folder / "x.lram")
-
-
-def matrix(columns: int) -> QuantizedMatrix:
-    return QuantizedMatrix("wide", "int8", np.zeros((1, columns), np.int8), np.ones((1, 1), np.float32))
-
-
-def test_sums_that_do_not_fit_are_refused_by_name() -> None:
-    check_sums("native", {"wide": matrix(MOST_INT8_COLUMNS)})
-    assert 127 * 127 * MOST_INT8_COLUMNS < 2**31 <= 127 * 127 * (MOST_INT8_COLUMNS + 1)
-    with pytest.raises(UsageError, match=r"native: wide: a sum of 133145 products .* at most 133144 columns"):
-        check_sums("native", {"wide": matrix(MOST_INT8_COLUMNS + 1)})
-
-
-@pytest.mark.parametrize("target", ["native", "tvm"])
-def test_both_exporters_look_at_their_sums(target: str) -> None:
-    exporter = pytest.importorskip(f"lram_export.exporters.{target}.exporter")
-    quantization = SimpleNamespace(matrices={"wide": matrix(MOST_INT8_COLUMNS + 1)})
-    policy: Any = SimpleNamespace(checkpoint=SimpleNamespace(config=None), quantization=quantization)
-    with pytest.raises(UsageError, match=f"{target}: wide: a sum of"):
-        exporter.check_sizes(policy)

@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 
 from lram_export.spec.tensors import Floats, array
 
+PART_CHANNELS = 128
+"""Channels of an mLSTM block that one thread convolves and projects at a time, if its size has such a divisor."""
+
 
 def fused_block_size(size: int, channels: int) -> int:
     """Width of the q, k and v blocks that kernels compute: blocks of 1 and 2 are taken for 4 where those fit."""
     return 4 if size in (1, 2) and channels % 4 == 0 else size
+
+
+def channel_parts(inner: int, size: int) -> int:
+    """Into how many equal parts the channels of an mLSTM block are divided; a part holds whole blocks of ``size``.
+
+    Parts are multiples of 16 channels wide where that is possible.
+    """
+    whole = [width for width in range(size, inner + 1, size) if inner % width == 0]
+    small = [width for width in whole if width <= PART_CHANNELS]
+    width = max([width for width in small if width % 16 == 0] or [width for width in small if width >= 16] or [0])
+    return inner // (width or min(width for width in whole if width > PART_CHANNELS or width == inner))
 
 
 def diagonal_blocks(packed: Any, size: int) -> Floats:
