@@ -155,7 +155,7 @@ tidy-native: $(STAMP) ## clang-tidy
 # mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
 typecheck: $(STAMP) ## mypy on the package as installed
 	rm -rf build/typecheck
-	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck --config-settings wheel.cmake=false .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lram_export
 
 format: $(STAMP) ## format the code
