@@ -53,9 +53,10 @@ class Convolution(nn.Module):
         window = torch.where(first[:, None, None], 0.0, window)
         inputs = torch.cat([window, x * present[..., None]], dim=1)
         tokens = x.shape[1]
-        y: Tensor = self.bias
+        y = self.bias
         for tap, weight in enumerate(self.taps):
-            y = y + inputs[:, tap : tap + tokens] * weight
+            term = inputs[:, tap : tap + tokens] * weight
+            y = term if y is None else y + term
         return F.silu(y), inputs[:, tokens:]
 
 

@@ -1,6 +1,7 @@
 """What a backbone offers: one package per kind, the same file names in all. Free of torch, which is in types only.
 
-``config.py``    the sizes, a :class:`BackboneConfig`; free of torch
+``config.py``    the sizes, a :class:`BackboneConfig`, and the published ones, ``PRESETS`` and ``preset_sizes``; free of
+                 torch
 ``original.py``  how the training code describes it and names its weights
 ``reference.py`` ``build(config, context_length)``: a :class:`ReferenceBackbone`
 ``step.py``      ``build(reference, layout)``: a :class:`Stack`, the same as part of the step graph
@@ -49,12 +50,15 @@ class WeightSpec:
         shape: its shape.
         draw: how a random one is drawn.
         matrix: name in the step graph of the large matrix that a precision applies to; None: it stays float32.
+        drives_state: the matrix's output drives the recurrent state through exponentials: `w8a8` leaves its input in
+            float32.
     """
 
     name: str
     shape: tuple[int, ...]
     draw: Draw
     matrix: str | None = None
+    drives_state: bool = False
 
 
 class BackboneConfig(Protocol):
@@ -123,7 +127,8 @@ class Stack(Protocol):
 
 
 class ReferenceBackbone(Protocol):
-    """The backbone as the training code computes it, a torch module under the original's names, token by token."""
+    """The backbone as the training code computes it, token by token: a torch module whose weights have the original's
+    names, less `encoder.`."""
 
     def initial_tensors(self) -> Mapping[str, torch.Tensor]:
         """See :class:`Stack`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class ModelConfig:
                 shape = (shape[0], columns[weight.name])
             if weight.name in head and rows is not None:
                 shape = (rows, *shape[1:])
-            found.append(WeightSpec(weight.name, shape, weight.draw, weight.matrix))
+            found.append(dataclasses.replace(weight, shape=shape))
         return found
 
     def to_json(self) -> dict[str, Any]:

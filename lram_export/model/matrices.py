@@ -28,6 +28,11 @@ def checkpoint_keys(config: ModelConfig) -> dict[str, str]:
     return {weight.matrix: weight.name for weight in config.weights() if weight.matrix is not None}
 
 
+def state_matrices(config: ModelConfig) -> frozenset[str]:
+    """The matrices whose outputs drive the recurrent state and its exponentials."""
+    return frozenset(weight.matrix for weight in config.weights() if weight.matrix and weight.drives_state)
+
+
 def select_matrices(names: Iterable[str], keep_fp32: Sequence[str] = ()) -> tuple[str, ...]:
     """The matrices to quantize, less those that a pattern (``blocks.0.*``, ``head``) keeps in float32.
 

@@ -37,7 +37,7 @@ class ReferenceModel(nn.Module):
             self.add_module(encoder.name, reference_module(encoder, hidden))
         self.embed_ln = nn.LayerNorm(hidden)
         reference = backbone_module(config.backbone.kind, "reference")
-        self.encoder = nn.ModuleDict({"layers": reference.build(config.backbone, context_length)})
+        self.encoder = reference.build(config.backbone, context_length)
         self.action_net = head_modules(config.head).reference(config.head, hidden)
 
     @staticmethod
@@ -54,7 +54,7 @@ class ReferenceModel(nn.Module):
     @property
     def backbone(self) -> Any:
         """The backbone as the training code has it."""
-        return self.encoder["layers"]
+        return self.encoder
 
     def initial_state(self, batch_size: int) -> State:
         """The state at the start of an episode."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from lram_export.episodes.batches import batch_episodes
 from lram_export.errors import LramError
 from lram_export.lowering import LoweredPolicy, lower, matrix_values
+from lram_export.model.matrices import state_matrices
 from lram_export.model.step_graph import StepGraph
 from lram_export.progress import Advance
 from lram_export.quantization.activation_ranges import activation_range, well_rounded
@@ -28,9 +29,6 @@ from lram_export.quantization.stagewise import run_stage, stages
 from lram_export.spec.codes import ActivationRange, QuantizedMatrix
 from lram_export.spec.parity import TOLERANCES
 from lram_export.spec.precision import FORMATS
-
-RECURRENT = ".proj_up"
-"""Matrices whose outputs drive the recurrent state and its exponential gates: their inputs stay float32."""
 
 
 def quantize_blockwise(
@@ -58,6 +56,7 @@ def quantize_blockwise(
     batches = batch_episodes(calibration.episodes)
     unquantized: Sequence[Tensor | None] = [None] * len(batches)
     quantized = unquantized
+    driving = state_matrices(policy.checkpoint.config)
     matrices: dict[str, QuantizedMatrix] = {}
     ranges: dict[str, tuple[ActivationRange, float]] = {}
     every = stages(graph, formats)
@@ -68,7 +67,7 @@ def quantize_blockwise(
             _, seen = run_stage(stage, graph, batches, quantized, [name])
             statistics = InputStatistics.of(seen[name], wanted[name])
             matrix = calibrated_matrix(name, matrix_values(policy, name), statistics, formats[name])
-            if activations and not name.endswith(RECURRENT):
+            if activations and name not in driving:
                 ranges[name] = activation_range(seen[name])
             _replace(graph, name, matrix.dequantize())
             matrices[name] = matrix

@@ -74,8 +74,8 @@ class Errors:
         gaps, differences: per action value, (N * actions,): how far apart the oracle's two best logits were, and the
             largest error of a logit of that action.
         different: per action value, whether another action was chosen.
-        state_steps, state_norm, oracle_norm: 2-norm of the matrix memory C (of y without mLSTM blocks) after some
-            steps; the oracle's is empty where its state was not at hand.
+        state_steps, state_norm, oracle_norm: 2-norm of the memory after some steps, see
+            :func:`state_norm`; the oracle's is empty where its state was not at hand.
     """
 
     largest: Floats
@@ -413,9 +413,10 @@ class Recorder:
 
 
 def state_norm(runtime: Runtime) -> float:
-    """2-norm of the matrix memory, or of what an sLSTM block puts out where there is no mLSTM block."""
-    state = runtime.state()
-    memory = [v for name, v in state.items() if name.endswith(".C")] or list(state.values())
+    """2-norm of the matrices in the state, or of the hidden state where there are none."""
+    state, specs = runtime.state(), runtime.spec.states
+    kinds = [[state[tensor.name] for tensor in specs if tensor.role == role] for role in ("matrix", "hidden")]
+    memory = next((found for found in kinds if found), list(state.values()))
     return float(np.sqrt(sum(float(np.square(v, dtype=np.float64).sum()) for v in memory)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Section:
     def number(self, name: str, default: float) -> float:
         """A number; raises CheckpointError."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise CheckpointError(f"{self.file}: {self.path}.{name}: expected a number, got {value!r}")
         return float(value)
 

@@ -98,10 +98,10 @@ def policy(checkpoint: Checkpoint) -> LoweredPolicy:
 def test_its_weights_are_those_of_the_reference(model: ModelConfig) -> None:
     with torch.device("meta"):
         reference = backbone_module(model.backbone.kind, "reference").build(model.backbone)
-    expected = {f"encoder.layers.{name}": tuple(value.shape) for name, value in reference.state_dict().items()}
+    expected = {f"encoder.{name}": tuple(value.shape) for name, value in reference.state_dict().items()}
     found = {weight.name: weight.shape for weight in model.backbone.weights()}
     assert found == {name: shape for name, shape in expected.items() if name in found}
-    assert not [name for name, _ in reference.named_parameters() if f"encoder.layers.{name}" not in found]
+    assert not [name for name, _ in reference.named_parameters() if f"encoder.{name}" not in found]
 
 
 def test_a_config_survives_json(model: ModelConfig) -> None:

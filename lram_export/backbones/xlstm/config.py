@@ -124,7 +124,10 @@ class XLSTMConfig:
         found = [
             WeightSpec(f"{prefix}.xlstm_norm.weight", (hidden,), NEAR_ZERO),
             WeightSpec(f"{layer}.learnable_skip", (inner,), NEAR_ONE),
-            WeightSpec(f"{layer}.proj_up.weight", (2 * inner, hidden), _keeps(hidden), f"blocks.{block}.proj_up"),
+            WeightSpec(
+                *(f"{layer}.proj_up.weight", (2 * inner, hidden), _keeps(hidden), f"blocks.{block}.proj_up"),
+                drives_state=True,
+            ),
             WeightSpec(f"{layer}.proj_down.weight", (hidden, inner), self._adds(inner), f"blocks.{block}.proj_down"),
             WeightSpec(f"{layer}.conv1d.conv.weight", (inner, 1, self.conv_kernel_size), _keeps(self.conv_kernel_size)),
             WeightSpec(f"{layer}.conv1d.conv.bias", (inner,), NEAR_ZERO),

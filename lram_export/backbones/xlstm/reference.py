@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from xlstm import (
     FeedForwardConfig,
@@ -23,12 +23,18 @@ from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.spec.tensors import state_name
 
 
-class XLSTMReference(xLSTMBlockStack):  # type: ignore[misc]
+class XLSTMReference(nn.Module):
     """The package's own stack; each token goes through its ``step``."""
 
     def __init__(self, config: XLSTMConfig, context_length: int) -> None:
-        super().__init__(stack_config(config, context_length))
+        super().__init__()
+        self.layers = xLSTMBlockStack(stack_config(config, context_length))
         self.sizes = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole sequences at once, as in training: (B, tokens, hidden) -> the same."""
+        left: Tensor = self.layers(x)
+        return left
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`: all states start as numbers."""
@@ -40,7 +46,7 @@ class XLSTMReference(xLSTMBlockStack):  # type: ignore[misc]
 
     def token(self, x: Tensor, nested: dict[str, dict[str, Any]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
-        left, after = self.step(x, nested)
+        left, after = self.layers.step(x, nested)
         return left, after
 
     def flatten(self, nested: Mapping[str, Mapping[str, Any]]) -> State:

@@ -53,9 +53,9 @@ class XLSTMStack(nn.Module):
         config = reference.sizes
         self.blocks = nn.ModuleList(
             SLSTMBlock(block, config, layout.skipped) if i in config.slstm_at else MLSTMBlock(block, config)
-            for i, block in enumerate(reference.blocks)
+            for i, block in enumerate(reference.layers.blocks)
         )
-        self.post_norm = LayerNorm(reference.post_blocks_norm)
+        self.post_norm = LayerNorm(reference.layers.post_blocks_norm)
         self._position = layout.read_position - len(layout)  # from the end, as a constant of the graph
 
     def forward(self, tokens: Tensor, first: Tensor, present: Tensor, *state: Tensor) -> tuple[Tensor, ...]:

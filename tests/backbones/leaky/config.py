@@ -23,9 +23,9 @@ class LeakyConfig:
     def weights(self) -> list[WeightSpec]:
         size = self.hidden_size
         return [
-            WeightSpec("encoder.layers.mix.weight", (size, size), Draw(size**-0.5), matrix="mix"),
-            WeightSpec("encoder.layers.leak", (size,), Draw(1.0)),
-            WeightSpec("encoder.layers.start", (size,), Draw(1.0)),
+            WeightSpec("encoder.mix.weight", (size, size), Draw(size**-0.5), matrix="mix"),
+            WeightSpec("encoder.leak", (size,), Draw(1.0)),
+            WeightSpec("encoder.start", (size,), Draw(1.0)),
         ]
 
     def states(self, batch_size: int, tokens: int) -> list[StateSpec]:

@@ -10,7 +10,7 @@ KINDS = ()
 
 
 def recognizes(names: Iterable[str]) -> bool:
-    return "encoder.layers.leak" in names
+    return "encoder.leak" in names
 
 
 def canonical(weights: Weights) -> Weights:
