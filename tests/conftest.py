@@ -22,6 +22,7 @@ from hypothesis import settings
 from lram_export.cli import main
 from lram_export.runtimes import RUNTIMES
 from lram_export.system.cache import FOLDER_VARIABLE
+from lram_export.targets.backbones import targets_of
 from tests import simulated_gpu
 
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
@@ -79,11 +80,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 SLOW = pytest.mark.slow
 TARGETS = tuple(os.environ.get("LRAM_TARGETS", " ".join(RUNTIMES)).split())
-"""What golden checkpoints are exported for unless a test names others; `make test-gpu` has fewer packages."""
+"""What golden checkpoints are exported for, where their backbone runs, unless a test names others; `make test-gpu` has
+fewer packages."""
 TVM_PLATFORM = os.environ.get("LRAM_TVM_PLATFORM", "host")
 """What the target `tvm` is exported for; `make test-gpu` names the GPU that is here."""
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_NAMES = ("state_m", "state_ms", "image_m")
+GOLDEN_NAMES = ("state_m", "state_ms", "image_m", "mamba_state", "mamba_image")
 SEMANTICS = {"none": "cached", "observed": "observed"}
 """Reward feedback -> prefix of the trace's arrays."""
 
@@ -96,6 +98,11 @@ class Golden:
     checkpoint: Path
     meta: dict[str, Any]
     trace: dict[str, np.ndarray]
+
+    @property
+    def backbone(self) -> str:
+        """Its kind."""
+        return str(self.meta.get("backbone", "xlstm"))
 
     @property
     def task_options(self) -> list[str]:
@@ -113,7 +120,7 @@ class Golden:
         if self.meta["action"] == "discrete":
             logits = logits[:, :18]
         else:
-            logits = logits.reshape(len(logits), 8, 274)[:, : self.meta["action_dim"]]
+            logits = logits.reshape(len(logits), -1, 274)[:, : self.meta["action_dim"]]
         return self.trace[f"{prefix}_actions"], logits, self.trace[f"{prefix}_return_to_go"]
 
 
@@ -202,10 +209,12 @@ def exported(shared_folder: Path) -> ExportFunction:
         name: str,
         feedback: str = "none",
         batch: int = 1,
-        targets: Sequence[str] = TARGETS,
+        targets: Sequence[str] | None = None,
         options: Sequence[str] | None = None,
     ) -> Path:
         golden = load_golden(name)
+        if targets is None:
+            targets = [target for target in TARGETS if target in targets_of(golden.backbone)]
         chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
         chosen += ["--batch", str(batch), "--no-report", *(part for t in targets for part in ("--target", t))]
         if "tensorrt" in targets:

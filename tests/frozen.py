@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lram_export.targets.backbones import targets_of
 from tests.conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGETS = ("pytorch", "onnxruntime", "openvino", "native", "tvm", "tensorrt")
@@ -31,14 +32,16 @@ def exports(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     preset = folder / "16m"
     succeed("new", "--preset", PRESET, "-o", preset)
+    goldens = [load_golden(name) for name in GOLDEN_NAMES]
     jobs = [
-        (name, precision, load_golden(name).checkpoint, (*load_golden(name).task_options, "--batch", "2"))
-        for name in GOLDEN_NAMES
+        (golden.name, precision, golden.checkpoint, (*golden.task_options, "--batch", "2"), golden.backbone)
+        for golden in goldens
         for precision in PRECISIONS
-    ] + [("16m", precision, preset, PRESET_TASK) for precision in ("fp32", "int8")]
-    for name, precision, checkpoint, task in jobs:
+    ] + [("16m", precision, preset, PRESET_TASK, "xlstm") for precision in ("fp32", "int8")]
+    for name, precision, checkpoint, task, backbone in jobs:
         bundle = folder / f"{name}-{precision}.lram"
-        targets = [part for target in TARGETS for part in ("--target", target) if (target, precision) not in WITHOUT]
+        able = [t for t in TARGETS if t in targets_of(backbone) and (t, precision) not in WITHOUT]
+        targets = [part for target in able for part in ("--target", target)]
         options = ["--precision", precision, "--device", "agx-orin", "--no-report", *task]
         succeed("export", checkpoint, "-o", bundle, *targets, *options)
         for file in sorted(path for path in bundle.rglob("*") if path.is_file()):

@@ -30,6 +30,7 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from lram_export.backbones.mamba import original as mamba
 from lram_export.backbones.xlstm import original as xlstm
 from lram_export.benchmark.bench import BenchReport, BenchResult
 from lram_export.checkpoints import training_config as hydra
@@ -265,6 +266,8 @@ def test_every_option_of_the_training_code_is_documented() -> None:
         xlstm.SUPPORTED_STACK,
         xlstm.SUPPORTED_SLSTM,
         xlstm.SUPPORTED_FEEDFORWARD,
+        mamba.SUPPORTED_HUGGINGFACE,
+        mamba.SUPPORTED_MODEL,
         hydra.SUPPORTED_ENVIRONMENT,
     )
     for table in tables:
@@ -274,10 +277,11 @@ def test_every_option_of_the_training_code_is_documented() -> None:
             wrong = [v for v in supported if not any(yaml(v) in row for row in rows)]
             assert not wrong, f"docs/checkpoint.md: {name}: the rows do not list {wrong}"
     sizes = (hydra.SIZE_OPTIONS, xlstm.SIZES_STACK, xlstm.SIZES_MLSTM, xlstm.SIZES_SLSTM, xlstm.SIZES_FEEDFORWARD)
-    missing = [n for names in sizes for n in names if n not in page]
+    missing = [n for names in (*sizes, mamba.SIZES_HUGGINGFACE) for n in names if n not in page]
     assert not missing, f"docs/checkpoint.md: {missing} not documented"
     inert = (hydra.INERT_AGENT, hydra.INERT_OPTIONS, xlstm.INERT_HUGGINGFACE, xlstm.INERT_STACK, xlstm.INERT_BLOCK)
-    for table_of_reasons in (*inert, xlstm.INERT_MLSTM, xlstm.INERT_SLSTM, xlstm.INERT_FEEDFORWARD):
+    inert = (*inert, xlstm.INERT_MLSTM, xlstm.INERT_SLSTM, xlstm.INERT_FEEDFORWARD)
+    for table_of_reasons in (*inert, mamba.INERT_HUGGINGFACE, mamba.INERT_MODEL):
         for reason, names in table_of_reasons.items():
             listed = re.findall(rf"^- {re.escape(reason)}: ((?:.|\n  )*?)[;.]$", page, re.MULTILINE)
             missing = [n for n in names if not any(f"`{n}`" in line for line in listed)]

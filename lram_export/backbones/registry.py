@@ -8,7 +8,7 @@ from types import ModuleType
 from lram_export.backbones.protocol import BackboneConfig
 from lram_export.spec.json_fields import Fields
 
-BACKBONES = {"xlstm": "lram_export.backbones.xlstm"}
+BACKBONES = {"xlstm": "lram_export.backbones.xlstm", "mamba": "lram_export.backbones.mamba"}
 """Kind -> package; see :mod:`~lram_export.backbones.protocol` for what is in it."""
 
 

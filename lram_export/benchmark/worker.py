@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lram_export.policy import Policy
 
 BASELINE = "original"
-"""Name of the baseline: the `xlstm` package's own step, token by token, in eager PyTorch."""
+"""Name of the baseline: the original code's own step, token by token, in eager PyTorch."""
 
 INPUT_STEPS = 64
 """Random inputs are drawn once and cycled through."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lram_export.backbones.xlstm.config import preset_sizes
+from lram_export.backbones.registry import backbone_module
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.folder import CONFIG_FILE
 from lram_export.model.config import ModelConfig, lram_encoders
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 PUBLISHED_STATE_DIM, PUBLISHED_IMAGE_SHAPE = 204, (3, 64, 64)
 
 
-def preset_config(preset: str, slstm_at: tuple[int, ...] = (), image: bool = False) -> ModelConfig:
+def preset_config(preset: str, backbone: str = "xlstm", *, image: bool = False, **choices: Any) -> ModelConfig:
     """The config of a published size.
 
     Args:
-        preset: a key of :data:`~lram_export.backbones.xlstm.config.PRESETS`.
-        slstm_at: blocks that are sLSTM blocks.
+        preset: a key of ``PRESETS`` in the backbone's ``config``.
+        backbone: its kind.
         image: add the image encoder.
+        choices: what the sizes leave open, as ``preset_sizes`` of the backbone takes it: ``slstm_at`` of `xlstm`.
 
     Raises:
-        ValueError: ``slstm_at`` names a block that does not exist.
+        ValueError: a choice that the size does not allow.
     """
     encoders = lram_encoders(PUBLISHED_STATE_DIM, PUBLISHED_IMAGE_SHAPE if image else None)
-    return ModelConfig(preset_sizes(preset, slstm_at), ActionBins(), encoders)
+    sizes = backbone_module(backbone, "config").preset_sizes(preset, **choices)
+    return ModelConfig(sizes, ActionBins(), encoders)
 
 
 def random_checkpoint(

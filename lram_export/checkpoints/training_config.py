@@ -94,7 +94,7 @@ SUPPORTED_OPTIONS: Options = {
 }
 INERT_OPTIONS: Reasons = {
     "masks of training": ("p_mask", "p_token_drop"),
-    "cross-attention, which xLSTM does not have": ("use_crossattn_mask",),
+    "cross-attention, which no backbone here has": ("use_crossattn_mask",),
     "padding of past actions, which the policy is not shown": ("use_action_pad",),
     "repeats a row; one is kept": ("inf_dummy_batch_size",),
     "read by heads that this model does not have": ("max_act_dim",),
@@ -137,8 +137,8 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     agent.require(SUPPORTED_AGENT)
     original = backbone_module(_backbone_kind(agent), "original")
     agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT, ["kind"])
-    model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS)
-    model.require(SUPPORTED_OPTIONS)
+    model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS, original.SUPPORTED_MODEL, *original.INERT_MODEL.values())
+    model.require({**SUPPORTED_OPTIONS, **original.SUPPORTED_MODEL})
     backbone = original.read(Section(config, "agent_params.huggingface", file))
     Section(config, "env_params", file).require(SUPPORTED_ENVIRONMENT)
     action_channels = model.integer("action_channels", 256)

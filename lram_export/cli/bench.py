@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--baseline",
     is_flag=True,
-    help="Also time the original: the xlstm package's step, token by token, in eager PyTorch.",
+    help="Also time the original code's own step, token by token, in eager PyTorch.",
 )
 @click.option(
     "--checkpoint",

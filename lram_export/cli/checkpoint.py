@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lram_export.backbones.registry import BACKBONES
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import SEED, Command
@@ -48,23 +49,37 @@ def convert(
     type=click.Choice(["16m", "48m", "110m", "206m", "408m"]),
     help="Published size.",
 )
+@click.option(
+    "--backbone", default="xlstm", show_default=True, type=click.Choice(list(BACKBONES)), help="Backbone of the model."
+)
 @options.output
-@click.option("--slstm-at", default="", metavar="1,3", help="Blocks that are sLSTM blocks; default: none.")
+@click.option("--slstm-at", default="", metavar="1,3", help="Blocks of an xLSTM that are sLSTM blocks; default: none.")
 @click.option("--image", is_flag=True, help="Add the image encoder.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the random weights.")
 @options.force
 @options.as_json
 @options.quiet
 def new(
-    preset: str, output: Path, slstm_at: str, image: bool, seed: int, force: bool, as_json: bool, quiet: bool
+    preset: str,
+    backbone: str,
+    output: Path,
+    slstm_at: str,
+    image: bool,
+    seed: int,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write a random checkpoint of a published size, for benchmarks."""
     from lram_export.checkpoints.folder import CONFIG_FILE
     from lram_export.checkpoints.random import preset_config, random_checkpoint
 
     check_output(output, force=force, marker=CONFIG_FILE)
+    if slstm_at and backbone != "xlstm":
+        raise UsageError(f"--slstm-at: only for --backbone xlstm, a model of '{backbone}' has no such blocks")
+    choices = {"slstm_at": options.parse_integers(slstm_at, "--slstm-at")} if slstm_at else {}
     try:
-        config = preset_config(preset, options.parse_integers(slstm_at, "--slstm-at"), image)
+        config = preset_config(preset, backbone, image=image, **choices)
     except ValueError as error:
         raise UsageError(f"--slstm-at: {str(error).removeprefix('slstm_at: ')}") from None
     progress = ConsoleProgress(quiet)

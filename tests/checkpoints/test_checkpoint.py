@@ -22,8 +22,8 @@ from xlstm.blocks.slstm.block import sLSTMBlockConfig
 from xlstm.blocks.slstm.layer import sLSTMLayerConfig
 from xlstm.components.feedforward import FeedForwardConfig
 
+from lram_export.backbones.registry import BACKBONES
 from lram_export.backbones.xlstm import original as xlstm
-from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.checkpoints import training_config as hydra
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.folder import save_checkpoint
@@ -34,6 +34,13 @@ from tests.conftest import GOLDEN, GOLDEN_NAMES, Golden, load_golden
 from tests.models import lram
 
 Weights = dict[str, torch.Tensor]
+SIZES = {
+    **{name: name for name in ("num_heads", "slstm_at", "dt_rank", "bias", "conv_bias", "rms_norm")},
+    "d_inner": "inner_size",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel_size",
+}
+"""What recipes of the traces say of a backbone -> what its config calls it."""
 
 
 def read_weights(checkpoint: Path) -> Weights:
@@ -89,7 +96,9 @@ class TestReading:
         config = load_checkpoint(golden.checkpoint).config
         meta = golden.meta
         assert (config.backbone.hidden_size, config.backbone.num_blocks) == (meta["hidden_size"], meta["num_blocks"])
-        assert (config.backbone.num_heads, list(config.backbone.slstm_at)) == (meta["num_heads"], meta["slstm_at"])
+        sizes = config.backbone.to_json()
+        own = {name: sizes[size] for name, size in SIZES.items() if name in meta}
+        assert own and own == {name: meta[name] for name in own}
         assert (config.head.act_dim, config.head.num_actions) == (8, 274)
 
     def test_every_weight_is_used_or_listed_as_skipped(self, golden: Golden) -> None:
@@ -365,7 +374,7 @@ class TestDamage:
             ("agent_params.model_kwargs", {"symlog_transform": True}, "symlog_transform = True"),
             ("agent_params.model_kwargs", {"a_tok_kwargs": {"kind": "mu_law"}}, "a_tok_kwargs = "),
             ("agent_params.model_kwargs", {"brand_new": 1}, "brand_new = 1 is not supported"),
-            ("agent_params", {"kind": "MDDMamba"}, "kind = 'MDDMamba'.*supported: 'MDDXLSTM'"),
+            ("agent_params", {"kind": "MDDT"}, "kind = 'MDDT'.*supported: 'MDDXLSTM', 'MDDMamba'"),
             ("agent_params", {"stochastic_policy": True}, "stochastic_policy = True"),
             ("agent_params", {"s_proj_dim": 64}, "s_proj_dim = 64"),
             ("agent_params", {"a_sample_kwargs": {"temperature": 0.7}}, "a_sample_kwargs = "),
@@ -475,15 +484,16 @@ class TestDamage:
 
 
 class TestPresets:
-    @pytest.mark.parametrize(("preset", "millions"), [("16m", 16), ("48m", 48), ("110m", 110), ("206m", 206)])
-    def test_sizes_are_near_their_names(self, preset: str, millions: int) -> None:
+    @pytest.mark.parametrize("backbone", BACKBONES)
+    @pytest.mark.parametrize("preset", ["16m", "48m", "110m", "206m", "408m"])
+    def test_sizes_are_near_their_names(self, preset: str, backbone: str) -> None:
         """The names count all weights of the training code; acting needs a few less."""
-        weights = preset_config(preset, image=True).parameters
-        assert 0.8 * millions <= weights / 1e6 <= 1.1 * millions
-        assert PRESETS[preset][0] % 64 == 0
+        weights = preset_config(preset, backbone, image=True).parameters
+        assert 0.8 <= weights / (1e6 * int(preset[:-1])) <= 1.1
 
-    def test_no_weight_is_trivial(self, tmp_path: Path) -> None:
-        checkpoint = random_checkpoint(preset_config("16m", slstm_at=(1,), image=True), tmp_path)
+    @pytest.mark.parametrize(("backbone", "choices"), [("xlstm", {"slstm_at": (1,)}), ("mamba", {})])
+    def test_no_weight_is_trivial(self, backbone: str, choices: dict[str, Any], tmp_path: Path) -> None:
+        checkpoint = random_checkpoint(preset_config("16m", backbone, image=True, **choices), tmp_path)
         for name, weight in checkpoint.weights.items():
             assert torch.isfinite(weight).all(), name
             assert 1e-4 < weight.std() < 3, name

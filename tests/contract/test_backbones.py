@@ -19,6 +19,8 @@ import torch
 
 from lram_export import Policy, load_policy
 from lram_export.backbones import registry
+from lram_export.backbones.mamba.config import MambaConfig
+from lram_export.backbones.protocol import BackboneConfig
 from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.folder import load_folder, save_checkpoint
@@ -29,7 +31,7 @@ from lram_export.errors import CheckpointError, UsageError
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS, support
 from lram_export.lowering import LoweredPolicy, lower, matrix_names
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, lram_encoders
 from lram_export.model.encoders import StateEncoder
 from lram_export.model.heads import ActionBins
 from lram_export.model.matrices import checkpoint_keys, matrix_shapes
@@ -45,6 +47,13 @@ from tests.models import lram
 
 HEAD = ActionBins(act_dim=3, action_channels=16, discrete_actions=4)
 SIZES = {"state_dim": 7, "image_shape": None, "act_dim": 3, "action_channels": 16, "discrete_actions": 4}
+
+
+def lram_of(backbone: BackboneConfig) -> ModelConfig:
+    """An LRAM around a backbone."""
+    return ModelConfig(backbone, HEAD, lram_encoders(7, None))
+
+
 MODELS: dict[str, ModelConfig] = {
     "xlstm": lram(32, 2, 2, 64, **SIZES),  # type: ignore[arg-type]
     "xlstm with an sLSTM block": lram(
@@ -62,10 +71,14 @@ MODELS: dict[str, ModelConfig] = {
         encoders=(StateEncoder(7),),
         tokens=PLAIN,
     ),
-    "leaky": dataclasses.replace(lram(32, 1, 2, 64, **SIZES), backbone=LeakyConfig(32)),  # type: ignore[arg-type]
+    "mamba": lram_of(MambaConfig(32, 2, 64, state_size=16, dt_rank=2)),
+    "mamba of odd sizes, with biases and layer norms": lram_of(
+        MambaConfig(28, 3, 52, 5, 3, conv_kernel_size=3, bias=True, conv_bias=False, rms_norm=False, norm_epsilon=1e-3)
+    ),
+    "leaky": lram_of(LeakyConfig(32)),
     "leaky that sees nothing but observations": ModelConfig(LeakyConfig(32), HEAD, (StateEncoder(7),), PLAIN),
 }
-SELDOM = ("xlstm", "leaky that sees nothing but observations")
+SELDOM = ("xlstm", "mamba", "leaky that sees nothing but observations")
 """Those whose every part another one has, too."""
 TASK = TaskSpec("custom", "state", 5, "continuous", 2, 3.0, 2.0)
 BATCH = 2
@@ -260,7 +273,7 @@ def test_two_equal_matrices_stay_two(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_an_option_of_the_training_that_nobody_knows_is_refused_by_name(kind: str, tmp_path: Path) -> None:
-    folder = {"xlstm": "state_ms"}[kind]
+    folder = {"xlstm": "state_ms", "mamba": "mamba_state"}[kind]
     text = (GOLDEN / folder / ".hydra" / "config.yaml").read_text()
     assert "\n  huggingface:\n" in text
     for section, line in (("huggingface", "    new_option: 3"), ("agent_params", "  new_option: 3")):

@@ -7,29 +7,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lram_export.errors import UsageError
 from lram_export.runtimes import RUNTIMES
+from lram_export.targets.backbones import kernels_of, targets_of
 from tests.conftest import GOLDEN_NAMES, SLOW, ExportFunction, Golden, succeed
 
 LOGIT_TOLERANCE = 1e-4
+RECORDED = ("observations", "rewards", "is_first")
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
 @pytest.mark.parametrize(
     ("golden", "feedback"),
     [
-        *((name, "none") for name in GOLDEN_NAMES),
-        ("state_ms", "observed"),
-        *(pytest.param(name, "observed", marks=SLOW) for name in ("state_m", "image_m")),
+        *((name, "none") for name in GOLDEN_NAMES if name != "mamba_state"),
+        *((name, "observed") for name in ("state_ms", "mamba_state")),
+        pytest.param("mamba_state", "none", marks=SLOW),
+        *(pytest.param(name, "observed", marks=SLOW) for name in ("state_m", "image_m", "mamba_image")),
     ],
     indirect=["golden"],
 )
 def test_actions_and_logits_equal_the_trace(
     golden: Golden, feedback: str, target: str, exported: ExportFunction, tmp_path: Path
 ) -> None:
+    if target not in targets_of(golden.backbone):
+        with pytest.raises(UsageError) as refused:
+            kernels_of(target, golden.backbone)
+        pytest.skip(str(refused.value))
     actions, logits, return_to_go = golden.expected(feedback)
     recording = tmp_path / "recording.npz"
     steps = len(actions)
-    np.savez(recording, observations=golden.trace["observations"][:steps], rewards=golden.trace["rewards"][:steps])
+    recorded = {name: golden.trace[name][:steps] for name in RECORDED if name in golden.trace}
+    np.savez(recording, **recorded)
     output = tmp_path / "actions.npz"
     succeed("run", exported(golden.name, feedback), "--target", target, "--observations", recording, "-o", output)
 

@@ -36,6 +36,9 @@ INERT_HUGGINGFACE: Reasons = {
     "the window of the form that is not recurrent, and its table of times": ("max_length", "max_ep_len"),
     "how the weights were trained": ("initializer_range", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
 }
+# options of agent_params.model_kwargs that models with this backbone have beside those of all
+SUPPORTED_MODEL: Options = {}
+INERT_MODEL: Reasons = {}
 # fields of the xlstm package's configs; sizes are read where they are needed
 SUPPORTED_STACK: Options = {
     "add_post_blocks_norm": (True, (True,)),

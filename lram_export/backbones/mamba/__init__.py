@@ -1,0 +1,1 @@
+"""Mamba: selective state spaces (arXiv 2312.00752)."""
