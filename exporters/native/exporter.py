@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lram_export.backbones.layers import RMSNorm
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
 from lram_export.lowering import LoweredPolicy
@@ -25,6 +26,7 @@ from lram_export.targets.native.format import (
     FORMAT_VERSION,
     BlockEntry,
     Header,
+    NormKind,
     Role,
     Tensor,
     TokenEntry,
@@ -75,7 +77,10 @@ def pack(policy: LoweredPolicy) -> Content:
         entry, tensors = kernels.pack(number, block, sizes, matrices)
         content.blocks.append(entry)
         content.tensors.extend(tensors)
-    content.tensors.append(plain(Role.POST_NORM, 0, spread(array(graph.backbone.post_norm.weight))))
+    norm = graph.backbone.post_norm
+    content.tensors.append(plain(Role.POST_NORM, 0, spread(array(norm.weight))))
+    if norm_kind(norm) is NormKind.LAYER_WITH_BIAS:
+        content.tensors.append(plain(Role.POST_NORM_BIAS, 0, spread(array(norm.bias))))
     content.tensors.append(matrices.tiled(Role.HEAD, 0, [roomy(matrices.linear("head"))], "head"))
     content.tensors.append(plain(Role.HEAD_BIAS, 0, array(graph.head.bias)))
     return content
@@ -95,9 +100,17 @@ def header(policy: LoweredPolicy) -> Header:
         action_channels=0 if discrete else head.action_channels,
         embed_epsilon=graph.embed_norm.eps,
         norm_epsilon=graph.backbone.post_norm.eps,
+        norm=norm_kind(graph.backbone.post_norm),
         name=stored_name(policy.name),
         source_sha256=policy.checkpoint.sha256,
     )
+
+
+def norm_kind(norm: Any) -> NormKind:
+    """Which norm of the step graph it is."""
+    if isinstance(norm, RMSNorm):
+        return NormKind.RMS
+    return NormKind.LAYER if getattr(norm, "bias", None) is None else NormKind.LAYER_WITH_BIAS
 
 
 def _embedding(policy: LoweredPolicy, matrices: Matrices) -> Iterator[Tensor]:

@@ -57,6 +57,15 @@ def rows(matrix: Matrix, start: int, count: int) -> Matrix:
     return part(matrix)
 
 
+def stacked(matrices: Sequence[Matrix]) -> Matrix:
+    """Rows of some matrices, one below the other; they have the same columns and format."""
+    quantized = [m for m in matrices if isinstance(m, QuantizedMatrix)]
+    if not quantized:
+        return np.concatenate([m for m in matrices if not isinstance(m, QuantizedMatrix)])
+    codes, scales = (np.concatenate([getattr(m, name) for m in quantized]) for name in ("codes", "scales"))
+    return dataclasses.replace(quantized[0], codes=codes, scales=scales)
+
+
 def columns(matrix: Matrix, chosen: NDArray[np.int64], width: int | None = None) -> Matrix:
     """Chosen columns, filled up with zeros to ``width``; int4 only in whole groups."""
     padding = 0 if width is None else width - len(chosen)

@@ -215,7 +215,7 @@ void Artifact::check_sizes() const {
   within("action_channels", h.action_channels, bins, bins);
   within("planes", h.planes, 1, 2);
   within("feedback", h.feedback, 0, 1);
-  within("padding", h.padding, 0, 0);
+  within("norm", h.norm, 0, 2);
   if (!std::isfinite(h.target_return)) refuse("target_return: expected a finite number");
   if (!std::isfinite(h.reward_scale) || h.reward_scale < 0) refuse("reward_scale: expected a positive number");
   for (const float epsilon : {h.norm_epsilon, h.embed_epsilon})

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/tokens.h"
+
 namespace lram {
 
 std::size_t StatePart::size() const {
@@ -36,6 +38,16 @@ void BlockSource::expect_no_more() const {
   for (int i = integers_read_; i < BlockEntry::kIntegers; ++i) zero = zero && entry.integers[i] == 0;
   for (int i = floats_read_; i < BlockEntry::kFloats; ++i) zero = zero && entry.floats[i] == 0;
   if (!zero) refuse("expected zeros after its numbers");
+}
+
+void BlockSource::expect_unrolled_tokens(const char* what) const {
+  bool fits = artifact.tokens() == kTokens;
+  for (int token = 0; token < kTokens && fits; ++token)
+    fits = artifact.token(token).skipped_at_start == (token == 0 ? 1U : 0U);
+  if (!fits)
+    refuse(std::string(what) + " takes " + std::to_string(kTokens) +
+           " tokens per step, of which the first is skipped at the start of an episode; this artifact feeds " +
+           std::to_string(artifact.tokens()));
 }
 
 std::unique_ptr<Block> make_block(BlockSource source) {

@@ -58,6 +58,8 @@ class BlockSource {
   int integer(const char* name, int low, int high, int multiple = 1);
   float epsilon(const char* name);
   void expect_no_more() const;  // the numbers that are left are 0
+  // A step feeds the tokens that kernels unroll, the first one skipped where an episode starts. `what`: with article.
+  void expect_unrolled_tokens(const char* what) const;
   [[noreturn]] void refuse(const std::string& problem) const;
 
   const float* plain(std::uint32_t role, std::int64_t count) const {

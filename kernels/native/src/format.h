@@ -56,10 +56,10 @@ struct FileHeader {
   std::uint32_t planes;            // of int8 codes per activation, 1 or 2; 2 where no weight has codes
   std::uint32_t feedback;          // lram_feedback
   float embed_epsilon;
-  float norm_epsilon;     // of the norm before the head
-  float target_return;    // of the task, in the environment's units
-  float reward_scale;     // 0: not known
-  std::uint32_t padding;  // 0
+  float norm_epsilon;   // of the norm before the head
+  float target_return;  // of the task, in the environment's units
+  float reward_scale;   // 0: not known
+  std::uint32_t norm;   // before the head: 0 a layer norm, 1 a layer norm with a bias, 2 an RMS norm
   // What the manifest calls `name` and `source.sha256`. All zeros where it is not known.
   char name[28];                   // UTF-8, cut off after a whole character, then zeros, at least one
   std::uint8_t source_sha256[32];  // of the checkpoint
@@ -101,6 +101,7 @@ enum Role : std::uint32_t {
   kPostNorm = 7,
   kHead = 8,
   kHeadBias = 9,
+  kPostNormBias = 10,
   kFirstBlockRole = 32,
 };
 

@@ -100,12 +100,11 @@ void add_parts(StepContext& context, int thread, int count) {
                                count, room);
 }
 
-Tokens normalized(StepContext& context, int thread, const float* weight, float epsilon, Format format, int planes) {
+Tokens normalized(StepContext& context, int thread, const Norm& norm, Format format, int planes) {
   const int room = context.room;
   ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
   for (int token = 0; token < context.state.tokens(); ++token)
-    context.kernels.layer_norm(own.x + token * room, weight, nullptr, epsilon, context.hidden,
-                               own.normed + token * room);
+    norm(context.kernels, own.x + token * room, context.hidden, own.normed + token * room);
   const auto stride = static_cast<std::size_t>(room);
   const Tokens tokens = {context.state.tokens(), own.normed,      stride,       planes, own.codes,
                          stride + kGroup,        own.code_scales, own.code_sums};

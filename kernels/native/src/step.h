@@ -4,6 +4,7 @@
 // so the bits of the result do not depend on the number of threads.
 #pragma once
 #include "lram.h"
+#include "norm.h"
 #include "state.h"
 
 namespace lram {
@@ -48,7 +49,7 @@ bool within(const float* values, int count, float largest);
 void add_parts(StepContext& context, int thread, int count);
 
 // Normalizes this thread's residual stream and quantizes it for matrices of this format.
-Tokens normalized(StepContext& context, int thread, const float* weight, float epsilon, Format format, int planes);
+Tokens normalized(StepContext& context, int thread, const Norm& norm, Format format, int planes);
 
 // `count` tokens of a unit, `width` values each, for a matrix of this format.
 Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,

@@ -43,10 +43,20 @@ class Role(IntEnum):
     POST_NORM = 7
     HEAD = 8
     HEAD_BIAS = 9
+    POST_NORM_BIAS = 10
 
 
 FIRST_BLOCK_ROLE = 32
 """From here on roles are those of a block, whose number is the tensor's; each kind of block has its own."""
+
+
+class NormKind(IntEnum):
+    """The norm before the head."""
+
+    LAYER = 0
+    LAYER_WITH_BIAS = 1
+    RMS = 2
+
 
 INPUTS = ("observation", "return_to_go", "reward")
 """What a token can embed, by its number in the format."""
@@ -119,20 +129,21 @@ class Header:
     norm_epsilon: float
     target_return: float
     reward_scale: float
+    norm: int
     name: str
     source_sha256: str
 
     def pack(self, tensors: int, tokens: int, blocks: int) -> bytes:
         """Everything after the checksum."""
         *numbers, name, digest = (getattr(self, f.name) for f in fields(self))
-        return struct.pack(_HEADER, tensors, tokens, blocks, *numbers, 0, name.encode(), bytes.fromhex(digest))
+        return struct.pack(_HEADER, tensors, tokens, blocks, *numbers, name.encode(), bytes.fromhex(digest))
 
     @staticmethod
     def unpack(data: bytes) -> Header:
         """The inverse of :meth:`pack`, from the first bytes of an artifact; raises ValueError."""
         if len(data) < HEADER_BYTES or data[: len(MAGIC)] != MAGIC:
             raise ValueError("magic: not an artifact of the target `native`")
-        _, _, _, *numbers, _, name, digest = struct.unpack_from(_HEADER, data, CHECKSUM_START)
+        _, _, _, *numbers, name, digest = struct.unpack_from(_HEADER, data, CHECKSUM_START)
         texts = name.rstrip(b"\0").decode(), digest.hex() if any(digest) else ""
         return Header(**dict(zip((f.name for f in fields(Header)), (*numbers, *texts), strict=True)))
 

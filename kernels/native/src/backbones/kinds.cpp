@@ -1,5 +1,6 @@
 // The blocks of every backbone that this library computes: one row each.
 #include "block.h"
+#include "mamba/mamba.h"
 #include "xlstm/xlstm.h"
 
 namespace lram {
@@ -7,7 +8,8 @@ namespace lram {
 std::vector<BlockKind>& block_kinds() {
   static std::vector<BlockKind> kinds = [] {
     std::vector<BlockKind> all;
-    for (const auto& of_backbone : {xlstm::kinds()}) all.insert(all.end(), of_backbone.begin(), of_backbone.end());
+    for (const auto& of_backbone : {xlstm::kinds(), mamba::kinds()})
+      all.insert(all.end(), of_backbone.begin(), of_backbone.end());
     return all;
   }();
   return kinds;

@@ -16,6 +16,13 @@ int arg_max(const float* logits, int count) {
   return best;
 }
 
+Norm norm_of(const Artifact& artifact) {
+  const auto room = static_cast<std::uint64_t>(room_of(artifact.hidden()));
+  const std::uint32_t kind = artifact.header().norm;
+  return {artifact.plain(kPostNorm, 0, room), kind == 1 ? artifact.plain(kPostNormBias, 0, room) : nullptr,
+          artifact.header().norm_epsilon, kind == 2};
+}
+
 }  // namespace
 
 ActionBins::ActionBins(const Artifact& artifact)
@@ -25,8 +32,7 @@ ActionBins::ActionBins(const Artifact& artifact)
       first_bin_(static_cast<int>(artifact.header().discrete_actions)),
       bin_width_(discrete_ ? 0.0F : 2.0F / static_cast<float>(artifact.header().action_channels)),
       read_(static_cast<int>(artifact.header().read_token)),
-      norm_epsilon_(artifact.header().norm_epsilon),
-      norm_(artifact.plain(kPostNorm, 0, static_cast<std::uint64_t>(room_of(artifact.hidden())))),
+      norm_(norm_of(artifact)),
       matrix_(artifact.matrices(kHead, 0, 1, logits(), room_of(artifact.hidden()))[0]),
       bias_(artifact.plain(kHeadBias, 0, static_cast<std::uint64_t>(logits()))) {}
 
@@ -35,8 +41,8 @@ void ActionBins::run(StepContext& context, int thread) const {
   const int room = context.room;
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
   for (int row = 0; row < state.batch(); ++row)
-    context.kernels.layer_norm(own.x + (row * state.tokens_per_row() + read_) * room, norm_, nullptr, norm_epsilon_,
-                               context.hidden, own.normed + row * room);
+    norm_(context.kernels, own.x + (row * state.tokens_per_row() + read_) * room, context.hidden,
+          own.normed + row * room);
   const auto stride = static_cast<std::size_t>(room);
   const Tokens tokens = {state.batch(), own.normed,      stride,          matrix_.planes,
                          own.codes,     stride + kGroup, own.code_scales, own.code_sums};

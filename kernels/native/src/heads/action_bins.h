@@ -1,6 +1,7 @@
 // The head: logits of every token that an action can be, of which the largest is chosen.
 #pragma once
 #include "artifact.h"
+#include "norm.h"
 
 namespace lram {
 
@@ -27,8 +28,7 @@ class ActionBins {
   int first_bin_;    // tokens before it are discrete actions
   float bin_width_;  // bins divide [-1, 1]
   int read_;         // the token of a step behind which the action is read
-  float norm_epsilon_;
-  const float* norm_;
+  Norm norm_;
   Matrix matrix_;
   const float* bias_;
 };

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mamba/mamba.h"
 #include "xlstm/xlstm.h"
 
 namespace lram {
@@ -79,6 +80,7 @@ struct Kernels {
   const char* name;
 
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, int n, float* y);
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
   void (*head_norm)(const float* x, const float* weight, float epsilon, int n, float* y);
   void (*accumulate)(float* x, const float* parts, std::size_t part_stride, int count, int n);
   void (*gated)(Activation activation, const float* gate, const float* up, int n, float* y);
@@ -94,6 +96,7 @@ struct Kernels {
 
   // of one backbone each
   XlstmKernels xlstm;
+  MambaKernels mamba;
 };
 
 // Whether this processor runs a table, and the tables compiled into this library, best first.

@@ -39,6 +39,17 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
   }
 }
 
+void rms_norm(const float* x, const float* weight, float epsilon, int n, float* y) {
+  const int whole = n - n % kWidth;
+  F squares = set(0.0F);
+  for (int i = 0; i < whole; i += kWidth) squares = fma(load(x + i), load(x + i), squares);
+  float rest = 0;
+  for (int i = whole; i < n; ++i) rest += x[i] * x[i];
+  const float mean = (sum(squares) + rest) / static_cast<float>(n);
+  const F scale = set(1.0F / __builtin_sqrtf(mean + epsilon) + (mean - mean));  // see moments()
+  for (int i = 0; i < n; i += kWidth) store(y + i, load(x + i) * scale * load(weight + i));
+}
+
 void head_norm(const float* x, const float* weight, float epsilon, int n, float* y) {
   const Moments found = moments(x, epsilon, n);
   const int whole = n - n % kWidth;

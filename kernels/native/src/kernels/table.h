@@ -5,10 +5,11 @@
 #include "dense.h"
 #include "image.h"
 #include "kernels.h"
+#include "mamba/table.h"
 #include "math.h"
 #include "pointwise.h"
 #include "xlstm/table.h"
 
-#define LRAM_KERNELS(name)                                                            \
-  {name,  layer_norm, head_norm,         accumulate,        gated, rectify, quantize, \
-   dense, convolve,   image_convolution, LRAM_XLSTM_KERNELS}
+#define LRAM_KERNELS(name)                                                                                \
+  {name,  layer_norm, rms_norm,          head_norm,          accumulate,        gated, rectify, quantize, \
+   dense, convolve,   image_convolution, LRAM_XLSTM_KERNELS, LRAM_MAMBA_KERNELS}

@@ -173,13 +173,13 @@ void SlstmBlock::feed_forward_slice(StepContext& context, int slice, const Token
 void SlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const auto& held = static_cast<const SlstmMemory&>(memory);
   const ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
-  const Tokens normed = normalized(context, thread, w_.norm, w_.norm_epsilon, Format::float32, 2);
+  const Tokens normed = normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, Format::float32, 2);
   const Range heads = share(w_.heads, thread, context.threads());
   for (int head = heads.begin; head < heads.end; ++head) cell_head(context, held, head, normed.x);
   context.barrier(thread);
   context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * context.room);
   const Tokens tokens =
-      normalized(context, thread, w_.ffn_norm, w_.norm_epsilon, w_.ffn_up[0].format, w_.ffn_up[0].planes);
+      normalized(context, thread, {w_.ffn_norm, nullptr, w_.norm_epsilon, false}, w_.ffn_up[0].format, w_.ffn_up[0].planes);
   const Range slices = share(w_.ffn_slices, thread, context.threads());
   for (int slice = slices.begin; slice < slices.end; ++slice) feed_forward_slice(context, slice, tokens);
   context.barrier(thread);

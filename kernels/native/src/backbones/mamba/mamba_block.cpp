@@ -1,0 +1,183 @@
+#include "mamba_block.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "mamba.h"
+#include "roles.h"
+
+namespace lram::mamba {
+
+struct MambaMemory : BlockMemory {
+  float* conv = nullptr;  // [batch][window][channels]
+  float* h = nullptr;     // [batch][size][channels]
+};
+
+namespace {
+
+enum Part : std::size_t { kConv, kSsm };
+
+std::vector<StatePart> parts_of(const MambaWeights& w) {
+  const auto inner = static_cast<std::size_t>(w.inner);
+  return {{"conv", {static_cast<std::size_t>(w.conv_kernel - 1), inner}},
+          {"ssm", {static_cast<std::size_t>(w.size), inner}}};
+}
+
+Needs needs_of(const MambaWeights& w) {
+  const int selected = State::padded(w.selected());
+  Needs needs;
+  needs.units = w.slices;
+  needs.width = std::max(w.slice, room_of(w.rank));
+  needs.scratch = static_cast<std::size_t>(kTokens * selected);
+  needs.shared = static_cast<std::size_t>(kTokens * selected);
+  return needs;
+}
+
+void add_bias(float* x, int tokens, int stride, const float* bias, int count) {
+  for (int token = 0; token < tokens; ++token)
+    for (int i = 0; i < count; ++i) x[token * stride + i] += bias[i];
+}
+
+}  // namespace
+
+std::vector<BlockKind> kinds() { return {{3, MambaBlock::make}}; }
+
+std::unique_ptr<Block> MambaBlock::make(BlockSource& source) {
+  source.expect_unrolled_tokens("a Mamba block");
+  MambaWeights w;
+  w.inner = source.integer("inner", 1, 1 << 16);
+  w.slices = source.integer("slices", 1, 64);
+  w.slice = source.integer("slice", kGroup, 1 << 16, kGroup);
+  w.size = source.integer("state", 1, 1 << 10);
+  w.rank = source.integer("dt_rank", 1, 1 << 15);
+  w.conv_kernel = source.integer("conv_kernel", 2, 64);
+  const bool rms = source.integer("rms_norm", 0, 1) == 1;
+  const bool biased = source.integer("bias", 0, 1) == 1;
+  const float epsilon = source.epsilon("norm_epsilon");
+  source.expect_no_more();
+  if (w.inner > w.channels() || w.inner <= w.channels() - w.slice)
+    source.refuse("slices: expected as many as " + std::to_string(w.inner) + " channels fill, got " +
+                  std::to_string(w.slices) + " of " + std::to_string(w.slice));
+  const int hidden = source.hidden_room();
+  const int channels = w.channels();
+  w.norm = {source.plain(kNorm, hidden), rms ? nullptr : source.plain(kNormBias, hidden), epsilon, rms};
+  w.in = source.matrices(kIn, 2 * w.slices, w.slice, hidden);
+  w.in_bias = biased ? source.plain(kInBias, 2 * channels) : nullptr;
+  w.conv_weight = source.plain(kConvWeight, std::int64_t{w.conv_kernel} * channels);
+  w.conv_bias = source.plain(kConvBias, channels);
+  w.select = source.matrices(kSelect, w.slices, w.selected(), w.slice);
+  w.step = source.matrices(kStep, w.slices, w.slice, room_of(w.rank));
+  w.step_bias = source.plain(kStepBias, channels);
+  w.A = source.plain(kA, std::int64_t{w.size} * channels);
+  w.D = source.plain(kD, channels);
+  w.out = source.matrices(kOut, w.slices, source.hidden(), w.slice);
+  w.out_bias = biased ? source.plain(kOutBias, source.hidden()) : nullptr;
+  return std::make_unique<MambaBlock>(std::move(w));
+}
+
+MambaBlock::MambaBlock(MambaWeights weights) : Block(parts_of(weights), needs_of(weights)), w_(std::move(weights)) {}
+
+std::unique_ptr<BlockMemory> MambaBlock::plan(Planner& planner, int batch) const {
+  const std::size_t channels = static_cast<std::size_t>(batch) * static_cast<std::size_t>(w_.channels());
+  auto memory = std::make_unique<MambaMemory>();
+  memory->conv = planner.take<float>(channels * static_cast<std::size_t>(w_.conv_kernel - 1));
+  memory->h = planner.take<float>(channels * static_cast<std::size_t>(w_.size));
+  const bool exact = w_.inner == w_.channels();
+  memory->parts = {exact ? memory->conv : nullptr, exact ? memory->h : nullptr};
+  return memory;
+}
+
+// Channels that fill up the last slice are 0 in the memory, and stay so.
+void MambaBlock::restart_own(BlockMemory& memory, std::size_t part, int row) const {
+  const auto& held = static_cast<const MambaMemory&>(memory);
+  const int count = (part == kConv ? w_.conv_kernel - 1 : w_.size) * w_.channels();
+  std::fill_n((part == kConv ? held.conv : held.h) + static_cast<std::ptrdiff_t>(row) * count, count, 0.0F);
+}
+
+void MambaBlock::save_own(const BlockMemory& memory, std::size_t part, int row, float* values) const {
+  const auto& held = static_cast<const MambaMemory&>(memory);
+  const int rows = part == kConv ? w_.conv_kernel - 1 : w_.size;
+  const float* from = (part == kConv ? held.conv : held.h) + static_cast<std::ptrdiff_t>(row) * rows * w_.channels();
+  for (int i = 0; i < rows; ++i) std::copy_n(from + i * w_.channels(), w_.inner, values + i * w_.inner);
+}
+
+void MambaBlock::load_own(BlockMemory& memory, std::size_t part, int row, const float* values) const {
+  const auto& held = static_cast<const MambaMemory&>(memory);
+  const int rows = part == kConv ? w_.conv_kernel - 1 : w_.size;
+  float* to = (part == kConv ? held.conv : held.h) + static_cast<std::ptrdiff_t>(row) * rows * w_.channels();
+  for (int i = 0; i < rows; ++i) std::copy_n(values + i * w_.inner, w_.inner, to + i * w_.channels());
+}
+
+// Input projection, convolution, and this slice's part of step sizes, B and C.
+void MambaBlock::before_selection(StepContext& context, const MambaMemory& memory, int slice,
+                                  const Tokens& tokens) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(slice)];
+  const int count = context.state.tokens();
+  const int padded = State::padded(w_.slice);
+  const int start = slice * w_.slice;
+  const auto stride = static_cast<std::size_t>(w_.slice);
+  const auto channels = static_cast<std::size_t>(w_.channels());
+  multiply(context, w_.in[static_cast<std::size_t>(2 * slice)], tokens, b.input, padded);
+  multiply(context, w_.in[static_cast<std::size_t>(2 * slice + 1)], tokens, b.gate, padded);
+  if (w_.in_bias != nullptr) {
+    add_bias(b.input, count, padded, w_.in_bias + 2 * start, w_.slice);
+    add_bias(b.gate, count, padded, w_.in_bias + 2 * start + w_.slice, w_.slice);
+  }
+  for (int row = 0; row < context.state.batch(); ++row) {
+    float* window = memory.conv + static_cast<std::ptrdiff_t>(row) * (w_.conv_kernel - 1) * w_.channels() + start;
+    context.kernels.convolve({w_.slice, w_.conv_kernel, w_.conv_weight + start, channels, w_.conv_bias + start,
+                              b.input + row * kTokens * padded, static_cast<std::size_t>(padded), window, channels,
+                              b.convolved + row * kTokens * w_.slice, stride, context.first(row)});
+  }
+  const Matrix& select = w_.select[static_cast<std::size_t>(slice)];
+  const Tokens convolved = of_unit(context, b, b.convolved, stride, count, w_.slice, select);
+  multiply(context, select, convolved, b.shared, State::padded(w_.selected()));
+}
+
+// The state space, the gated output, and this slice's columns of the output projection.
+void MambaBlock::after_selection(StepContext& context, const MambaMemory& memory, int slice) const {
+  State& state = context.state;
+  const UnitBuffers& b = state.units[static_cast<std::size_t>(slice)];
+  const int padded = State::padded(w_.slice);
+  const int selected = State::padded(w_.selected());
+  const int start = slice * w_.slice;
+  const auto stride = static_cast<std::size_t>(w_.slice);
+  const auto channels = static_cast<std::size_t>(w_.channels());
+  const Matrix& step = w_.step[static_cast<std::size_t>(slice)];
+  for (int row = 0; row < state.batch(); ++row) {
+    // every slice's part, in the order of slices
+    const int of_row = row * kTokens * selected;
+    std::copy_n(state.units[0].shared + of_row, kTokens * selected, b.scratch);
+    for (int part = 1; part < w_.slices; ++part)
+      context.kernels.accumulate(b.scratch, state.units[static_cast<std::size_t>(part)].shared + of_row, 0, 1,
+                                 kTokens * selected);
+    const Tokens sizes =
+        of_unit(context, b, b.scratch, static_cast<std::size_t>(selected), kTokens, room_of(w_.rank), step);
+    multiply(context, step, sizes, b.q, padded);
+    const int at = row * kTokens * w_.slice;
+    const float* B = b.scratch + room_of(w_.rank);
+    context.kernels.mamba.selective_scan(
+        {w_.slice, w_.size, w_.A + start, memory.h + static_cast<std::ptrdiff_t>(row) * w_.size * w_.channels() + start,
+         channels, w_.D + start, w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q,
+         static_cast<std::size_t>(padded), b.convolved + at, stride, b.gate + row * kTokens * padded,
+         static_cast<std::size_t>(padded), b.h + at, context.first(row)});
+  }
+  const Matrix& out = w_.out[static_cast<std::size_t>(slice)];
+  const Tokens tokens = of_unit(context, b, b.h, stride, state.tokens(), w_.slice, out);
+  multiply(context, out, tokens, b.part, state.padded_hidden());
+  if (slice == 0 && w_.out_bias != nullptr)
+    add_bias(b.part, state.tokens(), state.padded_hidden(), w_.out_bias, context.hidden);
+}
+
+void MambaBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
+  const auto& held = static_cast<const MambaMemory&>(memory);
+  const Range slices = share(w_.slices, thread, context.threads());
+  const Tokens tokens = normalized(context, thread, w_.norm, w_.in[0].format, w_.in[0].planes);
+  for (int slice = slices.begin; slice < slices.end; ++slice) before_selection(context, held, slice, tokens);
+  context.barrier(thread);
+  for (int slice = slices.begin; slice < slices.end; ++slice) after_selection(context, held, slice);
+  context.barrier(thread);
+  add_parts(context, thread, w_.slices);
+}
+
+}  // namespace lram::mamba
