@@ -25,6 +25,19 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, None, self.eps)
 
 
+class RMSNorm(nn.Module):
+    """RMS norm in plain arithmetic, which every runtime has."""
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.eps: float = norm.eps  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight
+
+
 class HeadNorm(nn.Module):
     """Group norm with one group per head, whose stored weight is the difference to 1."""
 

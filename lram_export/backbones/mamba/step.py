@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lram_export.backbones.layers import Convolution
+from lram_export.backbones.layers import Convolution, RMSNorm
 from lram_export.backbones.mamba.reference import MambaReference
 from lram_export.spec.tensors import state_name
 from lram_export.spec.tokens import TokenLayout
@@ -109,19 +109,6 @@ class MambaBlock(nn.Module):
             outputs.append(C[:, token, None] @ h)
         y = torch.cat(outputs, dim=1) + self.D * u
         return x + self.out_proj(y * F.silu(z)), next_conv, h
-
-
-class RMSNorm(nn.Module):
-    """RMS norm in plain arithmetic, which every runtime has."""
-
-    def __init__(self, norm: nn.RMSNorm) -> None:
-        super().__init__()
-        self.weight = norm.weight
-        self.eps: float = norm.eps  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
-        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps) * self.weight
 
 
 def step_norm(norm: nn.Module) -> nn.Module:

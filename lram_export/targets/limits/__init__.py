@@ -79,6 +79,14 @@ class Limit:
                 yield self.has_no.format(name=name, value=value, limit=self.limit)
 
 
+def _tokens(asked: Asked) -> dict[str, str]:
+    count, skipped = len(asked.config.tokens), asked.config.tokens.skipped
+    return {"tokens": f"{count} token{'s' * (count > 1)} per step, {skipped} skipped at the start of an episode"}
+
+
+UNROLLED_TOKENS = Limit((NATIVE,), _tokens, ("3 tokens per step, 1 skipped at the start of an episode",), "{value}")
+"""A row of backbones whose kernels hold the tokens of a step in registers: their number is compiled in."""
+
 LIMITS = (
     Limit(
         (NATIVE, TVM),

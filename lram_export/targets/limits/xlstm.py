@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from lram_export.backbones.xlstm.fused import channel_parts, fused_block_size
-from lram_export.targets.limits import NATIVE, TVM_GPU, Asked, Limit
+from lram_export.targets.limits import TVM_GPU, UNROLLED_TOKENS, Asked, Limit
 
 SHARED_FLOATS = 48 * 1024 // 4
 """Memory that the threads of a GPU's block share."""
 SLSTM_WIDTH = SHARED_FLOATS // 5 // 8 * 8
 """Five numbers per channel, which begin at multiples of 32 bytes."""
 PROCESSOR = "compile for a processor"
-
-
-def _tokens(asked: Asked) -> dict[str, str]:
-    count, skipped = len(asked.config.tokens), asked.config.tokens.skipped
-    return {"tokens": f"{count} token{'s' * (count > 1)} per step, {skipped} skipped at the start of an episode"}
 
 
 def _pairs(asked: Asked) -> dict[str, int]:
@@ -39,8 +34,7 @@ def _mlstm(asked: Asked) -> bool:
 
 
 LIMITS = (
-    # they hold the tokens of a step in registers, so their number is compiled in
-    Limit((NATIVE,), _tokens, ("3 tokens per step, 1 skipped at the start of an episode",), "{value}"),
+    UNROLLED_TOKENS,
     # of every pair of tokens, and of every token, a number per thread
     Limit((TVM_GPU,), _pairs, 8, "{value} tokens per step, at most {limit}", PROCESSOR),
     Limit(
