@@ -323,7 +323,8 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
 void MlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const auto& own = static_cast<const MlstmMemory&>(memory);
   const Range heads = share(w_.heads, thread, context.threads());
-  const Tokens tokens = normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, w_.up[0].format, w_.up[0].planes);
+  const Tokens tokens =
+      normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, w_.up[0].format, w_.up[0].planes);
   for (int head = heads.begin; head < heads.end; ++head) before_gates(context, own, head, tokens);
   context.barrier(thread);
   for (int head = heads.begin; head < heads.end; ++head) after_gates(context, own, head);

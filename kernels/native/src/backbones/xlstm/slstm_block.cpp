@@ -178,8 +178,8 @@ void SlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) cons
   for (int head = heads.begin; head < heads.end; ++head) cell_head(context, held, head, normed.x);
   context.barrier(thread);
   context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * context.room);
-  const Tokens tokens =
-      normalized(context, thread, {w_.ffn_norm, nullptr, w_.norm_epsilon, false}, w_.ffn_up[0].format, w_.ffn_up[0].planes);
+  const Tokens tokens = normalized(context, thread, {w_.ffn_norm, nullptr, w_.norm_epsilon, false}, w_.ffn_up[0].format,
+                                   w_.ffn_up[0].planes);
   const Range slices = share(w_.ffn_slices, thread, context.threads());
   for (int slice = slices.begin; slice < slices.end; ++slice) feed_forward_slice(context, slice, tokens);
   context.barrier(thread);
