@@ -41,9 +41,13 @@ from lram_export.spec.parity import TOLERANCES, ParityResult
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SLOW_PAGES = {
+    "adding-a-target.md",
     "bundle.md",
     "command-line.md",
     "evaluation.md",
+    "jetson.md",
+    "native.md",
+    "openvino.md",
     "quantization.md",
     "step-api.md",
     "tensorrt.md",

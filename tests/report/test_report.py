@@ -25,7 +25,7 @@ from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, ReportOptions, collect
 from lram_export.report.page import render
 from lram_export.spec.parity import TOLERANCES
-from tests.conftest import GOLDEN, ExportFunction, fail, load_golden, succeed
+from tests.conftest import GOLDEN, SLOW, ExportFunction, fail, load_golden, succeed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHARTS = ("drift", "errors", "ties", "state", "latency", "deadline", "flat", "choice")
@@ -158,6 +158,7 @@ class TestContent:
             assert row.errors.largest.max() < 1e-4
             np.testing.assert_allclose(row.errors.state_norm, row.errors.oracle_norm, rtol=1e-4)
 
+    @SLOW
     def test_other_precisions_stand_beside_it(self, bundle: Path, int8: Path) -> None:
         report = collect(Bundle.open(bundle), [Bundle.open(int8)], ReportOptions(steps=20, threads=1))
         assert [row.label for row in report.rows] == [

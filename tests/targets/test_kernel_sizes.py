@@ -59,7 +59,13 @@ ODD = {
 @pytest.mark.parametrize("target", ["native", "tvm"])
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("heads of 10", "int8"), ("heads of 34", "int4"), ("odd numbers", "int8"), ("wide blocks", "fp32")],
+    [
+        ("odd numbers", "int8"),
+        *(
+            pytest.param(name, precision, marks=SLOW)
+            for name, precision in (("heads of 10", "int8"), ("heads of 34", "int4"), ("wide blocks", "fp32"))
+        ),
+    ],
 )
 def test_any_width_is_computed(target: str, name: str, precision: str, tmp_path: Path) -> None:
     pytest.importorskip({"native": "lram_export._native", "tvm": "tvm"}[target])

@@ -153,7 +153,7 @@ def check_engine(bundle: Path, precision: str) -> None:
 
 
 class TestPrecisions:
-    @pytest.mark.parametrize("precision", ["fp16", "int8", *(pytest.param(p, marks=SLOW) for p in ("bf16", "int4"))])
+    @pytest.mark.parametrize("precision", ["int8", *(pytest.param(p, marks=SLOW) for p in ("fp16", "bf16", "int4"))])
     def test_the_graph_computes_what_the_oracle_does(
         self, precision: str, exported: ExportFunction, tmp_path: Path
     ) -> None:

@@ -32,7 +32,10 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA to
 class TestGpu:
     """Kernels for a GPU, where none is: nvcc compiles them, and their blocks and threads run one after the other."""
 
-    @pytest.mark.parametrize(("name", "batch"), [("state_ms", 1), ("state_ms", 3), ("image_m", 2)])
+    @pytest.mark.parametrize(
+        ("name", "batch"),
+        [("state_ms", 3), *(pytest.param(*case, marks=SLOW) for case in (("state_ms", 1), ("image_m", 2)))],
+    )
     def test_a_step_of_emulated_blocks_and_threads_is_the_processors(
         self, name: str, batch: int, exported: ExportFunction, tmp_path: Path
     ) -> None:
@@ -86,6 +89,7 @@ class TestGpu:
         _, line = fail("verify", output, "--target", "tvm")
         assert "no library for this processor (cuda-sm8" in line
 
+    @SLOW
     @needs_nvcc
     def test_all_kernels_of_images_compile_for_every_gpu_of_this_kind_of_machine(self, tmp_path: Path) -> None:
         golden, output = load_golden("image_m"), tmp_path / "policy.lram"

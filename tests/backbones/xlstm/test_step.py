@@ -46,7 +46,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(config=model_configs(), **ARGUMENTS)
 def test_chunk_equals_three_single_steps_of_the_package(
     config: ModelConfig, batch: int, seed: int, discrete: bool
