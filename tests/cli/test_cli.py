@@ -70,6 +70,10 @@ class TestWrongUse:
             (("sweep", STATE_M, *REACH, "--seed", "-1"), "Invalid value for '--seed'"),
             (("new", "--preset", "16m", "--slstm-at", "1,x"), "--slstm-at: expected numbers"),
             (("new", "--preset", "16m", "--slstm-at", "8"), "--slstm-at: expected distinct blocks in 0..7"),
+            (
+                ("new", "--preset", "16m", "--backbone", "mamba", "--slstm-at", "1"),
+                "--slstm-at: only for --backbone xlstm",
+            ),
         ],
     )
     def test_wrong_arguments(self, arguments: tuple[str | Path, ...], message: str, tmp_path: Path) -> None:
