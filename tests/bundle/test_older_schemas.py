@@ -72,5 +72,5 @@ def test_an_unknown_backbone_is_named(tmp_path: Path) -> None:
     copy = Path(shutil.copytree(OLDER / "schema-3.lram", tmp_path / "copy.lram"))
     model = read_model(Bundle.open(copy).manifest.model, copy).to_json()
     model["backbone"]["kind"] = "hyena"
-    with pytest.raises(BundleError, match=r"model.backbone.kind: this lram-export knows xlstm, got 'hyena'; update"):
+    with pytest.raises(BundleError, match=r"model.backbone.kind: this lram-export knows .*, got 'hyena'; update"):
         read_model(model, copy)
