@@ -31,7 +31,7 @@ HOURS := -o faulthandler_timeout=7200
 test: $(STAMP)   ## all tests that belong to every change
 	$(PYTEST_2) -m 'not slow and $(OTHERS)'
 
-test-slow: $(STAMP) ## what takes long and rarely breaks by a change elsewhere: before a release (about an hour)
+test-slow: $(STAMP) ## what takes long and rarely breaks by a change elsewhere: before a release
 	$(PYTEST_2) $(HOURS) -m 'slow and $(OTHERS)'
 
 # what needs another target beside these is left out

@@ -13,8 +13,6 @@ h lies as (B, state, inner): channels last, so that everything of a channel is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,70 +21,27 @@ from torch.nn import functional as F
 
 from lram_export.backbones.layers import Convolution, RMSNorm
 from lram_export.backbones.mamba.reference import MambaReference
-from lram_export.spec.tensors import state_name
+from lram_export.backbones.stack import BlockStack
 from lram_export.spec.tokens import TokenLayout
 
 
-class MambaStack(nn.Module):
-    """Blocks, and the norm behind the last one: a :class:`~lram_export.backbones.protocol.Stack`."""
-
-    def __init__(self, reference: MambaReference, layout: TokenLayout) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(MambaBlock(block) for block in reference.layers)
-        self.post_norm = step_norm(reference.norm_f)
-        self._position = layout.read_position - len(layout)  # from the end, as a constant of the graph
-
-    def forward(self, tokens: Tensor, first: Tensor, present: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`~lram_export.backbones.protocol.Stack`."""
-        next_state: list[Tensor] = []
-        for stage, conv, ssm in zip(self.stages(), state[::2], state[1::2], strict=True):
-            tokens, *after = stage.run(tokens, first, present, conv, ssm)
-            next_state += after
-        return (self.read(tokens), *next_state)
-
-    def stages(self) -> list[BlockStage]:
-        """One for each block."""
-        return [
-            BlockStage(f"blocks.{i}.", (state_name(i, "conv"), state_name(i, "ssm")), block)
-            for i, block in enumerate(self.blocks)
-        ]
-
-    def initial_tensors(self) -> dict[str, Tensor]:
-        """See :class:`~lram_export.backbones.protocol.Stack`: all states start as numbers."""
-        return {}
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """See :class:`~lram_export.backbones.protocol.Stack`."""
-        read: Tensor = self.post_norm(tokens[:, self._position])
-        return read
-
-
-@dataclass(frozen=True)
-class BlockStage:
-    """A block: see :class:`~lram_export.backbones.protocol.Stage`."""
-
-    name: str
-    states: tuple[str, ...]
-    run: Callable[..., tuple[Tensor, ...]]
-
-
-def build(reference: MambaReference, layout: TokenLayout) -> MambaStack:
+def build(reference: MambaReference, layout: TokenLayout) -> BlockStack:
     """The stack of the step graph; weights are shared with the reference where they are used whole."""
-    return MambaStack(reference, layout)
+    return BlockStack((MambaBlock(block) for block in reference.layers), step_norm(reference.norm_f), layout)
 
 
 class MambaBlock(nn.Module):
     """Norm, input projection, convolution, selective state space, gate, output projection, residual."""
 
+    parts = ("conv", "ssm")
+
     def __init__(self, block: Any) -> None:
         super().__init__()
         mixer = block.mixer
-        self.parts = mixer.parts
+        self.selected = mixer.parts
         self.norm = step_norm(block.norm)
-        self.in_proj, self.x_proj, self.dt_proj, self.out_proj = (
-            *(mixer.in_proj, mixer.x_proj),
-            *(mixer.dt_proj, mixer.out_proj),
-        )
+        self.in_proj, self.x_proj = mixer.in_proj, mixer.x_proj
+        self.dt_proj, self.out_proj = mixer.dt_proj, mixer.out_proj
         self.conv = Convolution(mixer.conv1d)
         self.A = nn.Parameter(-torch.exp(mixer.A_log).t().contiguous())  # (state, inner)
         self.D = mixer.D
@@ -97,7 +52,7 @@ class MambaBlock(nn.Module):
         """The tokens (B, T, hidden) and the block's state in; the same out."""
         u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
         u, next_conv = self.conv(u, conv, first, present)
-        dt, B, C = self.x_proj(u).split(self.parts, dim=-1)
+        dt, B, C = self.x_proj(u).split(self.selected, dim=-1)
         dt = F.softplus(self.dt_proj(dt)) * present[..., None]
         added = dt * u
         # a row that starts an episode forgets its memory whatever it holds: 0 times NaN would be NaN

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lram_export.backbones.layers import NEVER, BlockDiagonal, Convolution, HeadNorm, LayerNorm, log_sigmoid
+from lram_export.backbones.stack import BlockStack
 from lram_export.backbones.xlstm.config import SLSTM_INITIAL_M, XLSTMConfig
 from lram_export.backbones.xlstm.reference import XLSTMReference
-from lram_export.spec.tensors import state_name
 from lram_export.spec.tokens import TokenLayout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,59 +44,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class XLSTMStack(nn.Module):
-    """Blocks, and the norm behind the last one: a :class:`~lram_export.backbones.protocol.Stack`."""
-
-    def __init__(self, reference: XLSTMReference, layout: TokenLayout) -> None:
-        super().__init__()
-        config = reference.sizes
-        self.blocks = nn.ModuleList(
-            SLSTMBlock(block, config, layout.skipped) if i in config.slstm_at else MLSTMBlock(block, config)
-            for i, block in enumerate(reference.layers.blocks)
-        )
-        self.post_norm = LayerNorm(reference.layers.post_blocks_norm)
-        self._position = layout.read_position - len(layout)  # from the end, as a constant of the graph
-
-    def forward(self, tokens: Tensor, first: Tensor, present: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`~lram_export.backbones.protocol.Stack`."""
-        next_state: list[Tensor] = []
-        remaining = list(state)
-        for stage in self.stages():
-            count = len(stage.states)
-            tokens, *parts = stage.run(tokens, first, present, *remaining[:count])
-            next_state += parts
-            remaining = remaining[count:]
-        return (self.read(tokens), *next_state)
-
-    def stages(self) -> list[BlockStage]:
-        """One for each block."""
-        return [
-            BlockStage(f"blocks.{i}.", tuple(state_name(i, part) for part in block.parts), block)  # type: ignore[union-attr]
-            for i, block in enumerate(self.blocks)
-        ]
-
-    def initial_tensors(self) -> dict[str, Tensor]:
-        """See :class:`~lram_export.backbones.protocol.Stack`: all states start as numbers."""
-        return {}
-
-    def read(self, tokens: Tensor) -> Tensor:
-        """See :class:`~lram_export.backbones.protocol.Stack`."""
-        read: Tensor = self.post_norm(tokens[:, self._position])
-        return read
-
-
-@dataclass(frozen=True)
-class BlockStage:
-    """A block: see :class:`~lram_export.backbones.protocol.Stage`."""
-
-    name: str
-    states: tuple[str, ...]
-    run: Callable[..., tuple[Tensor, ...]]
-
-
-def build(reference: XLSTMReference, layout: TokenLayout) -> XLSTMStack:
+def build(reference: XLSTMReference, layout: TokenLayout) -> BlockStack:
     """The stack of the step graph; weights are shared with the reference where they are used whole."""
-    return XLSTMStack(reference, layout)
+    config = reference.sizes
+    blocks: list[nn.Module] = [
+        SLSTMBlock(block, config, layout.skipped) if i in config.slstm_at else MLSTMBlock(block, config)
+        for i, block in enumerate(reference.layers.blocks)
+    ]
+    return BlockStack(blocks, LayerNorm(reference.layers.post_blocks_norm), layout)
 
 
 class MLSTMBlock(nn.Module):
