@@ -32,6 +32,19 @@ def human_bytes(size: float | None) -> str:
     return f"{size:.2f} GB"
 
 
+def other_contexts(config: ModelConfig) -> list[str]:
+    """Of a model that can act in several ways: what a step of it costs, and what one of each other way would."""
+    ours, lines = dict(config.backbone.facts()), []
+    for context in config.contexts:
+        facts = dict(config.in_context(context).backbone.facts())
+        if facts != ours:
+            lines.append(
+                f"it acts in the context {ours['context']}, {ours['arithmetic']}; with --context {context} it would be "
+                f"{facts['arithmetic']}, but another policy, see docs/checkpoint.md"
+            )
+    return lines
+
+
 def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
     """The architecture in words."""
     state = 4 * sum(t.size for t in config.backbone.states(1, len(config.tokens)))

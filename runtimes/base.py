@@ -27,10 +27,10 @@ class BaseRuntime(ABC):
     in_place = True
     """Whether a step overwrites the state it starts from."""
 
-    def __init__(self, spec: StepSpec, inputs: StepInputs | None = None, initial: InitialTensors | None = None) -> None:
+    def __init__(self, spec: StepSpec, initial: InitialTensors, inputs: StepInputs | None = None) -> None:
         """Keep what every runtime has; ``initial`` are the states that start as a tensor, each for one row."""
         self.spec = spec
-        self._initial = {state.name: initial_values(state, initial or {}) for state in spec.states}
+        self._initial = {state.name: initial_values(state, initial) for state in spec.states}
         self._inputs = StepInputs(spec) if inputs is None else inputs
         self._guard = Guard(self)
         self._lost: set[int] = set()

@@ -16,7 +16,7 @@ from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import StepSpec, initial_values
+from lram_export.spec.tensors import initial_values
 from lram_export.targets.native.format import HEADER_BYTES, Header, step_fields, stored_name
 from lram_export.targets.native.options import NativeOptions
 
@@ -26,8 +26,9 @@ MODEL_FILE = "model.lrn"
 class NativeRuntime(BaseRuntime):
     """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
 
-    def __init__(self, model: _native.Model, spec: StepSpec, state_format: str) -> None:
-        super().__init__(spec)
+    def __init__(self, model: _native.Model, artifact: LoadedArtifact, state_format: str) -> None:
+        spec = artifact.spec
+        super().__init__(spec, artifact.initial)
         self.state_format = state_format
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._episodes: Any = _native.State(model, spec.batch_size)
@@ -99,7 +100,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     if not same_state(model.state_tensors(), artifact):
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     try:
-        return NativeRuntime(model, artifact.spec, chosen.state_format)
+        return NativeRuntime(model, artifact, chosen.state_format)
     except ValueError as error:
         raise BundleError(f"{path}: not what the manifest describes: {error}") from None
     except MemoryError as error:

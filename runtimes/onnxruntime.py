@@ -28,8 +28,8 @@ class OnnxRuntime(BaseRuntime):
 
     in_place = False
 
-    def __init__(self, session: Any, spec: StepSpec, initial: InitialTensors | None = None) -> None:
-        super().__init__(spec, initial=initial)
+    def __init__(self, session: Any, spec: StepSpec, initial: InitialTensors) -> None:
+        super().__init__(spec, initial)
         self._session = session
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         # Even steps read set 0 and write set 1, odd steps the other way round.

@@ -40,7 +40,7 @@ class OpenvinoRuntime(BaseRuntime):
     """The stateful step graph in one inference request; inputs and outputs are bound once."""
 
     def __init__(self, compiled: CompiledModel, spec: StepSpec, initial: InitialTensors) -> None:
-        super().__init__(spec, initial=initial)
+        super().__init__(spec, initial)
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         self._request: Any = compiled.model.create_infer_request()
         for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):

@@ -1,4 +1,4 @@
-"""Runtime of the target `pytorch`: the reference model, token by token, in eager float32."""
+"""Runtime of the target `pytorch`: the reference model in eager float32."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class PytorchRuntime(BaseRuntime):
     in_place = False
 
     def __init__(self, model: ReferenceModel, spec: StepSpec, task: TaskSpec) -> None:
-        tensors = {name: tensor.numpy() for name, tensor in model.backbone.initial_tensors().items()}
-        super().__init__(spec, initial=tensors)
+        tensors = {name: tensor.numpy() for name, tensor in model.initial_tensors(task).items()}
+        super().__init__(spec, tensors)
         self._model, self._task = model, task
-        self._state = self._next = model.initial_state(spec.batch_size)
+        self._state = self._next = model.initial_state(spec.batch_size, task)
 
     @property
     def _config(self) -> ModelConfig:

@@ -18,7 +18,7 @@ from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
-from lram_export.spec.tensors import StepSpec, next_name
+from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 from lram_export.targets.tensorrt import cuda
 from lram_export.targets.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
 from lram_export.targets.tensorrt.engines import EngineKey, EngineStore
@@ -33,9 +33,9 @@ class TensorrtRuntime(BaseRuntime):
 
     in_place = False
 
-    def __init__(self, engine: Any, spec: StepSpec) -> None:
+    def __init__(self, engine: Any, spec: StepSpec, initial: InitialTensors) -> None:
         """Allocate everything a step needs and capture its graphs; raises CudaError or LramError, and frees it."""
-        super().__init__(spec)
+        super().__init__(spec, initial)
         self._engine: Any = engine
         self._held: list[DeviceArray | PinnedArray] = []
         self._stream: Any = None
@@ -171,11 +171,13 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
     gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
     path = find_engine(toolkit, gpu, recipe, artifact)
-    return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact.spec)
+    return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact)
 
 
-def load_engine(toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, spec: StepSpec) -> Runtime:
-    """Run an engine, which messages call by its path; raises as :func:`load`."""
+def load_engine(
+    toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, artifact: LoadedArtifact
+) -> TensorrtRuntime:
+    """Run an engine of an artifact, which messages call by its path; raises as :func:`load`."""
     if len(plan) > gpu.free_memory:
         raise LramError(
             f"{path}: {len(plan):,} bytes of engine do not fit the {gpu.free_memory:,} bytes free on {gpu.name}; "
@@ -186,8 +188,8 @@ def load_engine(toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, s
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BundleError(f"{path}: {toolkit.label} does not accept it on {gpu.name}: {toolkit.logger.reason()}")
-    check_interface(engine, spec, path)
-    return TensorrtRuntime(engine, spec)
+    check_interface(engine, artifact.spec, path)
+    return TensorrtRuntime(engine, artifact.spec, artifact.initial)
 
 
 def engine_key(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, digest: str) -> EngineKey:

@@ -15,7 +15,6 @@ from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
-from lram_export.spec.tensors import StepSpec
 from lram_export.targets.tvm.interface import (
     INTERFACE_FILE,
     STEP_FUNCTION,
@@ -36,9 +35,15 @@ class TvmRuntime(BaseRuntime):
     """The step with its inputs, outputs, weights and state in arrays that stay where they are."""
 
     def __init__(
-        self, machine: VirtualMachine, weights: list[NDArray[Any]], spec: StepSpec, memory_columns: int, threads: int
+        self,
+        machine: VirtualMachine,
+        weights: list[NDArray[Any]],
+        artifact: LoadedArtifact,
+        memory_columns: int,
+        threads: int,
     ) -> None:
-        super().__init__(spec, StepInputs(spec, [aligned(t.shape, t.dtype) for t in spec.inputs]))
+        spec = artifact.spec
+        super().__init__(spec, artifact.initial, StepInputs(spec, [aligned(t.shape, t.dtype) for t in spec.inputs]))
         self._threads, self._columns = threads, memory_columns
         self._outputs = StepOutput(*(aligned(t.shape, t.dtype) for t in spec.outputs))
         # in the kernels' layout
@@ -134,8 +139,8 @@ def load_library(
 
             from lram_export.runtimes.tvm_gpu import GpuRuntime
 
-            return GpuRuntime(path, weights, artifact.spec, platform.memory_columns, tvm.cuda(0))
-        return TvmRuntime(VirtualMachine(path), weights, artifact.spec, platform.memory_columns, threads)
+            return GpuRuntime(path, weights, artifact, platform.memory_columns, tvm.cuda(0))
+        return TvmRuntime(VirtualMachine(path), weights, artifact, platform.memory_columns, threads)
     except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: TVM cannot run it ({lines[0]}); export it again with this version of TVM") from None

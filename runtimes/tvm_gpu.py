@@ -15,9 +15,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import State, StepOutput
-from lram_export.spec.tensors import StepSpec
 from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, to_stored
 
 
@@ -25,9 +25,10 @@ class GpuRuntime(BaseRuntime):
     """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests."""
 
     def __init__(
-        self, library: Path, weights: list[NDArray[Any]], spec: StepSpec, memory_columns: int, device: Any
+        self, library: Path, weights: list[NDArray[Any]], artifact: LoadedArtifact, memory_columns: int, device: Any
     ) -> None:
-        super().__init__(spec)
+        spec = artifact.spec
+        super().__init__(spec, artifact.initial)
         self._columns, self._device = memory_columns, device
         self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
         action, logits = self._outputs

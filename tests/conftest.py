@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from lram_export.cli import main
 from lram_export.runtimes import RUNTIMES
+from lram_export.spec.tasks import TaskSpec
 from lram_export.system.cache import FOLDER_VARIABLE
 from lram_export.targets.backbones import targets_of
 from tests import simulated_gpu
@@ -85,9 +86,11 @@ fewer packages."""
 TVM_PLATFORM = os.environ.get("LRAM_TVM_PLATFORM", "host")
 """What the target `tvm` is exported for; `make test-gpu` names the GPU that is here."""
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_NAMES = ("state_m", "state_ms", "image_m", "mamba_state", "mamba_image")
+GOLDEN_NAMES = ("state_m", "state_ms", "image_m", "mamba_state", "mamba_image", "dt_state", "dt_image")
 SEMANTICS = {"none": "cached", "observed": "observed"}
 """Reward feedback -> prefix of the trace's arrays."""
+CONTEXTS = {"none": "cache", "observed": "window"}
+"""Reward feedback -> how a Decision Transformer acts in the trace."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,19 @@ class Golden:
             return [*options, "--image", "--discrete"]
         dims = (self.meta["observation_dim"], self.meta["action_dim"])
         return [*options, "--observation-dim", str(dims[0]), "--action-dim", str(dims[1])]
+
+    @property
+    def task(self) -> TaskSpec:
+        """The trace's task."""
+        target = float(self.trace["initial_return_to_go"])
+        if self.meta["observation"] == "image":
+            return TaskSpec("custom", "image", None, "discrete", 1, target, 1.0)
+        dims = (self.meta["observation_dim"], self.meta["action_dim"])
+        return TaskSpec("custom", "state", dims[0], "continuous", dims[1], target, 1.0)
+
+    def context_options(self, feedback: str) -> list[str]:
+        """Command-line options that let the model act as in the trace."""
+        return ["--context", CONTEXTS[feedback]] if self.backbone == "decision_transformer" else []
 
     def expected(self, feedback: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Actions, the logits they were chosen from, and return-to-go, per step."""
@@ -216,6 +232,7 @@ def exported(shared_folder: Path) -> ExportFunction:
         if targets is None:
             targets = [target for target in TARGETS if target in targets_of(golden.backbone)]
         chosen = [*(golden.task_options if options is None else options), "--reward-feedback", feedback]
+        chosen += golden.context_options(feedback)
         chosen += ["--batch", str(batch), "--no-report", *(part for t in targets for part in ("--target", t))]
         if "tensorrt" in targets:
             chosen += ["--device", "agx-orin"]

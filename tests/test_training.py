@@ -17,7 +17,7 @@ from train import Recipe, Run, Sampler, Windows, fold_normalization, label_token
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.model.head_modules import MODULES
 from lram_export.rollouts.environments import open_environment
-from lram_export.spec.tasks import resolve_task
+from lram_export.spec.tasks import TaskSpec, resolve_task
 from tests.conftest import succeed
 from tests.models import lram, lram_inputs, reference_model
 
@@ -165,7 +165,8 @@ class TestSequences:
         with torch.no_grad():
             expected = loss_of(trained.model, one).item()
         trained.model.eval()
-        state, losses = trained.model.initial_state(1), []
+        task = TaskSpec("custom", "state", 39, "continuous", 4, 1.0, 1.0)
+        state, losses = trained.model.initial_state(1, task), []
         for step in range(RECIPE.context):
             is_first = torch.tensor([float(step == 0)])
             inputs = (one.observations[:, step], one.return_to_go[:, step], one.rewards[:, step])

@@ -1,10 +1,12 @@
 """What a backbone offers: one package per kind, the same file names in all. Free of torch, which is in types only.
 
 ``config.py``    the sizes, a :class:`BackboneConfig`, and the published ones, ``PRESETS`` and ``preset_sizes``; free of
-                 torch
+                 torch. Where one policy can be run in several ways that act differently, ``CONTEXTS`` names them and
+                 ``in_context`` turns one into the other
 ``original.py``  how the training code describes it and names its weights
 ``reference.py`` ``build(config, context_length)``: a :class:`ReferenceBackbone`
-``step.py``      ``build(reference, layout)``: a :class:`Stack`, the same as part of the step graph
+``step.py``      ``build(reference, layout, padding)``: a :class:`Stack`, the same as part of the step graph; ``padding``
+                 (T, hidden) are the tokens of a step in which every input is 0
 ``fused.py``     its matrices as fused kernels read them
 
 What a target needs beyond that lies beside its exporter, under the backbone's name: ``exporters/native/<kind>.py``.
@@ -127,21 +129,33 @@ class Stack(Protocol):
 
 
 class ReferenceBackbone(Protocol):
-    """The backbone as the training code computes it, token by token: a torch module whose weights have the original's
-    names, less `encoder.`."""
+    """The backbone as the training code computes it: a torch module whose weights have the original's names, less
+    `encoder.`."""
 
-    def initial_tensors(self) -> Mapping[str, torch.Tensor]:
-        """See :class:`Stack`."""
+    def initial_tensors(self, padding: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """See :class:`Stack`; ``padding`` (T, hidden) are the tokens of a step in which every input is 0."""
 
     def nest(self, state: Mapping[str, torch.Tensor]) -> Any:
         """The state, by name, in the form of the training code; whatever that changes in place is a copy."""
 
-    def token(self, x: torch.Tensor, nested: Any) -> tuple[torch.Tensor, Any]:
-        """One token of all rows, (B, 1, hidden), and the nested state, which is used up; the same out."""
+    def step(
+        self, tokens: torch.Tensor, first: torch.Tensor, layout: TokenLayout, nested: Any
+    ) -> tuple[torch.Tensor, Any]:
+        """One step of all rows.
+
+        Args:
+            tokens: (B, T, hidden); those that are skipped are, in rows that start an episode, those of padding.
+            first: (B,) bool, rows that start an episode; their state is the initial one.
+            layout: of the tokens.
+            nested: the state, which is used up.
+
+        Returns:
+            What the head reads, (B, hidden), and the next state, nested.
+        """
 
     def flatten(self, nested: Any) -> State:
         """The inverse of :meth:`nest`."""
 
 
 BuildReference: TypeAlias = Callable[[Any, int], "ReferenceBackbone"]
-BuildStack: TypeAlias = Callable[[Any, TokenLayout], "Stack"]
+BuildStack: TypeAlias = Callable[[Any, TokenLayout, "torch.Tensor"], "Stack"]

@@ -8,7 +8,11 @@ from types import ModuleType
 from lram_export.backbones.protocol import BackboneConfig
 from lram_export.spec.json_fields import Fields
 
-BACKBONES = {"xlstm": "lram_export.backbones.xlstm", "mamba": "lram_export.backbones.mamba"}
+BACKBONES = {
+    "xlstm": "lram_export.backbones.xlstm",
+    "mamba": "lram_export.backbones.mamba",
+    "decision_transformer": "lram_export.backbones.decision_transformer",
+}
 """Kind -> package; see :mod:`~lram_export.backbones.protocol` for what is in it."""
 
 

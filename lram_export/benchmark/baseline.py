@@ -1,4 +1,4 @@
-"""The original way to act, as a baseline for benchmarks: one call of the backbone's own step per token, eager PyTorch.
+"""The original way to act, as a baseline for benchmarks: the backbone's own step, eager PyTorch.
 
 The state stays in the original's own form between steps, as in the original code, so that nothing of ours is
 in the time. Only a step that starts an episode goes the way of the reference runtime.
@@ -50,12 +50,9 @@ class OriginalRuntime(PytorchRuntime):
         backbone = model.backbone
         nested = backbone.nest(self._state) if self._nested is None else self._nested
         with torch.no_grad():
-            tokens = model.embed(self._tensors())
-            read = tokens[:, :1]
-            for position in range(len(layout)):
-                left, nested = backbone.token(tokens[:, position : position + 1], nested)
-                read = left if position == layout.read_position else read
-            output = self._decide(model.action_net(read[:, 0]))
+            named = self._tensors()
+            read, nested = backbone.step(model.embed(named), named["is_first"] > 0, layout, nested)
+            output = self._decide(model.action_net(read))
         self._nested = nested
         return output
 

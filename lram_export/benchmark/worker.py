@@ -193,12 +193,12 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     from lram_export.model.config import read_model
     from lram_export.model.reference import ReferenceModel
     from lram_export.runtimes.pytorch import artifact_checkpoint
-    from lram_export.verification.oracle import check_architecture
+    from lram_export.verification.oracle import check_architecture, in_context_of
 
     torch.set_num_threads(job.threads)
     manifest = bundle.manifest
     if job.source is not None:
-        checkpoint, weights = job.source.load(), "checkpoint"
+        checkpoint, weights = in_context_of(bundle, job.source.load()), "checkpoint"
         check_architecture(bundle, checkpoint)
     elif "pytorch" in bundle.targets:
         checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"

@@ -37,3 +37,15 @@ class Hints:
     act_dim: int | None = None
     discrete_actions: int | None = None
     image_shape: tuple[int, int, int] | None = None
+    num_heads: int | None = None
+    context_length: int | None = None
+
+    @property
+    def of_backbone(self) -> dict[str, int]:
+        """What is said of the backbone, by name; see ``HINTS`` of a backbone's module ``original``."""
+        said = {"num_heads": self.num_heads, "context_length": self.context_length}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+HINT_OPTIONS = "--act-dim, --discrete-actions, --image-shape, --num-heads, --context-length"
+"""The options that say it."""

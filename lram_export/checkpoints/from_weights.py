@@ -43,7 +43,11 @@ def infer_config(
 
     shape("embed_ln.weight")
     assumptions = ["tokens (reward, state, return-to-go), no time embeddings, as in the published models"]
-    backbone = _original(weights, path).infer(shape, weights, path, assumptions)
+    original, given = _original(weights, path), hints.of_backbone
+    for name in given:
+        if name not in original.HINTS:
+            raise UsageError(f"--{name.replace('_', '-')}: the weights of {path} show it; leave it out")
+    backbone = original.infer(shape, weights, path, assumptions, given)
     sizes = _infer_actions(shape("action_net.0.weight")[0], hints, num_actions, assumptions)
     state_dim = shape("embed_state.weight")[-1] if "embed_state.weight" in weights else None
     image_shape = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from lram_export.checkpoints.checkpoint import Checkpoint, Hints
+from lram_export.checkpoints.checkpoint import HINT_OPTIONS, Checkpoint, Hints
 from lram_export.checkpoints.folder import CONFIG_FILE, load_folder
 from lram_export.checkpoints.training_zip import load_zip
 from lram_export.errors import UsageError
@@ -13,15 +14,21 @@ from lram_export.errors import UsageError
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """Where a checkpoint is and how to read it: the arguments of :func:`load_checkpoint`."""
+    """Where a checkpoint is and how to read it: the arguments of :func:`load_checkpoint`, and the way to act where the
+    model has several (``ModelConfig.contexts``); None: its default."""
 
     path: Path
     config_file: Path | None = None
     hints: Hints | None = None
+    context: str | None = None
 
     def load(self) -> Checkpoint:
-        """Load and check it."""
-        return load_checkpoint(self.path, self.config_file, self.hints)
+        """Load and check it; raises UsageError for a context that the model does not have."""
+        loaded = load_checkpoint(self.path, self.config_file, self.hints)
+        try:
+            return dataclasses.replace(loaded, config=loaded.config.in_context(self.context))
+        except ValueError as error:
+            raise UsageError(f"--context: {self.path}: {error}") from None
 
 
 def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | None = None) -> Checkpoint:
@@ -43,8 +50,6 @@ def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | 
         if config_file is not None:
             raise UsageError("--config: only for a model.zip; a checkpoint folder holds its own config.json")
         if hints != Hints():
-            raise UsageError(
-                f"--act-dim, --discrete-actions, --image-shape: only for a zip without a config; {path} has its own"
-            )
+            raise UsageError(f"{HINT_OPTIONS}: only for a zip without a config; {path} has its own")
         return load_folder(path)
     return load_zip(path, config_file, hints)

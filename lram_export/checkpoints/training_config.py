@@ -139,7 +139,7 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT, ["kind"])
     model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS, original.SUPPORTED_MODEL, *original.INERT_MODEL.values())
     model.require({**SUPPORTED_OPTIONS, **original.SUPPORTED_MODEL})
-    backbone = original.read(Section(config, "agent_params.huggingface", file))
+    backbone = original.read(agent.section("huggingface"), agent)
     Section(config, "env_params", file).require(SUPPORTED_ENVIRONMENT)
     action_channels = model.integer("action_channels", 256)
     discrete_actions = model.integer("discrete_actions", 18)

@@ -13,7 +13,7 @@ from pathlib import Path
 from lram_export.backbones.protocol import Weights
 from lram_export.backbones.registry import backbone_module
 from lram_export.checkpoints.checked import checked_weights
-from lram_export.checkpoints.checkpoint import Checkpoint, Hints
+from lram_export.checkpoints.checkpoint import HINT_OPTIONS, Checkpoint, Hints
 from lram_export.checkpoints.foreign import POLICY, refuse_foreign, refuse_nested, refuse_prefixed
 from lram_export.checkpoints.from_weights import infer_config
 from lram_export.checkpoints.training_config import read_hydra_config
@@ -39,16 +39,16 @@ def load_zip(path: Path, config_file: Path | None, hints: Hints) -> Checkpoint:
     if config_file is not None or beside.is_file():
         if hints != Hints():
             raise UsageError(
-                "--act-dim, --discrete-actions, --image-shape: only for a zip without a config; "
-                f"{config_file or beside} already says it"
+                f"{HINT_OPTIONS}: only for a zip without a config; {config_file or beside} already says it"
             )
         head = weights.get("action_net.0.weight")
         config = read_hydra_config(config_file or beside, 0 if head is None else head.shape[0])
     else:
         config, assumptions = infer_config(weights, path, hints, raw_num_actions(raw))
-    weights = backbone_module(config.backbone.kind, "original").canonical(weights)
-    checked = checked_weights(weights, config, path)
-    return Checkpoint(path, config, checked, file_sha256(path), tuple(skipped), assumptions)
+    canonical = backbone_module(config.backbone.kind, "original").canonical(weights, config.backbone)
+    skipped += set(weights) - set(canonical)
+    checked = checked_weights(canonical, config, path)
+    return Checkpoint(path, config, checked, file_sha256(path), tuple(sorted(skipped)), assumptions)
 
 
 def _refuse_normalization(path: Path) -> None:

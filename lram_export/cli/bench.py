@@ -63,7 +63,7 @@ def bench(
     if checkpoint is not None and not baseline:
         raise UsageError("--checkpoint: only with --baseline")
     if reading.given and checkpoint is None:
-        raise UsageError("--config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint")
+        raise UsageError(f"{options.READING_OPTIONS}: only with --checkpoint")
     opened = Bundle.open(bundle)
     chosen = library.BenchOptions(
         targets=library.timed_targets(opened, targets),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.checkpoint
 @options.output
 @options.checkpoint_options
+@options.context
 @options.force
 @options.as_json
 @options.quiet
@@ -30,6 +31,7 @@ def convert(
     checkpoint: Path,
     output: Path,
     reading: options.CheckpointOptions,
+    context: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -39,7 +41,7 @@ def convert(
 
     check_output(output, force=force, marker=CONFIG_FILE)
     progress = ConsoleProgress(quiet)
-    _save(reading.load(checkpoint, progress), output, force, as_json, progress)
+    _save(reading.load(checkpoint, progress, context), output, force, as_json, progress)
 
 
 @click.command(cls=Command)

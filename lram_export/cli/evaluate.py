@@ -83,9 +83,7 @@ def evaluate(
     from lram_export.verification.verify import installed_targets
 
     if checkpoint is None and (reading.given or other_checkpoint):
-        raise UsageError(
-            "--other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint"
-        )
+        raise UsageError(f"--other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint")
     if no_reference and checkpoint is not None:
         raise UsageError("--no-reference: contradicts --checkpoint; leave one of them out")
     if video is not None:

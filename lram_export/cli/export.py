@@ -13,7 +13,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import Command
 from lram_export.cli.precision import SHARE, print_choice
-from lram_export.describe import cost_line, counted, human_bytes
+from lram_export.describe import cost_line, counted, human_bytes, other_contexts
 from lram_export.errors import UsageError
 from lram_export.spec.precision import AUTO, PRECISIONS
 from lram_export.system.files import check_output
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 @options.platform_options
 @click.option("--no-report", is_flag=True, help="Do not write report.html into the bundle.")
 @options.checkpoint_options
+@options.context
 @options.force
 @options.as_json
 @options.quiet
@@ -66,6 +67,7 @@ def export(
     platform: Platform,
     no_report: bool,
     reading: options.CheckpointOptions,
+    context: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -93,8 +95,12 @@ def export(
         report=not no_report,
     )
     check_targets(chosen)
+    loaded = reading.load(checkpoint, progress, context)
+    if context is None:
+        for line in other_contexts(loaded.config):
+            message(f"note: {line}", quiet)
     bundle = export_bundle(
-        reading.load(checkpoint, progress),
+        loaded,
         task,
         output,
         chosen,

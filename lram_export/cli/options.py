@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lram_export.checkpoints.checkpoint import HINT_OPTIONS
 from lram_export.cli.console import ConsoleProgress, message
 from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile
 from lram_export.errors import UsageError
@@ -67,6 +68,16 @@ reference_steps = click.option(
 )
 
 
+context = click.option(
+    "--context",
+    type=click.Choice(["window", "cache"]),
+    help="How a transformer acts: over the window it was trained on, all anew at every step (default); or with the "
+    "training code's cache of keys and values, which is cheaper, and another policy.",
+)
+READING_OPTIONS = f"--config, {HINT_OPTIONS}"
+"""The options of :class:`CheckpointOptions`."""
+
+
 @dataclass(frozen=True)
 class CheckpointOptions:
     """How to read a checkpoint that does not say everything itself."""
@@ -75,33 +86,36 @@ class CheckpointOptions:
     act_dim: int | None
     discrete_actions: int | None
     image_shape: str | None
+    num_heads: int | None
+    context_length: int | None
 
     @property
     def given(self) -> bool:
         """Whether the user gave any of them."""
-        return any(v is not None for v in (self.config_file, self.act_dim, self.discrete_actions, self.image_shape))
+        return any(value is not None for value in vars(self).values())
 
     def hints(self) -> Hints:
         """What the library takes; raises UsageError for a malformed shape."""
         from lram_export.checkpoints.checkpoint import Hints
 
-        if self.image_shape is None:
-            return Hints(self.act_dim, self.discrete_actions)
-        shape = parse_integers(self.image_shape, "--image-shape")
-        if len(shape) != 3:
-            raise UsageError(f"--image-shape: expected CHANNELS,HEIGHT,WIDTH, got '{self.image_shape}'")
-        return Hints(self.act_dim, self.discrete_actions, (shape[0], shape[1], shape[2]))
+        image = None
+        if self.image_shape is not None:
+            shape = parse_integers(self.image_shape, "--image-shape")
+            if len(shape) != 3:
+                raise UsageError(f"--image-shape: expected CHANNELS,HEIGHT,WIDTH, got '{self.image_shape}'")
+            image = (shape[0], shape[1], shape[2])
+        return Hints(self.act_dim, self.discrete_actions, image, self.num_heads, self.context_length)
 
-    def source(self, path: Path) -> CheckpointSource:
-        """A checkpoint with these options."""
+    def source(self, path: Path, context: str | None = None) -> CheckpointSource:
+        """A checkpoint with these options, acting in a context."""
         from lram_export.checkpoints.loading import CheckpointSource
 
-        return CheckpointSource(path, self.config_file, self.hints())
+        return CheckpointSource(path, self.config_file, self.hints(), context)
 
-    def load(self, path: Path, progress: ConsoleProgress) -> Checkpoint:
+    def load(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Checkpoint:
         """Load a checkpoint, and say what was assumed."""
         with progress.stage("reading the checkpoint"):
-            loaded = self.source(path).load()
+            loaded = self.source(path, context).load()
         for assumption in loaded.assumptions:
             message(f"assumed: {assumption}", progress.quiet)
         return loaded
@@ -117,9 +131,11 @@ def checkpoint_options(command: Command) -> Command:
         act_dim: int | None,
         discrete_actions: int | None,
         image_shape: str | None,
+        num_heads: int | None,
+        context_length: int | None,
         **others: Any,
     ) -> Any:
-        reading = CheckpointOptions(config_file, act_dim, discrete_actions, image_shape)
+        reading = CheckpointOptions(config_file, act_dim, discrete_actions, image_shape, num_heads, context_length)
         return command(*arguments, reading=reading, **others)
 
     add = (
@@ -136,6 +152,8 @@ def checkpoint_options(command: Command) -> Command:
             help="Zip without config: discrete actions of the head.",
         ),
         click.option("--image-shape", metavar="C,H,W", help="Zip without config: shape of the images."),
+        click.option("--num-heads", type=DIMENSION, help="Zip without config: heads of a transformer."),
+        click.option("--context-length", type=DIMENSION, help="Zip without config: steps that a transformer sees."),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
 

@@ -59,9 +59,7 @@ def report(
     from lram_export.system.machine import suitable_threads
 
     if (reading.given or other_checkpoint) and checkpoint is None:
-        raise UsageError(
-            "--other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: only with --checkpoint"
-        )
+        raise UsageError(f"--other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint")
     if recording is not None and checkpoint is None:
         raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)

@@ -64,6 +64,7 @@ NOTES = (
 @click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and cell.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
 @options.checkpoint_options
+@options.context
 @click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
 @options.as_json
 @options.quiet
@@ -84,6 +85,7 @@ def sweep(
     episodes: int,
     seed: int,
     reading: options.CheckpointOptions,
+    context: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -112,7 +114,7 @@ def sweep(
     )
     task = asked.resolve()
     progress = ConsoleProgress(quiet)
-    report = library.sweep(reading.source(checkpoint), task, output, chosen, force=force, progress=progress)
+    report = library.sweep(reading.source(checkpoint, context), task, output, chosen, force=force, progress=progress)
     for assumption in report.assumptions:
         message(f"assumed: {assumption}", quiet)
     if report.kept:

@@ -74,8 +74,8 @@ def verify(
     given = recording is not None or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):
         raise UsageError(
-            "--recording, --steps, --seed, --other-checkpoint, --config, --act-dim, --discrete-actions, --image-shape: "
-            "only with --checkpoint; without, the recorded steps are replayed"
+            f"--recording, --steps, --seed, --other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint; "
+            "without, the recorded steps are replayed"
         )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)

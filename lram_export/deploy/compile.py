@@ -67,7 +67,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
         seconds = time.monotonic() - started
     else:
         plan = memoryview(path.read_bytes())
-    engine = runtime.load_engine(toolkit, gpu, plan, store.path(key), artifact.spec)
+    engine = runtime.load_engine(toolkit, gpu, plan, store.path(key), artifact)
     try:
         with progress.stage(f"verifying on {gpu.name}", len(reference.inputs)) as advance:
             meter = parity_meter(bundle, TARGET, engine)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.backbones.protocol import BackboneConfig, Draw, WeightSpec
-from lram_export.backbones.registry import read_backbone
+from lram_export.backbones.registry import backbone_module, read_backbone
 from lram_export.errors import BundleError
 from lram_export.model.encoders import Encoder, ImageEncoder, ScalarEncoder, StateEncoder, read_encoder
 from lram_export.model.heads import Head, read_head
@@ -110,6 +110,27 @@ class ModelConfig:
                 shape = (rows, *shape[1:])
             found.append(dataclasses.replace(weight, shape=shape))
         return found
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The ways to act that the backbone has, its default first; none where it acts in one way only."""
+        return tuple(getattr(backbone_module(self.backbone.kind, "config"), "CONTEXTS", ()))
+
+    def in_context(self, context: str | None) -> ModelConfig:
+        """The same policy acting in a way of :attr:`contexts`; None: as it is.
+
+        Raises:
+            ValueError: there is no such way.
+        """
+        if context is None:
+            return self
+        if not self.contexts:
+            raise ValueError(f"a model of backbone '{self.backbone.kind}' acts in one way only")
+        if context not in self.contexts:
+            raise ValueError(f"expected one of {', '.join(self.contexts)}, got '{context}'")
+        module = backbone_module(self.backbone.kind, "config")
+        backbone, tokens = module.in_context(self.backbone, self.tokens, context)
+        return dataclasses.replace(self, backbone=backbone, tokens=tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""

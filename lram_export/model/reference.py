@@ -19,6 +19,9 @@ from lram_export.backbones.state import initial_state, select_rows
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoder_modules import reference_module
 from lram_export.model.head_modules import head_modules
+from lram_export.model.specification import step_spec
+from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import TensorSpec
 from lram_export.system.machine import threads_beside_others
 
 
@@ -56,10 +59,20 @@ class ReferenceModel(nn.Module):
         """The backbone as the training code has it."""
         return self.encoder
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_tensors(self, task: TaskSpec) -> dict[str, Tensor]:
+        """The states that start as a tensor, each for one row; see :class:`~lram_export.spec.tensors.StateSpec`."""
+        inputs = {tensor.name: zeros(tensor, self.embed_ln.weight) for tensor in step_spec(self.config, task).inputs}
+        return dict(self.backbone.initial_tensors(self.padding(inputs)))
+
+    def initial_state(self, batch_size: int, task: TaskSpec) -> State:
         """The state at the start of an episode."""
         states = self.config.backbone.states(batch_size, len(self.config.tokens))
-        return initial_state(states, self.backbone.initial_tensors())
+        return initial_state(states, self.initial_tensors(task))
+
+    @torch.no_grad()
+    def padding(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The tokens of a step like this in which every input is 0, as :meth:`embed` gives them: (T, hidden)."""
+        return self.embed({name: torch.zeros_like(values[:1]) for name, values in inputs.items()})[0]
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Embed the tokens of an environment step.
@@ -76,13 +89,14 @@ class ReferenceModel(nn.Module):
         for token in self.config.tokens.tokens:
             of_input = [encoder for encoder in self.config.encoders if encoder.input == token.input]
             encoder = next(e for e in of_input if token.input != "observation" or e.kind == kind)
-            tokens.append(self.get_submodule(encoder.name)(inputs[token.input]))
+            values = inputs["is_first"] * 0 if token.zero else inputs[token.input]
+            tokens.append(self.get_submodule(encoder.name)(values))
         embedded: Tensor = self.embed_ln(torch.stack(tokens, dim=1))
         return embedded
 
     @torch.no_grad()
     def step(self, inputs: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
-        """One environment step, token by token.
+        """One environment step, as the training code takes it.
 
         Args:
             inputs: see :meth:`embed`; and ``is_first`` (B,) float32, 1 where a row starts an episode: its state is
@@ -92,22 +106,23 @@ class ReferenceModel(nn.Module):
         Returns:
             All logits of the head, and the next state; ``state`` is not changed.
         """
-        tokens, layout = self.embed(inputs), self.config.tokens
-        first = inputs["is_first"] > 0
+        backbone, layout = self.backbone, self.config.tokens
+        tokens, first = self.embed(inputs), inputs["is_first"] > 0
         if first.any():
-            state = select_rows(first, self.initial_state(len(first)), state)
-        backbone, nested = self.backbone, self.backbone.nest(state)
-        read = tokens[:, :1]
-        for position in range(len(layout)):
-            skips = position < layout.skipped and bool(first.any())
-            before = backbone.flatten(nested) if skips else None
-            left, nested = backbone.token(tokens[:, position : position + 1], nested)
-            if before is not None:
-                nested = backbone.nest(select_rows(first, before, backbone.flatten(nested)))
-            if position == layout.read_position:
-                read = left
-        logits: Tensor = self.action_net(read[:, 0])
+            padding = self.padding(inputs)
+            states = self.config.backbone.states(len(first), len(layout))
+            state = select_rows(first, initial_state(states, backbone.initial_tensors(padding)), state)
+            skipped = first[:, None] & (torch.arange(len(layout)) < layout.skipped)
+            tokens = torch.where(skipped[..., None], padding, tokens)
+        read, nested = backbone.step(tokens, first, layout, backbone.nest(state))
+        logits: Tensor = self.action_net(read)
         return logits, backbone.flatten(nested)
+
+
+def zeros(tensor: TensorSpec, like: Tensor) -> Tensor:
+    """An input of zeros, for one row; of numbers in the precision of ``like``, and where that is."""
+    dtype = like.dtype if tensor.dtype == "float32" else getattr(torch, tensor.dtype)
+    return torch.zeros((1, *tensor.shape[1:]), dtype=dtype, device=like.device)
 
 
 @contextmanager

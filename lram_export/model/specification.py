@@ -16,7 +16,9 @@ def step_spec(config: ModelConfig, task: TaskSpec, batch_size: int = 1) -> StepS
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected a positive number, got {batch_size}")
-    embedded = sorted(config.encoders_of(task), key=lambda e: (e.input != "observation", config.encoders.index(e)))
+    zero = {token.input for token in config.tokens.tokens if token.zero}
+    given = (encoder for encoder in config.encoders_of(task) if encoder.input not in zero)
+    embedded = sorted(given, key=lambda e: (e.input != "observation", config.encoders.index(e)))
     return StepSpec(
         batch_size=batch_size,
         inputs=(

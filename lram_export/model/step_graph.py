@@ -16,7 +16,7 @@ from lram_export.backbones.registry import backbone_module
 from lram_export.model.encoder_modules import step_module
 from lram_export.model.head_modules import head_modules
 from lram_export.model.limits import input_limits
-from lram_export.model.reference import ReferenceModel
+from lram_export.model.reference import ReferenceModel, zeros
 from lram_export.model.specification import step_spec
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -47,13 +47,13 @@ class StepGraph(nn.Module):
         limits = input_limits(dict(model.named_parameters()), config.encoders_of(task), task)
         self.spec: StepSpec = spec.with_limits(limits)
         names = [tensor.name for tensor in spec.inputs]
-        self._sources = [names.index(token.input) for token in config.tokens.tokens]
+        self._sources = [None if token.zero else names.index(token.input) for token in config.tokens.tokens]
         for token, encoder in zip(config.tokens.tokens, config.encoders_of(task), strict=True):
             module = step_module(encoder, model.get_submodule(encoder.name), task)
             self.add_module(_embedding(token.name), module)
         self.embed_norm = model.embed_ln
         stack = backbone_module(config.backbone.kind, "step")
-        self.backbone: Any = stack.build(model.backbone, config.tokens)
+        self.backbone: Any = stack.build(model.backbone, config.tokens, self._padding())
         self._head_modules = head_modules(config.head)
         self.head = self._head_modules.step(config.head, model.action_net, task)
         self.eval().requires_grad_(False)
@@ -69,12 +69,17 @@ class StepGraph(nn.Module):
 
     def embed(self, *inputs: Tensor) -> Tensor:
         """The tokens of a step, normalized: (B, T, hidden); inputs in the order of ``spec.inputs``."""
-        tokens = [
-            self.get_submodule(_embedding(token.name))(inputs[source])
-            for token, source in zip(self.config.tokens.tokens, self._sources, strict=True)
-        ]
+        tokens, weight = [], self.embed_norm.weight
+        for token, source in zip(self.config.tokens.tokens, self._sources, strict=True):
+            values = weight.new_zeros(len(inputs[0])) if source is None else inputs[source]
+            tokens.append(self.get_submodule(_embedding(token.name))(values))
         normalized: Tensor = self.embed_norm(torch.stack(tokens, dim=1))
         return normalized
+
+    @torch.no_grad()
+    def _padding(self) -> Tensor:
+        """The tokens of a step in which every input is 0: (T, hidden)."""
+        return self.embed(*(zeros(tensor, self.embed_norm.weight) for tensor in self.spec.inputs[:-1]))[0]
 
     def decide(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Action and action logits from what the backbone left, (B, hidden)."""

@@ -16,7 +16,7 @@ from lram_export.spec.bounds import MOST_BATCH, MOST_STATES
 from lram_export.spec.json_fields import Fields, shown, whole_number
 
 DTYPES = ("float32", "uint8", "int64")
-ROLES = ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell")
+ROLES = ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell", "key", "value", "index")
 """What a state tensor can be, see :class:`StateSpec`."""
 MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS = 8, 1 << 36, 16
 
@@ -54,7 +54,8 @@ class StateSpec(TensorSpec):
 
     Attributes:
         role: what it is, in a word: ``matrix``, ``normalizer``, ``stabilizer`` (a logarithm: it may be of any
-            magnitude), ``window`` (of past inputs), ``hidden``, ``cell``.
+            magnitude), ``window`` (of past inputs), ``hidden``, ``cell``, ``key`` and ``value`` (of past tokens, for
+            attention), ``index`` (a whole number: which of several entries is replaced next).
         initial: the value of every element at the start of an episode; None: those of a tensor that the bundle
             carries under the state's name, see :func:`initial_values`.
     """

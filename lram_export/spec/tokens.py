@@ -18,11 +18,18 @@ class Token:
         name: what it is called, in the step graph, too (``embed_<name>``).
         input: the input of the step that it embeds.
         skipped_at_start: the backbone does not see it at the first step of an episode.
+        zero: it is always that of an input of 0, and the step has no such input.
     """
 
     name: str
     input: str
     skipped_at_start: bool = False
+    zero: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``zero`` only where it is."""
+        data = {"name": self.name, "input": self.input, "skipped_at_start": self.skipped_at_start}
+        return {**data, "zero": True} if self.zero else data
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class TokenLayout:
             raise ValueError("tokens: those that are skipped at the start of an episode come first")
         if all(token.skipped_at_start for token in self.tokens):
             raise ValueError("tokens: expected one that is not skipped at the start of an episode")
+        if any(token.zero and (token.skipped_at_start or token.input == "observation") for token in self.tokens):
+            raise ValueError("tokens: one that is always zero is neither the observation nor skipped")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -59,12 +68,12 @@ class TokenLayout:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The inputs that tokens embed."""
+        """What tokens embed, in their order, whether it is an input of the step or always zero."""
         return tuple(token.input for token in self.tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of :meth:`from_json`."""
-        return {"sequence": [vars(token) for token in self.tokens], "read": self.read}
+        return {"sequence": [token.to_json() for token in self.tokens], "read": self.read}
 
     @staticmethod
     def from_json(fields: Fields) -> TokenLayout:
@@ -73,8 +82,9 @@ class TokenLayout:
         tokens = []
         for i, entry in enumerate(fields.items("sequence", MOST_TOKENS)):
             token = Fields.of(entry, f"{fields.path('sequence')}[{i}]")
-            token.only("name", "input", "skipped_at_start")
-            tokens.append(Token(token.text("name"), token.text("input"), token.flag("skipped_at_start")))
+            zero = "zero" in token.data and token.flag("zero")
+            token.only("name", "input", "skipped_at_start", *(["zero"] if zero else []))
+            tokens.append(Token(token.text("name"), token.text("input"), token.flag("skipped_at_start"), zero))
         return TokenLayout(tuple(tokens), fields.text("read"))
 
 

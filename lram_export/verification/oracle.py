@@ -8,6 +8,7 @@ target.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def build_oracle(
         UsageError: another architecture; or another file, without ``other_checkpoint``.
         BundleError: damaged codes.
     """
+    checkpoint = in_context_of(bundle, checkpoint)
     check_checkpoint(bundle, checkpoint, other_checkpoint=other_checkpoint)
     quantization = bundle.manifest.quantization
     if quantization is None:
@@ -108,6 +110,14 @@ def check_checkpoint(bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint
             f"{checkpoint.path}: not the file this bundle was exported from (SHA-256 {checkpoint.sha256}, the manifest "
             f"names {source}); add --other-checkpoint if it is meant, as for a converted checkpoint"
         )
+
+
+def in_context_of(bundle: Bundle, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint acting as the bundle does, where its model can act in several ways: no file says which."""
+    context = getattr(read_model(bundle.manifest.model, bundle.path).backbone, "context", None)
+    if context not in checkpoint.config.contexts:
+        return checkpoint
+    return dataclasses.replace(checkpoint, config=checkpoint.config.in_context(context))
 
 
 def check_architecture(bundle: Bundle, checkpoint: Checkpoint) -> None:

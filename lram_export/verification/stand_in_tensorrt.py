@@ -35,7 +35,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     except Exception as error:  # ONNX Runtime and onnx_ir raise whatever they like for a damaged graph
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {describe(error)}") from None
     check_session(session, artifact, path)
-    return OnnxRuntime(session, artifact.spec)
+    return OnnxRuntime(session, artifact.spec, artifact.initial)
 
 
 def session_of(path: Path, options: Any) -> Any:

@@ -204,6 +204,7 @@ def verify_against_checkpoint(
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint, progress=progress)
     if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
         oracle.require_codes()  # nothing can be computed with them
+    checkpoint = oracle.float32
     check_limits(bundle, checkpoint)
     recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
     expected_weights, different = oracle.dequantized(), None

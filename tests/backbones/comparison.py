@@ -32,7 +32,7 @@ def check_steps(config: ModelConfig, batch: int, seed: int, discrete: bool) -> N
     equal values amplifies rounding without bound, in the reference as well as in the chunk.
     """
     single, double = (Comparison(config, batch, seed, discrete, t) for t in (torch.float32, torch.float64))
-    state = initial(config, batch)
+    state = double.model.initial_state(batch, double.task)
     for inputs in random_inputs(single.task, batch, seed):
         exact = double.single_steps(inputs, state)
         assert largest_error(exact, double.chunk(inputs, state)) <= 1e-11
@@ -46,7 +46,6 @@ class Comparison:
     """A model in some precision beside its chunked step graph."""
 
     def __init__(self, config: ModelConfig, batch: int, seed: int, discrete: bool, dtype: torch.dtype) -> None:
-        assert config.encoder("state").dim is not None
         self.config, self.dtype = config, dtype
         self.model = reference_model(random_checkpoint(config, Path(), seed)).to(dtype)
         action, action_dim = ("discrete", 1) if discrete else ("continuous", config.head.act_dim)
@@ -63,7 +62,9 @@ class Comparison:
 
     def chunk(self, inputs: list[torch.Tensor], state: State) -> list[torch.Tensor]:
         """Logits and next state by the step graph."""
-        action, logits, *next_state = self.graph(*self._cast(inputs), *self._cast(state.values()))
+        named = lram_inputs(*self._cast(inputs))
+        given = [named[tensor.name] for tensor in self.graph.spec.inputs]
+        action, logits, *next_state = self.graph(*given, *self._cast(state.values()))
         assert logits.dtype == self.dtype
         np.testing.assert_array_equal(action, HEAD.decode(logits, self.config.head, self.task))
         return [logits, *next_state]

@@ -19,6 +19,7 @@ import torch
 
 from lram_export import Policy, load_policy
 from lram_export.backbones import registry
+from lram_export.backbones.decision_transformer.config import DecisionTransformerConfig
 from lram_export.backbones.mamba.config import MambaConfig
 from lram_export.backbones.protocol import BackboneConfig
 from lram_export.backbones.registry import BACKBONES, backbone_module
@@ -54,6 +55,7 @@ def lram_of(backbone: BackboneConfig) -> ModelConfig:
     return ModelConfig(backbone, HEAD, lram_encoders(7, None))
 
 
+TRANSFORMER = DecisionTransformerConfig(32, 2, num_heads=2, ffn_size=48, context_length=4)
 MODELS: dict[str, ModelConfig] = {
     "xlstm": lram(32, 2, 2, 64, **SIZES),  # type: ignore[arg-type]
     "xlstm with an sLSTM block": lram(
@@ -75,6 +77,8 @@ MODELS: dict[str, ModelConfig] = {
     "mamba of odd sizes, with biases and layer norms": lram_of(
         MambaConfig(28, 3, 52, 5, 3, conv_kernel_size=3, bias=True, conv_bias=False, rms_norm=False, norm_epsilon=1e-3)
     ),
+    "transformer over its window": lram_of(TRANSFORMER),
+    "transformer with a cache": lram_of(TRANSFORMER).in_context("cache"),
     "leaky": lram_of(LeakyConfig(32)),
     "leaky that sees nothing but observations": ModelConfig(LeakyConfig(32), HEAD, (StateEncoder(7),), PLAIN),
 }
@@ -137,7 +141,7 @@ def test_a_step_gives_states_of_the_shapes_it_takes(policy: LoweredPolicy) -> No
 
 def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(policy: LoweredPolicy) -> None:
     spec = policy.spec
-    start = policy.model.initial_state(BATCH)
+    start = policy.model.initial_state(BATCH, TASK)
     inputs = [torch.randn(t.shape, generator=torch.Generator().manual_seed(3)) for t in spec.inputs[:-1]]
     first = torch.ones(BATCH)
     expected = policy.graph(*inputs, first, *(start[t.name] for t in spec.states))
@@ -157,7 +161,7 @@ def test_every_matrix_is_reached_by_one_stage_of_the_calibration(policy: Lowered
 def test_the_step_equals_the_reference_over_episodes(policy: LoweredPolicy) -> None:
     """64 steps, rows start again at different times in between."""
     spec = policy.spec
-    state = policy.model.initial_state(BATCH)
+    state = policy.model.initial_state(BATCH, TASK)
     ours = list(state.values())
     for arguments in random_steps(spec, TASK, 64, seed=5):
         tensors = [torch.tensor(values) for values in arguments]
@@ -273,7 +277,7 @@ def test_two_equal_matrices_stay_two(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_an_option_of_the_training_that_nobody_knows_is_refused_by_name(kind: str, tmp_path: Path) -> None:
-    folder = {"xlstm": "state_ms", "mamba": "mamba_state"}[kind]
+    folder = {"xlstm": "state_ms", "mamba": "mamba_state", "decision_transformer": "dt_state"}[kind]
     text = (GOLDEN / folder / ".hydra" / "config.yaml").read_text()
     assert "\n  huggingface:\n" in text
     for section, line in (("huggingface", "    new_option: 3"), ("agent_params", "  new_option: 3")):

@@ -20,10 +20,10 @@ RECORDED = ("observations", "rewards", "is_first")
 @pytest.mark.parametrize(
     ("golden", "feedback"),
     [
-        *((name, "none") for name in GOLDEN_NAMES if name != "mamba_state"),
-        *((name, "observed") for name in ("state_ms", "mamba_state")),
-        pytest.param("mamba_state", "none", marks=SLOW),
-        *(pytest.param(name, "observed", marks=SLOW) for name in ("state_m", "image_m", "mamba_image")),
+        *((name, "none") for name in GOLDEN_NAMES if name not in ("mamba_state", "dt_image")),
+        *((name, "observed") for name in ("state_ms", "mamba_state", "dt_state")),
+        *(pytest.param(name, "none", marks=SLOW) for name in ("mamba_state", "dt_image")),
+        *(pytest.param(name, "observed", marks=SLOW) for name in ("state_m", "image_m", "mamba_image", "dt_image")),
     ],
     indirect=["golden"],
 )

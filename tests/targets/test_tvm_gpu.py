@@ -43,7 +43,7 @@ class TestGpu:
         artifact = bundle.load_artifact("tvm")
         library = self.emulated_library(artifact, tmp_path)
         weights = map_weights(read_interface(artifact.directory).weights, artifact.directory / WEIGHTS_FILE)
-        on_gpu = GpuRuntime(library, weights, artifact.spec, gpu.COLUMNS, tvm.cpu())
+        on_gpu = GpuRuntime(library, weights, artifact, gpu.COLUMNS, tvm.cpu())
         on_processor = load_runtime("tvm", artifact, 1)
         inputs = random_steps(artifact.spec, artifact.task, 6, seed=3)
         for step, values in enumerate(inputs):

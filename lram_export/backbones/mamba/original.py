@@ -7,7 +7,7 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lram_export.backbones.mamba.config import MambaConfig, dt_rank_of
@@ -40,10 +40,12 @@ INERT_HUGGINGFACE: Reasons = {
 }
 # options of agent_params.model_kwargs that models with this backbone have beside those of all
 SUPPORTED_MODEL: Options = {"ssm_cfg": (None, (None,))}
+HINTS: tuple[str, ...] = ()
+"""Sizes that the weights alone do not show."""
 INERT_MODEL: Reasons = {"how the weights were trained": ("initializer_cfg",)}
 
 
-def read(huggingface: Section) -> MambaConfig:
+def read(huggingface: Section, agent: Section) -> MambaConfig:
     """Read the sizes from the training config's section ``huggingface``.
 
     Raises:
@@ -80,7 +82,11 @@ def recognizes(names: Iterable[str]) -> bool:
 
 
 def infer(
-    shape: Callable[[str], tuple[int, ...]], names: Iterable[str], path: Path, assumptions: list[str]
+    shape: Callable[[str], tuple[int, ...]],
+    names: Iterable[str],
+    path: Path,
+    assumptions: list[str],
+    given: Mapping[str, int],
 ) -> MambaConfig:
     """Infer every size from the weights alone.
 
@@ -89,6 +95,7 @@ def infer(
         names: of all weights.
         path: the file, for messages.
         assumptions: takes what the weights do not show.
+        given: nothing, the weights show all of it.
 
     Raises:
         CheckpointError: blocks are missing, it is a Mamba2, or sizes do not fit together.
@@ -118,6 +125,6 @@ def infer(
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def canonical(weights: Weights) -> Weights:
+def canonical(weights: Weights, config: MambaConfig) -> Weights:
     """There is one layout only."""
     return weights

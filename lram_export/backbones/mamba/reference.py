@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lram_export.backbones.mamba.config import MambaConfig
 from lram_export.backbones.protocol import State
+from lram_export.backbones.token_by_token import TokenByToken
 from lram_export.spec.tensors import state_name
 
 Cache = dict[int, tuple[Tensor, Tensor]]
@@ -20,7 +21,7 @@ Cache = dict[int, tuple[Tensor, Tensor]]
 and the memory of the state space, (B, inner, state)."""
 
 
-class MambaReference(nn.Module):
+class MambaReference(TokenByToken):
     """Blocks, and the norm behind the last one."""
 
     def __init__(self, config: MambaConfig) -> None:
@@ -28,10 +29,6 @@ class MambaReference(nn.Module):
         self.sizes = config
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm_f = norm(config)
-
-    def initial_tensors(self) -> dict[str, Tensor]:
-        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`: all states start as numbers."""
-        return {}
 
     def nest(self, state: Mapping[str, Tensor]) -> Cache:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
@@ -45,7 +42,7 @@ class MambaReference(nn.Module):
         }
 
     def token(self, x: Tensor, nested: Cache) -> tuple[Tensor, Cache]:
-        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
+        """See :class:`~lram_export.backbones.token_by_token.TokenByToken`."""
         x, after = x[:, 0], {}
         for number, block in enumerate(self.layers):
             x, *after[number] = block(x, *nested[number])

@@ -25,7 +25,7 @@ from lram_export.backbones.stack import BlockStack
 from lram_export.spec.tokens import TokenLayout
 
 
-def build(reference: MambaReference, layout: TokenLayout) -> BlockStack:
+def build(reference: MambaReference, layout: TokenLayout, padding: Tensor) -> BlockStack:
     """The stack of the step graph; weights are shared with the reference where they are used whole."""
     return BlockStack((MambaBlock(block) for block in reference.layers), step_norm(reference.norm_f), layout)
 

@@ -6,7 +6,7 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ INERT_HUGGINGFACE: Reasons = {
 }
 # options of agent_params.model_kwargs that models with this backbone have beside those of all
 SUPPORTED_MODEL: Options = {}
+HINTS: tuple[str, ...] = ()
+"""Sizes that the weights alone do not show."""
 INERT_MODEL: Reasons = {}
 # fields of the xlstm package's configs; sizes are read where they are needed
 SUPPORTED_STACK: Options = {
@@ -86,7 +88,7 @@ SIZES_FEEDFORWARD = frozenset(_WIDTH)
 INERT_FEEDFORWARD: Reasons = {_TRAINED: ("dropout",), _OVERWRITTEN: ("embedding_dim", "_num_blocks", "_proj_up_dim")}
 
 
-def read(huggingface: Section) -> XLSTMConfig:
+def read(huggingface: Section, agent: Section) -> XLSTMConfig:
     """Read the sizes from the training config's section ``huggingface``.
 
     Raises:
@@ -155,7 +157,11 @@ def recognizes(names: Iterable[str]) -> bool:
 
 
 def infer(
-    shape: Callable[[str], tuple[int, ...]], names: Iterable[str], path: Path, assumptions: list[str]
+    shape: Callable[[str], tuple[int, ...]],
+    names: Iterable[str],
+    path: Path,
+    assumptions: list[str],
+    given: Mapping[str, int],
 ) -> XLSTMConfig:
     """Infer every size from the weights alone.
 
@@ -164,6 +170,7 @@ def infer(
         names: of all weights.
         path: the file, for messages.
         assumptions: takes what the weights do not show.
+        given: nothing, the weights show all of it.
 
     Raises:
         CheckpointError: blocks are missing, or sizes do not fit together.
@@ -195,7 +202,7 @@ def infer(
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def canonical(weights: Weights) -> Weights:
+def canonical(weights: Weights, config: XLSTMConfig) -> Weights:
     """Convert sLSTM kernels of the `cuda` backend, which the kernel's shape gives away.
 
     `cuda`: kernel (heads, head_dim, 4 * head_dim), bias ordered (heads, 4, head_dim);

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from xlstm import (
     FeedForwardConfig,
@@ -19,11 +19,12 @@ from xlstm import (
 )
 
 from lram_export.backbones.protocol import State
+from lram_export.backbones.token_by_token import TokenByToken
 from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.spec.tensors import state_name
 
 
-class XLSTMReference(nn.Module):
+class XLSTMReference(TokenByToken):
     """The package's own stack; each token goes through its ``step``."""
 
     def __init__(self, config: XLSTMConfig, context_length: int) -> None:
@@ -36,16 +37,12 @@ class XLSTMReference(nn.Module):
         left: Tensor = self.layers(x)
         return left
 
-    def initial_tensors(self) -> dict[str, Tensor]:
-        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`: all states start as numbers."""
-        return {}
-
     def nest(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
         return to_package(self.sizes, state)
 
     def token(self, x: Tensor, nested: dict[str, dict[str, Any]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
-        """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
+        """See :class:`~lram_export.backbones.token_by_token.TokenByToken`."""
         left, after = self.layers.step(x, nested)
         return left, after
 

@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def build(reference: XLSTMReference, layout: TokenLayout) -> BlockStack:
+def build(reference: XLSTMReference, layout: TokenLayout, padding: Tensor) -> BlockStack:
     """The stack of the step graph; weights are shared with the reference where they are used whole."""
     config = reference.sizes
     blocks: list[nn.Module] = [

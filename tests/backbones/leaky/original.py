@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from lram_export.backbones.protocol import Weights
 
+from .config import LeakyConfig
+
 KINDS = ()
 
 
@@ -13,5 +15,5 @@ def recognizes(names: Iterable[str]) -> bool:
     return "encoder.leak" in names
 
 
-def canonical(weights: Weights) -> Weights:
+def canonical(weights: Weights, config: LeakyConfig) -> Weights:
     return weights

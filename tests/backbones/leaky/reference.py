@@ -6,18 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from lram_export.backbones.protocol import State
+from lram_export.backbones.token_by_token import TokenByToken
 
 from .config import STATE, LeakyConfig
 
 
-class LeakyReference(nn.Module):
+class LeakyReference(TokenByToken):
     def __init__(self, config: LeakyConfig) -> None:
         super().__init__()
         self.mix = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.leak = nn.Parameter(torch.zeros(config.hidden_size))
         self.start = nn.Parameter(torch.zeros(config.hidden_size))
 
-    def initial_tensors(self) -> State:
+    def initial_tensors(self, padding: Tensor) -> State:
         return {STATE: self.start}
 
     def nest(self, state: State) -> State:

@@ -53,5 +53,5 @@ class LeakyStack(nn.Module):
         return tokens[:, self.position]
 
 
-def build(reference: LeakyReference, layout: TokenLayout) -> LeakyStack:
+def build(reference: LeakyReference, layout: TokenLayout, padding: Tensor) -> LeakyStack:
     return LeakyStack(reference, layout)

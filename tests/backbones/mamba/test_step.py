@@ -53,7 +53,7 @@ def test_the_state_is_what_the_training_code_keeps(name: str) -> None:
     golden = load_golden(name)
     trace, last = golden.trace, len(golden.trace["rewards"])
     model = reference_model(load_checkpoint(golden.checkpoint))
-    state = model.initial_state(1)
+    state = model.initial_state(1, golden.task)
     no_reward = torch.zeros(1)
     inputs = {}
     for step in range(int(np.flatnonzero(trace["is_first"])[-1]), last):
