@@ -5,8 +5,8 @@
                  ``in_context`` turns one into the other
 ``original.py``  how the training code describes it and names its weights
 ``reference.py`` ``build(config, context_length)``: a :class:`ReferenceBackbone`
-``step.py``      ``build(reference, layout, padding)``: a :class:`Stack`, the same as part of the step graph; ``padding``
-                 (T, hidden) are the tokens of a step in which every input is 0
+``step.py``      ``build(reference, layout, padding)``: a :class:`Stack`, the same as part of the step graph;
+                 ``padding`` (T, hidden) are the tokens of a step in which every input is 0
 ``fused.py``     its matrices as fused kernels read them
 
 What a target needs beyond that lies beside its exporter, under the backbone's name: ``exporters/native/<kind>.py``.

@@ -14,7 +14,7 @@ from lram_export.spec.tokens import TokenLayout
 
 
 class TokenByToken(nn.Module, ABC):
-    """A :class:`~lram_export.backbones.protocol.ReferenceBackbone` by three methods: ``nest``, ``token``, ``flatten``."""
+    """A :class:`~lram_export.backbones.protocol.ReferenceBackbone` by ``nest``, ``token`` and ``flatten``."""
 
     @abstractmethod
     def nest(self, state: Mapping[str, Tensor]) -> Any:

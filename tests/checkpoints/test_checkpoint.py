@@ -107,6 +107,9 @@ class TestReading:
         assert total == golden.meta["parameters"]
         prefix = golden.meta["key_prefix"]
         skipped = sum(read_weights(golden.checkpoint)[prefix + name].numel() for name in checkpoint.skipped)
+        if "n_positions" in golden.meta:  # of the positions the window's are kept
+            unused = golden.meta["n_positions"] - 3 * golden.meta["context_length"]
+            skipped += unused * golden.meta["hidden_size"]
         assert checkpoint.parameters + skipped == total
         assert "embed_action_disc.weight" in checkpoint.skipped
 
@@ -165,7 +168,9 @@ class TestInference:
     def test_without_a_config_the_weights_tell(self, name: str, tmp_path: Path) -> None:
         golden = load_golden(name)
         alone = shutil.copy(golden.checkpoint, tmp_path / "model.zip")
-        inferred, known = load_checkpoint(Path(alone)), load_checkpoint(golden.checkpoint)
+        sizes = (golden.meta["num_heads"], golden.meta["context_length"]) if "n_positions" in golden.meta else ()
+        inferred = load_checkpoint(Path(alone), hints=Hints(None, None, None, *sizes))
+        known = load_checkpoint(golden.checkpoint)
         assert inferred.config == known.config
         assert any("18 discrete actions" in a for a in inferred.assumptions)
 
@@ -187,7 +192,7 @@ class TestInference:
 
     def test_a_folder_takes_no_sizes_since_it_has_them(self, tmp_path: Path) -> None:
         save_checkpoint(load_checkpoint(load_golden("state_m").checkpoint), tmp_path / "policy")
-        with pytest.raises(UsageError, match="--act-dim, --discrete-actions, --image-shape: only for a zip"):
+        with pytest.raises(UsageError, match=r"--act-dim, .*--image-shape, .*: only for a zip"):
             load_checkpoint(tmp_path / "policy", hints=Hints(act_dim=8))
 
     def test_an_unusual_image_size_is_asked_for(self, tmp_path: Path) -> None:
@@ -374,7 +379,7 @@ class TestDamage:
             ("agent_params.model_kwargs", {"symlog_transform": True}, "symlog_transform = True"),
             ("agent_params.model_kwargs", {"a_tok_kwargs": {"kind": "mu_law"}}, "a_tok_kwargs = "),
             ("agent_params.model_kwargs", {"brand_new": 1}, "brand_new = 1 is not supported"),
-            ("agent_params", {"kind": "MDDT"}, "kind = 'MDDT'.*supported: 'MDDXLSTM', 'MDDMamba'"),
+            ("agent_params", {"kind": "DDT"}, "kind = 'DDT'.*supported: 'MDDXLSTM', 'MDDMamba', 'MDDT'"),
             ("agent_params", {"stochastic_policy": True}, "stochastic_policy = True"),
             ("agent_params", {"s_proj_dim": 64}, "s_proj_dim = 64"),
             ("agent_params", {"a_sample_kwargs": {"temperature": 0.7}}, "a_sample_kwargs = "),

@@ -23,8 +23,7 @@ from lram_export.spec.sections import Options, Reasons, Section
 
 KINDS = ("MDDT",)
 """What the training code calls agents with this backbone."""
-# options of agent_params.huggingface that change the computation; the defaults are those of DecisionTransformerConfig of
-# the transformers package
+# options of agent_params.huggingface that change the computation; what is absent is as the transformers package has it
 SUPPORTED_HUGGINGFACE: Options = {
     # without it padding is masked
     "use_fast_attn": (False, (True,)),

@@ -51,11 +51,8 @@ class DecisionTransformerReference(nn.Module):
     def initial_tensors(self, padding: Tensor) -> dict[str, Tensor]:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`: what steps of padding leave behind."""
         if self.sizes.context == WINDOW:
-            reward, *others = padding
-            count = self.sizes.window_tokens - STEP_TOKENS
-            return {
-                state_name(0, "tokens"): torch.stack([*others, reward]).repeat(self.sizes.context_length, 1)[:count]
-            }
+            tokens = padding.roll(-1, dims=0).repeat(self.sizes.context_length, 1)  # the reward comes last
+            return {state_name(0, "tokens"): tokens[: self.sizes.window_tokens - STEP_TOKENS]}
         x = padding.repeat(self.sizes.context_length - 1, 1)[None]
         x, found = x + self.wpe.weight[: x.shape[1]], {}
         for number, block in enumerate(self.h):
