@@ -24,7 +24,7 @@ from lram_export.runtimes import RUNTIMES
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.cache import FOLDER_VARIABLE
 from lram_export.targets.backbones import targets_of
-from tests import simulated_gpu
+from tests import once, simulated_gpu
 
 # In CI a failure must be the change's, not the dice's; elsewhere every run tries new examples.
 settings.register_profile("ci", derandomize=True)
@@ -189,6 +189,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compute_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same graph is translated once, the same kernels are compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        once.translate_once(patch)
+        once.compile_once(patch, tmp_path_factory.mktemp("libraries"))
+        yield
 
 
 @pytest.fixture(autouse=True)
