@@ -99,6 +99,10 @@ def main(folder: Path) -> None:
             for precision in ("fp32", "fp16", "bf16", "int8", "int4")
         ),
         (GOLDEN / "image_m" / "model.zip", "image_m-fp32", images),
+        *(
+            (GOLDEN / "mamba_state" / "model.zip", f"mamba_state-{precision}", (*states, "--precision", precision))
+            for precision in ("fp32", "int8", "int4")
+        ),
     ]
     for checkpoint, name, options in cases:
         bundle = folder / f"{name}.lram"

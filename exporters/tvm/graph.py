@@ -154,12 +154,30 @@ class StepBuilder:
     def _items(self, result: Value, count: int) -> list[Value]:
         return [self._builder.emit(relax.TupleGetItem(result, i)) for i in range(count)]
 
-    def norm(self, name: str, x: Value, epsilon: float, *, read: bool = False) -> Value:
-        """Layer norm of all tokens (rows, width), or (batch, width) only of those whose action is ``read``."""
+    def norm(
+        self, name: str, x: Value, epsilon: float, *, read: bool = False, kernel: Callable[..., Any] | None = None
+    ) -> Value:
+        """Norm of all tokens (rows, width), or (batch, width) only of those whose action is ``read``.
+
+        ``kernel`` is by default the layer norm without a bias.
+        """
         width = x.ty.shape[-1].value
         rows, every, place = (self.batch, self.tokens, self.read) if read else (self.rows, 1, 0)
         sizes = (rows, width, epsilon, self.lanes, every, place)
-        return self.call(self.kernels.layer_norm, sizes, [x, self.weights[name]], [((rows, width), "float32")])[0]
+        make = kernel or self.kernels.layer_norm
+        return self.call(make, sizes, [x, self.weights[name]], [((rows, width), "float32")])[0]
+
+    def bias(self, name: str, x: Value) -> Value:
+        """x (rows, width of the bias or more) += bias, in place."""
+        bias, (rows, x_width) = self.weights[name], (extent.value for extent in x.ty.shape)
+        sizes = (rows, bias.ty.shape[0].value, x_width, self.lanes)
+        return self.call(self.kernels.add_bias, sizes, [bias, x], [], in_place=1)[0]
+
+    def narrow(self, x: Value, columns: int) -> Value:
+        """The first columns of x (rows, width)."""
+        rows, width = (extent.value for extent in x.ty.shape)
+        sizes = (rows, width, columns, self.lanes)
+        return self.call(self.kernels.narrow, sizes, [x], [((rows, columns), "float32")])[0]
 
     def add(self, name: str, x: Value, residual: Value) -> Value:
         """residual += W x, in place."""

@@ -82,6 +82,17 @@ class Packer:
         for part, values in vectors.items():
             self.add(f"{name}.{part}", values.reshape(-1))
 
+    def norm(self, name: str, norm: Any) -> None:
+        """A norm's weight, and its bias if it has one."""
+        bias = getattr(norm, "bias", None)
+        self.vectors(name, weight=array(norm.weight), **({} if bias is None else {"bias": array(bias)}))
+
+    def convolution(self, name: str, conv: Any) -> None:
+        """A causal convolution; where it has no bias, that is 0."""
+        taps = np.stack([array(tap) for tap in conv.taps])
+        self.add(f"{name}.weight", taps)
+        self.vectors(name, bias=np.zeros(taps.shape[1], np.float32) if conv.bias is None else array(conv.bias))
+
     def linear(self, name: str, layer: Any) -> None:
         """The matrix of a linear layer: its codes if it has any, else float32."""
         matrix = self.codes.get(name)

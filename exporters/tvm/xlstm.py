@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.backbones.xlstm.fused import channel_parts, folded_gates, fused_block_size, query_key_value
 from lram_export.backbones.xlstm.step import MLSTMBlock, SLSTMBlock
@@ -40,7 +38,7 @@ def _pack_mlstm(packer: Packer, config: XLSTMConfig, name: str, block: Any) -> N
     size = fused_block_size(config.qkv_block_size, config.inner_size)
     packer.vectors(f"{name}.norm", weight=array(block.norm.weight))
     packer.linear(f"{name}.proj_up", block.proj_up)
-    _pack_convolution(packer, name, block.conv)
+    packer.convolution(f"{name}.conv", block.conv)
     packer.add(f"{name}.query_key_value", query_key_value(block, size))
     packer.add(f"{name}.gates.weight", folded_gates(block, channel_parts(config.inner_size, size), size))
     packer.vectors(f"{name}.gates", bias=array(block.gates.bias))
@@ -51,7 +49,7 @@ def _pack_mlstm(packer: Packer, config: XLSTMConfig, name: str, block: Any) -> N
 
 def _pack_slstm(packer: Packer, name: str, block: Any) -> None:
     packer.vectors(f"{name}.norm", weight=array(block.norm.weight))
-    _pack_convolution(packer, name, block.conv)
+    packer.convolution(f"{name}.conv", block.conv)
     for part in ("from_conv", "from_input", "recurrent"):
         # (heads, in, out) -> per head (out, in)
         packer.floats(f"{name}.{part}", list(array(getattr(block, part)).transpose(0, 2, 1)))
@@ -60,11 +58,6 @@ def _pack_slstm(packer: Packer, name: str, block: Any) -> None:
     packer.vectors(f"{name}.ffn_norm", weight=array(block.ffn_norm.weight))
     packer.linear(f"{name}.ffn_up", block.ffn_up)
     packer.linear(f"{name}.ffn_down", block.ffn_down)
-
-
-def _pack_convolution(packer: Packer, name: str, conv: Any) -> None:
-    packer.add(f"{name}.conv.weight", np.stack([array(tap) for tap in conv.taps]))
-    packer.vectors(f"{name}.conv", bias=array(conv.bias))
 
 
 def emit(step: StepBuilder, config: XLSTMConfig, x: Value) -> Value:
@@ -127,8 +120,8 @@ def _emit_slstm(step: StepBuilder, config: XLSTMConfig, number: int, x: Value) -
     normed = step.norm(f"{name}.norm.weight", x, epsilons["block"])
     conv = [step.weights[f"{name}.conv.weight"], step.weights[f"{name}.conv.bias"], step.state(number, "conv")]
     convolved, _ = step.call(
-        kernels.slstm_convolution,
-        (batch, tokens, skipped, hidden, config.conv_kernel_size, lanes),
+        step.kernels.causal_convolution,
+        (batch, tokens, skipped, hidden, hidden, config.conv_kernel_size, lanes),
         [normed, first, *conv],
         [flat],
         in_place=1,

@@ -120,6 +120,11 @@ def log_sigmoid(x: Expr) -> Expr:
     return T.min(x, zero) - bind(exponential(-magnitude(x)), lambda u: bind(u / (u + 2.0), logarithm))
 
 
+def softplus(x: Expr) -> Expr:
+    """log(1 + exp(x))."""
+    return bind(-x, lambda y: -log_sigmoid(y))
+
+
 def error_function(x: Expr) -> Expr:
     """erf(x), absolute error 1.5e-7."""
     zero = wide(T.float32(0.0), lanes_of(x))

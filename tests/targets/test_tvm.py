@@ -57,17 +57,18 @@ class TestPlatforms:
         assert host_platform().name == HERE[0]
 
     @pytest.mark.parametrize(
-        ("name", "precision"),
+        ("name", "model", "precision"),
         [
-            pytest.param(name, precision, marks=() if precision == "int8" else SLOW)
+            pytest.param(name, model, precision, marks=() if (model, precision) == ("state_ms", "int8") else SLOW)
             for name in HERE
+            for model in ("state_ms", "mamba_state")
             for precision in ("fp32", "bf16", "int8", "int4")
         ],
     )
     def test_libraries_of_every_platform_do_what_the_oracle_does(
-        self, name: str, precision: str, tmp_path: Path, as_if: Callable[[str], None]
+        self, name: str, model: str, precision: str, tmp_path: Path, as_if: Callable[[str], None]
     ) -> None:
-        golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
+        golden, output = load_golden(model), tmp_path / "policy.lram"
         as_if(name)
         options = ("--target", "tvm", "--platform", name, "--precision", precision)
         options += ("--reference-steps", "24", "--no-report")
@@ -128,11 +129,18 @@ class TestPlatforms:
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no cross-compiler for ARM")
 class TestCrossCompiling:
-    @pytest.mark.parametrize("precision", ["int8", *(pytest.param(p, marks=SLOW) for p in ("fp32", "int4"))])
+    @pytest.mark.parametrize(
+        ("name", "precision"),
+        [
+            ("state_ms", "int8"),
+            *(pytest.param("state_ms", precision, marks=SLOW) for precision in ("fp32", "int4")),
+            *(pytest.param("mamba_state", precision, marks=SLOW) for precision in ("fp32", "int8", "int4")),
+        ],
+    )
     def test_libraries_for_arm_are_compiled_here_and_their_kernels_verified(
-        self, precision: str, tmp_path: Path
+        self, name: str, precision: str, tmp_path: Path
     ) -> None:
-        golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
+        golden, output = load_golden(name), tmp_path / "policy.lram"
         options = ("--target", "tvm", "--platform", "aarch64", "--precision", precision)
         options += ("--reference-steps", "8", "--no-report")
         result = succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)

@@ -34,7 +34,10 @@ class TestGpu:
 
     @pytest.mark.parametrize(
         ("name", "batch"),
-        [("state_ms", 3), *(pytest.param(*case, marks=SLOW) for case in (("state_ms", 1), ("image_m", 2)))],
+        [
+            *(("state_ms", 3), ("mamba_state", 3)),
+            *(pytest.param(*case, marks=SLOW) for case in (("state_ms", 1), ("image_m", 2), ("mamba_image", 2))),
+        ],
     )
     def test_a_step_of_emulated_blocks_and_threads_is_the_processors(
         self, name: str, batch: int, exported: ExportFunction, tmp_path: Path
@@ -73,12 +76,17 @@ class TestGpu:
 
     @needs_nvcc
     @pytest.mark.parametrize(
-        "precision", ["int8", *(pytest.param(p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int4"))]
+        ("name", "precision"),
+        [
+            *((name, "int8") for name in ("state_ms", "mamba_state")),
+            *(pytest.param("state_ms", p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int4")),
+            *(pytest.param("mamba_state", p, marks=SLOW) for p in ("fp32", "int4")),
+        ],
     )
     def test_every_precision_compiles_for_a_jetson_and_its_kernels_are_right(
-        self, precision: str, tmp_path: Path
+        self, name: str, precision: str, tmp_path: Path
     ) -> None:
-        golden, output = load_golden("state_ms"), tmp_path / "policy.lram"
+        golden, output = load_golden(name), tmp_path / "policy.lram"
         options = ("--target", "tvm", "--platform", "cuda-sm87", "--precision", precision)
         options += ("--reference-steps", "8", "--no-report")
         if shutil.which("aarch64-linux-gnu-g++") is None:
@@ -99,9 +107,10 @@ class TestGpu:
         succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         assert Bundle.open(output).artifact("tvm").platforms == tuple(names)
 
-    def test_barriers_are_reached_by_all_threads_or_none(self, exported: ExportFunction) -> None:
+    @pytest.mark.parametrize("name", ["state_ms", "mamba_state"])
+    def test_barriers_are_reached_by_all_threads_or_none(self, name: str, exported: ExportFunction) -> None:
         """A barrier under a condition that differs between threads would hang a GPU; emulation cannot show it."""
-        artifact = Bundle.open(exported("state_ms", batch=3, targets=("tvm",))).load_artifact("tvm")
+        artifact = Bundle.open(exported(name, batch=3, targets=("tvm",))).load_artifact("tvm")
         interface = read_interface(artifact.directory)
         module = build_step(
             read_model(artifact.model, artifact.directory),
@@ -128,6 +137,9 @@ class TestGpu:
         """TVM would let all threads of a block run a shorter loop."""
         kernels = [
             gpu.layer_norm(3, 80, 1e-5, 1),
+            gpu.rms_norm(3, 80, 1e-5, 1),
+            gpu.causal_convolution(1, 3, 1, 40, 96, 4, 1),
+            gpu.mamba.selective_scan(1, 3, 1, 40, 9, 3, 96, 32, 64, 1),
             gpu.xlstm.mix(1, 3, 1, 256, 512, 4, 2, 4, 4, 1),
             gpu.xlstm.chunk(1, 3, 1, 4, 64, 2, 1, 1),
             gpu.xlstm.memory(1, 3, 4, 64, 32, 1),

@@ -51,12 +51,13 @@ class TestFunctions:
             (functions.silu, torch.nn.functional.silu),
             (functions.hyperbolic_tangent, torch.tanh),
             (functions.log_sigmoid, torch.nn.functional.logsigmoid),
+            (functions.softplus, torch.nn.functional.softplus),
             (functions.error_function, torch.erf),
             (functions.ACTIVATIONS["gelu"], torch.nn.functional.gelu),
             (functions.ACTIVATIONS["selu"], torch.nn.functional.selu),
             (functions.ACTIVATIONS["relu^2"], lambda x: torch.relu(x) ** 2),
         ],
-        ids=["exp", "sigmoid", "silu", "tanh", "log_sigmoid", "erf", "gelu", "selu", "relu2"],
+        ids=["exp", "sigmoid", "silu", "tanh", "log_sigmoid", "softplus", "erf", "gelu", "selu", "relu2"],
     )
     def test_a_function_is_right_to_a_few_units_in_the_last_place(
         self, function: Callable[[Any], Any], expected: Callable[[torch.Tensor], torch.Tensor], lanes: int
@@ -210,14 +211,18 @@ class TestNorms:
         name=st.sampled_from(HERE),
     )
     @settings(max_examples=15, deadline=None)
-    def test_layer_norm_is_torchs(self, rows: int, width: int, name: str) -> None:
-        rng = np.random.default_rng(width)
+    def test_norms_of_tokens_are_torchs(self, rows: int, width: int, name: str) -> None:
+        rng, functional = np.random.default_rng(width), torch.nn.functional
         x = (3 * rng.standard_normal((rows, width)) + 5).astype(np.float32)
         weight = rng.standard_normal(width).astype(np.float32)
-        kernel = norms.layer_norm(rows, width, 1e-5, PLATFORMS[name].lanes)
-        y = run(kernel, x, weight, outputs=[((rows, width), "float32")], platform=PLATFORMS[name])
-        expected = torch.nn.functional.layer_norm(torch.from_numpy(x), (width,), torch.from_numpy(weight), None, 1e-5)
-        np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
+        values, factors = torch.from_numpy(x), torch.from_numpy(weight)
+        for make, expected in (
+            (norms.layer_norm, functional.layer_norm(values, (width,), factors, None, 1e-5)),
+            (norms.rms_norm, functional.rms_norm(values, (width,), factors, 1e-5)),
+        ):
+            kernel = make(rows, width, 1e-5, PLATFORMS[name].lanes)
+            y = run(kernel, x, weight, outputs=[((rows, width), "float32")], platform=PLATFORMS[name])
+            np.testing.assert_allclose(y, expected.numpy(), atol=2e-5, rtol=0)
 
     @pytest.mark.parametrize("width", [5, 20, 24, 48, 300])
     @pytest.mark.parametrize("name", HERE)
@@ -285,6 +290,46 @@ class TestRecurrence:
                     y[:] = c / n / (1 + np.exp(-o))
                 h[3 * row + t] = y.reshape(-1)
         return h, after
+
+
+class TestScan:
+    """The state space of Mamba, for processors and for a GPU whose threads run one after the other."""
+
+    BATCH, RANK = 2, 3
+
+    @pytest.mark.parametrize(("inner", "size", "tokens", "skipped"), [(32, 16, 3, 1), (20, 5, 1, 0), (33, 9, 4, 2)])
+    @pytest.mark.parametrize("name", [*HERE, "gpu"])
+    def test_any_number_of_channels_and_tokens_is_the_formula(
+        self, name: str, inner: int, size: int, tokens: int, skipped: int
+    ) -> None:
+        rng, rows = np.random.default_rng(inner), self.BATCH * tokens
+        shapes = [(rows, inner), (rows, 2 * inner + 7), (rows, self.RANK + 2 * size + 5), (rows, inner + 3)]
+        shapes += [(inner,), (size, inner), (inner,), (self.BATCH, size, inner)]
+        u, up, selected, steps, bias, A, D, h = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        A, steps[0, :4] = -np.exp(A), [-90, -20, 20, 90]  # as small and as large as step sizes can be
+        is_first = np.array([0, 1], np.float32)
+        after, expected = np.where(is_first[:, None, None] > 0, 0, h.astype(np.float64)), np.zeros(u.shape)
+        for token in range(rows):
+            row, t = divmod(token, tokens)
+            B, C = selected[token, self.RANK :][: 2 * size].reshape(2, size, 1).astype(np.float64)
+            if t >= skipped or not is_first[row]:
+                dt = np.logaddexp(0, steps[token, :inner].astype(np.float64) + bias)
+                after[row] = np.exp(dt * A) * after[row] + dt * u[token] * B
+            gate = up[token, inner : 2 * inner].astype(np.float64)
+            expected[token] = ((C * after[row]).sum(axis=0) + D * u[token]) * gate / (1 + np.exp(-gate))
+        h[1, 0, 0] = np.nan  # left by the last episode
+
+        platform = PLATFORMS[HERE[0] if name == "gpu" else name]
+        sizes = (self.BATCH, tokens, skipped, inner, size, self.RANK)
+        with gpu.emulate():
+            kernel = (gpu if name == "gpu" else cpu).mamba.selective_scan(
+                *sizes, up.shape[1], selected.shape[1], steps.shape[1], platform.lanes
+            )
+        arguments = (u, up, selected, steps, bias, A, D, is_first, h, np.zeros_like(u))
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments]
+        compiled(kernel, platform)(*tensors)
+        np.testing.assert_allclose(tensors[-2].numpy(), after, atol=2e-6, rtol=2e-5)
+        np.testing.assert_allclose(tensors[-1].numpy(), expected, atol=2e-5, rtol=2e-5)
 
 
 class TestTokens:

@@ -3,8 +3,9 @@
 `kernels/tvm/gpu` has the same names.
 """
 
-from lram_export.kernels.tvm.cpu import xlstm
+from lram_export.kernels.tvm.cpu import mamba, xlstm
 from lram_export.kernels.tvm.cpu.action import choose
+from lram_export.kernels.tvm.cpu.convolution import causal_convolution
 from lram_export.kernels.tvm.cpu.dense import (
     dense_float,
     dense_int4_dequantized,
@@ -14,11 +15,13 @@ from lram_export.kernels.tvm.cpu.dense import (
     encode,
 )
 from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
-from lram_export.kernels.tvm.cpu.norms import add, layer_norm
-from lram_export.kernels.tvm.cpu.tokens import embed_number, embed_vector
+from lram_export.kernels.tvm.cpu.norms import add, add_bias, layer_norm, rms_norm
+from lram_export.kernels.tvm.cpu.tokens import embed_number, embed_vector, narrow
 
 __all__ = [
     "add",
+    "add_bias",
+    "causal_convolution",
     "choose",
     "dense_float",
     "dense_int4_dequantized",
@@ -31,7 +34,10 @@ __all__ = [
     "flatten",
     "image_convolution",
     "layer_norm",
+    "mamba",
+    "narrow",
     "pool",
     "read_image",
+    "rms_norm",
     "xlstm",
 ]

@@ -1,9 +1,12 @@
 """Causal convolutions, and what kernels read of a state where an episode starts."""
 
+import math
 from typing import Any
 
 from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
 
+from lram_export.kernels.tvm.cpu.loops import jobs_loop
 from lram_export.kernels.tvm.functions import silu, span, wide
 
 
@@ -36,3 +39,29 @@ def convolve(x, row, channel, is_first, weight, bias, window, taps, tokens, skip
         y[tokens * row + t, at] = silu(total[every])
     for j in T.unroll(taps - 1):
         window[row, j, at] = inputs[j + tokens, every]
+
+
+def causal_convolution(
+    batch: int, tokens: int, skipped: int, channels: int, width: int, taps: int, lanes: int
+) -> PrimFunc:
+    """Causal convolution and SiLU of the first ``channels`` columns of x (tokens * batch, width) -> y; the window
+    (batch, taps - 1, channels) moves on in place."""
+    lanes = math.gcd(channels, lanes)
+    vectors = channels // lanes
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((tokens * batch, width), "float32"),
+        is_first: T.Buffer((batch,), "float32"),
+        weight: T.Buffer((taps, channels), "float32"),
+        bias: T.Buffer((channels,), "float32"),
+        window: T.Buffer((batch, taps - 1, channels), "float32"),
+        y: T.Buffer((tokens * batch, channels), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for job in jobs_loop(batch * vectors, 4 * batch * channels * (2 * tokens + 3 * taps)):
+            row = T.meta_var(job // vectors)
+            channel = T.meta_var(job % vectors * lanes)
+            convolve(x, row, channel, is_first, weight, bias, window, taps, tokens, skipped, lanes, y)
+
+    return kernel

@@ -1,4 +1,4 @@
-"""Layer norm, and the residual sum before it. Rows may have any width: vectors are as long as divides it."""
+"""Norms, and the sums before and behind them. Rows may have any width: vectors are as long as divides it."""
 
 import math
 
@@ -42,6 +42,47 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
                 at = T.meta_var(span(i * lanes, lanes))
                 centred = T.meta_var(x[row * every + place, at] - wide(found[0], lanes))
                 y[row, at] = centred * wide(found[1], lanes) * weight[at]
+
+    return kernel
+
+
+def rms_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, place: int = 0) -> PrimFunc:
+    """Root mean square norm of the rows that :func:`layer_norm` takes."""
+    lanes = math.gcd(width, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows * every, width), "float32"),
+        weight: T.Buffer((width,), "float32"),
+        y: T.Buffer((rows, width), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows, width):
+            total = T.alloc_buffer((lanes,), "float32", scope="local")
+            total[span(0, lanes)] = wide(T.float32(0), lanes)
+            for i in T.serial(width // lanes):
+                value = T.bind(x[row * every + place, span(i * lanes, lanes)])
+                total[span(0, lanes)] = total[span(0, lanes)] + value * value
+            mean = T.meta_var(lane_sum(total[span(0, lanes)]) / T.float32(width))
+            factor = T.bind(T.float32(1) / T.sqrt(mean + T.float32(epsilon)))
+            for i in T.serial(width // lanes):
+                at = T.meta_var(span(i * lanes, lanes))
+                y[row, at] = x[row * every + place, at] * wide(factor, lanes) * weight[at]
+
+    return kernel
+
+
+def add_bias(rows: int, width: int, x_width: int, lanes: int) -> PrimFunc:
+    """Sum in place: bias (width), x (rows, x_width): x[:, :width] += bias."""
+    lanes = math.gcd(width, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(bias: T.Buffer((width,), "float32"), x: T.Buffer((rows, x_width), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows, width):
+            for i in T.serial(width // lanes):
+                at = T.meta_var(span(i * lanes, lanes))
+                x[row, at] = x[row, at] + bias[at]
 
     return kernel
 

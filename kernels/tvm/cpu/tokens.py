@@ -1,4 +1,5 @@
-"""What embeds the tokens of a step, each kernel one of them: of the ``tokens`` of every row the one at ``place``."""
+"""What embeds the tokens of a step, each kernel one of them: of the ``tokens`` of every row the one at ``place``; and
+columns of some tokens by themselves."""
 
 import math
 
@@ -68,5 +69,19 @@ def embed_vector(
                 at = T.meta_var(span(i * lanes, lanes))
                 x[tokens * row + place, at] = activation(product[row, at] + bias[at])
             normalize(x, tokens * row + place, hidden, epsilon, norm_weight, norm_bias, lanes)
+
+    return kernel
+
+
+def narrow(rows: int, width: int, columns: int, lanes: int) -> PrimFunc:
+    """The first ``columns`` of x (rows, width), as an input of a product."""
+    lanes = math.gcd(columns, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((rows, width), "float32"), y: T.Buffer((rows, columns), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(rows, columns):
+            for i in T.serial(columns // lanes):
+                y[row, span(i * lanes, lanes)] = x[row, span(i * lanes, lanes)]
 
     return kernel

@@ -8,18 +8,21 @@ Reads of weights and of C are coalesced: a warp takes the 32 outputs of a tile, 
 of a product are divided among the warps of a block, which add up in shared memory.
 """
 
-from lram_export.kernels.tvm.gpu import xlstm
+from lram_export.kernels.tvm.gpu import mamba, xlstm
 from lram_export.kernels.tvm.gpu.action import choose
+from lram_export.kernels.tvm.gpu.convolution import causal_convolution
 from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantized, dense_int8_dequantized
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
-from lram_export.kernels.tvm.gpu.norms import add, layer_norm
+from lram_export.kernels.tvm.gpu.norms import add, add_bias, layer_norm, rms_norm
 from lram_export.kernels.tvm.gpu.threads import COLUMNS, THREADS, emulate
-from lram_export.kernels.tvm.gpu.tokens import embed_number, embed_vector
+from lram_export.kernels.tvm.gpu.tokens import embed_number, embed_vector, narrow
 
 __all__ = [
     "COLUMNS",
     "THREADS",
     "add",
+    "add_bias",
+    "causal_convolution",
     "choose",
     "dense_float",
     "dense_int4_dequantized",
@@ -30,7 +33,10 @@ __all__ = [
     "flatten",
     "image_convolution",
     "layer_norm",
+    "mamba",
+    "narrow",
     "pool",
     "read_image",
+    "rms_norm",
     "xlstm",
 ]

@@ -63,6 +63,52 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
     return kernel
 
 
+def rms_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, place: int = 0) -> PrimFunc:
+    """See `cpu/norms.py`."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows * every, width), "float32"),
+        weight: T.Buffer((width,), "float32"),
+        y: T.Buffer((rows, width), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for row in blocks(rows):
+            parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            found = T.alloc_buffer((1,), "float32", scope=shared())
+            for thread in threads():
+                total = T.alloc_buffer((1,), "float32", scope="local")
+                total[0] = T.float32(0)
+                for i in T.serial((width + THREADS - 1) // THREADS):
+                    if i * THREADS + thread < width:
+                        value = T.bind(x[row * every + place, i * THREADS + thread])
+                        total[0] = total[0] + value * value
+                parts[thread] = total[0]
+            add_up(parts, THREADS, width, found, 0, lambda mean: T.float32(1) / T.sqrt(mean + T.float32(epsilon)))
+            for thread in threads():
+                for i in T.serial((width + THREADS - 1) // THREADS):
+                    at = T.meta_var(i * THREADS + thread)
+                    if i * THREADS + thread < width:
+                        y[row, at] = x[row * every + place, at] * found[0] * weight[at]
+
+    return kernel
+
+
+def add_bias(rows: int, width: int, x_width: int, lanes: int) -> PrimFunc:
+    """See `cpu/norms.py`."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(bias: T.Buffer((width,), "float32"), x: T.Buffer((rows, x_width), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((rows * width + THREADS - 1) // THREADS):
+            for thread in threads():
+                at = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < rows * width:
+                    x[at // width, at % width] = x[at // width, at % width] + bias[at % width]
+
+    return kernel
+
+
 def add(rows: int, width: int, addend_width: int, lanes: int) -> PrimFunc:
     """See `cpu/norms.py`."""
 

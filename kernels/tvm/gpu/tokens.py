@@ -69,3 +69,18 @@ def embed_vector(
             normalize(x, tokens * row + place, hidden, epsilon, norm_weight, norm_bias)
 
     return kernel
+
+
+def narrow(rows: int, width: int, columns: int, lanes: int) -> PrimFunc:
+    """See `cpu/tokens.py`: one thread per number."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((rows, width), "float32"), y: T.Buffer((rows, columns), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((rows * columns + THREADS - 1) // THREADS):
+            for thread in threads():
+                at = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < rows * columns:
+                    y[at // columns, at % columns] = x[at // columns, at % columns]
+
+    return kernel

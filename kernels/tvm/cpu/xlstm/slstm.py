@@ -5,7 +5,7 @@ import math
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.convolution import convolve, kept
+from lram_export.kernels.tvm.cpu.convolution import kept
 from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import (
@@ -21,27 +21,6 @@ from lram_export.kernels.tvm.functions import (
 from lram_export.targets.layout import TILE, whole_tiles
 
 INITIAL_M = -1e30
-
-
-def slstm_convolution(batch: int, tokens: int, skipped: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
-    """Causal convolution of x (tokens * batch, hidden); the window (batch, taps - 1, hidden) moves on in place."""
-    lanes = math.gcd(hidden, lanes)
-
-    @T.prim_func(s_tir=True)
-    def kernel(
-        x: T.Buffer((tokens * batch, hidden), "float32"),
-        is_first: T.Buffer((batch,), "float32"),
-        weight: T.Buffer((taps, hidden), "float32"),
-        bias: T.Buffer((hidden,), "float32"),
-        window: T.Buffer((batch, taps - 1, hidden), "float32"),
-        y: T.Buffer((tokens * batch, hidden), "float32"),
-    ):
-        T.func_attr({"tirx.noalias": True})
-        for row in rows_loop(batch, 4 * hidden):
-            for i in T.serial(hidden // lanes):
-                convolve(x, row, i * lanes, is_first, weight, bias, window, taps, tokens, skipped, lanes, y)
-
-    return kernel
 
 
 def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, lanes: int) -> PrimFunc:

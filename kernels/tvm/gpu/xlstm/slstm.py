@@ -6,32 +6,9 @@ from tvm.tirx import PrimFunc
 from lram_export.kernels.tvm.cpu.convolution import kept
 from lram_export.kernels.tvm.cpu.xlstm.slstm import INITIAL_M
 from lram_export.kernels.tvm.functions import ACTIVATIONS, bind, exponential, hyperbolic_tangent, log_sigmoid, sigmoid
-from lram_export.kernels.tvm.gpu.convolution import convolve
 from lram_export.kernels.tvm.gpu.norms import moments
 from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
 from lram_export.targets.layout import TILE, whole_tiles
-
-
-def slstm_convolution(batch: int, tokens: int, skipped: int, hidden: int, taps: int, lanes: int) -> PrimFunc:
-    """See `cpu/xlstm/slstm.py`: one thread per row and channel."""
-
-    @T.prim_func(s_tir=True)
-    def kernel(
-        x: T.Buffer((tokens * batch, hidden), "float32"),
-        is_first: T.Buffer((batch,), "float32"),
-        weight: T.Buffer((taps, hidden), "float32"),
-        bias: T.Buffer((hidden,), "float32"),
-        window: T.Buffer((batch, taps - 1, hidden), "float32"),
-        y: T.Buffer((tokens * batch, hidden), "float32"),
-    ):
-        T.func_attr({"tirx.noalias": True})
-        for block in blocks((batch * hidden + THREADS - 1) // THREADS):
-            for thread in threads():
-                job = T.meta_var(block * THREADS + thread)
-                if block * THREADS + thread < batch * hidden:
-                    convolve(x, job // hidden, job % hidden, is_first, weight, bias, window, taps, tokens, skipped, y)
-
-    return kernel
 
 
 def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, lanes: int) -> PrimFunc:
