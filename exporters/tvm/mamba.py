@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from lram_export.backbones.mamba.config import MambaConfig
 from lram_export.exporters.tvm.graph import StepBuilder, Value
 from lram_export.exporters.tvm.weights import Packer
@@ -25,7 +27,7 @@ def pack(packer: Packer, config: MambaConfig, stack: Any) -> None:
         packer.linear(f"{name}.x_proj", block.x_proj)
         packer.linear(f"{name}.dt_proj", block.dt_proj)
         packer.vectors(f"{name}.dt_proj", bias=array(block.dt_proj.bias))
-        packer.add(f"{name}.A", array(block.A))
+        packer.add(f"{name}.rate", (array(block.A) / np.log(2.0)).astype(np.float32))
         packer.add(f"{name}.D", array(block.D))
         packer.linear(f"{name}.out_proj", block.out_proj)
         if config.bias:
@@ -64,7 +66,7 @@ def _emit_block(step: StepBuilder, config: MambaConfig, name: str, number: int, 
         (batch, tokens, skipped, inner, size, rank, *widths, lanes),
         [
             *(u, up, selected, steps),
-            *(step.weights[f"{name}.{part}"] for part in ("dt_proj.bias", "A", "D")),
+            *(step.weights[f"{name}.{part}"] for part in ("dt_proj.bias", "rate", "D")),
             *(first, step.state(number, "ssm")),
         ],
         [flat],

@@ -85,6 +85,33 @@ def exponential(x: Expr) -> Expr:
     return bind(power, scaled)
 
 
+def decay(x: Expr) -> Expr:
+    """2^x for x <= 0, below -100 as much as there: half the instructions of an exponential.
+
+    1 + r q(r) has the least relative error for r from -1/2 to 1/2, 1e-7; at 0 it is exact.
+    """
+    lanes = lanes_of(x)
+
+    def polynomial(r: Expr) -> Expr:
+        q = r * 1.326472731e-3 + 9.671512991e-3
+        for coefficient in (5.550733581e-2, 2.402224243e-1, 6.931470037e-1):
+            q = q * r + coefficient
+        return q * r + 1.0
+
+    def scaled(limited: Expr) -> Expr:
+        def raised(n: Expr) -> Expr:
+            exponent = T.Cast(typed("int32", lanes), n) << wide(T.int32(23), lanes)
+            bits = T.reinterpret(typed("int32", lanes), polynomial_of(limited - n))
+            return T.reinterpret(typed("float32", lanes), bits + exponent)
+
+        return bind(T.nearbyint(limited), raised)
+
+    def polynomial_of(r: Expr) -> Expr:
+        return bind(r, polynomial)
+
+    return bind(T.max(x, wide(T.float32(-100.0), lanes)), scaled)
+
+
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + exp(-x))."""
     return 1.0 / (exponential(-x) + 1.0)

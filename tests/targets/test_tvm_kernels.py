@@ -52,12 +52,13 @@ class TestFunctions:
             (functions.hyperbolic_tangent, torch.tanh),
             (functions.log_sigmoid, torch.nn.functional.logsigmoid),
             (functions.softplus, torch.nn.functional.softplus),
+            (lambda x: functions.decay(-functions.magnitude(x)), lambda x: torch.exp2(-x.abs())),
             (functions.error_function, torch.erf),
             (functions.ACTIVATIONS["gelu"], torch.nn.functional.gelu),
             (functions.ACTIVATIONS["selu"], torch.nn.functional.selu),
             (functions.ACTIVATIONS["relu^2"], lambda x: torch.relu(x) ** 2),
         ],
-        ids=["exp", "sigmoid", "silu", "tanh", "log_sigmoid", "softplus", "erf", "gelu", "selu", "relu2"],
+        ids=["exp", "sigmoid", "silu", "tanh", "log_sigmoid", "softplus", "decay", "erf", "gelu", "selu", "relu2"],
     )
     def test_a_function_is_right_to_a_few_units_in_the_last_place(
         self, function: Callable[[Any], Any], expected: Callable[[torch.Tensor], torch.Tensor], lanes: int
@@ -325,7 +326,7 @@ class TestScan:
             kernel = (gpu if name == "gpu" else cpu).mamba.selective_scan(
                 *sizes, up.shape[1], selected.shape[1], steps.shape[1], platform.lanes
             )
-        arguments = (u, up, selected, steps, bias, A, D, is_first, h, np.zeros_like(u))
+        arguments = (u, up, selected, steps, bias, A / np.float32(np.log(2)), D, is_first, h, np.zeros_like(u))
         tensors = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments]
         compiled(kernel, platform)(*tensors)
         np.testing.assert_allclose(tensors[-2].numpy(), after, atol=2e-6, rtol=2e-5)

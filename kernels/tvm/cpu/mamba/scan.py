@@ -7,7 +7,7 @@ from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import kept
 from lram_export.kernels.tvm.cpu.loops import jobs_loop
-from lram_export.kernels.tvm.functions import bind, exponential, silu, softplus, span, wide
+from lram_export.kernels.tvm.functions import bind, decay, silu, softplus, span, wide
 
 
 def selective_scan(
@@ -27,9 +27,9 @@ def selective_scan(
 
     u (tokens * batch, inner) is the convolved input; the gate lies behind the first ``inner`` columns of up
     (tokens * batch, up_width); B and C, ``size`` numbers each, behind the first ``rank`` of selected (tokens * batch,
-    selected_width); steps (tokens * batch, steps_width) are step sizes before bias and softplus. A (size, inner) is
-    negative. h (batch, size, inner) moves on in place; the first ``skipped`` tokens leave it as it is where an episode
-    starts.
+    selected_width); steps (tokens * batch, steps_width) are step sizes before bias and softplus. rate (size, inner) is
+    A / log(2): in a step of size dt the memory decays by 2^(dt * rate). h (batch, size, inner) moves on in place; the
+    first ``skipped`` tokens leave it as it is where an episode starts.
     """
     rows, lanes = tokens * batch, math.gcd(inner, lanes)
     vectors = inner // lanes
@@ -42,7 +42,7 @@ def selective_scan(
         selected: T.Buffer((rows, selected_width), "float32"),
         steps: T.Buffer((rows, steps_width), "float32"),
         bias: T.Buffer((inner,), "float32"),
-        A: T.Buffer((size, inner), "float32"),
+        rate: T.Buffer((size, inner), "float32"),
         D: T.Buffer((inner,), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         h: T.Buffer((batch, size, inner), "float32"),
@@ -69,10 +69,10 @@ def selective_scan(
                 memory[every] = kept(h[row, n, at], is_first[row], lanes)
                 for t in T.unroll(tokens):
                     token = T.meta_var(tokens * row + t)
-                    decay = T.meta_var(bind(dt[t, every] * A[n, at], exponential))
+                    left = T.meta_var(decay(dt[t, every] * rate[n, at]))
                     B = T.meta_var(wide(selected[token, rank + n], lanes))
                     C = T.meta_var(wide(selected[token, rank + size + n], lanes))
-                    memory[every] = decay * memory[every] + entering[t, every] * B
+                    memory[every] = left * memory[every] + entering[t, every] * B
                     total[t, every] = total[t, every] + C * memory[every]
                 h[row, n, at] = memory[every]
             for t in T.unroll(tokens):

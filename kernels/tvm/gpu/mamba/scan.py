@@ -4,7 +4,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import kept
-from lram_export.kernels.tvm.functions import bind, exponential, silu, softplus
+from lram_export.kernels.tvm.functions import bind, decay, silu, softplus
 from lram_export.kernels.tvm.gpu.threads import WARP, WARPS, blocks, shared, threads
 
 
@@ -30,7 +30,7 @@ def selective_scan(
         selected: T.Buffer((rows, selected_width), "float32"),
         steps: T.Buffer((rows, steps_width), "float32"),
         bias: T.Buffer((inner,), "float32"),
-        A: T.Buffer((size, inner), "float32"),
+        rate: T.Buffer((size, inner), "float32"),
         D: T.Buffer((inner,), "float32"),
         is_first: T.Buffer((batch,), "float32"),
         h: T.Buffer((batch, size, inner), "float32"),
@@ -60,8 +60,8 @@ def selective_scan(
                             for t in T.unroll(tokens):
                                 B = T.meta_var(selected[tokens * row + t, rank + n])
                                 C = T.meta_var(selected[tokens * row + t, rank + size + n])
-                                decay = T.meta_var(bind(dt[t] * A[n, channel], exponential))
-                                memory[0] = decay * memory[0] + entering[t] * B
+                                left = T.meta_var(decay(dt[t] * rate[n, channel]))
+                                memory[0] = left * memory[0] + entering[t] * B
                                 total[t] = total[t] + C * memory[0]
                             h[row, n, channel] = memory[0]
                     for t in T.unroll(tokens):
