@@ -3,6 +3,8 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
+from lram_export.kernels.tvm.cpu.loops import STACK
+
 
 def choose(
     batch: int, actions: int, tokens: int, logits_width: int, *, discrete: bool, discrete_actions: int, channels: int
@@ -23,7 +25,7 @@ def choose(
     ):
         T.func_attr({"tirx.noalias": True})
         for row, number in T.grid(batch, actions):
-            best = T.alloc_buffer((1,), "int32", scope="local")
+            best = T.alloc_buffer((1,), "int32", scope=STACK)
             best[0] = 0
             for i in T.serial(tokens):
                 at = T.meta_var(number * tokens + i)

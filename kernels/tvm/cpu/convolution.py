@@ -6,7 +6,7 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import jobs_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop
 from lram_export.kernels.tvm.functions import silu, span, wide
 
 
@@ -23,7 +23,7 @@ def convolve(x, row, channel, is_first, weight, bias, window, taps, tokens, skip
     (batch, taps - 1, channels); weight: (taps, channels).
     """
     at = T.meta_var(span(channel, lanes))
-    inputs = T.alloc_buffer((taps - 1 + tokens, lanes), "float32", scope="local")
+    inputs = T.alloc_buffer((taps - 1 + tokens, lanes), "float32", scope=STACK)
     every = T.meta_var(span(0, lanes))
     for j in T.unroll(taps - 1):
         inputs[j, every] = kept(window[row, j, at], is_first[row], lanes)
@@ -32,7 +32,7 @@ def convolve(x, row, channel, is_first, weight, bias, window, taps, tokens, skip
     for t in T.unroll(tokens - skipped):
         inputs[taps - 1 + skipped + t, every] = x[tokens * row + skipped + t, at]
     for t in T.unroll(tokens):
-        total = T.alloc_buffer((lanes,), "float32", scope="local")
+        total = T.alloc_buffer((lanes,), "float32", scope=STACK)
         total[every] = bias[at]
         for tap in T.unroll(taps):
             total[every] = total[every] + inputs[t + tap, every] * weight[tap, at]

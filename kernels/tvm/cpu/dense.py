@@ -14,7 +14,7 @@ from tvm import DataType
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop, rows_loop
 from lram_export.kernels.tvm.functions import lane_max, magnitude, span, typed, wide
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
@@ -63,7 +63,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(parts * tiles, size):
             for first in T.serial(rows // group):
-                total = T.alloc_buffer((group, TILE), "float32", scope="local")
+                total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols):
                     for t in T.unroll(group):
@@ -103,7 +103,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
 
     @T.inline
     def find_scale(x, row, scales):
-        peak = T.alloc_buffer((lanes,), "float32", scope="local")
+        peak = T.alloc_buffer((lanes,), "float32", scope=STACK)
         peak[span(0, lanes)] = wide(T.float32(1e-30), lanes)
         for i in T.serial(cols // lanes):
             peak[span(0, lanes)] = T.max(peak[span(0, lanes)], magnitude(x[row, span(i * lanes, lanes)]))
@@ -145,7 +145,7 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
             pad(codes, row)
             for p in T.unroll(PLANES):
                 for g in T.serial(groups):
-                    total = T.alloc_buffer((1,), "int32", scope="local")
+                    total = T.alloc_buffer((1,), "int32", scope=STACK)
                     total[0] = 0
                     for i in T.serial(GROUP):
                         total[0] = total[0] + T.Cast("int32", codes[row, p, g * GROUP + i])
@@ -196,7 +196,7 @@ def dense_int8_dot(
         for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
-                    total = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
+                    total = T.alloc_buffer((group * PLANES, outputs), "int32", scope=STACK)
                     for p in T.unroll(group * PLANES):
                         for v in T.unroll(vectors):
                             if unsigned:
@@ -258,10 +258,10 @@ def dense_int4_dot(
         for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
-                    total = T.alloc_buffer((group, outputs), "float32", scope="local")
+                    total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
                     clear(total, group, vectors, lanes)
                     for g in T.serial(groups):
-                        of_group = T.alloc_buffer((group * PLANES, outputs), "int32", scope="local")
+                        of_group = T.alloc_buffer((group * PLANES, outputs), "int32", scope=STACK)
                         for p in T.unroll(group * PLANES):
                             for v in T.unroll(vectors):
                                 start = T.meta_var(group_sums[first * group + p // PLANES, p % PLANES, g])
@@ -338,7 +338,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
-                total = T.alloc_buffer((group, TILE), "float32", scope="local")
+                total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols // QUAD):
                     add_quad(x, weight, total, tile, first, i, QUAD)
@@ -374,7 +374,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 
     @T.inline
     def add_group(x, weight, weight_scales, total, tile, first, part, g, inputs):
-        of_group = T.alloc_buffer((group, outputs), "float32", scope="local")
+        of_group = T.alloc_buffer((group, outputs), "float32", scope=STACK)
         clear(of_group, group, vectors, lanes)
         for i in T.serial(inputs // 8):
             add_octet(x, weight, of_group, tile, first, part, g, i, 8)
@@ -397,7 +397,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         for tile in jobs_loop(tiles, size):
             for first in T.serial(rows // group):
                 for part in T.serial(TILE // outputs):
-                    total = T.alloc_buffer((group, outputs), "float32", scope="local")
+                    total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
                     clear(total, group, vectors, lanes)
                     for g in T.serial(cols // GROUP):
                         add_group(x, weight, weight_scales, total, tile, first, part, g, GROUP)

@@ -6,7 +6,7 @@ Feature maps have channels last and a border of zeros: (height + 2, width + 2, C
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import jobs_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop
 from lram_export.kernels.tvm.functions import relu, wide
 
 CHANNELS_AT_ONCE = 16
@@ -66,7 +66,7 @@ def image_convolution(
     def convolve_row(x, weight, bias, addend, y, image, row):
         clear_border(y, image, row, height, width, outputs)
         for group, column in T.grid(groups, columns):
-            total = T.alloc_buffer((pixels, CHANNELS_AT_ONCE), "float32", scope="local")
+            total = T.alloc_buffer((pixels, CHANNELS_AT_ONCE), "float32", scope=STACK)
             for p in T.unroll(pixels):
                 for r in T.unroll(vectors):
                     here = T.meta_var(T.ramp(r * lanes, 1, lanes))
@@ -130,7 +130,7 @@ def pool(batch: int, height: int, width: int, channels: int, lanes: int) -> Prim
             clear_border(y, image, row, new_height, new_width, channels)
             for column, r in T.grid(new_width, channels // lanes):
                 at = T.meta_var(T.ramp(r * lanes, 1, lanes))
-                largest = T.alloc_buffer((lanes,), "float32", scope="local")
+                largest = T.alloc_buffer((lanes,), "float32", scope=STACK)
                 every = T.meta_var(T.ramp(0, 1, lanes))
                 largest[every] = x[image, 2 * row + 1, 2 * column + 1, at]
                 for dy, dx in T.grid(3, 3):

@@ -1,4 +1,4 @@
-"""Which loops of a kernel are divided among threads."""
+"""Which loops of a kernel are divided among threads, and where what a job needs for itself lies."""
 
 from typing import Any
 
@@ -7,6 +7,10 @@ from tvm.script import tirx as T
 PARALLEL_BYTES = 128 * 1024
 """A kernel that reads less runs on one thread: two take 1 to 3 microseconds to start, in which one reads as much. And
 where another program wants the second core, they wait for each other for milliseconds."""
+
+STACK = "global"
+"""Scope of a job's own small buffers: TVM leaves those of less than 1 KB on the stack, where LLVM finds registers for
+them. Those that are "local" it takes from a pool and gives back, for every job again."""
 
 
 def jobs_loop(count: int, size: int) -> Any:

@@ -5,14 +5,14 @@ import math
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import rows_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, rows_loop
 from lram_export.kernels.tvm.functions import lane_sum, span, wide
 
 
 @T.inline
 def moments(x, row, start, width, epsilon, lanes, found):
     """Mean and reciprocal deviation of ``x[row, start : start + width]`` into ``found``."""
-    total = T.alloc_buffer((lanes,), "float32", scope="local")
+    total = T.alloc_buffer((lanes,), "float32", scope=STACK)
     total[span(0, lanes)] = wide(T.float32(0), lanes)
     for i in T.serial(width // lanes):
         total[span(0, lanes)] = total[span(0, lanes)] + x[row, span(start + i * lanes, lanes)]
@@ -36,7 +36,7 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
     ):
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(rows, width):
-            found = T.alloc_buffer((2,), "float32", scope="local")
+            found = T.alloc_buffer((2,), "float32", scope=STACK)
             moments(x, row * every + place, 0, width, epsilon, lanes, found)
             for i in T.serial(width // lanes):
                 at = T.meta_var(span(i * lanes, lanes))
@@ -58,7 +58,7 @@ def rms_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, 
     ):
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(rows, width):
-            total = T.alloc_buffer((lanes,), "float32", scope="local")
+            total = T.alloc_buffer((lanes,), "float32", scope=STACK)
             total[span(0, lanes)] = wide(T.float32(0), lanes)
             for i in T.serial(width // lanes):
                 value = T.bind(x[row * every + place, span(i * lanes, lanes)])

@@ -6,7 +6,7 @@ import math
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import rows_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, rows_loop
 from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import relu, span, wide
 
@@ -14,7 +14,7 @@ from lram_export.kernels.tvm.functions import relu, span, wide
 @T.inline
 def normalize(x, row, hidden, epsilon, norm_weight, norm_bias, lanes):
     """Layer norm of a row, in place."""
-    found = T.alloc_buffer((2,), "float32", scope="local")
+    found = T.alloc_buffer((2,), "float32", scope=STACK)
     moments(x, row, 0, hidden, epsilon, lanes, found)
     for i in T.serial(hidden // lanes):
         at = T.meta_var(span(i * lanes, lanes))

@@ -6,7 +6,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import kept
-from lram_export.kernels.tvm.cpu.loops import jobs_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop
 from lram_export.kernels.tvm.functions import bind, decay, silu, softplus, span, wide
 
 
@@ -54,10 +54,10 @@ def selective_scan(
             at = T.meta_var(span(job % vectors * lanes, lanes))
             gate = T.meta_var(span(inner + job % vectors * lanes, lanes))
             every = T.meta_var(span(0, lanes))
-            dt = T.alloc_buffer((tokens, lanes), "float32", scope="local")
-            entering = T.alloc_buffer((tokens, lanes), "float32", scope="local")
-            total = T.alloc_buffer((tokens, lanes), "float32", scope="local")
-            memory = T.alloc_buffer((lanes,), "float32", scope="local")
+            dt = T.alloc_buffer((tokens, lanes), "float32", scope=STACK)
+            entering = T.alloc_buffer((tokens, lanes), "float32", scope=STACK)
+            total = T.alloc_buffer((tokens, lanes), "float32", scope=STACK)
+            memory = T.alloc_buffer((lanes,), "float32", scope=STACK)
             for t in T.unroll(tokens):
                 token = T.meta_var(tokens * row + t)
                 dt[t, every] = bind(steps[token, at] + bias[at], softplus)

@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import convolve, kept
-from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, span, wide
 
@@ -94,7 +94,7 @@ def mix(
             )
         for i, t in T.grid(channels // lanes, tokens):
             channel = T.meta_var(part * channels + i * lanes)
-            total = T.alloc_buffer((3, lanes), "float32", scope="local")
+            total = T.alloc_buffer((3, lanes), "float32", scope=STACK)
             every = T.meta_var(span(0, lanes))
             for kind in T.unroll(3):
                 total[kind, every] = wide(T.float32(0), lanes)
@@ -134,7 +134,7 @@ def mix(
                     up, row, part, is_first, conv_weight, conv_bias, query_key_value, window, convolved, q, k, v
                 )
                 for first in T.serial(gates // together):
-                    total = T.alloc_buffer((together, tokens, lanes), "float32", scope="local")
+                    total = T.alloc_buffer((together, tokens, lanes), "float32", scope=STACK)
                     every = T.meta_var(span(0, lanes))
                     for g in T.unroll(together):
                         for t in T.unroll(tokens):
@@ -209,7 +209,7 @@ def chunk(
 
     @T.inline
     def gate(gate_sums, gate_bias, row, number, t, value):
-        total = T.alloc_buffer((sum_lanes,), "float32", scope="local")
+        total = T.alloc_buffer((sum_lanes,), "float32", scope=STACK)
         every = T.meta_var(span(0, sum_lanes))
         total[every] = gate_sums[0, row, number, t, every]
         for part in T.serial(parts - 1):
@@ -232,8 +232,8 @@ def chunk(
         for cell in jobs_loop(batch * heads, 28 * batch * inner):
             row = T.meta_var(cell // heads)
             head = T.meta_var(cell % heads)
-            entering = T.alloc_buffer((tokens,), "float32", scope="local")
-            forget = T.alloc_buffer((tokens,), "float32", scope="local")
+            entering = T.alloc_buffer((tokens,), "float32", scope=STACK)
+            forget = T.alloc_buffer((tokens,), "float32", scope=STACK)
             for t in T.unroll(tokens):
                 gate(gate_sums, gate_bias, row, head, t, entering)
                 gate(gate_sums, gate_bias, row, heads + head, t, forget)
@@ -245,22 +245,22 @@ def chunk(
                     forget[t] = T.float32(0)
             old = T.bind(kept(m[row, head], is_first[row], 1))
 
-            maxima = T.alloc_buffer((tokens,), "float32", scope="local")
+            maxima = T.alloc_buffer((tokens,), "float32", scope=STACK)
             maxima[0] = T.max(forget[0] + old, entering[0])
             for t in T.unroll(tokens - 1):
                 maxima[t + 1] = T.max(forget[t + 1] + maxima[t], entering[t + 1])
             m[row, head] = maxima[tokens - 1]
 
-            decay = T.alloc_buffer((tokens,), "float32", scope="local")
+            decay = T.alloc_buffer((tokens,), "float32", scope=STACK)
             decays(forget, old, maxima, tokens, stores(decay))
             for t in T.unroll(tokens):
                 decay[t] = kept(decay[t], is_first[row], 1)
 
-            weight = T.alloc_buffer((pairs(tokens),), "float32", scope="local")
+            weight = T.alloc_buffer((pairs(tokens),), "float32", scope=STACK)
             weights_of_pairs(forget, entering, maxima, tokens, stores(weight))
 
             # q_t . k_j for j <= t, then q_t . n
-            products = T.alloc_buffer((pairs(tokens) + tokens, lanes), "float32", scope="local")
+            products = T.alloc_buffer((pairs(tokens) + tokens, lanes), "float32", scope=STACK)
             every = T.meta_var(span(0, lanes))
             for p in T.unroll(pairs(tokens) + tokens):
                 products[p, every] = wide(T.float32(0), lanes)
@@ -285,7 +285,7 @@ def chunk(
                 )
 
             for t in T.unroll(tokens):
-                normalizer = T.alloc_buffer((1,), "float32", scope="local")
+                normalizer = T.alloc_buffer((1,), "float32", scope=STACK)
                 normalizer[0] = decay[t] * lane_sum(products[pairs(tokens) + t, every])
                 for j in T.unroll(tokens):
                     if j <= t:
@@ -339,8 +339,8 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
             row = T.meta_var(job // (heads * tiles))
             head = T.meta_var(job // tiles % heads)
             tile = T.meta_var(job % tiles)
-            value = T.alloc_buffer((tokens, columns), "float32", scope="local")
-            total = T.alloc_buffer((tokens, columns), "float32", scope="local")
+            value = T.alloc_buffer((tokens, columns), "float32", scope=STACK)
+            total = T.alloc_buffer((tokens, columns), "float32", scope=STACK)
             for t in T.unroll(tokens):
                 if not whole:
                     read_values_of_tile(v, tokens * row + t, head, tile, value, t)
@@ -403,7 +403,7 @@ def gated_output(rows: int, heads: int, width: int, up_width: int, epsilon: floa
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(rows, width):
             for head in T.serial(heads):
-                found = T.alloc_buffer((2,), "float32", scope="local")
+                found = T.alloc_buffer((2,), "float32", scope=STACK)
                 moments(h, row, head * width, width, epsilon, lanes, found)
                 for i in T.serial(width // lanes):
                     at = T.meta_var(span(head * width + i * lanes, lanes))

@@ -6,7 +6,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import kept
-from lram_export.kernels.tvm.cpu.loops import jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import (
     ACTIVATIONS,
@@ -51,7 +51,7 @@ def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, la
     ):
         T.func_attr({"tirx.noalias": True})
         for head in jobs_loop(heads, size):
-            raw = T.alloc_buffer((tiles * TILE,), "float32", scope="local")
+            raw = T.alloc_buffer((tiles * TILE,), "float32", scope=STACK)
             for row in T.serial(batch):
                 for i in T.serial(width // own):
                     at = T.meta_var(span(head * width + i * own, own))
@@ -62,7 +62,7 @@ def recurrence(batch: int, tokens: int, skipped: int, heads: int, width: int, la
                 for t in T.serial(tokens):
                     if t >= skipped or is_first[row] == T.float32(0):
                         for tile in T.serial(tiles):
-                            total = T.alloc_buffer((TILE,), "float32", scope="local")
+                            total = T.alloc_buffer((TILE,), "float32", scope=STACK)
                             for r in T.unroll(vectors):
                                 here = T.meta_var(T.ramp(r * lanes, 1, lanes))
                                 total[here] = bias[head, T.ramp(tile * TILE + r * lanes, 1, lanes)]
@@ -114,7 +114,7 @@ def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> 
         T.func_attr({"tirx.noalias": True})
         for row in rows_loop(rows, width):
             for head in T.serial(heads):
-                found = T.alloc_buffer((2,), "float32", scope="local")
+                found = T.alloc_buffer((2,), "float32", scope=STACK)
                 moments(x, row, head * width, width, epsilon, lanes, found)
                 for i in T.serial(width // lanes):
                     at = T.meta_var(span(head * width + i * lanes, lanes))
