@@ -36,16 +36,17 @@ def print_prediction(
         LramError: this machine cannot be measured.
     """
     from lram_export.prediction.predict import choose, predict, shipped_speed
+    from lram_export.prediction.sizes import family
     from lram_export.system.devices import HERE, find_device
 
-    here = device_name == HERE
+    here, of = device_name == HERE, family(config)
     if here:
-        speed, device = _measured(measure_again, quiet)
+        speed, device = _measured(of, measure_again, quiet)
     elif measure_again:
         raise UsageError(f"--measure: only with --device {HERE}")
     else:
         device = find_device(device_name)
-        speed = _known_speed() or shipped_speed()
+        speed = _known_speed(of) or shipped_speed(of)
     predictions = predict(config, device, speed, rate, here, batch, task)
     chosen, reason = choose(predictions)
     if as_json:
@@ -70,7 +71,7 @@ def print_prediction(
     print_facts("what to choose", [(answer, reason + unknown)])
 
 
-def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
+def _measured(family: str, measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DeviceProfile]:
     from lram_export.exporters import EXPORTERS
     from lram_export.prediction.machine_speed import measure_machine, measured_speed, this_device, with_bandwidth_now
     from lram_export.targets.registry import load_target
@@ -78,16 +79,16 @@ def _measured(measure_again: bool, quiet: bool) -> tuple[MachineSpeed, DevicePro
     load_target(EXPORTERS, "pytorch")  # says what is missing: small models are exported
     targets = _installed()
     progress = ConsoleProgress(quiet)
-    known = None if measure_again else measured_speed(targets)
-    speed = measure_machine(targets, progress) if known is None else with_bandwidth_now(known, progress)
+    known = None if measure_again else measured_speed(targets, family)
+    speed = measure_machine(targets, progress, family) if known is None else with_bandwidth_now(known, progress)
     return speed, this_device(speed)
 
 
-def _known_speed() -> MachineSpeed | None:
-    """What `--device here` measured on this machine before."""
+def _known_speed(family: str) -> MachineSpeed | None:
+    """What `--device here` measured on this machine before with models of a family."""
     from lram_export.prediction.machine_speed import measured_speed
 
-    return measured_speed(_installed())
+    return measured_speed(_installed(), family)
 
 
 def _installed() -> list[str]:
@@ -157,7 +158,7 @@ def _print_table(
     notes = [
         f"state: {human_bytes(predictions[0].state)} of {counted(batch, 'row')}, float32",
         f"overhead and efficiency of the targets: measured on {speed.cpu}, {speed.date}, "
-        f"{counted(speed.threads, 'thread')}",
+        f"{counted(speed.threads, 'thread')}, with models of {speed.family}",
         "the floor is the time to read what a step reads from memory; here a cache makes it shorter"
         if here
         else "assumed: this device computes as fast as the measured machine; on it, --device here measures",

@@ -1,7 +1,8 @@
 """Measures this machine for `predict.py`: bandwidth by working set, every target on two small models.
 
-The two models have four blocks each, of the narrowest and of the widest published size, so that one lies in the caches
-of most machines and the other does not. What is measured is kept in the user's cache folder.
+The two models are of the family of the model asked about and have four blocks each, of the narrowest and of the widest
+published size, so that one lies in the caches of most machines and the other does not. What is measured is kept in the
+user's cache folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from lram_export.describe import counted
 from lram_export.errors import LramError
 from lram_export.model.config import ModelConfig
 from lram_export.prediction.predict import STREAMING, MachineSpeed, TargetSpeed
-from lram_export.prediction.sizes import moved_bytes, state_bytes, weight_bytes
+from lram_export.prediction.sizes import moved_bytes, state_bytes, weight_bytes, work
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.tasks import resolve_task
 from lram_export.system.cache import CompileCache
@@ -47,9 +49,10 @@ _MOST_EFFICIENT = 4.0
 """No cache is more times as fast as the probe of the bandwidth found for the model's size."""
 
 
-def measured_speed(targets: Sequence[str]) -> MachineSpeed | None:
-    """What was measured on this machine before, with the versions that are installed now; None if nothing was."""
-    content = CompileCache.of("machine").read(_identity(targets))
+def measured_speed(targets: Sequence[str], family: str = "xlstm") -> MachineSpeed | None:
+    """What was measured on this machine before with models of a family, with the versions that are installed now; None
+    if nothing was."""
+    content = CompileCache.of("machine").read(_identity(targets, family))
     if content is None:
         return None
     try:
@@ -58,8 +61,8 @@ def measured_speed(targets: Sequence[str]) -> MachineSpeed | None:
         return None
 
 
-def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> MachineSpeed:
-    """Measure, and keep it. Takes minutes; whatever target fails is left out.
+def measure_machine(targets: Sequence[str], progress: Progress = SILENT, family: str = "xlstm") -> MachineSpeed:
+    """Measure with models of a family, and keep it. Takes minutes; whatever target fails is left out.
 
     Raises:
         LramError: no target could be measured.
@@ -76,7 +79,7 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
         contenders: list[Contender] = []
         for precision in PRECISIONS_MEASURED:
             for width in STEPS:
-                bundle = _export(folder, width, precision, targets, progress)
+                bundle = _export(folder, small_model(width, family), width, precision, targets, progress)
                 if bundle is not None:
                     contenders += [Contender(f"{width} {precision} {t}", bundle, t) for t in bundle.targets]
         results: dict[tuple[str, str, str], BenchResult] = {}
@@ -95,12 +98,12 @@ def measure_machine(targets: Sequence[str], progress: Progress = SILENT) -> Mach
         for target in targets:
             pair = results.get(("16m", precision, target)), results.get(("206m", precision, target))
             if pair[0] is not None and pair[1] is not None:
-                speeds.append(fit(target, precision, pair[0], pair[1], bandwidth))
+                speeds.append(fit(target, precision, pair[0], pair[1], bandwidth, family))
     if not speeds:
         raise LramError("no target could be measured on this machine; lram-export doctor says which run here")
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    speed = MachineSpeed(cpu_model(), threads, today, bandwidth, tuple(speeds), _versions())
-    CompileCache.of("machine").write(_identity(targets), memoryview(json.dumps(speed.to_json()).encode()))
+    speed = MachineSpeed(cpu_model(), threads, today, bandwidth, tuple(speeds), _versions(), family)
+    CompileCache.of("machine").write(_identity(targets, family), memoryview(json.dumps(speed.to_json()).encode()))
     return speed
 
 
@@ -136,14 +139,15 @@ def this_device(speed: MachineSpeed) -> DeviceProfile:
     )
 
 
-def small_model(width: str) -> ModelConfig:
-    """Four blocks of a published size."""
-    from lram_export.backbones.xlstm.config import preset_sizes
+def small_model(width: str, family: str = "xlstm") -> ModelConfig:
+    """Four blocks of a published size of a family."""
     from lram_export.checkpoints.random import preset_config
 
-    published = preset_config(width)
-    backbone = dataclasses.replace(preset_sizes(width), num_blocks=BLOCKS)
-    return dataclasses.replace(published, backbone=backbone)
+    backbone, *context = family.split()
+    published = preset_config(width, backbone)
+    sizes: Any = published.backbone
+    few = dataclasses.replace(published, backbone=dataclasses.replace(sizes, num_blocks=BLOCKS))
+    return few.in_context(context[0] if context else None)
 
 
 def measure_bandwidth(threads: int) -> dict[int, float]:
@@ -171,17 +175,25 @@ def _bandwidth_curve(threads: int) -> dict[int, float]:
 
 
 def fit(
-    target: str, precision: str, small: BenchResult, large: BenchResult, bandwidth: dict[int, float]
+    target: str,
+    precision: str,
+    small: BenchResult,
+    large: BenchResult,
+    bandwidth: dict[int, float],
+    family: str = "xlstm",
 ) -> TargetSpeed:
-    """The two numbers of a target that make both models take as long as they took."""
+    """The two numbers of a target that make both models of a family take as long as they took."""
     curve, largest = MachineSpeed("", 0, "", bandwidth, ()), bandwidth[max(bandwidth)]
-    streaming = large.floor_ratio <= 1 / STREAMING
+    wide = small_model("206m", family)
+    computes = work(wide, precision, TASK) != moved_bytes(wide, precision, TASK)
+    streaming = not computes and large.floor_ratio <= 1 / STREAMING
     streams, seconds, weights, memory = [], [], [], []
     for width, result in (("16m", small), ("206m", large)):
-        config = small_model(width)
+        config = small_model(width, family)
         weight = weight_bytes(config, precision, TASK)
         moved = moved_bytes(config, precision, TASK)
-        streams.append(moved / (curve.bandwidth_of(weight + state_bytes(config)) if streaming else largest))
+        amount = work(config, precision, TASK)
+        streams.append(amount / (curve.bandwidth_of(weight + state_bytes(config)) if streaming else largest))
         # times of the large one belong to the bandwidth measured beside them, so they are brought to the usual one
         usual = result.floor_ratio * moved / largest
         seconds.append(usual if width == "206m" and streaming else result.p50_ms / 1e3)
@@ -197,7 +209,9 @@ def fit(
     return TargetSpeed(target, precision, per_block, 1 / slope, base, factor, streaming)
 
 
-def _export(folder: Path, width: str, precision: str, targets: Sequence[str], progress: Progress) -> Bundle | None:
+def _export(
+    folder: Path, config: ModelConfig, width: str, precision: str, targets: Sequence[str], progress: Progress
+) -> Bundle | None:
     """A bundle of a small model with every target that runs the precision; None if there is none."""
     from lram_export.checkpoints.random import random_checkpoint
     from lram_export.export import ExportOptions, TargetFailure, export_bundle
@@ -214,14 +228,15 @@ def _export(folder: Path, width: str, precision: str, targets: Sequence[str], pr
     )
     with progress.stage(f"exporting {BLOCKS} blocks of {width} at {precision}"):
         try:
-            checkpoint = random_checkpoint(small_model(width), folder)
+            checkpoint = random_checkpoint(config, folder)
             return export_bundle(checkpoint, TASK, path, options, SILENT, failures)
         except LramError:
             return None
 
 
-def _identity(targets: Sequence[str]) -> dict[str, object]:
+def _identity(targets: Sequence[str], family: str) -> dict[str, object]:
     return {
+        "family": family,
         "sizes": "of the task",
         "cpu": cpu_model(),
         "features": cpu_features(),

@@ -1,6 +1,7 @@
 """How long a step will take and how much memory it needs, on a machine that is not here or was measured before.
 
-A step is a stream through memory plus what every block costs besides: with the bytes that a step moves,
+A step is a stream through memory plus what every block costs besides: with the bytes that a step moves (or, of a model
+whose step computes longer than it streams, its multiplications: :func:`~lram_export.prediction.sizes.work`),
 
     seconds = blocks * per_block + bytes / (efficiency * bandwidth)
 
@@ -23,7 +24,7 @@ from itertools import pairwise
 from typing import Any
 
 from lram_export.model.config import ModelConfig
-from lram_export.prediction.sizes import state_bytes, weight_bytes
+from lram_export.prediction.sizes import family, moved_bytes, state_bytes, weight_bytes, work
 from lram_export.spec.precision import MIXED
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.devices import DeviceProfile
@@ -67,7 +68,8 @@ class TargetSpeed:
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """What was measured on a machine: read bandwidth by working set (bytes -> bytes per second), and the targets."""
+    """What was measured on a machine: read bandwidth by working set (bytes -> bytes per second), and the targets with
+    models of a :func:`~lram_export.prediction.sizes.family`."""
 
     cpu: str
     threads: int
@@ -75,6 +77,7 @@ class MachineSpeed:
     bandwidth: Mapping[int, float]
     targets: tuple[TargetSpeed, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
+    family: str = "xlstm"
 
     def bandwidth_of(self, working_set: int) -> float:
         """Bytes per second over a working set, interpolated between the sizes that were measured."""
@@ -107,6 +110,7 @@ class MachineSpeed:
             bandwidth={int(size): float(speed) for size, speed in document["bandwidth"].items()},
             targets=tuple(TargetSpeed(**target) for target in document["targets"]),
             versions=dict(document["versions"]),
+            family=str(document["family"]),
         )
 
 
@@ -128,10 +132,12 @@ class Prediction:
     margin: float | None
 
 
-def shipped_speed() -> MachineSpeed:
-    """The measurement that comes with the package, for machines on which nothing was measured."""
+def shipped_speed(family: str = "xlstm") -> MachineSpeed:
+    """The measurement that comes with the package, for machines on which nothing was measured: with models of a family,
+    if there is one, else with others, from which memory is known."""
     text = (files("lram_export") / "prediction" / "speed.json").read_text(encoding="utf-8")
-    return MachineSpeed.from_json(json.loads(text))
+    shipped = [MachineSpeed.from_json(document) for document in json.loads(text)]
+    return next((speed for speed in shipped if speed.family == family), shipped[0])
 
 
 def predict(
@@ -145,19 +151,19 @@ def predict(
 ) -> list[Prediction]:
     """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
 
-    ``rate`` is that of the control loop, in Hz; ``batch`` the rows of a step, each with a state of its own: only more
+    Where ``speed`` was measured with models of another family, memory is all that is known. ``rate`` is that of the
+    control loop, in Hz; ``batch`` the rows of a step, each with a state of its own: only more
     bytes, so that many rows, whose arithmetic counts, take longer than this. A Jetson also gets the target `tensorrt`,
     of which only the floor and the memory are known, that of building the engine included. ``task`` says which weights
     a step reads; without one the whole head counts.
     """
     from lram_export.targets.tensorrt import memory as tensorrt
 
-    found = []
+    found, known = [], speed.family == family(config)
     for measured in speed.targets:
         weights, state = weight_bytes(config, measured.precision, task), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
-        stream = (weights + 2 * state) / _reached(measured, speed, bandwidth, here)
-        seconds = config.backbone.num_blocks * measured.per_block + stream
+        seconds = _seconds(config, measured, speed, bandwidth, here, batch, task) if known else None
         memory = measured.memory(weights, state)
         names = measured.target, measured.precision
         fits = memory <= device.memory_for_programs
@@ -192,6 +198,25 @@ def process_memory(
     if measured is not None:
         return measured.memory(weights, state)
     return max((t.memory(weights, state) for t in own.values()), default=None)
+
+
+def _seconds(
+    config: ModelConfig,
+    measured: TargetSpeed,
+    speed: MachineSpeed,
+    bandwidth: float,
+    here: bool,
+    batch: int,
+    task: TaskSpec | None,
+) -> float:
+    moved = moved_bytes(config, measured.precision, task)
+    if work(config, measured.precision, task) != moved:
+        rate = measured.efficiency * speed.bandwidth[max(speed.bandwidth)]
+        amount = batch * work(config, measured.precision, task)
+    else:
+        rate = _reached(measured, speed, bandwidth, here)
+        amount = moved + 2 * (batch - 1) * state_bytes(config)
+    return config.backbone.num_blocks * measured.per_block + amount / rate
 
 
 def _reached(measured: TargetSpeed, speed: MachineSpeed, bandwidth: float, here: bool) -> float:
@@ -233,6 +258,8 @@ def choose(predictions: Sequence[Prediction]) -> tuple[Prediction | None, str]:
     Precisions are as exact as their weights are large. Without a rate the fastest is taken. `tensorrt`, which was not
     measured, is never the answer.
     """
+    if all(p.seconds is None for p in predictions):
+        return None, "no step of such a model was measured; on a machine, --device here measures it"
     known = [p for p in predictions if p.fits and p.seconds is not None]
     if not known:
         return None, "nothing that was measured fits into its memory"

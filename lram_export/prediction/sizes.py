@@ -33,3 +33,20 @@ def state_bytes(config: ModelConfig) -> int:
 def moved_bytes(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
     """What a step of one row reads and writes: every weight once, every state tensor once in and once out."""
     return weight_bytes(config, precision, task) + 2 * state_bytes(config)
+
+
+COMPUTES = 16
+"""Multiplications per weight from which on they limit a step: memory delivers a weight in the time of a few."""
+
+
+def work(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
+    """What the time of a step grows with: the bytes that it moves, or its multiplications where every weight serves so
+    many tokens that these take longer (a transformer over its window)."""
+    products = config.backbone.products() if hasattr(config.backbone, "products") else 0
+    return products if products > COMPUTES * config.parameters else moved_bytes(config, precision, task)
+
+
+def family(config: ModelConfig) -> str:
+    """Models that take their time alike: a backbone, in one of its contexts where it has several."""
+    context = [getattr(config.backbone, "context", "")] if config.contexts else []
+    return " ".join([config.backbone.kind, *context])

@@ -109,24 +109,35 @@ class TestModel:
         base=st.integers(10**7, 10**9),
         factor=st.floats(1.0, 4.0),
         precision=st.sampled_from(["fp32", "int8"]),
+        family=st.sampled_from(["xlstm", "mamba", "decision_transformer window", "decision_transformer cache"]),
     )
     @settings(max_examples=50, deadline=None)
     def test_what_made_two_measurements_is_found_again(
-        self, per_block: float, efficiency: float, base: int, factor: float, precision: str
+        self, per_block: float, efficiency: float, base: int, factor: float, precision: str, family: str
     ) -> None:
-        truth = TargetSpeed("native", precision, per_block, efficiency, base, factor, efficiency > 0.6)
-        speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (truth,))
+        streams = efficiency > 0.6 and not family.endswith("window")
+        truth = TargetSpeed("native", precision, per_block, efficiency, base, factor, streams)
+        speed = MachineSpeed("a processor", 2, "2026-01-01", BANDWIDTH, (truth,), family=family)
         pair = []
         for width in ("16m", "206m"):
-            config = small_model(width)
+            config = small_model(width, family)
             (predicted,) = predict(config, this_device(speed), speed, None, here=True, task=TASK)
             assert predicted.seconds is not None
             pair.append(result(predicted.seconds, predicted.memory, moved_bytes(config, precision, TASK)))
-        found = fit("native", precision, pair[0], pair[1], BANDWIDTH)
+        found = fit("native", precision, pair[0], pair[1], BANDWIDTH, family)
         assert found.per_block == pytest.approx(per_block, rel=1e-6)
         assert found.efficiency == pytest.approx(efficiency, rel=1e-6)
         assert found.streams == truth.streams
         assert found.memory_factor == pytest.approx(factor, rel=1e-3)
+
+    def test_of_a_family_that_was_not_measured_only_memory_is_known(self) -> None:
+        speed = shipped_speed()
+        for context in ("window", "cache"):
+            config = preset_config("16m", "decision_transformer").in_context(context)
+            found = predict(config, find_device("n100"), speed, 50.0)
+            assert all(p.seconds is None and p.margin is None and p.memory > p.weights > 0 for p in found)
+            chosen, reason = choose(found)
+            assert chosen is None and reason.startswith("no step of such a model was measured")
 
     @given(small=st.floats(1e-5, 1e-2), large=st.floats(1e-4, 1e-2))
     @settings(max_examples=50, deadline=None)
