@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lram_export.errors import LramError
+from lram_export.exporters.onnx.optimize import optimize
 from lram_export.lowering import LoweredPolicy
 from lram_export.model.step_graph import StepGraph
 from lram_export.spec.tensors import StepSpec
@@ -61,10 +62,12 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
             input_names=list(policy.spec.input_names),
             output_names=list(policy.spec.output_names),
             external_data=True,
+            optimize=False,
             verbose=False,
         )
     assert program is not None
     model = program.model
+    optimize(model)
     model.metadata_props.clear()
     model.producer_name = "lram-export"
     _name_products(model.graph, policy.graph)
