@@ -41,7 +41,7 @@ def checked_weights(weights: Weights, config: ModelConfig, file: Path) -> Weight
         if not bool(finite.all()):
             count = int((~finite).sum())
             raise CheckpointError(f"{file}: {key}: {count} of {tensor.numel()} weights are NaN or infinite")
-        checked[key] = tensor
+        checked[key] = tensor.contiguous()  # exporters read memory as it lies
     return checked
 
 

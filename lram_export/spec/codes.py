@@ -60,6 +60,10 @@ class QuantizedMatrix:
     scales: NDArray[np.float32]
     activation: ActivationRange | None = None
 
+    def __post_init__(self) -> None:
+        """Lay the codes out row by row: those of a transposed matrix need not be, and toolkits read memory as it lies."""
+        object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
+
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""

@@ -136,3 +136,12 @@ class TestBundle:
         (path / QUANTIZED_FILE).write_bytes(content)
         code, line = fail("verify", path)
         assert code == 1 and f"{QUANTIZED_FILE}: content differs" in line
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+def test_a_matrix_that_lies_transposed_has_codes_that_lie_row_by_row(precision: str) -> None:
+    """OpenVINO took the memory of such codes for the matrix."""
+    values = np.random.default_rng(0).normal(size=(8, 70)).astype(np.float32)
+    expected, found = (round_to_nearest("x", laid, precision) for laid in (values, np.asfortranarray(values)))
+    assert found.codes.flags.c_contiguous
+    np.testing.assert_array_equal(found.codes, expected.codes)

@@ -35,8 +35,11 @@ class TestGpu:
     @pytest.mark.parametrize(
         ("name", "batch"),
         [
-            *(("state_ms", 3), ("mamba_state", 3)),
-            *(pytest.param(*case, marks=SLOW) for case in (("state_ms", 1), ("image_m", 2), ("mamba_image", 2))),
+            ("state_ms", 3),
+            *(
+                pytest.param(*case, marks=SLOW)
+                for case in (("state_ms", 1), ("image_m", 2), ("mamba_state", 3), ("mamba_image", 2))
+            ),
         ],
     )
     def test_a_step_of_emulated_blocks_and_threads_is_the_processors(

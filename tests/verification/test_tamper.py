@@ -8,10 +8,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.conftest import SLOW
+
 ROOT = Path(__file__).parent.parent.parent
 SAMPLE = 24
 
 
+@SLOW
 def test_alterations_with_valid_hashes_are_noticed(tmp_path: Path) -> None:
     """In a process of its own: it forks for every mutant, which one with threads must not."""
     program = [sys.executable, "-m", "tests.tamper.campaign", tmp_path, "--precision", "int8", "--sample", str(SAMPLE)]

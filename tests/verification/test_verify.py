@@ -18,7 +18,7 @@ from lram_export.spec.parity import TOLERANCES, ParityMeter, relative_error
 from lram_export.spec.tasks import resolve_task
 from lram_export.verification.drift import UNNAMED, drift, steps_since_start
 from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
-from tests.conftest import GOLDEN, ExportFunction
+from tests.conftest import GOLDEN, SLOW, ExportFunction
 from tests.models import lram_steps
 
 BOUND = TOLERANCES["fp32"]
@@ -134,7 +134,9 @@ class TestDrift:
             load_steps(tmp_path / "steps.npz", spec)
 
 
-@pytest.mark.parametrize("steps", [1000, pytest.param(10_000, marks=pytest.mark.precisions)])
+@pytest.mark.parametrize(
+    "steps", [300, pytest.param(1000, marks=SLOW), pytest.param(10_000, marks=pytest.mark.precisions)]
+)
 def test_the_error_does_not_grow_over_many_steps(steps: int, exported: ExportFunction) -> None:
     """One long run, slowly forgetting heads and an sLSTM block, episodes of thousands of steps."""
     bundle = Bundle.open(exported("state_ms"))

@@ -41,7 +41,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     return config.in_context(draw(st.sampled_from(CONTEXTS)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(config=model_configs(), **ARGUMENTS)
 def test_a_step_equals_the_reference(config: ModelConfig, batch: int, seed: int, discrete: bool) -> None:
     check_steps(config, batch, seed, discrete)

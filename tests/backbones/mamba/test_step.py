@@ -41,7 +41,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     return ModelConfig(backbone, ActionBins(2, 16, 4), lram_encoders(draw(st.integers(1, 20)), None))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(config=model_configs(), **ARGUMENTS)
 def test_chunk_equals_the_reference_token_by_token(config: ModelConfig, batch: int, seed: int, discrete: bool) -> None:
     check_steps(config, batch, seed, discrete)
