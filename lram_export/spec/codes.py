@@ -61,7 +61,7 @@ class QuantizedMatrix:
     activation: ActivationRange | None = None
 
     def __post_init__(self) -> None:
-        """Lay the codes out row by row: those of a transposed matrix need not be, and toolkits read memory as it lies."""
+        """Lay the codes out row by row; those of a transposed matrix need not be. Toolkits read memory as it lies."""
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
 
     @property
