@@ -22,6 +22,8 @@ from lram_export.verification.verify import load_bundle_reference
 from tests.conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGET = "native"
+INPUTS = ("observation", "return_to_go", "reward", "is_first")
+"""In the order of the file; what a policy has no use for is 0."""
 PRECISIONS = ("fp32", "int8", "int4")
 """Those with kernels of their own, but for `w8a8`, which takes so small a model further off than allowed."""
 
@@ -34,10 +36,12 @@ def write(folder: Path) -> None:
             for precision in PRECISIONS:
                 bundle = Path(temporary) / f"{name}-{precision}.lram"
                 golden = load_golden(name)
+                # one in each context
+                feedback = "none" if golden.meta["observation"] == "image" else "observed"
                 succeed(
                     "export",
                     *(golden.checkpoint, "-o", bundle, "--target", TARGET, "--precision", precision, "--batch", "2"),
-                    *golden.task_options,
+                    *(*golden.task_options, *golden.context_options(feedback)),
                 )
                 model = next((bundle / TARGET).glob("*.lrn"))
                 shutil.copyfile(model, folder / f"{bundle.stem}.lrn")
@@ -49,8 +53,11 @@ def recording(bundle: Bundle) -> Iterator[bytes]:
     entry, reference = bundle.artifact(TARGET), load_bundle_reference(bundle)
     bounds = tolerance(entry.precision, entry.activations)
     yield struct.pack("<iiff", len(reference.inputs), bounds.relative, bounds.logit, bounds.state)
+    names, no_reward = [t.name for t in bundle.manifest.spec.inputs], np.zeros(bundle.manifest.spec.batch_size, "f4")
     for arguments, action, logits in zip(reference.inputs, reference.action, reference.action_logits, strict=True):
-        yield from (np.ascontiguousarray(array).tobytes() for array in (*arguments, action, logits))
+        given = {"reward": no_reward, **dict(zip(names, arguments, strict=True))}
+        inputs = (given[name] for name in INPUTS)
+        yield from (np.ascontiguousarray(array).tobytes() for array in (*inputs, action, logits))
     for sample in reference.state_samples.values():
         yield sample.tobytes()
 

@@ -27,6 +27,7 @@ from lram_export.targets.native.format import (
     BlockEntry,
     Header,
     NormKind,
+    Presence,
     Role,
     Tensor,
     TokenEntry,
@@ -46,7 +47,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     """Write ``model.lrn``; raises UsageError for a backbone or sizes that the kernels do not know."""
     content = pack(policy)
     path = directory / MODEL_FILE
-    tokens = [TokenEntry(t.input, t.skipped_at_start) for t in policy.checkpoint.config.tokens.tokens]
+    tokens = [TokenEntry(t.input, Presence.of(t)) for t in policy.checkpoint.config.tokens.tokens]
     write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
     tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
     return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))

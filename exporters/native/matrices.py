@@ -26,6 +26,12 @@ class Matrices:
         self._codes = {} if policy.quantization is None else dict(policy.quantization.matrices)
         self._one_plane = policy.quantization is not None and policy.quantization.quantized_activations
 
+    @property
+    def backbone(self) -> Any:
+        """The backbone's part of the step graph."""
+        graph: Any = self._graph
+        return graph.backbone
+
     def linear(self, name: str) -> Matrix:
         """A large matrix: its codes if it has any that the kernels multiply with, else float32 values."""
         matrix = self._codes.get(name)

@@ -229,16 +229,16 @@ void Artifact::check_tokens() const {
     const TokenEntry& token = tokens_[i];
     if (token.input >= kInputs) refuse(name + ": input: unknown: " + number(token.input));
     if (++found[token.input] > 1) refuse(name + ": input: an earlier token embeds it, too");
-    if (token.skipped_at_start > 1)
-      refuse(name + ": skipped_at_start: expected 0 or 1, got " + number(token.skipped_at_start));
-    if (token.skipped_at_start == 1 && token.input == static_cast<std::uint32_t>(Input::observation))
-      refuse(name + ": skipped_at_start: an observation is there in every step");
+    if (token.presence > static_cast<std::uint32_t>(Presence::zero))
+      refuse(name + ": presence: expected 0 to 2, got " + number(token.presence));
+    if (token.presence != 0 && token.input == static_cast<std::uint32_t>(Input::observation))
+      refuse(name + ": presence: an observation is there in every step");
   }
   if (found[static_cast<int>(Input::observation)] == 0) refuse("tokens: expected one that embeds the observation");
   const std::uint32_t read = header_->read_token;
   if (read >= header_->token_count)
     refuse("read_token: expected less than " + number(header_->token_count) + ", got " + number(read));
-  if (tokens_[read].skipped_at_start == 1) refuse("read_token: expected a token that is there in every step");
+  if (tokens_[read].skipped_at_start()) refuse("read_token: expected a token that is there in every step");
 }
 
 const TensorEntry& Artifact::entry(std::uint32_t role, int of) const {

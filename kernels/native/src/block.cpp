@@ -40,13 +40,13 @@ void BlockSource::expect_no_more() const {
   if (!zero) refuse("expected zeros after its numbers");
 }
 
-void BlockSource::expect_unrolled_tokens(const char* what) const {
+void BlockSource::expect_unrolled_tokens(const char* what, bool skipped) const {
   bool fits = artifact.tokens() == kTokens;
   for (int token = 0; token < kTokens && fits; ++token)
-    fits = artifact.token(token).skipped_at_start == (token == 0 ? 1U : 0U);
+    fits = artifact.token(token).skipped_at_start() == (skipped && token == 0);
   if (!fits)
-    refuse(std::string(what) + " takes " + std::to_string(kTokens) +
-           " tokens per step, of which the first is skipped at the start of an episode; this artifact feeds " +
+    refuse(std::string(what) + " takes " + std::to_string(kTokens) + " tokens per step, of which " +
+           (skipped ? "the first" : "none") + " is skipped at the start of an episode; this artifact feeds " +
            std::to_string(artifact.tokens()));
 }
 

@@ -22,6 +22,7 @@ struct StatePart {
   float initial = 0;                      // value of every element at the start of an episode,
   const float* initial_values = nullptr;  // or, where this is not NULL, the values one by one; in the artifact
   bool exponent = false;                  // a stabilizer, which may be as large as it likes
+  int places = 0;                         // not 0: a whole number below this
 
   std::size_t size() const;  // floats
 };
@@ -34,11 +35,19 @@ struct BlockMemory {
 
 // What a block needs of the buffers that the blocks of a model share. A step's work is divided by units (heads,
 // slices), each of which has buffers of its own: see UnitBuffers.
+//
+// Where threads share outputs of matrices instead, each of which one thread computes as a whole, there is one unit.
 struct Needs {
   int units = 1;
   int width = 0;            // of the unit's rows, and the most columns of a matrix that it multiplies them with
   std::size_t scratch = 0;  // floats
   std::size_t shared = 0;   // floats per row of the batch that other units read
+
+  int shares = 1;                  // among how many threads the work can be divided, where not by units
+  int columns = 0;                 // most columns of a matrix that threads multiply with tokens of all units
+  std::size_t of_thread = 0;       // floats
+  std::size_t common = 0;          // floats that all threads read and write
+  std::size_t common_per_row = 0;  // the same, per row of the batch
 };
 
 // What a block is made of: its numbers and its tensors, checked as they are read.
@@ -58,8 +67,9 @@ class BlockSource {
   int integer(const char* name, int low, int high, int multiple = 1);
   float epsilon(const char* name);
   void expect_no_more() const;  // the numbers that are left are 0
-  // A step feeds the tokens that kernels unroll, the first one skipped where an episode starts. `what`: with article.
-  void expect_unrolled_tokens(const char* what) const;
+  // A step feeds the tokens that kernels unroll, the first one skipped where an episode starts, or none. `what`: with
+  // article.
+  void expect_unrolled_tokens(const char* what, bool skipped = true) const;
   [[noreturn]] void refuse(const std::string& problem) const;
 
   const float* plain(std::uint32_t role, std::int64_t count) const {

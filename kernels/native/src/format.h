@@ -73,9 +73,19 @@ constexpr std::uint32_t kMostBlocks = 256;
 enum class Input : std::uint32_t { observation = 0, return_to_go = 1, reward = 2 };
 constexpr std::uint32_t kInputs = 3;
 
+// When a token is there.
+enum class Presence : std::uint32_t {
+  always = 0,
+  not_at_start = 1,  // skipped in the first step of an episode
+  zero = 2,          // always that of an input of 0, which a step is not given
+};
+
 struct TokenEntry {
-  std::uint32_t input;             // Input
-  std::uint32_t skipped_at_start;  // 1: not there in the first step of an episode
+  std::uint32_t input;     // Input
+  std::uint32_t presence;  // Presence
+
+  bool skipped_at_start() const { return presence == static_cast<std::uint32_t>(Presence::not_at_start); }
+  bool zero() const { return presence == static_cast<std::uint32_t>(Presence::zero); }
 };
 static_assert(sizeof(TokenEntry) == 8, "the table of tokens is part of the format");
 

@@ -36,8 +36,8 @@ Model::Model(const std::string& path, const lram_options& options)
       encoders_(artifact_),
       head_(artifact_) {
   make_blocks(options.state_format == LRAM_STATE_LAZY_HALF);
-  pool_ = std::make_unique<ThreadPool>(std::min(options.threads, needs_.units), pinned_cpus(options),
-                                       options.spin_microseconds);
+  pool_ = std::make_unique<ThreadPool>(std::min(options.threads, std::max(needs_.units, needs_.shares)),
+                                       pinned_cpus(options), options.spin_microseconds);
 }
 
 Model::Model(const std::uint8_t* bytes, std::size_t size)
@@ -66,6 +66,11 @@ void Model::make_blocks(bool lazy_state) {
     needs_.width = std::max(needs_.width, block.needs().width);
     needs_.scratch = std::max(needs_.scratch, block.needs().scratch);
     needs_.shared = std::max(needs_.shared, block.needs().shared);
+    needs_.shares = std::max(needs_.shares, block.needs().shares);
+    needs_.columns = std::max(needs_.columns, block.needs().columns);
+    needs_.of_thread = std::max(needs_.of_thread, block.needs().of_thread);
+    needs_.common = std::max(needs_.common, block.needs().common);
+    needs_.common_per_row = std::max(needs_.common_per_row, block.needs().common_per_row);
     for (std::size_t part = 0; part < block.parts().size(); ++part) {
       const StatePart& described = block.parts()[part];
       const std::string name = "state." + std::to_string(number) + "." + described.name;

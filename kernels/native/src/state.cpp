@@ -16,6 +16,16 @@ int checked_batch(int batch) {
   return batch;
 }
 
+bool allowed(const StatePart& part, float value) {
+  if (part.places > 0) return value >= 0 && value < static_cast<float>(part.places) && std::trunc(value) == value;
+  return std::isfinite(value) && (part.exponent || std::fabs(value) <= kLargest);
+}
+
+std::string what_is_allowed(const StatePart& part, float value) {
+  if (!std::isfinite(value)) return "finite values";
+  return part.places > 0 ? "whole numbers below " + std::to_string(part.places) : "magnitudes up to 1e+17";
+}
+
 }  // namespace
 
 State::State(Model& model, int batch)
@@ -57,7 +67,7 @@ void State::plan_buffers(Planner& planner) {
   constexpr std::size_t planes = 2;
   const Needs& needs = model_.needs();
   const auto width = static_cast<std::size_t>(padded(needs.width));
-  const int most = std::max({needs.width, padded_hidden(), model_.encoders().longest()});
+  const int most = std::max({needs.width, needs.columns, padded_hidden(), model_.encoders().longest()});
   const auto groups = static_cast<std::size_t>(most / kGroup + 1);
   const std::size_t codes = count * planes * static_cast<std::size_t>(most + kGroup);
   for (int unit = 0; unit < needs.units; ++unit) {
@@ -79,10 +89,12 @@ void State::plan_buffers(Planner& planner) {
     b.codes = planner.take<std::int8_t>(codes);
     b.code_scales = planner.take<float>(count);
     b.code_sums = planner.take<std::int32_t>(count * planes * groups);
+    b.scratch = planner.take<float>(needs.of_thread);
     threads.push_back(b);
   }
   encoders = model_.encoders().plan(planner, batch_);
   mixed = planner.take<float>(count * hidden);
+  common = planner.take<float>(needs.common + rows * needs.common_per_row);
   logits = planner.take<float>(rows * static_cast<std::size_t>(padded(model_.head().logits())));
 }
 
@@ -111,15 +123,10 @@ void State::load(const float* values) {
   const float* at = values;
   for (const StateTensor& tensor : model_.state_tensors()) {
     const std::size_t count = tensor.size * static_cast<std::size_t>(batch_);
-    const bool exponent = tensor.described->exponent;
-    for (std::size_t i = 0; i < count; ++i) {
-      const char* problem = !std::isfinite(at[i])                          ? "finite values"
-                            : !exponent && !(std::fabs(at[i]) <= kLargest) ? "magnitudes up to 1e+17"
-                                                                           : nullptr;
-      if (problem != nullptr)
-        throw Error(LRAM_ERROR_STATE, tensor.name + ": expected " + problem + ", got " + shown(at[i]) + " at element " +
-                                          std::to_string(i));
-    }
+    for (std::size_t i = 0; i < count; ++i)
+      if (!allowed(*tensor.described, at[i]))
+        throw Error(LRAM_ERROR_STATE, tensor.name + ": expected " + what_is_allowed(*tensor.described, at[i]) +
+                                          ", got " + shown(at[i]) + " at element " + std::to_string(i));
     at += count;
   }
   lost_.assign(lost_.size(), false);

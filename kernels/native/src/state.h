@@ -34,6 +34,7 @@ struct ThreadBuffers {
   std::int8_t* codes;
   float* code_scales;
   std::int32_t* code_sums;
+  float* scratch;
 };
 
 class State {
@@ -68,7 +69,8 @@ class State {
   std::vector<UnitBuffers> units;
   std::vector<ThreadBuffers> threads;
   EncoderBuffers encoders;
-  float* mixed;   // [tokens][hidden]: what the units of a block leave for all threads
+  float* mixed;   // [tokens][padded hidden]: what the units of a block leave for all threads
+  float* common;  // of Needs: for all threads, too
   float* logits;  // [batch][padded logits]
 
   static int padded(int rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }

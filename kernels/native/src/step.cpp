@@ -112,8 +112,11 @@ Tokens normalized(StepContext& context, int thread, const Norm& norm, Format for
   return tokens;
 }
 
-Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,
-               int width, const Matrix& matrix) {
+namespace {
+
+template <class Buffers>
+Tokens quantized(StepContext& context, const Buffers& buffers, const float* x, std::size_t stride, int count, int width,
+                 const Matrix& matrix) {
   const Tokens tokens = {count,
                          x,
                          stride,
@@ -124,6 +127,18 @@ Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x,
                          buffers.code_sums};
   context.kernels.quantize(tokens, matrix.format, width);
   return tokens;
+}
+
+}  // namespace
+
+Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,
+               int width, const Matrix& matrix) {
+  return quantized(context, buffers, x, stride, count, width, matrix);
+}
+
+Tokens of_thread(StepContext& context, int thread, const float* x, std::size_t stride, int count, int width,
+                 const Matrix& matrix) {
+  return quantized(context, context.state.threads[static_cast<std::size_t>(thread)], x, stride, count, width, matrix);
 }
 
 }  // namespace lram

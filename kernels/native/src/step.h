@@ -55,6 +55,10 @@ Tokens normalized(StepContext& context, int thread, const Norm& norm, Format for
 Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,
                int width, const Matrix& matrix);
 
+// `count` tokens that all threads see, `width` values each, for this thread to multiply with a matrix.
+Tokens of_thread(StepContext& context, int thread, const float* x, std::size_t stride, int count, int width,
+                 const Matrix& matrix);
+
 inline void multiply(StepContext& context, const Matrix& matrix, const Tokens& tokens, float* y, int y_stride) {
   context.kernels.dense(matrix, 0, matrix.tiles, tokens, y, static_cast<std::size_t>(y_stride));
 }

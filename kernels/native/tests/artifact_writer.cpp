@@ -10,6 +10,7 @@
 #include <iterator>
 #include <random>
 
+#include "backbones/decision_transformer/roles.h"
 #include "backbones/xlstm/roles.h"
 #include "lram.h"
 
@@ -18,6 +19,7 @@ namespace {
 
 using lram::Layout;
 using lram::TensorEntry;
+namespace transformers = lram::decision_transformer;
 namespace xlstm = lram::xlstm;
 
 class Writer {
@@ -38,13 +40,18 @@ class Writer {
     add(role, number, Layout::plain_float32, 1, times, room, values.data(), values.size() * sizeof(float));
   }
 
-  // The inputs from `used` on are filled up with zeros.
-  void tiled(std::uint32_t role, int number, int parts, int rows, int used, bool large = true) {
+  // The inputs from `used` on are filled up with zeros, and so are the outputs from `width` of every `room` on.
+  void tiled(std::uint32_t role, int number, int parts, int rows, int used, bool large = true, int width = 1,
+             int room = 1) {
     const int cols = large ? lram::room_of(used) : used;
     const Layout layout = large ? shape_.layout : Layout::tiled_float32;
     std::vector<std::uint8_t> bytes;
     for (int part = 0; part < parts; ++part)
-      for (int first = 0; first < rows; first += 32) tile(layout, std::min(rows - first, 32), cols, used, bytes);
+      for (int first = 0; first < rows; first += 32) {
+        bool filled[32] = {};
+        for (int o = 0; o < 32; ++o) filled[o] = first + o < rows && (first + o) % room < width;
+        tile(layout, filled, cols, used, bytes);
+      }
     add(role, number, layout, parts, rows, cols, bytes.data(), bytes.size());
   }
 
@@ -94,32 +101,33 @@ class Writer {
     bytes.insert(bytes.end(), begin, begin + sizeof value);
   }
 
-  void tile(Layout layout, int rows, int cols, int used, std::vector<std::uint8_t>& bytes) {
+  void tile(Layout layout, const bool* filled, int cols, int used, std::vector<std::uint8_t>& bytes) {
     const float deviation = 1.0F / std::sqrt(static_cast<float>(cols));
     if (layout == Layout::tiled_float32) {
       for (int k = 0; k < cols; ++k)
-        for (int o = 0; o < 32; ++o) append(bytes, o < rows && k < used ? deviation * normal() : 0.0F);
+        for (int o = 0; o < 32; ++o) append(bytes, filled[o] && k < used ? deviation * normal() : 0.0F);
     } else if (layout == Layout::tiled_int8) {
       const int quads = (cols + 3) / 4;
       std::vector<std::int8_t> codes(static_cast<std::size_t>(quads * 128), 0);
       std::int32_t sums[32] = {};
       for (int k = 0; k < used; ++k)
-        for (int o = 0; o < rows; ++o) {
+        for (int o = 0; o < 32; ++o) {
+          if (!filled[o]) continue;
           const int c = code(127);
           codes[static_cast<std::size_t>(k / 4 * 128 + o * 4 + k % 4)] = static_cast<std::int8_t>(c);
           sums[o] -= 128 * c;
         }
-      for (int o = 0; o < 32; ++o) append(bytes, o < rows ? deviation / 73 : 0.0F);
+      for (int o = 0; o < 32; ++o) append(bytes, filled[o] ? deviation / 73 : 0.0F);
       append(bytes, sums);
       bytes.insert(bytes.end(), codes.begin(), codes.end());
     } else {
       for (int group = 0; group < (cols + 63) / 64; ++group) {
-        for (int o = 0; o < 32; ++o) append(bytes, o < rows ? deviation / 4 : 0.0F);
+        for (int o = 0; o < 32; ++o) append(bytes, filled[o] ? deviation / 4 : 0.0F);
         for (int k = 0; k < 64; k += 8)
           for (int o = 0; o < 32; ++o)
             for (int i = 0; i < 4; ++i) {
               const auto nibble = [&](int input) {
-                return group * 64 + k + input < used && o < rows ? code(7) + 8 : 8;
+                return group * 64 + k + input < used && filled[o] ? code(7) + 8 : 8;
               };
               bytes.push_back(static_cast<std::uint8_t>(nibble(i) | nibble(i + 4) << 4));
             }
@@ -187,9 +195,39 @@ void add_slstm(Writer& w, const Shape& s, int b) {
   w.tiled(xlstm::kFfnDown, b, kSlices, s.hidden, kSlice);
 }
 
+constexpr std::uint32_t kCached = 4;
+
+void add_transformer_block(Writer& w, const Shape& s, int b) {
+  const bool cached = s.kind == kCached;
+  const int width = s.hidden / s.heads;
+  const int room = lram::room_of(width);
+  const int hidden_room = lram::room_of(s.hidden);
+  const auto in_tiles = [](int count) { return (count + 31) / 32 * 32; };
+  w.block(s.kind, {s.heads, s.ffn, cached ? s.steps - 1 : s.steps}, {kEpsilon});
+  if (b == 0) w.spread(transformers::kPositions, b, cached ? 3 : 3 * s.steps - 1, s.hidden, hidden_room, 0.3F);
+  if (b == 0 && !cached) w.plain(transformers::kStart, b, (3 * s.steps - 4) * s.hidden, 0.5F);
+  w.spread(transformers::kNorm, b, 1, s.hidden, hidden_room, 0.1F, 1);
+  w.spread(transformers::kNormBias, b, 1, s.hidden, hidden_room, 0.1F);
+  w.tiled(transformers::kAttention, b, 1, 3 * s.heads * room, s.hidden, true, width, room);
+  w.spread(transformers::kAttentionBias, b, 3 * s.heads, width, room, 0.3F);
+  w.tiled(transformers::kMerge, b, 1, s.hidden, s.hidden);
+  w.spread(transformers::kMergeBias, b, 1, s.hidden, in_tiles(s.hidden), 0.1F);
+  w.spread(transformers::kFfnNorm, b, 1, s.hidden, hidden_room, 0.1F, 1);
+  w.spread(transformers::kFfnNormBias, b, 1, s.hidden, hidden_room, 0.1F);
+  w.tiled(transformers::kFfnUp, b, 1, s.ffn, s.hidden);
+  w.spread(transformers::kFfnUpBias, b, 1, s.ffn, in_tiles(s.ffn), 0.1F);
+  w.tiled(transformers::kFfnDown, b, 1, s.hidden, s.ffn);
+  w.spread(transformers::kFfnDownBias, b, 1, s.hidden, in_tiles(s.hidden), 0.1F);
+  if (cached)
+    for (const std::uint32_t role : {transformers::kKeys, transformers::kValues})
+      w.plain(role, b, s.heads * 3 * (s.steps - 1) * width, 0.5F);
+}
+
 void add_blocks(Writer& w, const Shape& s) {
   for (int b = 0; b < s.blocks; ++b) {
-    if (s.kind != 0) {
+    if (s.steps != 0) {
+      add_transformer_block(w, s, b);
+    } else if (s.kind != 0) {
       w.block(s.kind, {}, {});
       for (const auto& [role, count] : s.tensors) w.plain(role, b, count, 0.5F);
     } else if (std::find(s.slstm_at.begin(), s.slstm_at.end(), b) == s.slstm_at.end()) {
@@ -217,6 +255,22 @@ void add_tokens(Writer& w, const Shape& s) {
 }
 
 }  // namespace
+
+Shape transformer(bool cached, Layout layout) {
+  Shape shape;
+  shape.kind = cached ? kCached : kCached + 1;
+  shape.layout = layout;
+  shape.hidden = 60;
+  shape.heads = 3;
+  shape.blocks = 2;
+  shape.ffn = 77;
+  shape.steps = 5;
+  if (cached) {
+    shape.tokens = {{0, 0}, {1, 0}, {2, static_cast<std::uint32_t>(lram::Presence::zero)}};
+    shape.read_token = 1;
+  }
+  return shape;
+}
 
 std::vector<std::uint8_t> make_artifact(const Shape& s) {
   Writer w(s);

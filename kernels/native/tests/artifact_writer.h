@@ -33,7 +33,12 @@ struct Shape {
   std::uint32_t read_token = 2;
   std::uint32_t kind = 0;  // not 0: all blocks are of this kind, with these plain tensors (role, size), not of xLSTM's
   std::vector<std::pair<std::uint32_t, int>> tensors;
+  int steps = 0;  // not 0: a Decision Transformer's, which sees so many steps,
+  int ffn = 0;    // with feed-forward layers so wide
 };
+
+// A small Decision Transformer, none of whose widths is a multiple of 16.
+Shape transformer(bool cached, lram::Layout layout);
 
 // Starts at a multiple of 64 for as long as it lives.
 class Bytes {

@@ -48,7 +48,7 @@ class TraceBlock : public lram::Block {
       float* window = static_cast<Memory&>(memory).window + static_cast<std::size_t>(row) * kSize;
       for (int token = 0; token < artifact.tokens(); ++token) {
         const int at = (row * artifact.tokens() + token) * kHidden;
-        const bool skipped = context.first(row) && artifact.token(token).skipped_at_start == 1;
+        const bool skipped = context.first(row) && artifact.token(token).skipped_at_start();
         for (int i = 0; i < kHidden; ++i) {
           if (!skipped) trace[i] = 0.5F * trace[i] + 0.5F * x[at + i];
           state.mixed[at + i] = trace[i] + window[i];
@@ -230,8 +230,8 @@ TEST(tokens_that_make_no_step_are_refused) {
   CHECK(has(refusal(traces({kReward}, 0)), "tokens: expected one that embeds the observation"));
   CHECK(has(refusal(traces({kObservation, kObservation}, 0)), "token 1: input: an earlier token embeds it, too"));
   CHECK(has(refusal(traces({kObservation, {3, 0}}, 0)), "token 1: input: unknown: 3"));
-  CHECK(has(refusal(traces({{0, 1}}, 0)), "token 0: skipped_at_start: an observation is there in every step"));
-  CHECK(has(refusal(traces({kObservation, {1, 2}}, 0)), "token 1: skipped_at_start: expected 0 or 1, got 2"));
+  CHECK(has(refusal(traces({{0, 1}}, 0)), "token 0: presence: an observation is there in every step"));
+  CHECK(has(refusal(traces({kObservation, {1, 3}}, 0)), "token 1: presence: expected 0 to 2, got 3"));
   CHECK(has(refusal(traces({kObservation}, 1)), "read_token: expected less than 1, got 1"));
   CHECK(has(refusal(traces({kObservation, kReward}, 1)), "read_token: expected a token that is there in every step"));
   CHECK(has(refusal(traces(std::vector<lram::TokenEntry>(17, kObservation), 0)),

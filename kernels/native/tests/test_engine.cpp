@@ -63,6 +63,8 @@ std::vector<Shape> shapes() {
   all.push_back(image);
   image.layout = Layout::tiled_int8;
   all.push_back(image);
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+    for (const bool cached : {true, false}) all.push_back(transformer(cached, layout));
   return all;
 }
 

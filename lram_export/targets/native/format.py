@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
-from lram_export.targets.layout import input_major, int4_octets, int8_offsets, int8_quads, tiles
+from lram_export.spec.tokens import Token
+from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, tiles
 
 MAGIC = b"LRAMNAT\n"
 FORMAT_VERSION = 3
@@ -75,16 +76,31 @@ class Layout(IntEnum):
     TILED_INT4 = 3
 
 
+class Presence(IntEnum):
+    """When a token is there."""
+
+    ALWAYS = 0
+    NOT_AT_START = 1
+    """Skipped in the first step of an episode."""
+    ZERO = 2
+    """Always that of an input of 0, which a step is not given."""
+
+    @staticmethod
+    def of(token: Token) -> Presence:
+        """That of a token of a model."""
+        return Presence.NOT_AT_START if token.skipped_at_start else Presence.ZERO if token.zero else Presence.ALWAYS
+
+
 @dataclass(frozen=True)
 class TokenEntry:
-    """A token of a step: the input that it embeds, one of :data:`INPUTS`."""
+    """A token of a step: the input that it embeds, one of :data:`INPUTS`, and when it is there."""
 
     input: str
-    skipped_at_start: bool
+    presence: Presence
 
     def pack(self) -> bytes:
         """As it lies in the file."""
-        return struct.pack("<II", INPUTS.index(self.input), self.skipped_at_start)
+        return struct.pack("<II", INPUTS.index(self.input), self.presence)
 
 
 @dataclass(frozen=True)
@@ -221,6 +237,11 @@ def spread(values: NDArray[Any], width: int | None = None) -> NDArray[np.float32
     padded = np.pad(parts, [(0, 0)] * (parts.ndim - 1) + [(0, room_of(parts.shape[-1]) - parts.shape[-1])])
     filled: NDArray[np.float32] = padded.reshape(*values.shape[:-1], -1)
     return filled
+
+
+def filled_tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A number per output of a matrix, filled up with zeros to whole tiles."""
+    return np.pad(values, (0, -len(values) % TILE))
 
 
 def tiled_float32(role: int, number: int, parts: Sequence[NDArray[np.float32]]) -> Tensor:

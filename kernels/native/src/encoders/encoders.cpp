@@ -34,7 +34,7 @@ Encoders::Encoders(const Artifact& artifact)
   const int observed = images() ? image_->features() : static_cast<int>(h.observation_dim);
   for (int i = 0; i < artifact.tokens(); ++i) {
     const TokenEntry& entry = artifact.token(i);
-    TokenWeights token = {static_cast<Input>(entry.input), entry.skipped_at_start == 1, nullptr, nullptr};
+    TokenWeights token = {static_cast<Input>(entry.input), entry.skipped_at_start(), entry.zero(), nullptr, nullptr};
     if (token.input != Input::observation) {
       token.weight = artifact.plain(kEmbedWeight, i, room);
     } else {
@@ -50,7 +50,8 @@ Encoders::Encoders(const Artifact& artifact)
 }
 
 bool Encoders::reads(Input input) const {
-  return std::any_of(tokens_.begin(), tokens_.end(), [&](const TokenWeights& t) { return t.input == input; });
+  return std::any_of(tokens_.begin(), tokens_.end(),
+                     [&](const TokenWeights& t) { return t.input == input && !t.zero; });
 }
 
 EncoderBuffers Encoders::plan(Planner& planner, int batch) const {
@@ -95,7 +96,7 @@ void Encoders::embed(StepContext& context, int thread) const {
         }
       } else {
         // a token that is skipped may be given anything
-        const bool skipped = token.skipped_at_start && context.first(row);
+        const bool skipped = token.zero || (token.skipped_at_start && context.first(row));
         const float number = skipped ? 0.0F : numbers_of(context.inputs, token.input)[row];
         for (int i = 0; i < room_; ++i) x[i] = token.weight[i] * number + token.bias[i];
       }

@@ -16,6 +16,7 @@ struct StepContext;
 struct TokenWeights {
   Input input;
   bool skipped_at_start;
+  bool zero;
   const float* weight;  // [hidden] of a number; NULL: of the observation, whose matrix is below
   const float* bias;
 };

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "decision_transformer/decision_transformer.h"
 #include "mamba/mamba.h"
 #include "xlstm/xlstm.h"
 
@@ -47,6 +48,24 @@ struct Tokens {
   std::int32_t* sums;  // [count][planes][groups]: -8 * sum of the group's codes (int4)
 };
 
+constexpr int kGemmInputs = 256;  // of a tile that are multiplied at once: panels and tokens stay in the cache
+constexpr int kGemmScratch = kGemmInputs * kTileRows;  // floats
+
+// A matrix times many tokens, which lie in groups of `gemm_tokens` (see Kernels).
+struct Gemm {
+  const Matrix* matrix;
+  int first_tile;
+  int last_tile;
+  const float* tokens;  // [groups][cols][tokens of a group]
+  int first_group;
+  int last_group;
+  const float* bias;  // [outputs of all tiles]
+  bool add;           // to what y holds
+  float* y;           // [tokens of all groups][y_stride]
+  std::size_t y_stride;
+  float* scratch;  // kGemmScratch floats
+};
+
 // Causal depthwise convolution with SiLU over a window of past inputs and a step's tokens; updates the window.
 struct Convolution {
   int channels;
@@ -85,10 +104,15 @@ struct Kernels {
   void (*accumulate)(float* x, const float* parts, std::size_t part_stride, int count, int n);
   void (*gated)(Activation activation, const float* gate, const float* up, int n, float* y);
   void (*rectify)(const float* x, int n, float* y);
+  void (*gelu)(const float* x, int n, float* y);
 
   void (*quantize)(const Tokens& tokens, Format format, int cols);
   void (*dense)(const Matrix& matrix, int first_tile, int last_tile, const Tokens& tokens, float* y,
                 std::size_t y_stride);
+
+  int gemm_tokens;  // of a group
+  void (*pack_group)(const float* x, std::size_t stride, int count, int cols, float* packed);
+  void (*gemm)(const Gemm&);
 
   void (*convolve)(const Convolution&);
 
@@ -97,6 +121,7 @@ struct Kernels {
   // of one backbone each
   XlstmKernels xlstm;
   MambaKernels mamba;
+  DecisionTransformerKernels decision_transformer;
 };
 
 // Whether this processor runs a table, and the tables compiled into this library, best first.

@@ -66,6 +66,12 @@ void accumulate(float* x, const float* parts, std::size_t part_stride, int count
   }
 }
 
+LRAM_INLINE F gelu_of(F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }
+
+void gelu(const float* x, int n, float* y) {
+  for (int i = 0; i < n; i += kWidth) store(y + i, gelu_of(load(x + i)));
+}
+
 template <class Function>
 LRAM_INLINE void gate_with(Function function, const float* gate, const float* up, int n, float* y) {
   for (int i = 0; i < n; i += kWidth) store(y + i, function(load(gate + i)) * load(up + i));
@@ -76,8 +82,7 @@ void gated(lram::Activation activation, const float* gate, const float* up, int 
   const auto relu = [](F x) { return vmax(set(0.0F), x); };
   switch (activation) {
     case Activation::gelu:
-      return gate_with([](F x) { return set(0.5F) * x * (set(1.0F) + error_function(x * set(0.70710678F))); }, gate, up,
-                       n, y);
+      return gate_with([](F x) { return gelu_of(x); }, gate, up, n, y);
     case Activation::relu:
       return gate_with(relu, gate, up, n, y);
     case Activation::relu_squared:

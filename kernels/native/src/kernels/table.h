@@ -2,7 +2,9 @@
 // header; everything before it lies in an anonymous namespace, so that no two instruction sets share a function.
 #pragma once
 #include "convolution.h"
+#include "decision_transformer/table.h"
 #include "dense.h"
+#include "gemm.h"
 #include "image.h"
 #include "kernels.h"
 #include "mamba/table.h"
@@ -10,6 +12,22 @@
 #include "pointwise.h"
 #include "xlstm/table.h"
 
-#define LRAM_KERNELS(name)                                                                                \
-  {name,  layer_norm, rms_norm,          head_norm,          accumulate,        gated, rectify, quantize, \
-   dense, convolve,   image_convolution, LRAM_XLSTM_KERNELS, LRAM_MAMBA_KERNELS}
+#define LRAM_KERNELS(name) \
+  {name,                   \
+   layer_norm,             \
+   rms_norm,               \
+   head_norm,              \
+   accumulate,             \
+   gated,                  \
+   rectify,                \
+   gelu,                   \
+   quantize,               \
+   dense,                  \
+   kGemmTokens,            \
+   pack_group,             \
+   gemm,                   \
+   convolve,               \
+   image_convolution,      \
+   LRAM_XLSTM_KERNELS,     \
+   LRAM_MAMBA_KERNELS,     \
+   LRAM_DECISION_TRANSFORMER_KERNELS}

@@ -14,6 +14,8 @@ constexpr int kWidth = 8;
 constexpr int kMemoryVectors = 2;
 constexpr int kTilesRead = 2;
 constexpr int kTilesAtOnce = 1;
+constexpr int kGemmTokens = 6;   // whose sums registers hold,
+constexpr int kGemmVectors = 2;  // of so many vectors of outputs
 
 LRAM_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
 LRAM_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
@@ -61,6 +63,10 @@ LRAM_INLINE I load_codes(const void* p) { return _mm256_loadu_si256(static_cast<
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 LRAM_INLINE I high_nibbles(I v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
+template <int Byte>
+LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
+  return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * Byte), 24);
+}
 LRAM_INLINE F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
   const I wide = _mm256_cvtps_epi32(v);

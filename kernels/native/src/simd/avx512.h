@@ -14,6 +14,8 @@ constexpr int kWidth = 16;
 constexpr int kMemoryVectors = 4;  // vectors per column tile of C that registers hold for three tokens
 constexpr int kTilesRead = 1;      // tiles of C read together where it is only read
 constexpr int kTilesAtOnce = 2;    // weight tiles of 32 outputs multiplied together in float32
+constexpr int kGemmTokens = 14;    // whose sums registers hold,
+constexpr int kGemmVectors = 2;    // of so many vectors of outputs
 
 LRAM_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
 LRAM_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
@@ -54,6 +56,10 @@ LRAM_INLINE I load_codes(const void* p) { return _mm512_loadu_si512(p); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 LRAM_INLINE I high_nibbles(I v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
+template <int Byte>
+LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
+  return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * Byte), 24);
+}
 LRAM_INLINE F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
   const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));

@@ -14,6 +14,8 @@ constexpr int kWidth = 4;
 constexpr int kMemoryVectors = 4;
 constexpr int kTilesRead = 1;
 constexpr int kTilesAtOnce = 1;
+constexpr int kGemmTokens = 6;   // whose sums registers hold,
+constexpr int kGemmVectors = 4;  // of so many vectors of outputs
 
 LRAM_INLINE F load(const float* p) { return vld1q_f32(p); }
 LRAM_INLINE void store(float* p, F v) { vst1q_f32(p, v); }
@@ -49,6 +51,10 @@ LRAM_INLINE I load_codes(const void* p) { return vreinterpretq_s32_s8(vld1q_s8(s
 LRAM_INLINE I four_codes(const std::int8_t* p) { return vdupq_n_s32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(15))); }
 LRAM_INLINE I high_nibbles(I v) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(v), 4)); }
+template <int Byte>
+LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
+  return vshrq_n_s32(vshlq_n_s32(v, 24 - 8 * Byte), 24);
+}
 LRAM_INLINE F to_float(I v) { return vcvtq_f32_s32(v); }
 LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
   const int16x4_t narrow = vmovn_s32(vcvtnq_s32_f32(v));

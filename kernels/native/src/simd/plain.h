@@ -14,6 +14,8 @@ constexpr int kWidth = 4;
 constexpr int kMemoryVectors = 2;
 constexpr int kTilesRead = 1;
 constexpr int kTilesAtOnce = 1;
+constexpr int kGemmTokens = 6;   // whose sums registers hold,
+constexpr int kGemmVectors = 2;  // of so many vectors of outputs
 
 LRAM_INLINE F load(const float* p) {
   F v;
@@ -83,6 +85,10 @@ LRAM_INLINE I four_codes(const std::int8_t* p) {
 }
 LRAM_INLINE I low_nibbles(I v) { return v & 0x0f0f0f0f; }
 LRAM_INLINE I high_nibbles(I v) { return (v >> 4) & 0x0f0f0f0f; }
+template <int Byte>
+LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
+  return (v << (24 - 8 * Byte)) >> 24;
+}
 LRAM_INLINE F to_float(I v) { return __builtin_convertvector(v, F); }
 LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
   const I wide = to_int(v);
