@@ -77,9 +77,9 @@ class Writer {
     header.block_count = static_cast<std::uint32_t>(blocks_.size());
     std::vector<std::uint8_t> file(offset, 0);
     std::memcpy(file.data(), &header, sizeof header);
-    std::memcpy(file.data() + sizeof header, tokens.data(), bytes_of(tokens));
-    std::memcpy(file.data() + sizeof header + bytes_of(tokens), blocks_.data(), bytes_of(blocks_));
-    std::memcpy(file.data() + tables, entries_.data(), bytes_of(entries_));
+    put(tokens, file.data() + sizeof header);
+    put(blocks_, file.data() + sizeof header + bytes_of(tokens));
+    put(entries_, file.data() + tables);
     for (std::size_t i = 0; i < entries_.size(); ++i)
       std::copy(data_[i].begin(), data_[i].end(), file.begin() + static_cast<std::ptrdiff_t>(entries_[i].offset));
     seal(file);
@@ -90,6 +90,10 @@ class Writer {
   template <class T>
   static std::size_t bytes_of(const std::vector<T>& values) {
     return values.size() * sizeof(T);
+  }
+  template <class T>
+  static void put(const std::vector<T>& values, std::uint8_t* to) {
+    if (!values.empty()) std::memcpy(to, values.data(), bytes_of(values));
   }
   static std::size_t aligned(std::size_t position) { return (position + 63) / 64 * 64; }
   float normal() { return std::normal_distribution<float>()(random_); }

@@ -48,7 +48,7 @@ struct Tokens {
   std::int32_t* sums;  // [count][planes][groups]: -8 * sum of the group's codes (int4)
 };
 
-constexpr int kGemmInputs = 256;  // of a tile that are multiplied at once: panels and tokens stay in the cache
+constexpr int kGemmInputs = 192;  // of a tile that are multiplied at once: they stay in the first cache
 constexpr int kGemmScratch = kGemmInputs * kTileRows;  // floats
 
 // A matrix times many tokens, which lie in groups of `gemm_tokens` (see Kernels).

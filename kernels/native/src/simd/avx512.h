@@ -41,6 +41,7 @@ LRAM_INLINE F spread_in_fours(F a) {
   return _mm512_permute_ps(a, Lane * 0x55);
 }
 LRAM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+LRAM_INLINE void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 LRAM_INLINE F load_half(const std::uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

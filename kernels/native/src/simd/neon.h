@@ -40,6 +40,7 @@ LRAM_INLINE F spread_in_fours(F a) {
   return vdupq_laneq_f32(a, Lane);
 }
 LRAM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+LRAM_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 LRAM_INLINE F load_half(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 LRAM_INLINE void store_half(std::uint16_t* p, F v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }

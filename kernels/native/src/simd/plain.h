@@ -58,6 +58,7 @@ LRAM_INLINE F spread_in_fours(F a) {
   return set(a[Lane]);
 }
 LRAM_INLINE void prefetch(const void*) {}
+LRAM_INLINE void prefetch_far(const void*) {}
 
 LRAM_INLINE F load_half(const std::uint16_t* p) {
   return F{lram::half_to_float(p[0]), lram::half_to_float(p[1]), lram::half_to_float(p[2]), lram::half_to_float(p[3])};
