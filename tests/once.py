@@ -7,6 +7,7 @@ which is compared in full.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -22,6 +23,7 @@ def translate_once(patch: pytest.MonkeyPatch) -> None:
 
     translate, known = graph._translate, dict[str, Any]()
 
+    @functools.wraps(translate)
     def once(policy: Any) -> Any:
         described = (policy.checkpoint.config.to_json(), policy.task.to_json(), policy.spec.to_json())
         content = hashlib.sha256(json.dumps(described).encode())

@@ -1,8 +1,9 @@
 """What a backbone offers: one package per kind, the same file names in all. Free of torch, which is in types only.
 
 ``config.py``    the sizes, a :class:`BackboneConfig`, and the published ones, ``PRESETS`` and ``preset_sizes``; free of
-                 torch. Where one policy can be run in several ways that act differently, ``CONTEXTS`` names them and
-                 ``in_context`` turns one into the other
+                 torch. Where one policy can be run in several ways that act differently, ``CONTEXTS`` names them, the
+                 config's ``context`` says which one it is, and ``in_context`` turns one into the other. Where a step
+                 multiplies every weight with many tokens, the config's ``products()`` counts the multiplications
 ``original.py``  how the training code describes it and names its weights
 ``reference.py`` ``build(config, context_length)``: a :class:`ReferenceBackbone`
 ``step.py``      ``build(reference, layout, padding)``: a :class:`Stack`, the same as part of the step graph;

@@ -116,6 +116,12 @@ class ModelConfig:
         """The ways to act that the backbone has, its default first; none where it acts in one way only."""
         return tuple(getattr(backbone_module(self.backbone.kind, "config"), "CONTEXTS", ()))
 
+    @property
+    def context(self) -> str | None:
+        """The one of :attr:`contexts` in which it acts; None where there are none."""
+        sizes: Any = self.backbone
+        return str(sizes.context) if self.contexts else None
+
     def in_context(self, context: str | None) -> ModelConfig:
         """The same policy acting in a way of :attr:`contexts`; None: as it is.
 

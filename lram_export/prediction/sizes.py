@@ -48,5 +48,4 @@ def work(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> i
 
 def family(config: ModelConfig) -> str:
     """Models that take their time alike: a backbone, in one of its contexts where it has several."""
-    context = [getattr(config.backbone, "context", "")] if config.contexts else []
-    return " ".join([config.backbone.kind, *context])
+    return config.backbone.kind if config.context is None else f"{config.backbone.kind} {config.context}"

@@ -114,7 +114,7 @@ def check_checkpoint(bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint
 
 def in_context_of(bundle: Bundle, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint acting as the bundle does, where its model can act in several ways: no file says which."""
-    context = getattr(read_model(bundle.manifest.model, bundle.path).backbone, "context", None)
+    context = read_model(bundle.manifest.model, bundle.path).context
     if context not in checkpoint.config.contexts:
         return checkpoint
     return dataclasses.replace(checkpoint, config=checkpoint.config.in_context(context))

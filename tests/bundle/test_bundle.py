@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from lram_export import Bundle, BundleError, LramError, load_policy
 from lram_export.bundle.manifest import read_manifest
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.export import ExportOptions, export_bundle
+from lram_export.exporters.onnx import graph
+from lram_export.lowering import lower
 from lram_export.spec.tasks import resolve_task
 from lram_export.verification.verify import verify_targets
 from tests.conftest import GOLDEN, ExportFunction
@@ -73,6 +76,14 @@ class TestContents:
 
 
 class TestOnnx:
+    def test_the_same_policy_gives_the_same_graph(self) -> None:
+        """The translation itself: the session keeps one for all exports that are the same (`tests/once.py`)."""
+        translate = getattr(graph._translate, "__wrapped__")  # noqa: B009
+        checkpoint, task = load_checkpoint(GOLDEN / "state_ms" / "model.zip"), resolve_task("metaworld/reach-v2")
+        translated = [translate(lower(checkpoint, task, name=name)) for name in ("one", "other")]
+        one, other = (onnx_ir.serde.serialize_model(model).SerializeToString() for model in translated)
+        assert one == other
+
     @pytest.mark.parametrize("name", ["state_m", "state_ms", "image_m"])
     def test_standard_operators_names_and_metadata(self, name: str, exported: ExportFunction) -> None:
         path = exported(name)

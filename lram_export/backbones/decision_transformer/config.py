@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lram_export.backbones.protocol import Draw, WeightSpec
+from lram_export.backbones.reading import read_sizes
 from lram_export.spec.json_fields import Fields, whole_number
 from lram_export.spec.tensors import StateSpec, state_name
 from lram_export.spec.tokens import TokenLayout
@@ -169,11 +170,7 @@ class DecisionTransformerConfig:
 
 def read(fields: Fields) -> DecisionTransformerConfig:
     """Read what ``to_json`` wrote; raises ValueError naming the field that is wrong."""
-    fields.only("kind", *(f.name for f in dataclasses.fields(DecisionTransformerConfig)))
-    try:
-        return DecisionTransformerConfig(**{name: value for name, value in fields.data.items() if name != "kind"})
-    except ValueError as error:
-        raise ValueError(f"{fields.where}.{error}") from None
+    return read_sizes(DecisionTransformerConfig, fields)
 
 
 def in_context(

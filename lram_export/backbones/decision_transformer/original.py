@@ -18,6 +18,7 @@ from lram_export.backbones.decision_transformer.config import (
     DecisionTransformerConfig,
 )
 from lram_export.backbones.protocol import Weights
+from lram_export.backbones.reading import block_count
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.spec.sections import Options, Reasons, Section
 
@@ -115,9 +116,7 @@ def infer(
         CheckpointError: blocks are missing, or sizes do not fit together.
         UsageError: a size that must be said and is not.
     """
-    blocks = sorted({int(found[1]) for name in names if (found := LAYER.match(name))})
-    if blocks != list(range(len(blocks))):
-        raise CheckpointError(f"{path}: encoder.h.: expected blocks 0, 1, 2, ..., got {blocks}")
+    num_blocks = block_count(names, LAYER, path)
     hidden_size = shape("embed_ln.weight")[0]
     rows = shape(POSITIONS)[0]
     published = {
@@ -142,7 +141,7 @@ def infer(
     try:
         return DecisionTransformerConfig(
             hidden_size=hidden_size,
-            num_blocks=len(blocks),
+            num_blocks=num_blocks,
             num_heads=given["num_heads"],
             ffn_size=shape("encoder.h.0.mlp.c_fc.weight")[-1],
             context_length=given["context_length"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lram_export.backbones.protocol import Draw, WeightSpec
+from lram_export.backbones.reading import read_sizes
 from lram_export.spec.json_fields import Fields, whole_number
 from lram_export.spec.tensors import StateSpec, state_name
 
@@ -145,11 +146,7 @@ def _keeps(inputs: int) -> Draw:
 
 def read(fields: Fields) -> MambaConfig:
     """Read what ``to_json`` wrote; raises ValueError naming the field that is wrong."""
-    fields.only("kind", *(f.name for f in dataclasses.fields(MambaConfig)))
-    try:
-        return MambaConfig(**{name: value for name, value in fields.data.items() if name != "kind"})
-    except ValueError as error:
-        raise ValueError(f"{fields.where}.{error}") from None
+    return read_sizes(MambaConfig, fields)
 
 
 PRESETS: dict[str, tuple[int, int]] = {

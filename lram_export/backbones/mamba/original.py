@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lram_export.backbones.mamba.config import MambaConfig, dt_rank_of
 from lram_export.backbones.protocol import Weights
+from lram_export.backbones.reading import block_count
 from lram_export.errors import CheckpointError
 from lram_export.spec.sections import Options, Reasons, Section
 
@@ -101,9 +102,7 @@ def infer(
         CheckpointError: blocks are missing, it is a Mamba2, or sizes do not fit together.
     """
     present = set(names)
-    blocks = sorted({int(found[1]) for name in present if (found := LAYER.match(name))})
-    if blocks != list(range(len(blocks))):
-        raise CheckpointError(f"{path}: encoder.layers.: expected blocks 0, 1, 2, ..., got {blocks}")
+    num_blocks = block_count(present, LAYER, path)
     mixer = "encoder.layers.0.mixer"
     if f"{mixer}.dt_bias" in present:
         raise CheckpointError(f"{path}: {mixer}.dt_bias: these are weights of Mamba2, which is not supported")
@@ -112,7 +111,7 @@ def infer(
     try:
         return MambaConfig(
             hidden_size=shape("embed_ln.weight")[0],
-            num_blocks=len(blocks),
+            num_blocks=num_blocks,
             inner_size=inner_size,
             state_size=state_size,
             dt_rank=shape(f"{mixer}.dt_proj.weight")[-1],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lram_export.backbones.protocol import Draw, WeightSpec
+from lram_export.backbones.reading import read_sizes
 from lram_export.spec.json_fields import Fields, whole_number
 from lram_export.spec.tensors import StateSpec, state_name
 
@@ -206,13 +207,7 @@ def _keeps(inputs: int) -> Draw:
 
 def read(fields: Fields) -> XLSTMConfig:
     """Read what ``to_json`` wrote; raises ValueError naming the field that is wrong."""
-    fields.only("kind", *(f.name for f in dataclasses.fields(XLSTMConfig)))
-    values = {name: value for name, value in fields.data.items() if name != "kind"}
-    values["slstm_at"] = tuple(fields.items("slstm_at", SIZES["num_blocks"][1]))
-    try:
-        return XLSTMConfig(**values)
-    except ValueError as error:
-        raise ValueError(f"{fields.where}.{error}") from None
+    return read_sizes(XLSTMConfig, fields, slstm_at=tuple(fields.items("slstm_at", SIZES["num_blocks"][1])))
 
 
 PRESETS: dict[str, tuple[int, int]] = {

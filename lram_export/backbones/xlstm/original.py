@@ -6,11 +6,13 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lram_export.backbones.protocol import Weights
+from lram_export.backbones.reading import block_count
 from lram_export.backbones.xlstm.config import XLSTMConfig, round_up
 from lram_export.errors import CheckpointError
 from lram_export.spec.sections import Options, Reasons, Section
@@ -148,6 +150,7 @@ def _width(section: Section, hidden_size: int, default_factor: float) -> int:
 
 
 BLOCKS = "encoder.layers.blocks."
+BLOCK = re.compile(r"encoder\.layers\.blocks\.(\d+)\.")
 KERNEL, BIAS = "slstm_cell._recurrent_kernel_", "slstm_cell._bias_"
 
 
@@ -177,9 +180,7 @@ def infer(
     """
     present = set(names)
     hidden = shape("embed_ln.weight")[0]
-    blocks = sorted({int(k[len(BLOCKS) :].split(".")[0]) for k in present if k.startswith(BLOCKS)})
-    if not blocks or blocks != list(range(len(blocks))):
-        raise CheckpointError(f"{path}: {BLOCKS}: expected blocks 0, 1, 2, ..., got {blocks}")
+    blocks = range(block_count(present, BLOCK, path))
     slstm_at = tuple(i for i in blocks if f"{BLOCKS}{i}.xlstm.{KERNEL}" in present)
     mlstm_at = [i for i in blocks if i not in slstm_at]
     sizes: dict[str, Any] = {"num_heads": 4, "inner_size": 2 * hidden}
