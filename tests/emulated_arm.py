@@ -103,6 +103,12 @@ def main(folder: Path) -> None:
             (GOLDEN / "mamba_state" / "model.zip", f"mamba_state-{precision}", (*states, "--precision", precision))
             for precision in ("fp32", "int8", "int4")
         ),
+        *(
+            (GOLDEN / "dt_state" / "model.zip", f"dt_state-{context}-{precision}", (*states, *options))
+            for context in ("cache", "window")
+            for precision in ("fp32", "int8", "int4")
+            for options in [("--context", context, "--precision", precision)]
+        ),
     ]
     for checkpoint, name, options in cases:
         bundle = folder / f"{name}.lram"

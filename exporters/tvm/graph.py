@@ -18,6 +18,7 @@ from tvm import relax
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.kernels.tvm import cpu, gpu
 from lram_export.kernels.tvm.cpu import dense
+from lram_export.kernels.tvm.cpu.dense_many import MANY, dense_many
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoders import IMPALA_CHANNELS, ImageEncoder
 from lram_export.spec.precision import GROUP
@@ -161,8 +162,8 @@ class StepBuilder:
 
         ``kernel`` is by default the layer norm without a bias.
         """
-        width = x.ty.shape[-1].value
-        rows, every, place = (self.batch, self.tokens, self.read) if read else (self.rows, 1, 0)
+        count, width = (extent.value for extent in x.ty.shape)
+        rows, every, place = (self.batch, self.tokens, self.read) if read else (count, 1, 0)
         sizes = (rows, width, epsilon, self.lanes, every, place)
         make = kernel or self.kernels.layer_norm
         return self.call(make, sizes, [x, self.weights[name]], [((rows, width), "float32")])[0]
@@ -179,6 +180,12 @@ class StepBuilder:
         sizes = (rows, width, columns, self.lanes)
         return self.call(self.kernels.narrow, sizes, [x], [((rows, columns), "float32")])[0]
 
+    def pick(self, x: Value, tokens: int, place: int) -> Value:
+        """Of the ``tokens`` of every row the one at ``place``: (batch * tokens, width) -> (batch, width)."""
+        width = x.ty.shape[-1].value
+        sizes = (self.batch, tokens, place, width, self.lanes)
+        return self.call(self.kernels.pick, sizes, [x], [((self.batch, width), "float32")])[0]
+
     def add(self, name: str, x: Value, residual: Value) -> Value:
         """residual += W x, in place."""
         return self.residual(self.dense(name, x, self.rows), self.matrices[name].width, residual)
@@ -194,6 +201,10 @@ class StepBuilder:
         arrays = [self.weights[array] for array in matrix.arrays]
         output = [((rows, matrix.width), "float32")]
         sizes: tuple[Any, ...]
+        if rows >= MANY and self.kernels is cpu:
+            stored = STORED_TYPES.get(matrix.format, matrix.format)
+            sizes = (rows, matrix.cols, matrix.tiles, matrix.parts, stored, self.lanes)
+            return self.call(dense_many, sizes, [x, *arrays[:2]], output)[0]
         if matrix.format in STORED_TYPES:
             sizes = (rows, matrix.cols, matrix.tiles, matrix.parts, STORED_TYPES[matrix.format], self.lanes)
             return self.call(self.kernels.dense_float, sizes, [x, *arrays], output)[0]
@@ -244,12 +255,14 @@ def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
             is_image = task.observation == "image"
             encoded = _encode_image(step, config) if is_image else step.inputs[source]
             product = step.dense(name, encoded, step.batch)
-            make, sizes = step.kernels.embed_vector, (*sizes, step.matrices[name].width, is_image)
+            make, sizes = step.kernels.embed_vector, (*sizes, step.matrices[name].width, is_image, epsilon)
             arguments = [product, step.weights[f"{name}.bias"], *norm]
+        elif token.zero:
+            make, arguments = step.kernels.embed_constant, [step.weights[f"{name}.token"]]
         else:
-            make = step.kernels.embed_number
+            make, sizes = step.kernels.embed_number, (*sizes, epsilon)
             arguments = [step.inputs[source], step.weights[f"{name}.weight"], step.weights[f"{name}.bias"], *norm]
-        sizes = (*sizes, epsilon, step.lanes)
+        sizes = (*sizes, step.lanes)
         if x is None:  # the first makes the tokens, the others add theirs to it
             x = step.call(make, sizes, arguments, [((step.rows, hidden), "float32")])[0]
         else:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lram_export.exporters.tvm.backbone import backbone_kernels
@@ -33,7 +34,9 @@ def pack_weights(policy: LoweredPolicy) -> tuple[dict[str, NDArray[Any]], dict[s
     for token in sorted(policy.checkpoint.config.tokens.tokens, key=lambda token: token.input == "observation"):
         name = f"embed_{token.name}"
         layer = graph.get_submodule(name)
-        if token.input != "observation":
+        if token.zero:
+            packer.vectors(name, token=array(graph.embed_norm(layer(torch.zeros(1)))))
+        elif token.input != "observation":
             packer.vectors(name, weight=array(layer.weight), bias=array(layer.bias))
         elif policy.task.observation == "image":
             _pack_image_encoder(packer, layer.cnn)

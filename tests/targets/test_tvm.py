@@ -61,7 +61,7 @@ class TestPlatforms:
         [
             pytest.param(name, model, precision, marks=() if (model, precision) == ("state_ms", "int8") else SLOW)
             for name in HERE
-            for model in ("state_ms", "mamba_state")
+            for model in ("state_ms", "mamba_state", "dt_state")
             for precision in ("fp32", "bf16", "int8", "int4")
         ],
     )
@@ -134,7 +134,11 @@ class TestCrossCompiling:
         [
             ("state_ms", "int8"),
             *(pytest.param("state_ms", precision, marks=SLOW) for precision in ("fp32", "int4")),
-            *(pytest.param("mamba_state", precision, marks=SLOW) for precision in ("fp32", "int8", "int4")),
+            *(
+                pytest.param(name, precision, marks=SLOW)
+                for name in ("mamba_state", "dt_state")
+                for precision in ("fp32", "int8", "int4")
+            ),
         ],
     )
     def test_libraries_for_arm_are_compiled_here_and_their_kernels_verified(

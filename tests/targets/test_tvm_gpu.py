@@ -33,19 +33,27 @@ class TestGpu:
     """Kernels for a GPU, where none is: nvcc compiles them, and their blocks and threads run one after the other."""
 
     @pytest.mark.parametrize(
-        ("name", "batch"),
+        ("name", "batch", "feedback"),
         [
-            ("state_ms", 3),
+            ("state_ms", 3, "none"),
             *(
                 pytest.param(*case, marks=SLOW)
-                for case in (("state_ms", 1), ("image_m", 2), ("mamba_state", 3), ("mamba_image", 2))
+                for case in (
+                    ("state_ms", 1, "none"),
+                    ("image_m", 2, "none"),
+                    ("mamba_state", 3, "none"),
+                    ("mamba_image", 2, "none"),
+                    ("dt_state", 3, "none"),
+                    ("dt_state", 1, "observed"),
+                    ("dt_image", 2, "observed"),
+                )
             ),
         ],
     )
     def test_a_step_of_emulated_blocks_and_threads_is_the_processors(
-        self, name: str, batch: int, exported: ExportFunction, tmp_path: Path
+        self, name: str, batch: int, feedback: str, exported: ExportFunction, tmp_path: Path
     ) -> None:
-        bundle = Bundle.open(exported(name, batch=batch, targets=("tvm",)))
+        bundle = Bundle.open(exported(name, feedback, batch=batch, targets=("tvm",)))
         artifact = bundle.load_artifact("tvm")
         library = self.emulated_library(artifact, tmp_path)
         weights = map_weights(read_interface(artifact.directory).weights, artifact.directory / WEIGHTS_FILE)
@@ -83,7 +91,7 @@ class TestGpu:
         [
             *((name, "int8") for name in ("state_ms", "mamba_state")),
             *(pytest.param("state_ms", p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int4")),
-            *(pytest.param("mamba_state", p, marks=SLOW) for p in ("fp32", "int4")),
+            *(pytest.param(name, p, marks=SLOW) for name in ("mamba_state", "dt_state") for p in ("fp32", "int4")),
         ],
     )
     def test_every_precision_compiles_for_a_jetson_and_its_kernels_are_right(
@@ -110,10 +118,15 @@ class TestGpu:
         succeed("export", golden.checkpoint, "-o", output, *golden.task_options, *options)
         assert Bundle.open(output).artifact("tvm").platforms == tuple(names)
 
-    @pytest.mark.parametrize("name", ["state_ms", "mamba_state"])
-    def test_barriers_are_reached_by_all_threads_or_none(self, name: str, exported: ExportFunction) -> None:
+    @pytest.mark.parametrize(
+        ("name", "feedback"),
+        [("state_ms", "none"), ("mamba_state", "none"), ("dt_state", "none"), ("dt_state", "observed")],
+    )
+    def test_barriers_are_reached_by_all_threads_or_none(
+        self, name: str, feedback: str, exported: ExportFunction
+    ) -> None:
         """A barrier under a condition that differs between threads would hang a GPU; emulation cannot show it."""
-        artifact = Bundle.open(exported(name, batch=3, targets=("tvm",))).load_artifact("tvm")
+        artifact = Bundle.open(exported(name, feedback, batch=3, targets=("tvm",))).load_artifact("tvm")
         interface = read_interface(artifact.directory)
         module = build_step(
             read_model(artifact.model, artifact.directory),
@@ -143,6 +156,11 @@ class TestGpu:
             gpu.rms_norm(3, 80, 1e-5, 1),
             gpu.causal_convolution(1, 3, 1, 40, 96, 4, 1),
             gpu.mamba.selective_scan(1, 3, 1, 40, 9, 3, 96, 32, 64, 1),
+            gpu.decision_transformer.cached_attention(1, 3, 2, 20, 9, 128, 1),
+            gpu.decision_transformer.window_attention(1, 11, 2, 20, 128, False, 1),
+            gpu.decision_transformer.slide(1, 3, 1, 11, 40, 1),
+            gpu.decision_transformer.add_norm(3, 40, 64, 1e-5, 1),
+            gpu.decision_transformer.activate(3, 40, 64, "gelu", 1),
             gpu.xlstm.mix(1, 3, 1, 256, 512, 4, 2, 4, 4, 1),
             gpu.xlstm.chunk(1, 3, 1, 4, 64, 2, 1, 1),
             gpu.xlstm.memory(1, 3, 4, 64, 32, 1),

@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 
 from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
+from lram_export.kernels.tvm.cpu.dense_many import dense_many
 from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
@@ -91,7 +92,7 @@ class TestFunctions:
 
 
 SIZES = {
-    "rows": st.integers(1, 7),
+    "rows": st.integers(1, 7) | st.sampled_from([13, 23]),
     "outputs": st.integers(1, 100),
     "inputs": st.integers(1, 12).map(lambda n: 16 * n) | st.integers(1, 200),
 }
@@ -168,16 +169,48 @@ class TestDense:
         bound = np.abs(codes.astype(float)).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ codes.T) <= bound).all()
 
+    @given(
+        rows=st.integers(1, 13),
+        outputs=st.integers(1, 100),
+        inputs=st.integers(1, 300),
+        stored=st.sampled_from(["float32", "float16", "uint16", "int8", "int4"]),
+        lanes=st.sampled_from([4, 8, 16]),
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_products_with_many_tokens(self, rows: int, outputs: int, inputs: int, stored: str, lanes: int) -> None:
+        rng = np.random.default_rng(rows + outputs)
+        weight = rng.standard_normal((outputs, inputs)).astype(np.float32)
+        x = rng.standard_normal((rows, inputs)).astype(np.float32)
+        if stored in ("int8", "int4"):
+            largest, groups = (127, 1) if stored == "int8" else (7, math.ceil(inputs / GROUP))
+            codes = rng.integers(-largest, largest + 1, weight.shape).astype(np.int8)
+            scales = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32) / largest
+            exact = codes * np.repeat(scales, inputs if groups == 1 else GROUP, axis=1)[:, :inputs].astype(np.float64)
+            arguments = self.packed(stored, codes, scales)
+        elif stored == "uint16":
+            arguments = [input_major((weight.view(np.uint32) >> 16).astype(np.uint16))]
+            exact = (weight.view(np.uint32) >> 16 << 16).view(np.float32)
+        else:
+            arguments, exact = [input_major(weight.astype(stored))], weight.astype(stored).astype(np.float32)
+        count = math.ceil(outputs / TILE)
+        kernel = dense_many(rows, inputs, count, 1, stored, lanes)
+        y = run(kernel, x, *arguments, outputs=[((rows, count * TILE), "float32")])
+        np.testing.assert_allclose(y[:, :outputs], x.astype(np.float64) @ exact.T, rtol=0, atol=2e-4)
+        assert not y[:, outputs:].any()
+
+    def packed(self, format: str, codes: NDArray[np.int8], scales: Floats) -> list[NDArray[Any]]:
+        """Codes and scales in the kernels' layout."""
+        if format == "int8":
+            quads = int8_quads(codes)
+            return [quads.reshape(*quads.shape[:2], -1), tiles(scales)[..., 0]]
+        octets = int4_octets(codes)
+        return [octets.reshape(*octets.shape[:3], -1).view(np.int8), tiles(scales).transpose(0, 2, 1)]
+
     def product(self, platform: TvmPlatform, format: str, x: Floats, codes: NDArray[np.int8], scales: Floats) -> Floats:
         rows, inputs = x.shape
         count = math.ceil(len(codes) / TILE)
         output = [((rows, count * TILE), "float32")]
-        if format == "int8":
-            quads = int8_quads(codes)
-            weight, per_tile = quads.reshape(*quads.shape[:2], -1), tiles(scales)[..., 0]
-        else:
-            octets = int4_octets(codes)
-            weight, per_tile = octets.reshape(*octets.shape[:3], -1).view(np.int8), tiles(scales).transpose(0, 2, 1)
+        weight, per_tile = self.packed(format, codes, scales)
         dot = platform.dot
         if dot is None:
             make = dense.dense_int8_dequantized if format == "int8" else dense.dense_int4_dequantized
@@ -331,6 +364,100 @@ class TestScan:
         compiled(kernel, platform)(*tensors)
         np.testing.assert_allclose(tensors[-2].numpy(), after, atol=2e-6, rtol=2e-5)
         np.testing.assert_allclose(tensors[-1].numpy(), expected, atol=2e-5, rtol=2e-5)
+
+
+class TestAttention:
+    """Blocks of a Decision Transformer, for processors and for a GPU whose threads run one after the other."""
+
+    BATCH, HEADS, TOKENS = 3, 2, 3
+
+    @pytest.mark.parametrize(("width", "past"), [(64, 147), (20, 9), (5, 3)])
+    @pytest.mark.parametrize("name", [*HERE, "gpu"])
+    def test_a_step_sees_the_ring_and_takes_the_place_of_its_oldest(self, name: str, width: int, past: int) -> None:
+        rng, hidden, steps = np.random.default_rng(width), self.HEADS * width, past // self.TOKENS
+        projected = rng.standard_normal((self.BATCH * self.TOKENS, 3 * hidden + 7)).astype(np.float32)
+        initial = rng.standard_normal((2, self.HEADS, past, width)).astype(np.float32)
+        ring = rng.standard_normal((2, self.BATCH, self.HEADS, past, width)).astype(np.float32)
+        is_first, index = np.array([0, 1, 0], np.float32), np.array([1 % steps, np.nan, steps - 1], np.float32)
+        ring[:, 1] = np.nan  # left by the last episode
+
+        query, *new = self.heads(projected, hidden)
+        before = np.where(is_first[:, None, None, None] > 0, initial[:, None], ring)
+        later = np.triu(np.full((self.TOKENS, past + self.TOKENS), -np.inf), past + 1)
+        keys, values = (np.concatenate(both, axis=2) for both in zip(before, new, strict=True))
+        expected = self.seen(query, keys, values, np.where(is_first[:, None, None, None] > 0, later, 0))
+        oldest = [1 % steps, 0, steps - 1]
+        for row, step in enumerate(oldest):
+            for part in range(2):
+                before[part][row, :, self.TOKENS * step : self.TOKENS * (step + 1)] = new[part][row]
+
+        kernels, platform = self.kernels(name)
+        with gpu.emulate():
+            kernel = kernels.cached_attention(
+                self.BATCH, self.TOKENS, self.HEADS, width, past, projected.shape[1], platform.lanes
+            )
+        state = [*ring, index, np.zeros((len(projected), hidden), np.float32)]
+        *_, keys, values, index, seen = self.call(kernel, platform, projected, *initial, is_first, *state)
+        np.testing.assert_allclose(seen, expected, atol=2e-6, rtol=2e-5)
+        np.testing.assert_array_equal([keys, values], before.astype(np.float32))
+        np.testing.assert_array_equal(index, [(step + 1) % steps for step in oldest])
+
+    @pytest.mark.parametrize("only_last", [False, True])
+    @pytest.mark.parametrize(("width", "tokens"), [(64, 47), (20, 5), (5, 9)])
+    @pytest.mark.parametrize("name", [*HERE, "gpu"])
+    def test_a_token_of_a_window_sees_itself_and_those_before_it(
+        self, name: str, width: int, tokens: int, only_last: bool
+    ) -> None:
+        rng, hidden = np.random.default_rng(width), self.HEADS * width
+        projected = rng.standard_normal((self.BATCH * tokens, 3 * hidden + 7)).astype(np.float32)
+        expected = self.seen(*self.heads(projected, hidden), np.triu(np.full((tokens, tokens), -np.inf), 1))
+        expected = expected.reshape(self.BATCH, tokens, hidden)[:, -1 if only_last else 0 :].reshape(-1, hidden)
+        kernels, platform = self.kernels(name)
+        sizes = (self.BATCH, tokens, self.HEADS, width, projected.shape[1], only_last, platform.lanes)
+        with gpu.emulate():
+            kernel = kernels.window_attention(*sizes)
+        *_, seen = self.call(kernel, platform, projected, np.zeros(expected.shape, np.float32))
+        np.testing.assert_allclose(seen, expected, atol=2e-6, rtol=2e-5)
+
+    @pytest.mark.parametrize("steps", [2, 5])
+    @pytest.mark.parametrize("name", [HERE[0], "gpu"])
+    def test_a_window_slides_by_a_step_and_an_episode_starts_with_padding(self, name: str, steps: int) -> None:
+        rng, hidden, window = np.random.default_rng(steps), 24, 3 * steps - 1
+        shapes = [(self.BATCH * 3, hidden), (window, hidden), (window - 3, hidden), (1, hidden)]
+        x, positions, start, padding = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        former = rng.standard_normal((self.BATCH, window - 3, hidden)).astype(np.float32)
+        is_first = np.array([0, 1, 0], np.float32)
+        newest = x.reshape(self.BATCH, 3, hidden).copy()
+        newest[1, 0] = padding
+        expected = np.concatenate([np.where(is_first[:, None, None] > 0, start, former), newest], axis=1)
+        former[1] = np.nan
+        kernels, platform = self.kernels(name)
+        with gpu.emulate():
+            kernel = kernels.slide(self.BATCH, 3, 1, window, hidden, platform.lanes)
+        y = np.zeros((self.BATCH * window, hidden), np.float32)
+        *_, former, y = self.call(kernel, platform, x, is_first, positions, start, padding, former, y)
+        np.testing.assert_array_equal(former, expected[:, 3:])
+        np.testing.assert_array_equal(y.reshape(expected.shape), expected + positions)
+
+    def kernels(self, name: str) -> tuple[Any, TvmPlatform]:
+        return (gpu if name == "gpu" else cpu).decision_transformer, PLATFORMS[HERE[0] if name == "gpu" else name]
+
+    def call(self, kernel: Any, platform: TvmPlatform, *arguments: Floats) -> list[Floats]:
+        """All arguments after a call."""
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arguments]
+        compiled(kernel, platform)(*tensors)
+        return [tensor.numpy() for tensor in tensors]
+
+    def heads(self, projected: Floats, hidden: int) -> Any:
+        """Queries, keys and values, (batch, heads, tokens, width) each, in float64."""
+        parts = projected[:, : 3 * hidden].reshape(self.BATCH, -1, 3, self.HEADS, hidden // self.HEADS)
+        return parts.transpose(2, 0, 3, 1, 4).astype(np.float64)
+
+    def seen(self, query: Any, keys: Any, values: Any, later: Any) -> Any:
+        scores = query @ keys.swapaxes(2, 3) / math.sqrt(query.shape[-1]) + later
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        seen = weights / weights.sum(axis=-1, keepdims=True) @ values
+        return seen.transpose(0, 2, 1, 3).reshape(-1, seen.shape[1] * seen.shape[3])
 
 
 class TestTokens:

@@ -3,7 +3,7 @@
 `kernels/tvm/gpu` has the same names.
 """
 
-from lram_export.kernels.tvm.cpu import mamba, xlstm
+from lram_export.kernels.tvm.cpu import decision_transformer, mamba, xlstm
 from lram_export.kernels.tvm.cpu.action import choose
 from lram_export.kernels.tvm.cpu.convolution import causal_convolution
 from lram_export.kernels.tvm.cpu.dense import (
@@ -16,18 +16,20 @@ from lram_export.kernels.tvm.cpu.dense import (
 )
 from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
 from lram_export.kernels.tvm.cpu.norms import add, add_bias, layer_norm, rms_norm
-from lram_export.kernels.tvm.cpu.tokens import embed_number, embed_vector, narrow
+from lram_export.kernels.tvm.cpu.tokens import embed_constant, embed_number, embed_vector, narrow, pick
 
 __all__ = [
     "add",
     "add_bias",
     "causal_convolution",
     "choose",
+    "decision_transformer",
     "dense_float",
     "dense_int4_dequantized",
     "dense_int4_dot",
     "dense_int8_dequantized",
     "dense_int8_dot",
+    "embed_constant",
     "embed_number",
     "embed_vector",
     "encode",
@@ -36,6 +38,7 @@ __all__ = [
     "layer_norm",
     "mamba",
     "narrow",
+    "pick",
     "pool",
     "read_image",
     "rms_norm",

@@ -1,4 +1,4 @@
-"""Weight matrices times a few tokens: each weight is read once for three tokens.
+"""Weight matrices times some tokens: a weight that is read is multiplied with three of them, or more.
 
 A matrix lies in tiles of 32 outputs (`lram_export/targets/layout.py`), the tiles are divided among the threads. Three
 kinds of kernel: floating-point weights, widened in registers; integer codes multiplied by an instruction for byte dot
@@ -23,11 +23,23 @@ PLANES, QUAD = 2, 4
 """Planes of codes; codes that a byte dot product takes at a time."""
 LARGEST = 16256.0
 """128 * 127: the largest activation in two planes of codes."""
+SUMS = 12
+"""Vectors of sums that take as long to start as one takes to end."""
 
 
-def tokens_at_once(rows: int) -> int:
-    """How many tokens are multiplied with a weight while it is in a register."""
-    return next(count for count in (3, 2, 1) if rows % count == 0)
+def tokens_at_once(rows: int, most: int = 3) -> int:
+    """How many tokens are multiplied with a weight while it is in a register: up to ``most``, in as few turns."""
+    return -(-rows // -(-rows // most))
+
+
+def turns(rows: int, group: int) -> int:
+    """How many groups of tokens there are."""
+    return -(-rows // group)
+
+
+def first_of(turn: Any, rows: int, group: int) -> Any:
+    """The first token of a group; the last group may begin before the one before it ends."""
+    return turn * group if rows % group == 0 else T.min(turn * group, rows - group)
 
 
 @T.inline
@@ -38,21 +50,23 @@ def clear(total, count, vectors, lanes):
             total[t, T.ramp(v * lanes, 1, lanes)] = wide(T.float32(0), lanes)
 
 
+def widen(weight: Any, stored: str, lanes: int) -> Any:
+    """Weights of type ``stored`` as float32."""
+    if stored == "uint16":
+        bits = T.Cast(typed("uint32", lanes), weight) << wide(T.uint32(16), lanes)
+        return T.reinterpret(typed("float32", lanes), bits)
+    return weight if stored == "float32" else T.Cast(typed("float32", lanes), weight)
+
+
 def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
     """y = W x for floating-point weights.
 
     ``parts`` matrices, each for its own ``cols`` inputs of x (rows, parts * cols); weights (parts * tiles, cols, 32)
     of type ``stored`` (float32, float16, or uint16: the upper halves of float32) -> y (rows, parts * tiles * 32).
     """
-    group = tokens_at_once(rows)
     vectors = TILE // lanes
+    group = tokens_at_once(rows, max(3, SUMS // vectors))
     size = parts * tiles * TILE * cols * DataType(stored).itemsize
-
-    def widened(weight: Any) -> Any:
-        if stored == "uint16":
-            bits = T.Cast(typed("uint32", lanes), weight) << wide(T.uint32(16), lanes)
-            return T.reinterpret(typed("float32", lanes), bits)
-        return weight if stored == "float32" else T.Cast(typed("float32", lanes), weight)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -62,19 +76,20 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
     ):
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(parts * tiles, size):
-            for first in T.serial(rows // group):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
                 total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols):
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
                             at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                            value = T.meta_var(x[first * group + t, tile // tiles * cols + i])
-                            total[t, at] = total[t, at] + widened(weight[tile, i, at]) * wide(value, lanes)
+                            value = T.meta_var(x[first + t, tile // tiles * cols + i])
+                            total[t, at] = total[t, at] + widen(weight[tile, i, at], stored, lanes) * wide(value, lanes)
                 for t in T.unroll(group):
                     for v in T.unroll(vectors):
                         at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                        y[first * group + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = total[t, at]
+                        y[first + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = total[t, at]
 
     return kernel
 
@@ -194,7 +209,8 @@ def dense_int8_dot(
     ):
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(tiles, size):
-            for first in T.serial(rows // group):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group * PLANES, outputs), "int32", scope=STACK)
                     for p in T.unroll(group * PLANES):
@@ -212,7 +228,7 @@ def dense_int8_dot(
                                 total[p, at] = dot(
                                     total[p, at],
                                     weight[tile, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)],
-                                    _four_codes(codes, first * group + p // PLANES, p % PLANES, 4 * i, lanes),
+                                    _four_codes(codes, first + p // PLANES, p % PLANES, 4 * i, lanes),
                                 )
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
@@ -220,9 +236,9 @@ def dense_int8_dot(
                             output = T.meta_var(part * outputs + v * lanes)
                             high = T.meta_var(T.Cast(typed("float32", lanes), total[PLANES * t, at]))
                             low = T.meta_var(T.Cast(typed("float32", lanes), total[PLANES * t + 1, at]))
-                            y[first * group + t, T.ramp(tile * TILE + output, 1, lanes)] = (
+                            y[first + t, T.ramp(tile * TILE + output, 1, lanes)] = (
                                 (high * 128.0 + low)
-                                * wide(scales[first * group + t], lanes)
+                                * wide(scales[first + t], lanes)
                                 * weight_scales[tile, T.ramp(output, 1, lanes)]
                             )
 
@@ -256,7 +272,8 @@ def dense_int4_dot(
     ):
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(tiles, size):
-            for first in T.serial(rows // group):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
                     clear(total, group, vectors, lanes)
@@ -264,13 +281,13 @@ def dense_int4_dot(
                         of_group = T.alloc_buffer((group * PLANES, outputs), "int32", scope=STACK)
                         for p in T.unroll(group * PLANES):
                             for v in T.unroll(vectors):
-                                start = T.meta_var(group_sums[first * group + p // PLANES, p % PLANES, g])
+                                start = T.meta_var(group_sums[first + p // PLANES, p % PLANES, g])
                                 of_group[p, T.ramp(v * lanes, 1, lanes)] = wide(start, lanes)
                         for i in T.serial(GROUP // 8):
                             for p in T.unroll(group * PLANES):
                                 for v in T.unroll(vectors):
                                     at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                                    row = T.meta_var(first * group + p // PLANES)
+                                    row = T.meta_var(first + p // PLANES)
                                     both = T.meta_var(
                                         weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)]
                                     )
@@ -294,22 +311,24 @@ def dense_int4_dot(
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
                             at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
-                            y[first * group + t, at] = total[t, T.ramp(v * lanes, 1, lanes)] * wide(
-                                scales[first * group + t], lanes
-                            )
+                            y[first + t, at] = total[t, T.ramp(v * lanes, 1, lanes)] * wide(scales[first + t], lanes)
 
     return kernel
 
 
-def _byte(word: Any, number: int, lanes: int) -> Any:
+def byte_of(word: Any, number: int, lanes: int) -> Any:
     """Signed byte of every lane as float32."""
     raised = word << wide(T.int32(24 - 8 * number), lanes)
     return T.Cast(typed("float32", lanes), raised >> wide(T.int32(24), lanes))
 
 
-def _nibble(word: Any, number: int, lanes: int) -> Any:
-    """Half a byte of every lane, code + 8, as the float32 of its code."""
-    code = (word >> wide(T.int32(4 * number), lanes)) & wide(T.int32(15), lanes)
+def half_byte_of(word: Any, number: int, lanes: int) -> Any:
+    """The code of one of eight inputs of every lane, which is stored as code + 8, as float32.
+
+    Halves lie low, high, low, high in a word; low ones are inputs 0 to 3, high ones 4 to 7.
+    """
+    place = 2 * (number % 4) + number // 4
+    code = (word >> wide(T.int32(4 * place), lanes)) & wide(T.int32(15), lanes)
     return T.Cast(typed("float32", lanes), code) - 8.0
 
 
@@ -323,10 +342,10 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         for v in T.unroll(vectors):
             word = T.bind(T.reinterpret(typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)]))
             for b in T.unroll(count):
-                value = T.bind(_byte(word, b, lanes))
+                value = T.bind(byte_of(word, b, lanes))
                 for t in T.unroll(group):
                     at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                    total[t, at] = total[t, at] + value * wide(x[first * group + t, 4 * i + b], lanes)
+                    total[t, at] = total[t, at] + value * wide(x[first + t, 4 * i + b], lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -337,7 +356,8 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
     ):
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(tiles, size):
-            for first in T.serial(rows // group):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
                 total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols // QUAD):
@@ -347,9 +367,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
                 for t in T.unroll(group):
                     for v in T.unroll(vectors):
                         at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                        y[first * group + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = (
-                            total[t, at] * weight_scales[tile, at]
-                        )
+                        y[first + t, T.ramp(tile * TILE + v * lanes, 1, lanes)] = total[t, at] * weight_scales[tile, at]
 
     return kernel
 
@@ -366,11 +384,10 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
             both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
             word = T.bind(T.reinterpret(typed("int32", lanes), both))
             for n in T.unroll(count):
-                # halves lie low, high, low, high in a word; low ones are inputs 0 to 3, high ones 4 to 7
-                value = T.bind(_nibble(word, 2 * (n % 4) + n // 4, lanes))
+                value = T.bind(half_byte_of(word, n, lanes))
                 for t in T.unroll(group):
                     at = T.meta_var(T.ramp(v * lanes, 1, lanes))
-                    of_group[t, at] = of_group[t, at] + value * wide(x[first * group + t, g * GROUP + 8 * i + n], lanes)
+                    of_group[t, at] = of_group[t, at] + value * wide(x[first + t, g * GROUP + 8 * i + n], lanes)
 
     @T.inline
     def add_group(x, weight, weight_scales, total, tile, first, part, g, inputs):
@@ -395,7 +412,8 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
     ):
         T.func_attr({"tirx.noalias": True})
         for tile in jobs_loop(tiles, size):
-            for first in T.serial(rows // group):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
                 for part in T.serial(TILE // outputs):
                     total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
                     clear(total, group, vectors, lanes)
@@ -406,6 +424,6 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
                     for t in T.unroll(group):
                         for v in T.unroll(vectors):
                             at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
-                            y[first * group + t, at] = total[t, T.ramp(v * lanes, 1, lanes)]
+                            y[first + t, at] = total[t, T.ramp(v * lanes, 1, lanes)]
 
     return kernel

@@ -1,5 +1,5 @@
 """What embeds the tokens of a step, each kernel one of them: of the ``tokens`` of every row the one at ``place``; and
-columns of some tokens by themselves."""
+tokens, or columns of them, by themselves."""
 
 import math
 
@@ -69,6 +69,36 @@ def embed_vector(
                 at = T.meta_var(span(i * lanes, lanes))
                 x[tokens * row + place, at] = activation(product[row, at] + bias[at])
             normalize(x, tokens * row + place, hidden, epsilon, norm_weight, norm_bias, lanes)
+
+    return kernel
+
+
+def embed_constant(batch: int, tokens: int, place: int, hidden: int, lanes: int) -> PrimFunc:
+    """A token (hidden) that is the same at every step, into x (tokens * batch, hidden)."""
+    lanes = math.gcd(hidden, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(token: T.Buffer((hidden,), "float32"), x: T.Buffer((tokens * batch, hidden), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(batch, hidden):
+            for i in T.serial(hidden // lanes):
+                at = T.meta_var(span(i * lanes, lanes))
+                x[tokens * row + place, at] = token[at]
+
+    return kernel
+
+
+def pick(batch: int, tokens: int, place: int, width: int, lanes: int) -> PrimFunc:
+    """Of the ``tokens`` of every row the one at ``place``: x (tokens * batch, width) -> y (batch, width)."""
+    lanes = math.gcd(width, lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((tokens * batch, width), "float32"), y: T.Buffer((batch, width), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for row in rows_loop(batch, width):
+            for i in T.serial(width // lanes):
+                at = T.meta_var(span(i * lanes, lanes))
+                y[row, at] = x[tokens * row + place, at]
 
     return kernel
 

@@ -8,14 +8,14 @@ Reads of weights and of C are coalesced: a warp takes the 32 outputs of a tile, 
 of a product are divided among the warps of a block, which add up in shared memory.
 """
 
-from lram_export.kernels.tvm.gpu import mamba, xlstm
+from lram_export.kernels.tvm.gpu import decision_transformer, mamba, xlstm
 from lram_export.kernels.tvm.gpu.action import choose
 from lram_export.kernels.tvm.gpu.convolution import causal_convolution
 from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantized, dense_int8_dequantized
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
 from lram_export.kernels.tvm.gpu.norms import add, add_bias, layer_norm, rms_norm
 from lram_export.kernels.tvm.gpu.threads import COLUMNS, THREADS, emulate
-from lram_export.kernels.tvm.gpu.tokens import embed_number, embed_vector, narrow
+from lram_export.kernels.tvm.gpu.tokens import embed_constant, embed_number, embed_vector, narrow, pick
 
 __all__ = [
     "COLUMNS",
@@ -24,9 +24,11 @@ __all__ = [
     "add_bias",
     "causal_convolution",
     "choose",
+    "decision_transformer",
     "dense_float",
     "dense_int4_dequantized",
     "dense_int8_dequantized",
+    "embed_constant",
     "embed_number",
     "embed_vector",
     "emulate",
@@ -35,6 +37,7 @@ __all__ = [
     "layer_norm",
     "mamba",
     "narrow",
+    "pick",
     "pool",
     "read_image",
     "rms_norm",

@@ -5,10 +5,13 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.dense import QUAD, tokens_at_once
+from lram_export.kernels.tvm.cpu.dense import QUAD, first_of, tokens_at_once, turns
 from lram_export.kernels.tvm.gpu.threads import WARP, WARPS, blocks, shared, threads
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
+
+MOST_TOKENS = 8
+"""Tokens that a block multiplies with a weight that it has read."""
 
 
 def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, scaled: bool) -> Any:
@@ -16,12 +19,12 @@ def _product(rows: int, parts: int, tiles: int, steps: int, accumulate: Any, sca
 
     ``accumulate(x, weight, scales, total, tile, step, lane, first)`` adds a step's inputs to a thread's output.
     """
-    group = tokens_at_once(rows)
+    group = tokens_at_once(rows, MOST_TOKENS)
 
     @T.inline
     def product(x, weight, scales, y, block):
         tile = T.meta_var(block % (parts * tiles))
-        first = T.meta_var(block // (parts * tiles) * group)
+        first = T.meta_var(first_of(block // (parts * tiles), rows, group))
         sums = T.alloc_buffer((group, WARPS, WARP), "float32", scope=shared())
         for thread in threads():
             total = T.alloc_buffer((group,), "float32", scope="local")
@@ -54,7 +57,7 @@ def _input(x: Any, token: Any, column: Any, cols: int, at_once: int) -> Any:
 
 def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
     """y = W x for floating-point weights, see `cpu/dense.py`."""
-    group = tokens_at_once(rows)
+    group = tokens_at_once(rows, MOST_TOKENS)
 
     def widened(weight: Any) -> Any:
         if stored == "uint16":
@@ -76,7 +79,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
         y: T.Buffer((rows, parts * tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for block in blocks(rows // group * parts * tiles):
+        for block in blocks(turns(rows, group) * parts * tiles):
             product(x, weight, weight, y, block)
 
     return kernel
@@ -84,7 +87,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
 
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int8 codes, see `cpu/dense.py`: four inputs of an output are one word of a thread."""
-    group, quads = tokens_at_once(rows), -(-cols // QUAD)
+    group, quads = tokens_at_once(rows, MOST_TOKENS), -(-cols // QUAD)
 
     @T.inline
     def accumulate(x, weight, scales, total, tile, i, lane, first):
@@ -103,7 +106,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for block in blocks(rows // group * tiles):
+        for block in blocks(turns(rows, group) * tiles):
             product(x, weight, weight_scales, y, block)
 
     return kernel
@@ -111,7 +114,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 
 def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int4 codes, see `cpu/dense.py`: eight inputs of an output are one word of a thread."""
-    group, groups = tokens_at_once(rows), -(-cols // GROUP)
+    group, groups = tokens_at_once(rows, MOST_TOKENS), -(-cols // GROUP)
 
     @T.inline
     def accumulate(x, weight, scales, total, tile, i, lane, first):
@@ -131,7 +134,7 @@ def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        for block in blocks(rows // group * tiles):
+        for block in blocks(turns(rows, group) * tiles):
             product(x, weight, weight_scales, y, block)
 
     return kernel

@@ -71,6 +71,36 @@ def embed_vector(
     return kernel
 
 
+def embed_constant(batch: int, tokens: int, place: int, hidden: int, lanes: int) -> PrimFunc:
+    """See `cpu/tokens.py`: one thread per number."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(token: T.Buffer((hidden,), "float32"), x: T.Buffer((tokens * batch, hidden), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((batch * hidden + THREADS - 1) // THREADS):
+            for thread in threads():
+                at = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < batch * hidden:
+                    x[tokens * (at // hidden) + place, at % hidden] = token[at % hidden]
+
+    return kernel
+
+
+def pick(batch: int, tokens: int, place: int, width: int, lanes: int) -> PrimFunc:
+    """See `cpu/tokens.py`: one thread per number."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((tokens * batch, width), "float32"), y: T.Buffer((batch, width), "float32")):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks((batch * width + THREADS - 1) // THREADS):
+            for thread in threads():
+                at = T.meta_var(block * THREADS + thread)
+                if block * THREADS + thread < batch * width:
+                    y[at // width, at % width] = x[tokens * (at // width) + place, at % width]
+
+    return kernel
+
+
 def narrow(rows: int, width: int, columns: int, lanes: int) -> PrimFunc:
     """See `cpu/tokens.py`: one thread per number."""
 
