@@ -81,8 +81,9 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
                 total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols):
-                    for t in T.unroll(group):
-                        for v in T.unroll(vectors):
+                    # beside the sums, registers hold an input of each token and one vector of weights
+                    for v in T.unroll(vectors):
+                        for t in T.unroll(group):
                             at = T.meta_var(T.ramp(v * lanes, 1, lanes))
                             value = T.meta_var(x[first + t, tile // tiles * cols + i])
                             total[t, at] = total[t, at] + widen(weight[tile, i, at], stored, lanes) * wide(value, lanes)

@@ -79,8 +79,9 @@ def dense_many(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes:
                 for v in T.unroll(vectors):
                     total[t, vector(v)] = y[first + t, of_tile(v, tile)]
         for i in T.serial(inputs):
-            for t in T.unroll(count):
-                for v in T.unroll(vectors):
+            # beside the sums, registers hold an input of each token and one vector of weights
+            for v in T.unroll(vectors):
+                for t in T.unroll(count):
                     value = T.meta_var(wide(x[first + t, column + i], lanes))
                     total[t, vector(v)] = total[t, vector(v)] + of_input(i, vector(v)) * value
         for t in T.unroll(count):
