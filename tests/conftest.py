@@ -192,11 +192,11 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compute_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def compute_once(shared_folder: Path) -> Iterator[None]:
     """The same graph is translated once, the same kernels are compiled once."""
     with pytest.MonkeyPatch.context() as patch:
-        once.translate_once(patch)
-        once.compile_once(patch, tmp_path_factory.mktemp("libraries"))
+        once.translate_once(patch, shared_folder)
+        once.compile_once(patch, shared_folder)
         yield
 
 

@@ -1,8 +1,8 @@
-"""What the exports of a test process compute again and again from the same input is computed once.
+"""What exports compute again and again from the same input is computed once in a session of tests.
 
 Half of the time of an export of a small policy goes into translating its graph to ONNX, and most of the rest into
-compiling kernels; the suite exports the same few policies hundreds of times. Both are functions of their input alone,
-which is compared in full.
+writing and compiling kernels; the suite exports the same few policies hundreds of times. All are functions of their
+input alone. Test processes share graphs and libraries through a folder.
 """
 
 from __future__ import annotations
@@ -10,18 +10,37 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 
-def translate_once(patch: pytest.MonkeyPatch) -> None:
+def copy_or_make(kept: Path, path: Path, make: Callable[[Path], None]) -> None:
+    """Bring to ``path`` what ``make`` writes there, which the first process that asks for it keeps for all."""
+    with FileLock(kept.with_suffix(".lock")):
+        if kept.exists():
+            shutil.copy(kept, path)
+        else:
+            make(path)
+            unfinished = kept.with_suffix(f".{os.getpid()}")
+            shutil.copy(path, unfinished)
+            unfinished.rename(kept)
+
+
+def translate_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """One translation for all step graphs that are the same down to their weights."""
+    import onnx
+    import onnx_ir
+
     from lram_export.exporters.onnx import graph
 
-    translate, known = graph._translate, dict[str, Any]()
+    translate = graph._translate
 
     @functools.wraps(translate)
     def once(policy: Any) -> Any:
@@ -30,35 +49,45 @@ def translate_once(patch: pytest.MonkeyPatch) -> None:
         for name, tensor in policy.graph.state_dict().items():
             content.update(name.encode())
             content.update(tensor.contiguous().numpy())
-        key = content.hexdigest()
-        if key not in known:
-            known[key] = translate(policy)
-        return known[key].clone()
+
+        def make(path: Path) -> None:
+            path.write_bytes(onnx_ir.to_proto(translate(policy)).SerializeToString())
+
+        with TemporaryDirectory() as own:
+            model = Path(own) / "model.onnx"
+            copy_or_make(folder / f"{content.hexdigest()}.onnx", model, make)
+            return onnx_ir.from_proto(onnx.load_model(model))
 
     patch.setattr(graph, "_translate", once)
 
 
 def compile_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """One library for all modules of kernels that are the same, platform and compiler; ``folder`` keeps them."""
+    """One library for all modules of kernels that are the same, platform and compiler; in a process one of each
+    kernel."""
     try:
         import tvm_ffi
 
-        from lram_export.exporters.tvm import build, exporter
+        from lram_export.exporters.tvm import build, exporter, graph
+        from lram_export.kernels.tvm.gpu import threads
         from lram_export.verification import stand_in_tvm
     except ImportError:
         return
-    compile_library, known = build.build_library, dict[tuple[int, str, str], list[tuple[Any, Path]]]()
+    compile_library, make_kernel = build.build_library, graph.make_kernel
 
-    def once(module: Any, platform: Any, path: Path) -> None:
-        same = known.setdefault((tvm_ffi.structural_hash(module), platform.name, build.find_compiler(platform)), [])
-        for other, library in same:
-            if tvm_ffi.structural_equal(module, other):
-                shutil.copy(library, path)
-                return
-        compile_library(module, platform, path)
-        kept = folder / f"{len(known)}-{len(same)}.so"
-        shutil.copy(path, kept)
-        same.append((module, kept))
+    def library_once(module: Any, platform: Any, path: Path) -> None:
+        # of all that is in it: 64 bits are enough to tell the hundreds of modules of a session apart
+        content = tvm_ffi.structural_hash(module)
+        compiler = hashlib.sha256(str(build.find_compiler(platform)).encode()).hexdigest()[:8]
+        name = f"{content:x}-{platform.name}-{compiler}.so"
+        copy_or_make(folder / name, path, lambda path: compile_library(module, platform, path))
+
+    @functools.cache
+    def kernel_once(make: Any, sizes: tuple[Any, ...], options: tuple[tuple[str, Any], ...], emulated: bool) -> Any:
+        return make_kernel(make, sizes, dict(options))
+
+    def kernel(make: Any, sizes: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return kernel_once(make, sizes, tuple(sorted(options.items())), threads._emulated)
 
     for user in (exporter, stand_in_tvm):
-        patch.setattr(user, "build_library", once)
+        patch.setattr(user, "build_library", library_once)
+    patch.setattr(graph, "make_kernel", kernel)

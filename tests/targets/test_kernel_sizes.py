@@ -21,8 +21,7 @@ from tests.models import lram
         *[("native", 80, 4, p) for p in ("int8", "int4")],
         *[pytest.param("native", *s, "int8", marks=SLOW) for s in ((64, 8), (80, 8), (96, 4), (160, 4))],
         # heads concern none of its products with codes: test_tvm_kernels.py has the kernels for more widths
-        ("tvm", 80, 16, "int8"),
-        *[pytest.param("tvm", *sizes, marks=SLOW) for sizes in ((80, 4, "fp32"), (96, 4, "int4"))],
+        *[pytest.param("tvm", *sizes, marks=SLOW) for sizes in ((80, 16, "int8"), (80, 4, "fp32"), (96, 4, "int4"))],
     ],
     ids=str,
 )
@@ -56,7 +55,8 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("target", ["native", "tvm"])
+# kernels of odd sizes are compared by themselves in test_tvm_kernels.py
+@pytest.mark.parametrize("target", ["native", pytest.param("tvm", marks=SLOW)])
 @pytest.mark.parametrize(
     ("name", "precision"),
     [

@@ -557,6 +557,7 @@ class TestGpuCheck:
         assert check.main([]) == 2
         assert capsys.readouterr().err.startswith("error: no NVIDIA")
 
+    @SLOW
     def test_on_a_gpu_it_writes_every_case(
         self, check: ModuleType, simulated: SimulatedTensorrt, exported: ExportFunction, tmp_path: Path
     ) -> None:

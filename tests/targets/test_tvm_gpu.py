@@ -89,8 +89,8 @@ class TestGpu:
     @pytest.mark.parametrize(
         ("name", "precision"),
         [
-            *((name, "int8") for name in ("state_ms", "mamba_state")),
-            *(pytest.param("state_ms", p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int4")),
+            ("mamba_state", "int8"),
+            *(pytest.param("state_ms", p, marks=SLOW) for p in ("fp32", "fp16", "bf16", "int8", "int4")),
             *(pytest.param(name, p, marks=SLOW) for name in ("mamba_state", "dt_state") for p in ("fp32", "int4")),
         ],
     )
@@ -120,7 +120,12 @@ class TestGpu:
 
     @pytest.mark.parametrize(
         ("name", "feedback"),
-        [("state_ms", "none"), ("mamba_state", "none"), ("dt_state", "none"), ("dt_state", "observed")],
+        [
+            pytest.param("state_ms", "none", marks=SLOW),
+            ("mamba_state", "none"),
+            ("dt_state", "none"),
+            pytest.param("dt_state", "observed", marks=SLOW),
+        ],
     )
     def test_barriers_are_reached_by_all_threads_or_none(
         self, name: str, feedback: str, exported: ExportFunction

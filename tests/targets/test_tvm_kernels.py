@@ -23,6 +23,7 @@ from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
 from lram_export.targets.tvm.platforms import PLATFORMS, Dot, TvmPlatform, host_platform, unmet
+from tests.conftest import SLOW
 
 HERE = [name for name, platform in PLATFORMS.items() if platform.gpu is None and unmet(platform) is None]
 Floats = NDArray[np.float32]
@@ -136,7 +137,7 @@ class TestDense:
         assert not y[:, outputs:].any()
 
     @given(**SIZES, format=st.sampled_from(["int8", "int4"]), name=st.sampled_from(HERE))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     def test_integer_codes(self, rows: int, outputs: int, inputs: int, format: str, name: str) -> None:
         platform, rng = PLATFORMS[name], np.random.default_rng(rows + outputs)
         largest = 127 if format == "int8" else 7
@@ -275,7 +276,7 @@ class TestRecurrence:
 
     BATCH, HEADS = 2, 4
 
-    @pytest.mark.parametrize("width", [5, 20, 24, 48, 300])
+    @pytest.mark.parametrize("width", [5, *(pytest.param(width, marks=SLOW) for width in (20, 24, 48)), 300])
     @pytest.mark.parametrize("name", [*HERE, "gpu"])
     def test_heads_of_any_width_are_the_formula(self, name: str, width: int) -> None:
         rng, hidden = np.random.default_rng(width), self.HEADS * width
@@ -466,7 +467,7 @@ class TestTokens:
     BATCH, HEADS, TAPS, COLUMNS = 2, 2, 4, 16
 
     @pytest.mark.parametrize("name", [HERE[0], "gpu"])
-    @pytest.mark.parametrize(("width", "size"), [(10, 4), (9, 3)])
+    @pytest.mark.parametrize(("width", "size"), [pytest.param(10, 4, marks=SLOW), (9, 3)])
     def test_an_mlstm_cell_takes_any_number_of_them(self, name: str, width: int, size: int) -> None:
         rng, inner = np.random.default_rng(width), self.HEADS * width
         shapes = [(self.TAPS, inner), (inner,), (-(-inner // 16), 3, size, 16), (1, 2 * self.HEADS, 2, inner)]
