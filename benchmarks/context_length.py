@@ -13,6 +13,8 @@ with random weights, whose values change no time:
   filled with random numbers up to the context, and put back to it after every step.
 - the LRAM in PyTorch: the `xlstm` package's own step, token by token, as the original code acts.
 - the LRAM exported to a target.
+- a Mamba exported to it, and the Decision Transformer that the training code evaluates, which acts by the last 50 steps
+  alone: with all of its window computed anew, and with a cache of it. Their context ends there, whatever the length.
 
 The LRAM really takes `--history` steps before it is measured, the exported one for both: its state is then handed to
 the other, and both must agree on the next. At every context length contenders take turns in windows. A cache that
@@ -36,14 +38,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from context_length_results import IN_PYTORCH, Options, Point, draw, exported_name, results, show
+from context_length_results import (
+    IN_PYTORCH,
+    OTHERS,
+    Options,
+    Point,
+    draw,
+    exported_name,
+    other_name,
+    results,
+    show,
+)
 from decision_transformer import CACHES, TRANSFORMERS, DecisionTransformer, transformer_name
 from numpy.typing import NDArray
 
@@ -87,11 +99,11 @@ class Contender(Protocol):
         """A point with everything but times."""
 
 
-class Lram:
-    """An LRAM behind the step API."""
+class Stepped:
+    """A policy behind the step API; ``bound``: the steps that it acts by, where it has not seen all of them."""
 
-    def __init__(self, name: str, policy: Policy, weight_bytes: int) -> None:
-        self.name, self.policy, self.history = name, policy, 0
+    def __init__(self, name: str, policy: Policy, weight_bytes: int, bound: int | None = None) -> None:
+        self.name, self.policy, self.history, self.bound = name, policy, 0, bound
         self._weight_bytes = weight_bytes
         self._observations = observations(policy.spec.inputs[0].shape)
 
@@ -103,14 +115,14 @@ class Lram:
         self.history += 1
         return time.perf_counter() - start
 
-    def continue_from(self, other: Lram) -> None:
+    def continue_from(self, other: Stepped) -> None:
         """Take over the other's state, take one step beside it, and raise LramError unless they agree."""
         self.policy.load_state(other.policy.state())
         self.history, self._observations = other.history, observations(self.policy.spec.inputs[0].shape)
         observation = next(self._observations)
-        for lram in (self, other):
-            lram.policy.act(observation)
-            lram.history += 1
+        for stepped in (self, other):
+            stepped.policy.act(observation)
+            stepped.history += 1
         error = float(np.abs(self.policy.action_logits - other.policy.action_logits).max())
         if not error <= TOLERANCES["fp32"].logit:
             raise LramError(f"{self.name}: logits differ from those of {other.name} by {error:.2g}; times are void")
@@ -118,9 +130,8 @@ class Lram:
     def point(self, length: int) -> Point:
         """See :class:`Contender`."""
         spec = self.policy.spec
-        return Point(
-            self.name, spec.batch_size, length, None, (), 0, self._weight_bytes, spec.state_bytes, self.history
-        )
+        sizes = (self._weight_bytes, spec.state_bytes)
+        return Point(self.name, spec.batch_size, length, None, (), 0, *sizes, self.history, bound=self.bound)
 
 
 class CachedTransformer:
@@ -222,10 +233,12 @@ def observations(shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
 
 
 def measure(
-    lrams: Sequence[Lram], transformers: Sequence[CachedTransformer], length: int, options: Options, reserve: int
+    policies: Sequence[Stepped], transformers: Sequence[CachedTransformer], length: int, options: Options, reserve: int
 ) -> Iterator[Point]:
-    """Every contender at one context length. Caches of two transformers never exist at once."""
-    turns = Turns(options)
+    """Every contender at one context length; those whose context ends before it, at the shortest one only. Caches of
+    two transformers never exist at once."""
+    turns, shortest = Turns(options), length == options.lengths[0]
+    policies = [policy for policy in policies if policy.bound is None or length <= policy.bound or shortest]
     for transformer in transformers:
         point = transformer.point(length)
         lacking = transformer.lacking(length, reserve)
@@ -233,12 +246,12 @@ def measure(
             yield dataclasses.replace(point, skipped=lacking)
             continue
         with transformer.context(length):
-            turns.take([transformer, *lrams])
+            turns.take([transformer, *policies])
         yield turns.timed(point)
     if not turns.windows:
-        turns.take(lrams)
-    for lram in lrams:
-        yield turns.timed(lram.point(length))
+        turns.take(policies)
+    for policy in policies:
+        yield turns.timed(policy.point(length))
 
 
 def measure_batch(
@@ -259,19 +272,40 @@ def measure_batch(
     with (
         load_policy(path, options.target, threads=options.threads) as policy,
         Policy(runtime, manifest.task) as in_pytorch,
+        ExitStack() as opened,
     ):
         set_threads(options.threads)
-        exported = Lram(exported_name(options), policy, entry.weight_bytes)
-        original = Lram(IN_PYTORCH, in_pytorch, 4 * checkpoint.parameters)
+        exported = Stepped(exported_name(options), policy, entry.weight_bytes)
+        original = Stepped(IN_PYTORCH, in_pytorch, 4 * checkpoint.parameters)
         message(f"batch {batch}: {options.history} steps of the LRAM", False)
         for _ in range(options.history):
             exported.step()
         original.continue_from(exported)
+        others = [opened.enter_context(exported_other(other, batch, options, folder)) for other in options.others]
         transformers = [CachedTransformer(transformer, kind, batch) for kind in options.caches]
         for length in options.lengths:
             message(f"batch {batch}: {length:,} steps of context", False)
             # a target may map its file: memory that counts as free, but is read at every step
-            yield from measure([original, exported], transformers, length, options, RESERVE_BYTES + entry.size)
+            policies = [original, exported, *others]
+            yield from measure(policies, transformers, length, options, RESERVE_BYTES + entry.size)
+
+
+@contextmanager
+def exported_other(other: str, batch: int, options: Options, folder: Path) -> Iterator[Stepped]:
+    """One of :data:`OTHERS` on the target, with random weights."""
+    message(f"batch {batch}: exporting {OTHERS[other].title} for {options.target}", False)
+    backbone, context = OTHERS[other].backbone, OTHERS[other].context
+    config = preset_config(options.preset, backbone).in_context(context)
+    checkpoint = random_checkpoint(config, folder / f"{other}{batch}")
+    settings = ExportOptions(targets=(options.target,), batch_size=batch, reference_steps=2, report=False)
+    bundle = export_bundle(checkpoint, resolve_task(TASK), folder / f"{other}{batch}.lram", settings)
+    del checkpoint
+    bound = getattr(config.backbone, "context_length", None)
+    with load_policy(bundle.path, options.target, threads=options.threads) as policy:
+        stepped = Stepped(other_name(other, options), policy, bundle.artifact(options.target).weight_bytes, bound)
+        for _ in range(options.history if bound is None else 1):  # a window is full from the first step, of padding
+            stepped.step()
+        yield stepped
 
 
 def set_threads(threads: int) -> None:
@@ -341,6 +375,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=positive, default=physical_cores())
     parser.add_argument("--target", default="native", help="of the exported LRAM; default: native")
     parser.add_argument("--cache", choices=CACHES, action="append", help="may be repeated; default: both")
+    parser.add_argument("--other", choices=OTHERS, action="append", help="may be repeated; default: all")
     parser.add_argument("--windows", type=positive, default=3, help="turns of each contender at a length")
     parser.add_argument("--steps", type=positive, default=10, help="timed steps of a window")
     parser.add_argument("--seconds", type=float, default=2.0, help="a window ends after this time")
@@ -373,6 +408,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         target=arguments.target,
         caches=tuple(c for c in CACHES if c in (arguments.cache or CACHES)),
+        others=tuple(other for other in OTHERS if other in (arguments.other or OTHERS)),
         windows=arguments.windows,
         steps=arguments.steps,
         seconds=arguments.seconds,

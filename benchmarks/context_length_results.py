@@ -18,6 +18,24 @@ from lram_export.system.files import atomic_file
 
 IN_PYTORCH = "LRAM, PyTorch"
 
+
+@dataclass(frozen=True)
+class Other:
+    """Another action model of arXiv 2410.22391, exported in one of its contexts."""
+
+    title: str
+    backbone: str
+    context: str | None = None
+
+
+OTHERS = {
+    "mamba": Other("Mamba", "mamba"),
+    "window": Other("transformer, last 50 steps anew", "decision_transformer", "window"),
+    "cache": Other("transformer, cache of 50 steps", "decision_transformer", "cache"),
+}
+COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#000000", "#56b4e9")
+"""Of the LRAM in PyTorch, of the exported one, and of the others."""
+
 MB = 1e6
 
 
@@ -31,6 +49,7 @@ class Options:
     threads: int
     target: str
     caches: tuple[str, ...]
+    others: tuple[str, ...]
     windows: int
     steps: int
     seconds: float
@@ -43,7 +62,8 @@ class Point:
 
     ``ms`` is the median of all timed steps, ``window_ms`` that of each window; None and empty where ``skipped`` says
     why nothing was measured. ``context_bytes`` are the key-value cache or the recurrent state. ``history`` is the
-    number of steps an LRAM had really taken by the end of its turns, None for a transformer.
+    number of steps a policy behind the step API had really taken by the end of its turns, None for a transformer with a
+    cache of everything. ``bound``: the steps that it acts by, whatever the length; None where they are all.
     """
 
     contender: str
@@ -56,6 +76,7 @@ class Point:
     context_bytes: int
     history: int | None
     skipped: str | None = None
+    bound: int | None = None
 
     @property
     def memory(self) -> int:
@@ -89,6 +110,11 @@ class Crossing:
 def exported_name(options: Options) -> str:
     """The contender's name."""
     return f"LRAM, {options.target}"
+
+
+def other_name(other: str, options: Options) -> str:
+    """A contender's name, by the key of :data:`OTHERS`."""
+    return f"{OTHERS[other].title}, {options.target}"
 
 
 def results(points: Sequence[Point], options: Options) -> dict[str, Any]:
@@ -148,13 +174,19 @@ def show_batch(points: Sequence[Point], batch: int, options: Options) -> None:
     exported, transformer = exported_name(options), names[0]
     rows = []
     for length in options.lengths:
-        cells = ["no memory" if (ms := at[name, length].ms) is None else f"{ms:,.2f}" for name in names]
+        cells = [_cell(at.get((name, length))) for name in names]
         memory = [f"{at[name, length].memory / MB:,.0f}" for name in (transformer, exported)]
         rows.append([f"{length:,}", *cells, *memory])
     columns = ["context (steps)", *(f"{name} (ms)" for name in names), "transformer (MB)", "LRAM (MB)"]
     notes = [f"{p.length:,} steps, {p.contender}: {p.skipped}" for p in points if p.skipped]
     title = f"{options.preset}, batch {batch}: milliseconds per environment step, weights and cache or state"
     print_table(title, columns, rows, notes)
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return "as above"
+    return "no memory" if point.ms is None else f"{point.ms:,.2f}"
 
 
 def draw(document: dict[str, Any], points: Sequence[Point], options: Options, path: Path) -> None:
@@ -166,16 +198,20 @@ def draw(document: dict[str, Any], points: Sequence[Point], options: Options, pa
     import matplotlib.ticker
 
     names = list(dict.fromkeys(p.contender for p in points))
-    palette = [*("#d55e00", "#e69f00")[: len(options.caches)], "#0072b2", "#009e73"]
-    colours = dict(zip(names, palette, strict=True))
+    palette = [*("#d55e00", "#e69f00")[: len(options.caches)], *COLOURS]
+    colours = dict(zip(names, palette, strict=False))
     figure, (latency, memory) = plt.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for batch, line in zip(options.batches, itertools.cycle(("-", "--", ":", "-."))):
         style = {"linestyle": line, "marker": "o", "markersize": 4}
         for name in names:
             own = [p for p in points if p.contender == name and p.batch == batch]
             timed = [p for p in own if p.ms is not None]
+            at = [p.length for p in timed]
+            if timed and timed[0].bound is not None:  # the same at any length
+                at = [*at, max(options.lengths)]
+                timed = [*timed, timed[-1]]
             label = f"{name}, batch {batch}"
-            latency.plot([p.length for p in timed], [p.ms for p in timed], color=colours[name], label=label, **style)
+            latency.plot(at, [p.ms for p in timed], color=colours[name], label=label, **style)
         for name, label in ((names[0], "transformer"), (exported_name(options), "LRAM")):
             own = [p for p in points if p.contender == name and p.batch == batch]
             sizes = [p.memory / MB for p in own]

@@ -1,9 +1,11 @@
 """Measures what `docs/results.md` shows, and writes it: `make results`.
 
-    python benchmarks/results.py [--sections speed context loop] [--sizes 16m 110m 206m] [--precisions fp32 int8 int4]
+    python benchmarks/results.py [--sections speed backbones context loop] [--sizes 16m 110m 206m]
+        [--precisions fp32 int8 int4]
 
 - `speed`: every size at every precision is exported for all targets, verified, and timed beside
   the original in one run, after `inspect --device here` has predicted the time.
+- `backbones`: every backbone of the paper, in each of its contexts, at float32 and int8, one row and many.
 - `context`: `benchmarks/context_length.py` (needs the package `transformers`), which also draws the chart.
 - `loop`: the example policy at every precision in closed loop beside the reference.
 
@@ -41,7 +43,7 @@ PROGRAM = [sys.executable, "-c", "from lram_export.cli import main; main()"]
 COMMAND = "python benchmarks/results.py"
 TARGETS = ("onnxruntime", "openvino", "native", "tvm")
 PACKAGES = ("torch", "xlstm", "onnxruntime", "openvino", "apache-tvm", "numpy", "lram-export")
-EXAMPLE = ROOT / "examples" / "metaworld" / "checkpoint" / "model.zip"
+EXAMPLE = ROOT / "examples" / "metaworld" / "checkpoints" / "xlstm" / "model.zip"
 ENVIRONMENTS = tuple(
     f"metaworld/{task}-v3"
     for task in (
@@ -92,13 +94,13 @@ def kept(path: Path, measure: Callable[[], Document], **options: object) -> Docu
     return document
 
 
-def export(checkpoint: Path, bundle: Path, precision: str) -> None:
+def export(checkpoint: Path, bundle: Path, precision: str, *more: str) -> None:
     """Export for all targets that have the precision, which verifies."""
     say(f"{bundle.stem}: exporting")
     able = [target for target in TARGETS if precision in EXPORTERS[target].precisions]
     targets = [part for target in able for part in ("--target", target)]
     options = ["--task", "metaworld/reach-v2", "--precision", precision, "--force", "--no-report", "--quiet"]
-    lram_export("export", checkpoint, "-o", bundle, *targets, *options)
+    lram_export("export", checkpoint, "-o", bundle, *targets, *options, *more)
 
 
 def predict(checkpoint: Path, again: bool) -> Document:
@@ -160,6 +162,39 @@ def speed_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     }
 
 
+def backbone_sections(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The backbones of the paper beside one another."""
+    measured = {}
+    for size in options.sizes:
+        for way in page.WAYS:
+            checkpoint: Path = options.folder / f"{size}-{way.backbone}"
+            if not checkpoint.exists():
+                lram_export("new", "--backbone", way.backbone, "--preset", size, "-o", checkpoint, "--quiet")
+            for precision in ("fp32", "int8"):
+                for batch in options.batches:
+                    case = page.Case(size, way, precision, batch)
+                    measured[case] = measure_case(case, checkpoint, options)
+    batches = " ".join(map(str, options.batches))
+    chosen = f"--sizes {' '.join(options.sizes)} --batches {batches} --steps {options.steps}"
+    said = page.where(measured.values(), f"{COMMAND} --sections backbones {chosen}")
+    return {"backbones": [*said, *page.backbone_table(measured)]}
+
+
+def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace) -> Document:
+    """Export and time one policy; a step over a window takes so long that fewer are enough."""
+    bundle: Path = options.folder / f"backbones-{case.name}.lram"
+    steps = max(options.steps // (10 if case.way.context == "window" else 1), 10)
+
+    def measure() -> Document:
+        context = [] if case.way.context is None else ["--context", case.way.context]
+        export(checkpoint, bundle, case.precision, *context, "--batch-size", str(case.batch))
+        return bench(bundle, steps)
+
+    document = kept(bundle.with_suffix(".json"), measure, steps=steps)
+    shutil.rmtree(bundle, ignore_errors=True)  # gigabytes
+    return document
+
+
 def context_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     """The context length; its chart goes beside the page."""
     path = options.folder / "context.json"
@@ -186,9 +221,19 @@ def loop_sections(options: argparse.Namespace) -> dict[str, list[str]]:
     return {"loop": [*said, *page.loop_table(measured)]}
 
 
-MEASURED_FOR = {"speed": "speed-*.json", "context": "context.json", "loop": "loop-*.json"}
+MEASURED_FOR = {
+    "speed": "speed-*.json",
+    "backbones": "backbones-*.json",
+    "context": "context.json",
+    "loop": "loop-*.json",
+}
 """Which files of the folder hold a section's numbers."""
-SECTIONS = {"speed": speed_sections, "context": context_sections, "loop": loop_sections}
+SECTIONS = {
+    "speed": speed_sections,
+    "backbones": backbone_sections,
+    "context": context_sections,
+    "loop": loop_sections,
+}
 
 
 def say(text: str) -> None:
@@ -202,6 +247,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", choices=PRESETS, default=["16m", "110m", "206m"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8", "int4"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="rows of a step, of the backbones")
     parser.add_argument("--steps", type=int, default=200, help="timed steps of each target")
     parser.add_argument("--episodes", type=int, default=3, help="in each of the ten tasks")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "results", help="numbers stay there")

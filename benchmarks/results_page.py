@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,48 @@ from lram_export.checkpoints.random import preset_config
 from lram_export.episodes.intervals import mean, success_rate
 from lram_export.prediction.machine_speed import this_device
 from lram_export.prediction.predict import MachineSpeed, predict
+from lram_export.prediction.sizes import state_bytes
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-ORIGINAL, OPENVINO = "original", "openvino"
+ORIGINAL, OPENVINO, NATIVE = "original", "openvino", "native"
 ALLOWED = 0.3
 """How far a step of this machine may be from its prediction."""
 
 Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A backbone, acting in one way: in the context it has, where it has several."""
+
+    title: str
+    backbone: str
+    context: str | None = None
+
+
+WAYS = (
+    Way("xLSTM (LRAM)", "xlstm"),
+    Way("Mamba", "mamba"),
+    Way("Transformer, window", "decision_transformer", "window"),
+    Way("Transformer, cache", "decision_transformer", "cache"),
+)
+"""The action models of arXiv 2410.22391."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a row of the backbones' table is of."""
+
+    size: str
+    way: Way
+    precision: str
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        context = "" if self.way.context is None else f"-{self.way.context}"
+        return f"{self.size}-{self.way.backbone}{context}-{self.precision}-{self.batch}"
 
 
 def replace_section(text: str, name: str, lines: Sequence[str]) -> str:
@@ -73,6 +109,31 @@ def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
             )
     columns = ["size", "precision", "target", "p50 ms", "p99", "against the original", "against openvino", "x floor"]
     return table([*columns, "memory"], rows)
+
+
+def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
+    """Milliseconds of every target beside the original's, and what the native engine takes and keeps."""
+    targets = list(dict.fromkeys(r["target"] for d in measured.values() for r in d["bench"]["results"]))
+    targets = [*(target for target in targets if target != ORIGINAL), ORIGINAL]
+    rows = []
+    for case, document in measured.items():
+        results = {r["target"]: r for r in document["bench"]["results"]}
+        config = preset_config(case.size, backbone=case.way.backbone).in_context(case.way.context)
+        state, native = state_bytes(config) * case.batch, results[NATIVE]
+        rows.append(
+            [
+                case.size,
+                case.way.title,
+                f"`{case.precision}`",
+                str(case.batch),
+                *(f"{results[target]['p50_ms']:.3g}" if target in results else "-" for target in targets),
+                f"{native['floor_ratio']:.2f}",
+                "-" if native["peak_memory"] is None else f"{native['peak_memory'] / 1e6:.0f} MB",
+                f"{state / 1e6:.3g} MB",
+            ]
+        )
+    columns = ["size", "policy", "precision", "rows", *targets, f"{NATIVE}: x floor", "memory", "state"]
+    return table(columns, rows)
 
 
 def prediction_table(
@@ -212,10 +273,16 @@ def _crossing(crossing: Document) -> str:
 
 
 def _flat(points: Sequence[Document]) -> list[str]:
-    """What an LRAM takes at any length."""
+    """What a policy behind the step API takes at any length."""
     lines = []
-    for batch, name in dict.fromkeys((p["batch"], p["contender"]) for p in points if p["contender"].startswith("LRAM")):
+    for batch, name in dict.fromkeys((p["batch"], p["contender"]) for p in points if p["history"] is not None):
         own = [p for p in points if (p["batch"], p["contender"]) == (batch, name) and p["ms"] is not None]
+        if own[0]["bound"] is not None:
+            lines.append(
+                f"- batch {batch}: {name} takes {own[0]['ms']:.3g} ms at any length, as it acts by the last "
+                f"{own[0]['bound']} steps"
+            )
+            continue
         low, high = min(p["ms"] for p in own), max(p["ms"] for p in own)
         lengths = f"{own[0]['length']:,} to {own[-1]['length']:,} steps"
         lines.append(f"- batch {batch}: {name} takes {low:.3g} to {high:.3g} ms, whether after {lengths}")

@@ -40,6 +40,27 @@ def test_speed_is_shown_against_the_original_and_openvino() -> None:
     assert lines[4] == "| 16m | `fp32`, beside `int8` | original | 20 | 40 | 1.0 | 0.15 | 1.25 | 100 MB |"
 
 
+def test_backbones_stand_beside_one_another_with_what_they_carry() -> None:
+    xlstm, _, window, cache = page.WAYS
+    some = {"bench": {"results": [timed("native", 1), timed("tvm", 2), timed("original", 20)]}}
+    fewer = {"bench": {"results": [timed("native", 30), timed("original", 400)]}}
+    lines = page.backbone_table(
+        {
+            page.Case("16m", xlstm, "int8", 1): some,
+            page.Case("16m", window, "fp32", 16): fewer,
+            page.Case("16m", cache, "fp32", 1): some,
+        }
+    )
+    assert lines[0] == (
+        "| size | policy | precision | rows | native | tvm | original | native: x floor | memory | state |"
+    )
+    state = state_bytes(preset_config("16m")) / 1e6
+    assert lines[2] == f"| 16m | xLSTM (LRAM) | `int8` | 1 | 1 | 2 | 20 | 1.25 | 100 MB | {state:.3g} MB |"
+    # 146 tokens of 512 numbers in each of 16 rows, and keys and values of 147 tokens in each of four blocks
+    assert lines[3] == "| 16m | Transformer, window | `fp32` | 16 | 30 | - | 400 | 1.25 | 100 MB | 4.78 MB |"
+    assert lines[4].endswith("| 2.41 MB |")
+
+
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- speed -->\nold\n<!-- end of speed -->\nafter\n"
     assert page.replace_section(text, "speed", ["new", "lines"]) == (
@@ -154,8 +175,11 @@ def test_a_context_length_without_memory_is_said() -> None:
         "ms": 5.0,
         "weight_bytes": 10**8,
         "context_bytes": 0,
+        "history": None,
+        "bound": None,
     }
-    lram = {**point, "contender": "LRAM, native", "ms": 4.5}
+    lram = {**point, "contender": "LRAM, native", "ms": 4.5, "history": 300}
+    cache = {**lram, "contender": "transformer, cache of 50 steps, native", "ms": 9.0, "bound": 50}
     document = {
         "cpu": "a processor",
         "physical_cores": 2,
@@ -178,17 +202,22 @@ def test_a_context_length_without_memory_is_said() -> None:
         ],
         "points": [
             lram,
+            cache,
             {**lram, "length": 100, "ms": 4.0},
             point,
             {**point, "length": 100, "ms": None, "skipped": "not enough memory: the cache needs 9 GB"},
         ],
     }
     lines = page.context_lines(document)
-    assert "| 50 | 4.5 (100) | 5 (100) |" in lines
-    assert "| 100 | 4 (100) | no memory (100) |" in lines
+    assert "| 50 | 4.5 (100) | 9 (100) | 5 (100) |" in lines
+    assert "| 100 | 4 (100) | - | no memory (100) |" in lines
     assert "- transformer, dynamic cache: stops at 100 steps; not enough memory: the cache needs 9 GB" in lines
     slower = "- batch 1: the transformer with the dynamic cache is slower than LRAM, native"
     assert f"{slower} at no length up to 80 steps; at 80 steps it takes 0.5 times as long" in lines
     assert f"{slower} at every length, from 50 steps on; at 80 steps it takes 0.5 times as long" in lines
     assert f"{slower} **from 70 steps on**; at 80 steps it takes 0.5 times as long" in lines
     assert "- batch 1: LRAM, native takes 4 to 4.5 ms, whether after 50 to 100 steps" in lines
+    assert (
+        "- batch 1: transformer, cache of 50 steps, native takes 9 ms at any length, as it acts by the last 50 steps"
+        in lines
+    )
