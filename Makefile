@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install FORCE demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
+.PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
 	test-precisions test-tamper test-large metaworld results lint lint-native tidy-native typecheck format clean
 
 help:            ## this list
@@ -113,27 +113,19 @@ test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes,
 	$(BIN)/python -m pytest $(HOURS) -m large -s
 
 METAWORLD := build/metaworld
-METAWORLD_TASKS_1 := reach push hammer door-open drawer-open
-METAWORLD_TASKS_2 := drawer-close button-press-topdown window-open window-close faucet-open
+POLICIES := xlstm mamba decision_transformer
 
-metaworld: $(STAMP) ## train the example policy anew: episodes, training, evaluation, model card (about an hour)
+metaworld: $(STAMP) ## train the example policies anew: episodes, training, measurements, model card (about three hours)
 	$(BIN)/python examples/metaworld/collect.py $(METAWORLD)/episodes
-	$(BIN)/python examples/metaworld/train.py $(METAWORLD)/episodes -o $(METAWORLD)/run
-	$(BIN)/lram-export export $(METAWORLD)/run/model.zip -o $(METAWORLD)/metaworld.lram --force \
-		--task metaworld/reach-v2 --target onnxruntime --target pytorch
-	$(MAKE) -j2 $(METAWORLD)/evaluation-1.json $(METAWORLD)/evaluation-2.json
-	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)/run
+	for policy in $(POLICIES); do \
+		$(BIN)/python examples/metaworld/train.py $(METAWORLD)/episodes -o $(METAWORLD)/$$policy --backbone $$policy || exit; \
+	done
+	$(BIN)/python examples/metaworld/measure.py $(METAWORLD) -o $(METAWORLD)/measured
+	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)
 
 results: $(STAMP) ## measure the tables of docs/results.md anew (about an hour, 10 GB of disk)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers
 	$(BIN)/python benchmarks/results.py
-
-FORCE:
-
-# half of the tasks each, so that both cores have work
-$(METAWORLD)/evaluation-%.json: FORCE
-	$(BIN)/lram-export evaluate $(METAWORLD)/metaworld.lram --episodes 50 --threads 1 --json \
-		$(METAWORLD_TASKS_$*:%=--env metaworld/%-v3) > $@
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,10 +2,10 @@
 
 The same on the command line::
 
-    lram-export export examples/metaworld/checkpoint/model.zip -o reach.lram --task metaworld/reach-v2
-    lram-export verify reach.lram --checkpoint examples/metaworld/checkpoint/model.zip --steps 200
+    lram-export export examples/metaworld/checkpoints/xlstm/model.zip -o reach.lram --task metaworld/reach-v2
+    lram-export verify reach.lram --checkpoint examples/metaworld/checkpoints/xlstm/model.zip --steps 200
     lram-export bench reach.lram --steps 200
-    lram-export evaluate reach.lram --checkpoint examples/metaworld/checkpoint/model.zip --episodes 3 \
+    lram-export evaluate reach.lram --checkpoint examples/metaworld/checkpoints/xlstm/model.zip --episodes 3 \
         --env metaworld/reach-v3 --env metaworld/hammer-v3
 """
 
@@ -23,7 +23,7 @@ from lram_export.spec.tasks import resolve_task
 from lram_export.system.machine import suitable_threads
 from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
 
-CHECKPOINT = Path(__file__).parent / "metaworld" / "checkpoint" / "model.zip"
+CHECKPOINT = Path(__file__).parent / "metaworld" / "checkpoints" / "xlstm" / "model.zip"
 ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/hammer-v3")
 STEPS, EPISODES = 200, 3
 

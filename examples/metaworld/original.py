@@ -6,6 +6,7 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import torch
 import yaml
 from torch import Tensor
 
+from lram_export.backbones.decision_transformer.config import DecisionTransformerConfig
+from lram_export.backbones.decision_transformer.original import MATRIX
+from lram_export.backbones.mamba.config import MambaConfig
+from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.model.config import ModelConfig
 from lram_export.system.files import atomic_file
 
@@ -37,47 +42,18 @@ def save_original(weights: dict[str, Tensor], config: ModelConfig, training: Tra
     with atomic_file(file, force=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr("data", json.dumps({"num_timesteps": training.batches, "seed": training.seed}))
         archive.writestr("pytorch_variables.pth", _torch_bytes({"state_mean": None, "state_std": None}))
-        archive.writestr("policy.pth", _torch_bytes({k: w.detach().contiguous() for k, w in weights.items()}))
+        archive.writestr("policy.pth", _torch_bytes(as_saved(weights)))
         archive.writestr("system_info.txt", f"Python: {platform.python_version()}\nPyTorch: {torch.__version__}\n")
     return file
 
 
 def hydra_config(config: ModelConfig, training: Training) -> dict[str, Any]:
     """The part of the original config that says what the model is; everything else is left to its defaults."""
+    kind, huggingface, model = AGENTS[config.backbone.kind](config.backbone, training)
     return {
         "agent_params": {
-            "kind": "MDDXLSTM",
-            "huggingface": {
-                "max_length": training.context,
-                "n_layer": config.backbone.num_blocks,
-                "hidden_size": config.backbone.hidden_size,
-                "n_head": config.backbone.num_heads,
-                "xlstm_config": {
-                    "mlstm_block": {
-                        "mlstm": {
-                            "conv1d_kernel_size": config.backbone.conv_kernel_size,
-                            "qkv_proj_blocksize": config.backbone.qkv_block_size,
-                            "num_heads": config.backbone.num_heads,
-                            "proj_factor": config.backbone.inner_size / config.backbone.hidden_size,
-                        }
-                    },
-                    "slstm_block": {
-                        "slstm": {
-                            "backend": "vanilla",
-                            "num_heads": config.backbone.slstm_num_heads,
-                            "conv1d_kernel_size": config.backbone.conv_kernel_size,
-                        },
-                        "feedforward": {
-                            "proj_factor": config.backbone.ffn_size / config.backbone.hidden_size,
-                            "act_fn": config.backbone.ffn_activation,
-                        },
-                    },
-                    "context_length": training.context * 3,
-                    "num_blocks": config.backbone.num_blocks,
-                    "embedding_dim": config.backbone.hidden_size,
-                    "slstm_at": list(config.backbone.slstm_at),
-                },
-            },
+            "kind": kind,
+            "huggingface": {"max_length": training.context, "n_layer": config.backbone.num_blocks, **huggingface},
             "model_kwargs": {
                 "reward_condition": True,
                 "tokenize_a": True,
@@ -88,6 +64,7 @@ def hydra_config(config: ModelConfig, training: Training) -> dict[str, Any]:
                 "use_time_embds": False,
                 "action_condition": False,
                 "shared_a_head": True,
+                **model,
             },
             "replay_buffer_kwargs": {"max_act_dim": config.head.act_dim, "max_state_dim": config.encoder("state").dim},
             "batch_size": training.batch_size,
@@ -99,6 +76,71 @@ def hydra_config(config: ModelConfig, training: Training) -> dict[str, Any]:
         "env_params": {"envid": "mt45_v2", "norm_obs": False, "reward_scale": {"mt50": 200}},
         "run_params": {"total_timesteps": training.batches},
         "seed": training.seed,
+    }
+
+
+Agent = tuple[str, dict[str, Any], dict[str, Any]]
+"""What the training code calls it, and what it says beyond the others in ``huggingface`` and ``model_kwargs``."""
+
+
+def _xlstm(sizes: XLSTMConfig, training: Training) -> Agent:
+    convolution = {"conv1d_kernel_size": sizes.conv_kernel_size}
+    mlstm = {
+        **convolution,
+        "qkv_proj_blocksize": sizes.qkv_block_size,
+        "num_heads": sizes.num_heads,
+        "proj_factor": sizes.inner_size / sizes.hidden_size,
+    }
+    slstm = {"backend": "vanilla", "num_heads": sizes.slstm_num_heads, **convolution}
+    feedforward = {"proj_factor": sizes.ffn_size / sizes.hidden_size, "act_fn": sizes.ffn_activation}
+    stack = {
+        "mlstm_block": {"mlstm": mlstm},
+        "slstm_block": {"slstm": slstm, "feedforward": feedforward},
+        "context_length": training.context * 3,
+        "num_blocks": sizes.num_blocks,
+        "embedding_dim": sizes.hidden_size,
+        "slstm_at": list(sizes.slstm_at),
+    }
+    return "MDDXLSTM", {"hidden_size": sizes.hidden_size, "n_head": sizes.num_heads, "xlstm_config": stack}, {}
+
+
+def _mamba(sizes: MambaConfig, training: Training) -> Agent:
+    huggingface = {
+        "d_model": sizes.hidden_size,
+        "d_intermediate": 0,
+        "d_state": sizes.state_size,
+        "d_conv": sizes.conv_kernel_size,
+        "expand": sizes.inner_size // sizes.hidden_size,
+        "dt_rank": sizes.dt_rank,
+    }
+    return "MDDMamba", huggingface, {}
+
+
+def _decision_transformer(sizes: DecisionTransformerConfig, training: Training) -> Agent:
+    huggingface = {
+        "hidden_size": sizes.hidden_size,
+        "n_head": sizes.num_heads,
+        "n_inner": sizes.ffn_size,
+        "n_positions": 3 * sizes.context_length,
+        "activation_function": "gelu",
+        "use_fast_attn": True,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0),
+    }
+    return "MDDT", huggingface, {"global_pos_embds": True}
+
+
+AGENTS: dict[str, Callable[[Any, Training], Agent]] = {
+    "xlstm": _xlstm,
+    "mamba": _mamba,
+    "decision_transformer": _decision_transformer,
+}
+
+
+def as_saved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as the training code lays them out: GPT-2's matrices are (in, out)."""
+    return {
+        name: (weight.t() if MATRIX.fullmatch(name) else weight).detach().contiguous()
+        for name, weight in weights.items()
     }
 
 

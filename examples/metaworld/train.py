@@ -1,14 +1,15 @@
-"""Train a small LRAM on collected episodes, with the original recipe, on two CPU cores.
+"""Train a small action model on collected episodes, with the original recipe, on two CPU cores.
 
 Sequences of 50 environment steps, three tokens each (state, return-to-go, reward), cross-entropy on the
 action bins at the return-to-go tokens. Observations are normalized while training; mean and deviation are
 folded into ``embed_state`` when the checkpoint is written, so that it takes raw observations.
 
-    python examples/metaworld/train.py build/metaworld/episodes -o build/metaworld/run
+    python examples/metaworld/train.py build/metaworld/episodes -o build/metaworld/xlstm --backbone xlstm
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -24,13 +25,12 @@ from collect import Episodes
 from numpy.typing import NDArray
 from original import Training, save_original
 from parallel import Gradients
+from policies import CONTEXT, POLICIES, Trained
 from torch import Tensor
 from torch.nn import functional as F
 
-from lram_export.backbones.xlstm.config import XLSTMConfig
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.model.config import ModelConfig, lram_encoders
-from lram_export.model.heads import ActionBins
+from lram_export.model.config import ModelConfig
 from lram_export.model.reference import ReferenceModel
 from lram_export.spec.tasks import task_table
 from lram_export.spec.tokens import LRAM
@@ -41,14 +41,14 @@ DEVIATION_FLOOR = 0.02
 REWARD_SCALE = float(task_table()["metaworld"]["reward_scale"])
 SAVE_EVERY = 180.0
 """Seconds between training states on disk: what an interruption costs at most."""
+LAST_LOSSES = 50
+"""Batches whose mean loss is told."""
 TOKENS = len(LRAM)
-CONFIG = ModelConfig(
-    XLSTMConfig(hidden_size=128, num_blocks=4, num_heads=4, inner_size=256, slstm_at=(1,), ffn_size=192),
-    ActionBins(act_dim=4),
-    lram_encoders(state_dim=39, image_shape=None),
-)
-
-
+BEGINNINGS = 0.3
+"""Share of sequences that show the beginning of an episode, where it is decided; twice as many where padding leaves
+less than half of it to be learned from."""
+NOT_LEARNED = -100
+"""Label of a step that is padding."""
 PARTS = 2
 """Parts of a batch whose gradients are computed apart, by two processes or one after the other."""
 
@@ -59,7 +59,7 @@ class Recipe:
 
     batches: int = 2000
     batch_size: int = 32
-    context: int = 50
+    context: int = CONTEXT
     learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.01
@@ -79,7 +79,7 @@ class Windows:
     """A batch of sequences of T environment steps: what the model sees, and the expert's action as bins.
 
     ``observations`` (B, T, 39), ``return_to_go`` (B, T) and ``rewards`` (B, T) of the previous step, both
-    scaled, ``labels`` (B, T, 4) int64 tokens.
+    scaled, ``labels`` (B, T, 4) int64 tokens. Padding: zeros, and labels that are not learned.
     """
 
     observations: Tensor
@@ -97,11 +97,11 @@ class Sampler:
     (2) rewards lower it, or it stays, (3) the reward tokens carry the rewards, or are 0.
     """
 
-    def __init__(self, episodes: dict[str, Episodes], recipe: Recipe) -> None:
+    def __init__(self, episodes: dict[str, Episodes], recipe: Recipe, config: ModelConfig, padded: bool) -> None:
         targets = task_table()["metaworld"]["target_returns"]
         self.episodes = list(episodes.values())
         self.targets = [targets[name.replace("-v3", "-v2")] / REWARD_SCALE for name in episodes]
-        self.recipe = recipe
+        self.recipe, self.config, self.padded = recipe, config, padded
 
     def statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and (floored) standard deviation of the observations, (39,) each, all tasks alike."""
@@ -122,18 +122,27 @@ class Sampler:
         rewards = episodes.rewards[row] / np.float32(REWARD_SCALE)
         # the beginning is where an episode is decided; long after the success nothing is to be learned
         last = min(int(episodes.success[row]) + 10, rewards.size) - context // 2
-        start = 0 if rng.random() < 0.3 else int(rng.integers(0, max(min(last, rewards.size - context), 0) + 1))
+        if rng.random() < BEGINNINGS * (1 + self.padded):
+            start = int(rng.integers(1 - context, 1)) if self.padded else 0
+        else:
+            start = int(rng.integers(0, max(min(last, rewards.size - context), 0) + 1))
         own, lowers, seen = rng.random(3) < 0.5
         before = np.concatenate([np.zeros(1, np.float32), rewards[:-1]])
         initial = np.float32(rewards.sum() if own else self.targets[task])
         return_to_go = initial - (np.cumsum(before, dtype=np.float32) if lowers else np.float32(0.0))
-        part = slice(start, start + context)
         return (
-            episodes.observations[row, part],
-            np.broadcast_to(return_to_go, rewards.shape)[part].copy(),
-            before[part] if seen else np.zeros(context, np.float32),
-            label_tokens(episodes.actions[row, part], CONFIG),
+            padded_part(episodes.observations[row], start, context),
+            padded_part(np.broadcast_to(return_to_go, rewards.shape), start, context),
+            padded_part(before if seen else np.zeros_like(before), start, context),
+            padded_part(label_tokens(episodes.actions[row], self.config), start, context, NOT_LEARNED),
         )
+
+
+def padded_part(values: NDArray[Any], start: int, length: int, padding: float = 0.0) -> NDArray[Any]:
+    """``values[start : start + length]``, with ``padding`` for those before the first."""
+    before = max(-start, 0)
+    part = values[start + before : start + length]
+    return np.concatenate([np.full((before, *values.shape[1:]), padding, values.dtype), part])
 
 
 def label_tokens(actions: NDArray[np.float32], config: ModelConfig) -> NDArray[np.int64]:
@@ -155,7 +164,7 @@ def loss_of(model: ReferenceModel, windows: Windows) -> Tensor:
     tokens = tokens.reshape(batch, steps * TOKENS, -1)[:, 1:]  # a sequence begins without a reward
     hidden = model.backbone(tokens)[:, TOKENS - 2 :: TOKENS]
     logits = model.action_net(hidden).unflatten(-1, (model.config.head.act_dim, model.config.head.num_actions))
-    return F.cross_entropy(logits.flatten(0, 2), windows.labels.flatten())
+    return F.cross_entropy(logits.flatten(0, 2), windows.labels.flatten(), ignore_index=NOT_LEARNED)
 
 
 def fold_normalization(
@@ -194,12 +203,13 @@ class Run:
         episodes: dict[str, Episodes],
         folder: Path,
         recipe: Recipe,
-        config: ModelConfig = CONFIG,
+        trained: Trained,
         processes: int = 1,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.processes = recipe, folder, processes
-        self.sampler = Sampler(episodes, recipe)
+        config = trained.config
+        self.sampler = Sampler(episodes, recipe, config, trained.padded)
         self.mean, self.deviation = self.sampler.statistics()
         self.build = partial(ReferenceModel, config, context_length=recipe.context * TOKENS)
         self.model = self.build()
@@ -219,19 +229,21 @@ class Run:
         if not self.file.is_file():
             return
         saved = torch.load(self.file, weights_only=True)
-        if saved["recipe"] != vars(self.recipe):
-            raise click.UsageError(
-                f"{self.file}: was made with another recipe ({saved['recipe']}); choose another folder"
-            )
+        for what, own in (("recipe", vars(self.recipe)), ("policy", self.model.config.to_json())):
+            if saved[what] != json.loads(json.dumps(own)):
+                raise click.UsageError(
+                    f"{self.file}: was made with another {what} ({saved[what]}); choose another folder"
+                )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.batch, self.seconds, self.losses = saved["batch"], saved["seconds"], saved["losses"]
 
     def save(self) -> None:
-        """Write training state and checkpoint, each whole or not at all."""
+        """Write training state, what there is to say of it, and checkpoint, each whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "recipe": vars(self.recipe),
+            "policy": json.loads(json.dumps(self.model.config.to_json())),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "batch": self.batch,
@@ -241,6 +253,16 @@ class Run:
         }
         with atomic_file(self.file, force=True) as temporary:
             torch.save(state, temporary)
+        facts = {
+            "recipe": vars(self.recipe),
+            "episodes": sum(len(e.success) for e in self.sampler.episodes),
+            "batches": self.batch,
+            "seconds": round(self.seconds),
+            "processes": self.processes,
+            "loss": float(np.mean(self.losses[-LAST_LOSSES:])) if self.losses else None,
+        }
+        with atomic_file(self.folder / "training.json", force=True) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         training = Training(self.batch, self.recipe.context, self.recipe.batch_size, self.recipe.seed)
         weights = fold_normalization(self.model.state_dict(), self.mean, self.deviation)
         save_original(weights, self.model.config, training, self.folder)
@@ -283,23 +305,25 @@ def load_episodes(folder: Path) -> dict[str, Episodes]:
 @click.command()
 @click.argument("episodes", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--backbone", type=click.Choice(list(POLICIES)), default="xlstm", show_default=True)
 @click.option("--batches", default=Recipe.batches, show_default=True)
 @click.option("--batch-size", default=Recipe.batch_size, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=Recipe.seed, show_default=True)
 @click.option("--processes", default=2, show_default=True, help="Processes that share a batch, one thread each.")
-def main(episodes: Path, output: Path, batches: int, batch_size: int, seed: int, processes: int) -> None:
+def main(episodes: Path, output: Path, backbone: str, batches: int, batch_size: int, seed: int, processes: int) -> None:
     """Train on the EPISODES that collect.py left, or go on with an interrupted run."""
     if batch_size % PARTS:
         raise click.UsageError(f"--batch-size: expected a multiple of {PARTS}, got {batch_size}")
     torch.set_num_threads(1)
-    run = Run(load_episodes(episodes), output, Recipe(batches, batch_size, seed=seed), processes=processes)
+    recipe = Recipe(batches, batch_size, seed=seed)
+    run = Run(load_episodes(episodes), output, recipe, POLICIES[backbone], processes)
     run.resume()
     with ConsoleProgress(quiet=False).stage("training", batches) as advance:
         advance(run.batch)
         for batch in run.train():
             advance(1)
-            if batch % 50 == 0:
-                loss = np.mean(run.losses[-50:])
+            if batch % LAST_LOSSES == 0:
+                loss = np.mean(run.losses[-LAST_LOSSES:])
                 message(f"batch {batch}: loss {loss:.3f}, {run.seconds / 60:.1f} minutes", quiet=False)
     message(f"{output / 'model.zip'}: {run.batch} batches in {run.seconds / 60:.1f} minutes", quiet=False)
 

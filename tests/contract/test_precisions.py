@@ -21,7 +21,7 @@ from tests.conftest import GOLDEN, load_golden, succeed
 pytestmark = pytest.mark.precisions
 STEPS = 1000
 RANDOM = GOLDEN / "state_ms" / "model.zip"  # sLSTM and mLSTM, slowly forgetting heads
-TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoint" / "model.zip"
+TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoints" / "xlstm" / "model.zip"
 METAWORLD = ("--task", "metaworld/reach-v2")
 
 

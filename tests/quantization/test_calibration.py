@@ -47,10 +47,10 @@ from lram_export.rollouts.observations import Recording
 from lram_export.rollouts.recording import record_observations
 from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.tasks import resolve_task
-from tests.conftest import GOLDEN, fail, succeed
+from tests.conftest import GOLDEN, SLOW, fail, succeed
 from tests.models import lram_steps
 
-TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoint" / "model.zip"
+TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoints" / "xlstm" / "model.zip"
 TASK = ("--task", "metaworld/reach-v2")
 BEYOND_THE_FIRST_BLOCK = "blocks.[!0]*"
 """What stays in float32 where a few matrices are enough to choose between."""
@@ -263,6 +263,7 @@ class TestGptq:
         assert activation_range(torch.zeros(5))[1] == 0.0
 
 
+@SLOW
 class TestTrainedPolicy:
     def test_calibrated_int4_has_a_third_of_the_logit_error_of_rounding(
         self, policy: LoweredPolicy, calibration: Calibration, recording: Path

@@ -13,9 +13,13 @@ import gymnasium
 import imageio.v3
 import numpy as np
 import pytest
+from card import title
 from collect import TASKS
+from measure import ways
+from policies import POLICIES
 
 from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.policy import load_policy
 from lram_export.report.collect import read_evaluations
 from lram_export.rollouts.environments import open_environment
@@ -31,7 +35,7 @@ from lram_export.rollouts.evaluation import (
 )
 from tests.conftest import SLOW, ExportFunction, fail, shell, succeed
 
-TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoint"
+TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoints" / "xlstm"
 
 LINE = "LramTestLine-v0"
 OPTIONS = ["--observation-dim", "3", "--action-dim", "2", "--target-return", "10", "--reward-scale", "5"]
@@ -337,10 +341,16 @@ class TestTrainedPolicy:
         assert frames.shape == (50, 240, 240, 3)
         assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50
 
-    def test_it_is_small_and_its_card_is_complete(self) -> None:
-        size = sum(f.stat().st_size for f in TRAINED.rglob("*") if f.is_file())
-        assert size < 12e6
-        card = (TRAINED / "README.md").read_text(encoding="utf-8")
+    @pytest.mark.parametrize("backbone", POLICIES)
+    def test_every_example_policy_is_small_and_what_the_recipe_trains(self, backbone: str) -> None:
+        folder = TRAINED.parent / backbone
+        assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12e6
+        assert load_checkpoint(folder / "model.zip").config == POLICIES[backbone].config
+
+    def test_their_card_is_complete(self) -> None:
+        card = (TRAINED.parent / "README.md").read_text(encoding="utf-8")
         for task in TASKS:
             assert f"| `{task}` |" in card
+        for way in ways():
+            assert f"| {title(way)} | `int8` |" in card
         assert "make metaworld" in card

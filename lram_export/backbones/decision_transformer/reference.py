@@ -60,6 +60,14 @@ class DecisionTransformerReference(nn.Module):
             found[state_name(number, "key")], found[state_name(number, "value")] = key[0], value[0]
         return found
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Whole windows at once, as in training: (B, tokens, hidden) -> the same."""
+        x = tokens + self.wpe.weight[: tokens.shape[1]]
+        for block in self.h:
+            x, _ = block(x, None, is_causal=True)
+        left: Tensor = self.ln_f(x)
+        return left
+
     def nest(self, state: Mapping[str, Tensor]) -> Past:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
         if self.sizes.context == WINDOW:
@@ -83,10 +91,7 @@ class DecisionTransformerReference(nn.Module):
         read = layout.read_position - len(layout)
         if nested.window is not None:
             window = torch.cat([nested.window, tokens], dim=1)
-            x = window + self.wpe.weight[: window.shape[1]]
-            for block in self.h:
-                x, _ = block(x, None, is_causal=True)
-            return self.ln_f(x[:, read]), Past(window[:, STEP_TOKENS:], [], nested.index)
+            return self(window)[:, read], Past(window[:, STEP_TOKENS:], [], nested.index)
         x, after = tokens + self.wpe.weight[-STEP_TOKENS:], []
         # the training code masks nothing but at the first step, which it takes with all its padding at once
         mask = torch.ones(len(x), 1, STEP_TOKENS, self.sizes.cached_tokens + STEP_TOKENS, dtype=torch.bool)

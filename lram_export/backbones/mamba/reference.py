@@ -1,4 +1,4 @@
-"""Mamba under the names of the `mamba_ssm` package, token by token as its ``step`` computes it.
+"""Mamba under the names of the `mamba_ssm` package: a token at a time, as its ``step`` computes it, or sequences.
 
 The package itself needs a GPU, so its few lines are here.
 """
@@ -30,6 +30,12 @@ class MambaReference(TokenByToken):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm_f = norm(config)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole sequences at once, as in training: (B, tokens, hidden) -> the same."""
+        states = self.sizes.states(len(x), 1)
+        left, _ = self.token(x, self.nest({state.name: x.new_zeros(state.shape) for state in states}))
+        return left
+
     def nest(self, state: Mapping[str, Tensor]) -> Cache:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
         # the package keeps one input more than the convolution needs; the oldest is shifted out first
@@ -42,12 +48,13 @@ class MambaReference(TokenByToken):
         }
 
     def token(self, x: Tensor, nested: Cache) -> tuple[Tensor, Cache]:
-        """See :class:`~lram_export.backbones.token_by_token.TokenByToken`."""
-        x, after = x[:, 0], {}
+        """See :class:`~lram_export.backbones.token_by_token.TokenByToken`; of several tokens each sees those before."""
+        after: Cache = {}
         for number, block in enumerate(self.layers):
-            x, *after[number] = block(x, *nested[number])
+            x, *kept = block(x, *nested[number])
+            after[number] = (kept[0], kept[1])
         left: Tensor = self.norm_f(x)
-        return left[:, None], after
+        return left, after
 
     def flatten(self, nested: Cache) -> State:
         """See :class:`~lram_export.backbones.protocol.ReferenceBackbone`."""
@@ -66,13 +73,13 @@ class Block(nn.Module):
         self.norm, self.mixer = norm(config), Mixer(config)
 
     def forward(self, x: Tensor, window: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token (B, hidden), and the block's state; the same out."""
+        """Tokens (B, T, hidden), and the block's state; the same out."""
         y, window, memory = self.mixer(self.norm(x), window, memory)
         return x + y, window, memory
 
 
 class Mixer(nn.Module):
-    """Convolution and selective state space of one block, one token at a time."""
+    """Convolution and selective state space of one block."""
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
@@ -87,19 +94,18 @@ class Mixer(nn.Module):
         self.out_proj = nn.Linear(inner, hidden, bias=config.bias)
 
     def forward(self, x: Tensor, window: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token (B, hidden), window and memory as in :data:`Cache`; the same out."""
+        """Tokens (B, T, hidden), window and memory as in :data:`Cache`; the same out."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        window = torch.cat([window[:, :, 1:], u[:, :, None]], dim=-1)
-        u = (window * self.conv1d.weight[:, 0]).sum(dim=-1)
-        if self.conv1d.bias is not None:
-            u = u + self.conv1d.bias
-        u = F.silu(u)
+        inputs = torch.cat([window[:, :, 1:], u.transpose(1, 2)], dim=-1)
+        u = F.silu(self.conv1d(inputs)).transpose(1, 2)
         dt, B, C = self.x_proj(u).split(self.parts, dim=-1)
-        dt = F.softplus(self.dt_proj(dt))
-        decay = torch.exp(dt[:, :, None] * -torch.exp(self.A_log))
-        memory = decay * memory + (dt * u)[:, :, None] * B[:, None, :]
-        y = (memory @ C[:, :, None])[:, :, 0] + self.D * u
-        return self.out_proj(y * F.silu(z)), window, memory
+        dt, A = F.softplus(self.dt_proj(dt)), -torch.exp(self.A_log)
+        seen = []
+        for step, added, b, c in zip(*(part.unbind(1) for part in (dt, dt * u, B, C)), strict=True):
+            memory = torch.exp(step[..., None] * A) * memory + added[..., None] * b[:, None]
+            seen.append((memory @ c[..., None])[..., 0])
+        y = torch.stack(seen, dim=1) + self.D * u
+        return self.out_proj(y * F.silu(z)), inputs[:, :, -window.shape[-1] :], memory
 
 
 def norm(config: MambaConfig) -> nn.Module:
