@@ -187,7 +187,7 @@ def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace)
 
     def measure() -> Document:
         context = [] if case.way.context is None else ["--context", case.way.context]
-        export(checkpoint, bundle, case.precision, *context, "--batch-size", str(case.batch))
+        export(checkpoint, bundle, case.precision, *context, "--batch", str(case.batch))
         return bench(bundle, steps)
 
     document = kept(bundle.with_suffix(".json"), measure, steps=steps)
