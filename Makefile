@@ -123,7 +123,7 @@ metaworld: $(STAMP) ## train the example policies anew: episodes, training, meas
 	$(BIN)/python examples/metaworld/measure.py $(METAWORLD) -o $(METAWORLD)/measured
 	$(BIN)/python examples/metaworld/card.py $(METAWORLD) $(METAWORLD)
 
-results: $(STAMP) ## measure the tables of docs/results.md anew (about an hour, 10 GB of disk)
+results: $(STAMP) ## measure the tables of docs/results.md anew (hours, 10 GB of disk)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers
 	$(BIN)/python benchmarks/results.py
 

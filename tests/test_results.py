@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from lram_export.checkpoints.random import preset_config
+from lram_export.cli import main
 from lram_export.prediction.predict import MachineSpeed, TargetSpeed
 from lram_export.prediction.sizes import state_bytes, weight_bytes
 
@@ -159,6 +164,29 @@ def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
     results.main()
     assert calls == ["new"]  # the checkpoint, which the stand-in did not write
+
+
+@pytest.mark.parametrize("script", ["benchmarks/results.py", "examples/metaworld/measure.py"])
+def test_scripts_pass_no_option_that_the_program_does_not_have(script: str) -> None:
+    tree = ast.parse((Path(__file__).parent.parent / script).read_text(encoding="utf-8"))
+    said = Counter(
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and re.fullmatch("--[a-z0-9-]+", str(node.value))
+    )
+    own = Counter(
+        argument.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("add_argument", "option")
+        for argument in call.args
+        if isinstance(argument, ast.Constant)
+    )
+    context = click.Context(main)
+    commands = [main.get_command(context, name) for name in main.list_commands(context)]
+    known = {name for command in commands if command is not None for option in command.params for name in option.opts}
+    passed = set(said - own) - {"--short", "--chart"}  # of git, and of the benchmark of the context length
+    assert len(passed) > 5
+    assert passed <= known, passed - known
 
 
 def test_a_wrong_section_is_refused_before_anything_is_measured() -> None:

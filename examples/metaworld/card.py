@@ -43,7 +43,7 @@ compare what the three backbones cost; they are not meant for a physical robot. 
 {trained}
 
 The recipe was chosen for the xLSTM and not tuned for the others, and each was trained once: a difference of a few
-percent between them says nothing of the backbones.
+percent between them says nothing of the backbones. Minutes of training are those of machines that did other work, too.
 
 ## Success
 

@@ -131,7 +131,11 @@ class Stack(Protocol):
 
 class ReferenceBackbone(Protocol):
     """The backbone as the training code computes it: a torch module whose weights have the original's names, less
-    `encoder.`."""
+    `encoder.`.
+
+    What is trained here (`examples/metaworld`) has a ``forward``, too: whole sequences at once, (B, tokens, hidden) ->
+    the same.
+    """
 
     def initial_tensors(self, padding: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See :class:`Stack`; ``padding`` (T, hidden) are the tokens of a step in which every input is 0."""
