@@ -51,6 +51,9 @@ ENVIRONMENTS = tuple(
         "drawer-close", "button-press-topdown", "window-open", "window-close", "faucet-open",
     )
 )  # fmt: skip
+MOST_PRODUCTS = 5e10
+"""Multiplications of a step from which on a case of the backbones is left out: many seconds per step on two cores."""
+
 Document = dict[str, Any]
 
 
@@ -170,10 +173,8 @@ def backbone_sections(options: argparse.Namespace) -> dict[str, list[str]]:
             checkpoint: Path = options.folder / f"{size}-{way.backbone}"
             if not checkpoint.exists():
                 lram_export("new", "--backbone", way.backbone, "--preset", size, "-o", checkpoint, "--quiet")
-            for precision in ("fp32", "int8"):
-                for batch in options.batches:
-                    case = page.Case(size, way, precision, batch)
-                    measured[case] = measure_case(case, checkpoint, options)
+            for case in page.cases(size, way, options.batches, MOST_PRODUCTS):
+                measured[case] = measure_case(case, checkpoint, options)
     batches = " ".join(map(str, options.batches))
     chosen = f"--sizes {' '.join(options.sizes)} --batches {batches} --steps {options.steps}"
     said = page.where(measured.values(), f"{COMMAND} --sections backbones {chosen}")
@@ -183,11 +184,13 @@ def backbone_sections(options: argparse.Namespace) -> dict[str, list[str]]:
 def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace) -> Document:
     """Export and time one policy; a step over a window takes so long that fewer are enough."""
     bundle: Path = options.folder / f"backbones-{case.name}.lram"
-    steps = max(options.steps // (10 if case.way.context == "window" else 1), 10)
+    few = case.way.context == "window"
+    steps = max(options.steps // (10 if few else 1), 10)
 
     def measure() -> Document:
         context = [] if case.way.context is None else ["--context", case.way.context]
-        export(checkpoint, bundle, case.precision, *context, "--batch", str(case.batch))
+        recorded = ["--reference-steps", "8"] if few else []
+        export(checkpoint, bundle, case.precision, *context, *recorded, "--batch", str(case.batch))
         return bench(bundle, steps)
 
     document = kept(bundle.with_suffix(".json"), measure, steps=steps)

@@ -10,9 +10,10 @@ from typing import Any
 
 from lram_export.checkpoints.random import preset_config
 from lram_export.episodes.intervals import mean, success_rate
+from lram_export.model.config import ModelConfig
 from lram_export.prediction.machine_speed import this_device
 from lram_export.prediction.predict import MachineSpeed, predict
-from lram_export.prediction.sizes import state_bytes
+from lram_export.prediction.sizes import products, state_bytes
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 ORIGINAL, OPENVINO, NATIVE = "original", "openvino", "native"
@@ -54,6 +55,18 @@ class Case:
         """For files."""
         context = "" if self.way.context is None else f"-{self.way.context}"
         return f"{self.size}-{self.way.backbone}{context}-{self.precision}-{self.batch}"
+
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return preset_config(self.size, backbone=self.way.backbone).in_context(self.way.context)
+
+
+def cases(size: str, way: Way, batches: Sequence[int], most_products: float) -> list[Case]:
+    """A policy at both precisions and every number of rows, but where a step multiplies more often than that."""
+    found = [Case(size, way, precision, batch) for precision in ("fp32", "int8") for batch in batches]
+    return [case for case in found if case.batch * products(case.config) <= most_products]
 
 
 def replace_section(text: str, name: str, lines: Sequence[str]) -> str:
@@ -118,8 +131,7 @@ def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
     rows = []
     for case, document in measured.items():
         results = {r["target"]: r for r in document["bench"]["results"]}
-        config = preset_config(case.size, backbone=case.way.backbone).in_context(case.way.context)
-        state, native = state_bytes(config) * case.batch, results[NATIVE]
+        state, native = state_bytes(case.config) * case.batch, results[NATIVE]
         rows.append(
             [
                 case.size,

@@ -66,6 +66,17 @@ def test_backbones_stand_beside_one_another_with_what_they_carry() -> None:
     assert lines[4].endswith("| 2.41 MB |")
 
 
+def test_cases_that_multiply_too_often_are_left_out() -> None:
+    _, mamba, window, cache = page.WAYS
+    assert [(case.precision, case.batch) for case in page.cases("206m", window, [1, 16], results.MOST_PRODUCTS)] == [
+        ("fp32", 1),
+        ("int8", 1),
+    ]
+    for way in (mamba, cache):
+        assert len(page.cases("206m", way, [1, 16], results.MOST_PRODUCTS)) == 4
+    assert len(page.cases("16m", window, [1, 16], results.MOST_PRODUCTS)) == 4
+
+
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- speed -->\nold\n<!-- end of speed -->\nafter\n"
     assert page.replace_section(text, "speed", ["new", "lines"]) == (

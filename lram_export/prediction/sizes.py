@@ -39,11 +39,17 @@ COMPUTES = 16
 """Multiplications per weight from which on they limit a step: memory delivers a weight in the time of a few."""
 
 
+def products(config: ModelConfig) -> int:
+    """Multiplications of a step of one row, from the backbone; 0 where it counts none, as each weight serves only a
+    step's few tokens."""
+    return config.backbone.products() if hasattr(config.backbone, "products") else 0
+
+
 def work(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
     """What the time of a step grows with: the bytes that it moves, or its multiplications where every weight serves so
     many tokens that these take longer (a transformer over its window)."""
-    products = config.backbone.products() if hasattr(config.backbone, "products") else 0
-    return products if products > COMPUTES * config.parameters else moved_bytes(config, precision, task)
+    count = products(config)
+    return count if count > COMPUTES * config.parameters else moved_bytes(config, precision, task)
 
 
 def family(config: ModelConfig) -> str:
