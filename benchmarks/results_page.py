@@ -56,7 +56,6 @@ class Case:
         context = "" if self.way.context is None else f"-{self.way.context}"
         return f"{self.size}-{self.way.backbone}{context}-{self.precision}-{self.batch}"
 
-
     @property
     def config(self) -> ModelConfig:
         """The model's."""

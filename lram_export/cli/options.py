@@ -70,9 +70,9 @@ reference_steps = click.option(
 
 context = click.option(
     "--context",
-    type=click.Choice(["window", "cache"]),
-    help="How a transformer acts: over the window it was trained on, all anew at every step (default); or with the "
-    "training code's cache of keys and values, which is cheaper, and another policy.",
+    metavar="NAME",
+    help="How a model acts that can act in several ways. A transformer: window, the steps it was trained on, all anew "
+    "at every step (default); or cache, the training code's cache of keys and values, cheaper, and another policy.",
 )
 READING_OPTIONS = f"--config, {HINT_OPTIONS}"
 """The options of :class:`CheckpointOptions`."""

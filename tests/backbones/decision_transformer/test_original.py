@@ -16,7 +16,7 @@ import yaml
 from lram_export.backbones.decision_transformer import original
 from lram_export.backbones.decision_transformer.config import DecisionTransformerConfig
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
-from lram_export.checkpoints.loading import load_checkpoint
+from lram_export.checkpoints.loading import CheckpointSource, load_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.checkpoints.training_config import read_hydra_config
 from lram_export.errors import CheckpointError, LramError, UsageError
@@ -152,6 +152,18 @@ def test_what_the_weights_of_another_backbone_show_is_not_to_be_said(tmp_path: P
     shutil.copy(GOLDEN / "mamba_state" / "model.zip", tmp_path / "model.zip")
     with pytest.raises(UsageError, match=r"--num-heads: the weights of .* show it; leave it out"):
         load_checkpoint(tmp_path / "model.zip", hints=Hints(num_heads=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "message"),
+    [
+        ("dt_state", "ring", "expected one of window, cache, got 'ring'"),
+        ("mamba_state", "window", "a model of backbone 'mamba' acts in one way only"),
+    ],
+)
+def test_a_way_to_act_that_a_model_does_not_have(name: str, context: str, message: str) -> None:
+    with pytest.raises(UsageError, match=rf"^--context: .*model\.zip: {message}$"):
+        CheckpointSource(GOLDEN / name / "model.zip", context=context).load()
 
 
 @pytest.mark.parametrize(
