@@ -1,6 +1,7 @@
 // Any bytes as a saved state: refused without a trace, or loaded to the bit and stepped from.
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "testing.h"
 
@@ -29,6 +30,16 @@ Shape small(std::vector<int> slstm_at) {
   shape.blocks = 2;
   shape.inner = 16;
   shape.slstm_at = std::move(slstm_at);
+  return shape;
+}
+
+constexpr lram::Layout kLayout = lram::Layout::tiled_int8;
+
+// With a state that an input is long enough for.
+Shape small(Shape shape) {
+  shape.blocks = shape.heads = 1;
+  shape.hidden = shape.inner = 20;
+  if (shape.steps != 0) shape.steps = 3;
   return shape;
 }
 
@@ -68,12 +79,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static Subject subjects[] = {{small({}), LRAM_STATE_FLOAT32},
                                {small({1}), LRAM_STATE_FLOAT32},
                                {small({0, 1}), LRAM_STATE_FLOAT32},
-                               {small({1}), LRAM_STATE_LAZY_HALF}};
+                               {small({1}), LRAM_STATE_LAZY_HALF},
+                               {small(mamba(kLayout)), LRAM_STATE_FLOAT32},
+                               {small(transformer(true, kLayout)), LRAM_STATE_FLOAT32},
+                               {small(transformer(false, kLayout)), LRAM_STATE_FLOAT32}};
+  constexpr std::size_t kSubjects = std::extent<decltype(subjects)>::value;
   if (size < 1) return 0;
   std::vector<float> values((size - 1) / sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), data + 1, values.size() * sizeof(float));
-  Subject& subject = subjects[data[0] % 4];
-  if (data[0] / 4 % 4 != 0) values.resize(subject.driver.about.state_size, 0.5F);  // mostly of the right length
+  Subject& subject = subjects[data[0] % kSubjects];
+  if (data[0] / kSubjects % 4 != 0) values.resize(subject.driver.about.state_size, 1.0F);  // mostly of the right length
   try_load(subject, values);
   return 0;
 }

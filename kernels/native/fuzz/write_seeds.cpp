@@ -43,6 +43,13 @@ void write_artifacts(const std::string& folder) {
       shape.slstm_at = {0};
       add(shape);
     }
+  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+    for (Shape shape : {lram_testing::mamba(layout), lram_testing::transformer(true, layout),
+                        lram_testing::transformer(false, layout)}) {
+      shape.blocks = 1;
+      shape.inner = 20;
+      add(shape);
+    }
   Shape unknown = smallest(lram::Layout::tiled_float32);
   unknown.name = "";
   unknown.source = 0;
@@ -57,9 +64,9 @@ void write_artifacts(const std::string& folder) {
 
 void write_states(const std::string& folder) {
   int number = 0;
-  for (int model = 0; model < 4; ++model)
+  for (std::uint8_t model = 0; model < 16; ++model)  // more than the fuzzer has, twice
     for (const float value : {0.0F, 1.0F, -9e16F, -3e38F, 1e-40F}) {
-      std::vector<std::uint8_t> bytes = {static_cast<std::uint8_t>(4 + model)};
+      std::vector<std::uint8_t> bytes = {model};
       for (int i = 0; i < 600; ++i) {
         const auto* begin = reinterpret_cast<const std::uint8_t*>(&value);
         bytes.insert(bytes.end(), begin, begin + sizeof value);

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "backbones/decision_transformer/roles.h"
+#include "backbones/mamba/roles.h"
 #include "backbones/xlstm/roles.h"
 #include "lram.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 using lram::Layout;
 using lram::TensorEntry;
+namespace mambas = lram::mamba;
 namespace transformers = lram::decision_transformer;
 namespace xlstm = lram::xlstm;
 
@@ -199,6 +201,29 @@ void add_slstm(Writer& w, const Shape& s, int b) {
   w.tiled(xlstm::kFfnDown, b, kSlices, s.hidden, kSlice);
 }
 
+constexpr std::uint32_t kMamba = 3;
+
+// What fills up the last slice is convolved to zeros: its other weights stay unseen.
+void add_mamba_block(Writer& w, const Shape& s, int b) {
+  const int slices = (s.inner + kSlice - 1) / kSlice;
+  const int channels = slices * kSlice;
+  const int selected = lram::room_of(s.rank) + 2 * lram::room_of(s.size);
+  w.block(kMamba, {s.inner, slices, kSlice, s.size, s.rank, s.conv_kernel, 0, 1}, {kEpsilon});
+  w.spread(mambas::kNorm, b, 1, s.hidden, lram::room_of(s.hidden), 0.1F, 1);
+  w.spread(mambas::kNormBias, b, 1, s.hidden, lram::room_of(s.hidden), 0.1F);
+  w.tiled(mambas::kIn, b, 2 * slices, kSlice, s.hidden);
+  w.plain(mambas::kInBias, b, 2 * channels, 0.1F);
+  w.spread(mambas::kConvWeight, b, s.conv_kernel, s.inner, channels, 0.3F);
+  w.spread(mambas::kConvBias, b, 1, s.inner, channels, 0.1F);
+  w.tiled(mambas::kSelect, b, slices, selected, kSlice);
+  w.tiled(mambas::kStep, b, slices, kSlice, s.rank);
+  w.plain(mambas::kStepBias, b, channels, 0.5F, -2);
+  w.plain(mambas::kA, b, s.size * channels, 0.2F, -1);
+  w.plain(mambas::kD, b, channels, 0.3F, 1);
+  w.tiled(mambas::kOut, b, slices, s.hidden, kSlice);
+  w.plain(mambas::kOutBias, b, s.hidden, 0.1F);
+}
+
 constexpr std::uint32_t kCached = 4;
 
 void add_transformer_block(Writer& w, const Shape& s, int b) {
@@ -231,6 +256,8 @@ void add_blocks(Writer& w, const Shape& s) {
   for (int b = 0; b < s.blocks; ++b) {
     if (s.steps != 0) {
       add_transformer_block(w, s, b);
+    } else if (s.size != 0) {
+      add_mamba_block(w, s, b);
     } else if (s.kind != 0) {
       w.block(s.kind, {}, {});
       for (const auto& [role, count] : s.tensors) w.plain(role, b, count, 0.5F);
@@ -259,6 +286,17 @@ void add_tokens(Writer& w, const Shape& s) {
 }
 
 }  // namespace
+
+Shape mamba(Layout layout) {
+  Shape shape;
+  shape.layout = layout;
+  shape.hidden = 60;
+  shape.blocks = 2;
+  shape.inner = 150;
+  shape.size = 7;
+  shape.rank = 5;
+  return shape;
+}
 
 Shape transformer(bool cached, Layout layout) {
   Shape shape;

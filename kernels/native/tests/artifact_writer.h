@@ -35,7 +35,12 @@ struct Shape {
   std::vector<std::pair<std::uint32_t, int>> tensors;
   int steps = 0;  // not 0: a Decision Transformer's, which sees so many steps,
   int ffn = 0;    // with feed-forward layers so wide
+  int size = 0;   // not 0: a Mamba's, each of whose channels remembers so many numbers,
+  int rank = 0;   // with so many inputs of the projection to step sizes
 };
+
+// A small Mamba, none of whose widths is a multiple of 16.
+Shape mamba(lram::Layout layout);
 
 // A small Decision Transformer, none of whose widths is a multiple of 16.
 Shape transformer(bool cached, lram::Layout layout);
