@@ -100,7 +100,7 @@ fuzz: $(STAMP)   ## fuzzers of the artifact reader and of saved states, FUZZ_SEC
 	build/native-fuzz/fuzz/fuzz_state -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=60 \
 		-print_final_stats=1 -artifact_prefix=build/fuzz/state- build/fuzz/state
 
-test-environment: $(STAMP) ## fresh environments: a robot without torch (needs a package index)
+test-environment: $(STAMP) ## what a robot installs, built from nothing: without torch, without Python (needs a package index)
 	$(BIN)/python -m pytest $(HOURS) -m environment
 
 test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,000 at fp32 (minutes)

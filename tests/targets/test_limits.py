@@ -157,7 +157,7 @@ def test_an_export_refuses_what_the_table_does(
     [
         pytest.param(EXAMPLES[4][0].config, marks=SLOW, id="tokens"),
         pytest.param(EXAMPLES[5][0].config, marks=SLOW, id="channels"),
-        pytest.param(EXAMPLES[6][0].config, id="sLSTM heads"),
+        pytest.param(EXAMPLES[6][0].config, marks=SLOW, id="sLSTM heads"),
     ],
 )
 def test_kernels_at_the_limits_of_a_gpu_compile(config: ModelConfig, tmp_path: Path) -> None:

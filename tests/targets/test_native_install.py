@@ -19,7 +19,7 @@ import pytest
 from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
 from lram_export.targets.native.format import stored_name
-from tests.conftest import SLOW, ExportFunction, load_golden
+from tests.conftest import ExportFunction, load_golden
 from tests.test_docs import read_blocks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +35,10 @@ STEPS = 20
 # cmake may come with the environment instead of the system
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 MISSING = [tool for tool in ("cmake", "make", "cc", "c++") if shutil.which(tool, path=TOOLS) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.environment,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> str:
@@ -81,7 +84,6 @@ def model(exported: ExportFunction) -> Path:
     return exported("state_ms", targets=("native",)) / "native" / "model.lrn"
 
 
-@SLOW
 class TestLibrary:
     def test_it_is_small_and_needs_the_standard_libraries_only(self, prefix: Path) -> None:
         (library,) = (p for p in prefix.glob("lib*/**/liblram.so*") if not p.is_symlink())

@@ -122,7 +122,7 @@ class TestGpu:
         ("name", "feedback"),
         [
             pytest.param("state_ms", "none", marks=SLOW),
-            ("mamba_state", "none"),
+            pytest.param("mamba_state", "none", marks=SLOW),
             ("dt_state", "none"),
             pytest.param("dt_state", "observed", marks=SLOW),
         ],
