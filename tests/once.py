@@ -45,7 +45,7 @@ def translate_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
     registry = _registration.ONNXRegistry
     # all of its thousand operators; a translation looks up some, and changes none
-    patch.setattr(registry, "from_torchlib", functools.cache(registry.from_torchlib))
+    patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
     translate = graph._translate
 
     @functools.wraps(translate)

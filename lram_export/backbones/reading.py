@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,14 +28,39 @@ def read_sizes(kind: type[Config], fields: Fields, **values: Any) -> Config:
         raise ValueError(f"{fields.where}.{error}") from None
 
 
-def block_count(names: Iterable[str], block: re.Pattern[str], path: Path) -> int:
-    """How many blocks have weights of these names; ``block`` finds a block's number, ``path`` is for messages.
+@dataclass(frozen=True)
+class FoundWeights:
+    """What a checkpoint without a config shows of its sizes.
 
-    Raises:
-        CheckpointError: there is none, or one is missing.
+    Attributes:
+        path: the file, for messages.
+        shapes: of all weights, by name.
+        given: sizes that they do not show and the user says, of the backbone's ``HINTS``.
+        assumptions: takes what neither shows.
     """
-    blocks = sorted({int(found[1]) for name in names if (found := block.match(name))})
-    if not blocks or blocks != list(range(len(blocks))):
-        prefix = block.pattern.split("(")[0].replace("\\", "")
-        raise CheckpointError(f"{path}: {prefix}: expected blocks 0, 1, 2, ..., got {blocks}")
-    return len(blocks)
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    given: Mapping[str, int]
+    assumptions: list[str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A weight's shape; raises CheckpointError where it is missing."""
+        if name not in self.shapes:
+            raise CheckpointError(f"{self.path}: {name}: missing; is this an LRAM checkpoint?")
+        return self.shapes[name]
+
+    def block_count(self, block: re.Pattern[str]) -> int:
+        """How many blocks there are; ``block`` finds a block's number in a weight's name.
+
+        Raises:
+            CheckpointError: there is none, or one is missing.
+        """
+        blocks = sorted({int(found[1]) for name in self.shapes if (found := block.match(name))})
+        if not blocks or blocks != list(range(len(blocks))):
+            prefix = block.pattern.split("(")[0].replace("\\", "")
+            raise CheckpointError(f"{self.path}: {prefix}: expected blocks 0, 1, 2, ..., got {blocks}")
+        return len(blocks)

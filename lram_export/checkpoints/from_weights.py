@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lram_export.backbones.protocol import Weights
+from lram_export.backbones.reading import FoundWeights
 from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.checkpoints.checkpoint import Hints
 from lram_export.errors import CheckpointError, UsageError
@@ -35,31 +36,19 @@ def infer_config(
         CheckpointError: a weight that every LRAM has is missing.
         UsageError: something that cannot be inferred, naming the option that says it.
     """
-
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in weights:
-            raise CheckpointError(f"{path}: {name}: missing; is this an LRAM checkpoint?")
-        return tuple(weights[name].shape)
-
-    shape("embed_ln.weight")
     assumptions = ["tokens (reward, state, return-to-go), no time embeddings, as in the published models"]
-    original, given = _original(weights, path), hints.of_backbone
-    for name in given:
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    found = FoundWeights(path, shapes, hints.of_backbone, assumptions)
+    found.shape("embed_ln.weight")
+    original = _original(weights, path)
+    for name in found.given:
         if name not in original.HINTS:
             raise UsageError(f"--{name.replace('_', '-')}: the weights of {path} show it; leave it out")
-    backbone = original.infer(shape, weights, path, assumptions, given)
-    sizes = _infer_actions(shape("action_net.0.weight")[0], hints, num_actions, assumptions)
-    state_dim = shape("embed_state.weight")[-1] if "embed_state.weight" in weights else None
-    image_shape = None
-    if "embed_image.linear.0.weight" in weights:
-        image_shape = _infer_image_shape(
-            shape("embed_image.cnn.0.conv.weight")[1],
-            shape("embed_image.linear.0.weight")[1],
-            hints,
-            assumptions,
-        )
     try:
-        config = ModelConfig(backbone, ActionBins(**sizes), lram_encoders(state_dim, image_shape))
+        backbone = original.infer(found)
+        sizes = _infer_actions(found.shape("action_net.0.weight")[0], hints, num_actions, assumptions)
+        encoders = lram_encoders(*_infer_observations(found, hints))
+        config = ModelConfig(backbone, ActionBins(**sizes), encoders)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return config, tuple(assumptions)
@@ -103,6 +92,15 @@ def _infer_actions(rows: int, hints: Hints, num_actions: int | None, assumptions
         "action_channels": num_actions - discrete,
         "discrete_actions": discrete,
     }
+
+
+def _infer_observations(found: FoundWeights, hints: Hints) -> tuple[int | None, tuple[int, int, int] | None]:
+    """Numbers of an observation, shape of an image; None: the policy takes none."""
+    state_dim = found.shape("embed_state.weight")[-1] if "embed_state.weight" in found else None
+    if "embed_image.linear.0.weight" not in found:
+        return state_dim, None
+    channels, features = found.shape("embed_image.cnn.0.conv.weight")[1], found.shape("embed_image.linear.0.weight")[1]
+    return state_dim, _infer_image_shape(channels, features, hints, found.assumptions)
 
 
 def _infer_image_shape(channels: int, features: int, hints: Hints, assumptions: list[str]) -> tuple[int, int, int]:

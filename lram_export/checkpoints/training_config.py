@@ -139,7 +139,6 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     agent.know(INERT_AGENT, SUPPORTED_AGENT, READ_AGENT, ["kind"])
     model.know(INERT_OPTIONS, SUPPORTED_OPTIONS, SIZE_OPTIONS, original.SUPPORTED_MODEL, *original.INERT_MODEL.values())
     model.require({**SUPPORTED_OPTIONS, **original.SUPPORTED_MODEL})
-    backbone = original.read(agent.section("huggingface"), agent)
     Section(config, "env_params", file).require(SUPPORTED_ENVIRONMENT)
     action_channels = model.integer("action_channels", 256)
     discrete_actions = model.integer("discrete_actions", 18)
@@ -147,6 +146,7 @@ def read_hydra_config(file: Path, head_rows: int) -> ModelConfig:
     image_shape = model.get("image_shape", [1, 84, 84])
     state_dim = None if model.get("state_dim", 39) is None else model.integer("state_dim", 39)
     try:
+        backbone = original.read(agent.section("huggingface"), agent)
         head = ActionBins(
             act_dim or head_rows // max(action_channels + discrete_actions, 1), action_channels, discrete_actions
         )

@@ -7,8 +7,7 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 from lram_export.backbones.decision_transformer.config import (
     POSITIONS,
@@ -18,7 +17,7 @@ from lram_export.backbones.decision_transformer.config import (
     DecisionTransformerConfig,
 )
 from lram_export.backbones.protocol import Weights
-from lram_export.backbones.reading import block_count
+from lram_export.backbones.reading import FoundWeights
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.spec.sections import Options, Reasons, Section
 
@@ -60,6 +59,7 @@ def read(huggingface: Section, agent: Section) -> DecisionTransformerConfig:
 
     Raises:
         CheckpointError: a field missing or of the wrong type, or an option that is not supported.
+        ValueError: sizes do not fit together.
     """
     huggingface.require(SUPPORTED_HUGGINGFACE)
     huggingface.know(INERT_HUGGINGFACE, SUPPORTED_HUGGINGFACE, SIZES_HUGGINGFACE)
@@ -72,17 +72,14 @@ def read(huggingface: Section, agent: Section) -> DecisionTransformerConfig:
             f"{STEP_TOKENS} for each of the {context_length} steps of {agent.path}.eval_context_len, got {positions}"
         )
     inner = huggingface.get("n_inner", None)
-    try:
-        return DecisionTransformerConfig(
-            hidden_size=hidden_size,
-            num_blocks=huggingface.integer("n_layer", 3),
-            num_heads=huggingface.integer("n_head", 1),
-            ffn_size=4 * hidden_size if inner is None else huggingface.integer("n_inner"),
-            context_length=context_length,
-            norm_epsilon=huggingface.number("layer_norm_epsilon", 1e-5),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{huggingface.file}: {error}") from None
+    return DecisionTransformerConfig(
+        hidden_size=hidden_size,
+        num_blocks=huggingface.integer("n_layer", 3),
+        num_heads=huggingface.integer("n_head", 1),
+        ffn_size=4 * hidden_size if inner is None else huggingface.integer("n_inner"),
+        context_length=context_length,
+        norm_epsilon=huggingface.number("layer_norm_epsilon", 1e-5),
+    )
 
 
 LAYER = re.compile(r"encoder\.h\.(\d+)\.")
@@ -96,58 +93,45 @@ def recognizes(names: Iterable[str]) -> bool:
     return any(LAYER.match(name) and ".attn." in name for name in names)
 
 
-def infer(
-    shape: Callable[[str], tuple[int, ...]],
-    names: Iterable[str],
-    path: Path,
-    assumptions: list[str],
-    given: Mapping[str, int],
-) -> DecisionTransformerConfig:
+def infer(weights: FoundWeights) -> DecisionTransformerConfig:
     """Infer sizes from the weights and what the user says of the others.
 
-    Args:
-        shape: of a weight by name; raises CheckpointError where it is missing.
-        names: of all weights.
-        path: the file, for messages.
-        assumptions: takes what neither shows.
-        given: the sizes of :data:`HINTS` that the user says.
-
     Raises:
-        CheckpointError: blocks are missing, or sizes do not fit together.
+        CheckpointError: blocks are missing.
         UsageError: a size that must be said and is not.
+        ValueError: sizes do not fit together.
     """
-    num_blocks = block_count(names, LAYER, path)
-    hidden_size = shape("embed_ln.weight")[0]
-    rows = shape(POSITIONS)[0]
+    num_blocks = weights.block_count(LAYER)
+    hidden_size = weights.shape("embed_ln.weight")[0]
+    rows = weights.shape(POSITIONS)[0]
     published = {
         "num_heads": f"heads of width {PUBLISHED_HEAD_WIDTH}",
         "context_length": f"{PUBLISHED_CONTEXT_LENGTH}",
     }
     for name in HINTS:
-        if name not in given:
+        if name not in weights.given:
             raise UsageError(
                 f"--{name.replace('_', '-')}: the weights do not show it ({published[name]} in the published models); "
                 f"add it, or --config"
             )
-    if rows < STEP_TOKENS * given["context_length"]:
+    if rows < STEP_TOKENS * weights.given["context_length"]:
         raise UsageError(
             f"--context-length: expected at most {rows // STEP_TOKENS}, as {POSITIONS} has {rows} positions, "
-            f"{STEP_TOKENS} for each step; got {given['context_length']}"
+            f"{STEP_TOKENS} for each step; got {weights.given['context_length']}"
         )
-    assumptions += [
-        "fast attention, which attends to padding, and gelu, as in the published models",
-        "norm epsilon 1e-5, as in the published models",
-    ]
-    try:
-        return DecisionTransformerConfig(
-            hidden_size=hidden_size,
-            num_blocks=num_blocks,
-            num_heads=given["num_heads"],
-            ffn_size=shape("encoder.h.0.mlp.c_fc.weight")[-1],
-            context_length=given["context_length"],
+    weights.assumptions.extend(
+        (
+            "fast attention, which attends to padding, and gelu, as in the published models",
+            "norm epsilon 1e-5, as in the published models",
         )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    )
+    return DecisionTransformerConfig(
+        hidden_size=hidden_size,
+        num_blocks=num_blocks,
+        num_heads=weights.given["num_heads"],
+        ffn_size=weights.shape("encoder.h.0.mlp.c_fc.weight")[-1],
+        context_length=weights.given["context_length"],
+    )
 
 
 def canonical(weights: Weights, config: DecisionTransformerConfig) -> Weights:

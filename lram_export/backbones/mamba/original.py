@@ -7,12 +7,11 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 from lram_export.backbones.mamba.config import MambaConfig, dt_rank_of
 from lram_export.backbones.protocol import Weights
-from lram_export.backbones.reading import block_count
+from lram_export.backbones.reading import FoundWeights
 from lram_export.errors import CheckpointError
 from lram_export.spec.sections import Options, Reasons, Section
 
@@ -51,27 +50,25 @@ def read(huggingface: Section, agent: Section) -> MambaConfig:
 
     Raises:
         CheckpointError: a field missing or of the wrong type, or an option that is not supported.
+        ValueError: sizes do not fit together.
     """
     huggingface.integer("d_intermediate")  # the training code has no default
     huggingface.require(SUPPORTED_HUGGINGFACE)
     huggingface.know(INERT_HUGGINGFACE, SUPPORTED_HUGGINGFACE, SIZES_HUGGINGFACE)
     hidden_size = huggingface.integer("d_model", 2560)
     automatic = huggingface.get("dt_rank", "auto") == "auto"
-    try:
-        return MambaConfig(
-            hidden_size=hidden_size,
-            num_blocks=huggingface.integer("n_layer", 64),
-            inner_size=int(huggingface.number("expand", 2) * hidden_size),
-            state_size=huggingface.integer("d_state", 16),
-            dt_rank=dt_rank_of(hidden_size) if automatic else huggingface.integer("dt_rank"),
-            conv_kernel_size=huggingface.integer("d_conv", 4),
-            bias=huggingface.get("bias", False),
-            conv_bias=huggingface.get("conv_bias", True),
-            rms_norm=huggingface.get("rms_norm", True),
-            norm_epsilon=huggingface.number("norm_epsilon", 1e-5),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{huggingface.file}: {error}") from None
+    return MambaConfig(
+        hidden_size=hidden_size,
+        num_blocks=huggingface.integer("n_layer", 64),
+        inner_size=int(huggingface.number("expand", 2) * hidden_size),
+        state_size=huggingface.integer("d_state", 16),
+        dt_rank=dt_rank_of(hidden_size) if automatic else huggingface.integer("dt_rank"),
+        conv_kernel_size=huggingface.integer("d_conv", 4),
+        bias=huggingface.get("bias", False),
+        conv_bias=huggingface.get("conv_bias", True),
+        rms_norm=huggingface.get("rms_norm", True),
+        norm_epsilon=huggingface.number("norm_epsilon", 1e-5),
+    )
 
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
@@ -82,46 +79,30 @@ def recognizes(names: Iterable[str]) -> bool:
     return any(LAYER.match(name) and ".mixer." in name for name in names)
 
 
-def infer(
-    shape: Callable[[str], tuple[int, ...]],
-    names: Iterable[str],
-    path: Path,
-    assumptions: list[str],
-    given: Mapping[str, int],
-) -> MambaConfig:
+def infer(weights: FoundWeights) -> MambaConfig:
     """Infer every size from the weights alone.
 
-    Args:
-        shape: of a weight by name; raises CheckpointError where it is missing.
-        names: of all weights.
-        path: the file, for messages.
-        assumptions: takes what the weights do not show.
-        given: nothing, the weights show all of it.
-
     Raises:
-        CheckpointError: blocks are missing, it is a Mamba2, or sizes do not fit together.
+        CheckpointError: blocks are missing, or it is a Mamba2.
+        ValueError: sizes do not fit together.
     """
-    present = set(names)
-    num_blocks = block_count(present, LAYER, path)
+    num_blocks = weights.block_count(LAYER)
     mixer = "encoder.layers.0.mixer"
-    if f"{mixer}.dt_bias" in present:
-        raise CheckpointError(f"{path}: {mixer}.dt_bias: these are weights of Mamba2, which is not supported")
-    inner_size, state_size = shape(f"{mixer}.A_log")
-    assumptions.append("norm epsilon 1e-5, as in the published models")
-    try:
-        return MambaConfig(
-            hidden_size=shape("embed_ln.weight")[0],
-            num_blocks=num_blocks,
-            inner_size=inner_size,
-            state_size=state_size,
-            dt_rank=shape(f"{mixer}.dt_proj.weight")[-1],
-            conv_kernel_size=shape(f"{mixer}.conv1d.weight")[-1],
-            bias=f"{mixer}.in_proj.bias" in present,
-            conv_bias=f"{mixer}.conv1d.bias" in present,
-            rms_norm="encoder.norm_f.bias" not in present,
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    if f"{mixer}.dt_bias" in weights:
+        raise CheckpointError(f"{weights.path}: {mixer}.dt_bias: these are weights of Mamba2, which is not supported")
+    inner_size, state_size = weights.shape(f"{mixer}.A_log")
+    weights.assumptions.append("norm epsilon 1e-5, as in the published models")
+    return MambaConfig(
+        hidden_size=weights.shape("embed_ln.weight")[0],
+        num_blocks=num_blocks,
+        inner_size=inner_size,
+        state_size=state_size,
+        dt_rank=weights.shape(f"{mixer}.dt_proj.weight")[-1],
+        conv_kernel_size=weights.shape(f"{mixer}.conv1d.weight")[-1],
+        bias=f"{mixer}.in_proj.bias" in weights,
+        conv_bias=f"{mixer}.conv1d.bias" in weights,
+        rms_norm="encoder.norm_f.bias" not in weights,
+    )
 
 
 def canonical(weights: Weights, config: MambaConfig) -> Weights:

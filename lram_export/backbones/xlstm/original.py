@@ -7,12 +7,11 @@ are supported (``SUPPORTED_...``); and those that cannot, with the reason (``INE
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from lram_export.backbones.protocol import Weights
-from lram_export.backbones.reading import block_count
+from lram_export.backbones.reading import FoundWeights
 from lram_export.backbones.xlstm.config import XLSTMConfig, round_up
 from lram_export.errors import CheckpointError
 from lram_export.spec.sections import Options, Reasons, Section
@@ -95,6 +94,7 @@ def read(huggingface: Section, agent: Section) -> XLSTMConfig:
 
     Raises:
         CheckpointError: a field missing or of the wrong type, or an option that is not supported.
+        ValueError: sizes do not fit together.
     """
     file = huggingface.file
     huggingface.require(SUPPORTED_HUGGINGFACE)
@@ -123,21 +123,18 @@ def read(huggingface: Section, agent: Section) -> XLSTMConfig:
             raise CheckpointError(f"{feedforward.path} is missing in {file}; sLSTM blocks without it are not supported")
         slstm.require({**SUPPORTED_SLSTM, "conv1d_kernel_size": (4, (conv_kernel_size,))})
         feedforward.require(SUPPORTED_FEEDFORWARD)
-    try:
-        return XLSTMConfig(
-            hidden_size=hidden_size,
-            num_blocks=num_blocks,
-            num_heads=mlstm.integer("num_heads", 4),
-            inner_size=_width(mlstm, hidden_size, 2.0),
-            slstm_at=tuple(sorted(slstm_at)),
-            slstm_num_heads=slstm.integer("num_heads", 4),
-            ffn_size=_width(feedforward, hidden_size, 1.3) if slstm_at else 0,
-            ffn_activation=feedforward.get("act_fn", "gelu") if slstm_at else "gelu",
-            conv_kernel_size=conv_kernel_size,
-            qkv_block_size=mlstm.integer("qkv_proj_blocksize", 4),
-        )
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: {error}") from None
+    return XLSTMConfig(
+        hidden_size=hidden_size,
+        num_blocks=num_blocks,
+        num_heads=mlstm.integer("num_heads", 4),
+        inner_size=_width(mlstm, hidden_size, 2.0),
+        slstm_at=tuple(sorted(slstm_at)),
+        slstm_num_heads=slstm.integer("num_heads", 4),
+        ffn_size=_width(feedforward, hidden_size, 1.3) if slstm_at else 0,
+        ffn_activation=feedforward.get("act_fn", "gelu") if slstm_at else "gelu",
+        conv_kernel_size=conv_kernel_size,
+        qkv_block_size=mlstm.integer("qkv_proj_blocksize", 4),
+    )
 
 
 def _width(section: Section, hidden_size: int, default_factor: float) -> int:
@@ -159,48 +156,32 @@ def recognizes(names: Iterable[str]) -> bool:
     return any(name.startswith(BLOCKS) and ".xlstm." in name for name in names)
 
 
-def infer(
-    shape: Callable[[str], tuple[int, ...]],
-    names: Iterable[str],
-    path: Path,
-    assumptions: list[str],
-    given: Mapping[str, int],
-) -> XLSTMConfig:
+def infer(weights: FoundWeights) -> XLSTMConfig:
     """Infer every size from the weights alone.
 
-    Args:
-        shape: of a weight by name; raises CheckpointError where it is missing.
-        names: of all weights.
-        path: the file, for messages.
-        assumptions: takes what the weights do not show.
-        given: nothing, the weights show all of it.
-
     Raises:
-        CheckpointError: blocks are missing, or sizes do not fit together.
+        CheckpointError: blocks are missing.
+        ValueError: sizes do not fit together.
     """
-    present = set(names)
-    hidden = shape("embed_ln.weight")[0]
-    blocks = range(block_count(present, BLOCK, path))
-    slstm_at = tuple(i for i in blocks if f"{BLOCKS}{i}.xlstm.{KERNEL}" in present)
+    hidden = weights.shape("embed_ln.weight")[0]
+    blocks = range(weights.block_count(BLOCK))
+    slstm_at = tuple(i for i in blocks if f"{BLOCKS}{i}.xlstm.{KERNEL}" in weights)
     mlstm_at = [i for i in blocks if i not in slstm_at]
     sizes: dict[str, Any] = {"num_heads": 4, "inner_size": 2 * hidden}
     if mlstm_at:
         layer = f"{BLOCKS}{mlstm_at[0]}.xlstm"
         sizes = {
-            "num_heads": shape(f"{layer}.mlstm_cell.igate.weight")[0],
-            "inner_size": shape(f"{layer}.learnable_skip")[0],
-            "qkv_block_size": shape(f"{layer}.q_proj.weight")[-1],
+            "num_heads": weights.shape(f"{layer}.mlstm_cell.igate.weight")[0],
+            "inner_size": weights.shape(f"{layer}.learnable_skip")[0],
+            "qkv_block_size": weights.shape(f"{layer}.q_proj.weight")[-1],
         }
     if slstm_at:
         block = f"{BLOCKS}{slstm_at[0]}"
-        sizes["slstm_num_heads"] = shape(f"{block}.xlstm.{KERNEL}")[0]
-        sizes["ffn_size"] = shape(f"{block}.ffn.proj_down.weight")[-1]
-        assumptions.append("feed-forward activation gelu, as in the published models")
-    sizes["conv_kernel_size"] = shape(f"{BLOCKS}0.xlstm.conv1d.conv.weight")[-1]
-    try:
-        return XLSTMConfig(hidden_size=hidden, num_blocks=len(blocks), slstm_at=slstm_at, **sizes)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        sizes["slstm_num_heads"] = weights.shape(f"{block}.xlstm.{KERNEL}")[0]
+        sizes["ffn_size"] = weights.shape(f"{block}.ffn.proj_down.weight")[-1]
+        weights.assumptions.append("feed-forward activation gelu, as in the published models")
+    sizes["conv_kernel_size"] = weights.shape(f"{BLOCKS}0.xlstm.conv1d.conv.weight")[-1]
+    return XLSTMConfig(hidden_size=hidden, num_blocks=len(blocks), slstm_at=slstm_at, **sizes)
 
 
 def canonical(weights: Weights, config: XLSTMConfig) -> Weights:
