@@ -124,9 +124,19 @@ def check_tensor(tensor: TensorSpec | StateSpec, value: object) -> None:
     if not isinstance(value, np.ndarray) or value.shape != tensor.shape or value.dtype != np.float32:
         raise ValueError(_mismatch(tensor, value))
     limit = tensor.limit
-    if isinstance(tensor, StateSpec) and tensor.role != "stabilizer":
+    if isinstance(tensor, StateSpec) and tensor.role == "index":
+        _check_index(tensor, value)
+    elif isinstance(tensor, StateSpec) and tensor.role != "stabilizer":
         limit = LARGEST_STATE
     check_magnitude(tensor.name, np.asarray(value), limit)
+
+
+def _check_index(tensor: StateSpec, value: NDArray[np.float32]) -> None:
+    """Any other value would name no entry: nothing would be replaced, and the policy would act by what is long past."""
+    most = LARGEST_STATE if tensor.limit is None else tensor.limit
+    wrong = ~((value >= 0) & (value <= most) & (value == np.floor(value)))
+    if wrong.any():
+        raise ValueError(f"{tensor.name}: expected whole numbers from 0 to {most:g}, got {value[wrong].flat[0]:g}")
 
 
 def check_magnitude(name: str, value: NDArray[Any], limit: float | None = None) -> None:

@@ -55,7 +55,7 @@ class StateSpec(TensorSpec):
     Attributes:
         role: what it is, in a word: ``matrix``, ``normalizer``, ``stabilizer`` (a logarithm: it may be of any
             magnitude), ``window`` (of past inputs), ``hidden``, ``cell``, ``key`` and ``value`` (of past tokens, for
-            attention), ``index`` (a whole number: which of several entries is replaced next).
+            attention), ``index`` (a whole number up to ``limit``: which of several entries is replaced next).
         initial: the value of every element at the start of an episode; None: those of a tensor that the bundle
             carries under the state's name, see :func:`initial_values`.
     """
@@ -148,7 +148,8 @@ def read_step_spec(fields: Fields) -> StepSpec:
     inputs = tuple(_tensor(entry, batch, TensorSpec, ("limit",)) for entry in _entries(fields, "inputs", MOST_INPUTS))
     outputs = tuple(_tensor(entry, batch, TensorSpec) for entry in _entries(fields, "outputs", MOST_INPUTS))
     states = tuple(
-        _tensor(entry, batch, StateSpec, ("role", "initial")) for entry in _entries(fields, "state", MOST_STATES)
+        _tensor(entry, batch, StateSpec, ("role", "initial", "limit"))
+        for entry in _entries(fields, "state", MOST_STATES)
     )
     spec = StepSpec(batch, inputs, outputs, states)  # type: ignore[arg-type]
     _check_interface(spec, fields)
@@ -171,7 +172,7 @@ def _tensor(entry: Fields, batch: int, kind: type[TensorSpec], more: tuple[str, 
         raise ValueError(f"{entry.path('shape')}: expected at most {MOST_ELEMENTS} elements, got {list(extents)}")
     values: dict[str, Any] = {}
     if optional:
-        values["limit"] = entry.number("limit", low=1.0, high=MAX_FLOAT32)
+        values["limit"] = entry.number("limit", low=0.0 if kind is StateSpec else 1.0, high=MAX_FLOAT32)
     if "role" in more:
         values["role"] = entry.text("role", choices=ROLES)
     if "initial" in more:

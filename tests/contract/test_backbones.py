@@ -226,6 +226,19 @@ class TestTargets:
                 np.testing.assert_array_equal(policy.act(observation), action)
                 np.testing.assert_array_equal(policy.action_logits, logits)
 
+    def test_an_index_that_is_none_is_refused_and_changes_nothing(self, bundle: Exported, target: str) -> None:
+        with bundle.load(target) as policy:
+            policy.act(random_steps(policy.spec, TASK, 1, seed=8)["observation"][0])
+            before = policy.state()
+            for tensor in policy.spec.states:
+                for wrong in () if tensor.role != "index" else (0.5, -1, (tensor.limit or 0) + 1, np.nan):
+                    index = before[tensor.name].copy()
+                    index[-1] = wrong
+                    with pytest.raises(ValueError, match=rf"^{tensor.name}: expected whole numbers .*got {wrong:g}$"):
+                        policy.load_state({**before, tensor.name: index})
+            for name, values in policy.state().items():
+                np.testing.assert_array_equal(values, before[name])
+
     def test_a_reset_row_starts_like_a_fresh_policy_and_leaves_the_other_alone(
         self, bundle: Exported, target: str
     ) -> None:

@@ -164,7 +164,8 @@ class DecisionTransformerConfig:
                 StateSpec(state_name(block, part), ring, "float32", role=part, initial=None)
                 for part in ("key", "value")
             ]
-            found.append(StateSpec(state_name(block, "index"), (batch_size,), "float32", role="index"))
+            last = float(self.context_length - 2)
+            found.append(StateSpec(state_name(block, "index"), (batch_size,), "float32", last, role="index"))
         return found
 
 
