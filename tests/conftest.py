@@ -45,7 +45,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return nodeid if "::test_the_page_runs[" in nodeid else nodeid.partition("::")[0]
 
+    config.option.loadscopereorder = False  # xdist would put the longest last: the pages, of one test each
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests that share nothing come first, so that no process is alone with one at the end."""
+    items.sort(key=lambda item: "::test_the_page_runs[" not in item.nodeid)
 
 
 # Children of a suite in the background or under nohup would ignore what tests of signals send: a signal that is ignored
