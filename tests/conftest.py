@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return nodeid if "::test_the_page_runs[" in nodeid else nodeid.partition("::")[0]
 
-    config.option.loadscopereorder = False  # xdist would put the longest last: the pages, of one test each
+    config.option.loadscopereorder = False  # it is done below
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests that share nothing come first, so that no process is alone with one at the end."""
-    items.sort(key=lambda item: "::test_the_page_runs[" not in item.nodeid)
+    """Files with many tests come first, as in xdist, so that no process is alone with one at the end; but before them
+    the pages, which are one test each and take longest."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: ("::test_the_page_runs[" not in item.nodeid, -tests[item.path]))
 
 
 # Children of a suite in the background or under nohup would ignore what tests of signals send: a signal that is ignored
