@@ -36,7 +36,7 @@ Shape small(std::vector<int> slstm_at) {
 constexpr lram::Layout kLayout = lram::Layout::tiled_int8;
 
 // With a state that an input is long enough for.
-Shape small(Shape shape) {
+Shape shortened(Shape shape) {
   shape.blocks = shape.heads = 1;
   shape.hidden = shape.inner = 20;
   if (shape.steps != 0) shape.steps = 3;
@@ -80,9 +80,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                {small({1}), LRAM_STATE_FLOAT32},
                                {small({0, 1}), LRAM_STATE_FLOAT32},
                                {small({1}), LRAM_STATE_LAZY_HALF},
-                               {small(mamba(kLayout)), LRAM_STATE_FLOAT32},
-                               {small(transformer(true, kLayout)), LRAM_STATE_FLOAT32},
-                               {small(transformer(false, kLayout)), LRAM_STATE_FLOAT32}};
+                               {shortened(mamba(kLayout)), LRAM_STATE_FLOAT32},
+                               {shortened(transformer(true, kLayout)), LRAM_STATE_FLOAT32},
+                               {shortened(transformer(false, kLayout)), LRAM_STATE_FLOAT32}};
   constexpr std::size_t kSubjects = std::extent<decltype(subjects)>::value;
   if (size < 1) return 0;
   std::vector<float> values((size - 1) / sizeof(float));
