@@ -10,7 +10,7 @@ import pytest
 
 from lram_export import Policy, load_policy
 from lram_export.runtimes import RUNTIMES, Runtime
-from tests.conftest import ExportFunction, load_golden
+from tests.conftest import SLOW, ExportFunction, load_golden
 
 TOLERANCE = 1e-4
 STEPS = 12
@@ -214,7 +214,11 @@ class TestState:
         assert {"state.0.C", "state.0.m", "state.1.y", "state.1.conv"} <= set(own)
 
     @pytest.mark.parametrize(
-        ("name", "other"), [*(("state_ms", other) for other in RUNTIMES), ("image_m", next(iter(RUNTIMES)))]
+        ("name", "other"),
+        [
+            *(("state_ms", other) for other in RUNTIMES),
+            *(pytest.param("image_m", other, marks=SLOW if number else ()) for number, other in enumerate(RUNTIMES)),
+        ],
     )
     def test_a_run_moves_between_targets(self, name: str, target: str, other: str, exported: ExportFunction) -> None:
         golden = load_golden(name)

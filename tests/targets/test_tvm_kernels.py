@@ -123,7 +123,7 @@ class TestDense:
     """Products with weights of every kind, on every platform that runs here, against numpy."""
 
     @given(**SIZES, stored=st.sampled_from(["float32", "float16", "uint16"]), name=st.sampled_from(HERE))
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=25, deadline=None)
     def test_floating_point_weights(self, rows: int, outputs: int, inputs: int, stored: str, name: str) -> None:
         rng = np.random.default_rng(rows + outputs)
         weight = rng.standard_normal((outputs, inputs)).astype(np.float32)
@@ -137,7 +137,7 @@ class TestDense:
         assert not y[:, outputs:].any()
 
     @given(**SIZES, format=st.sampled_from(["int8", "int4"]), name=st.sampled_from(HERE))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=20, deadline=None)
     def test_integer_codes(self, rows: int, outputs: int, inputs: int, format: str, name: str) -> None:
         platform, rng = PLATFORMS[name], np.random.default_rng(rows + outputs)
         largest = 127 if format == "int8" else 7
@@ -154,7 +154,7 @@ class TestDense:
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ exact.T) <= bound).all()
 
     @given(**SIZES, format=st.sampled_from(["int8", "int4"]), unsigned=st.booleans())
-    @settings(max_examples=5, deadline=None)
+    @settings(max_examples=10, deadline=None)
     def test_codes_for_byte_dot_products_may_have_any_width(
         self, rows: int, outputs: int, inputs: int, format: str, unsigned: bool
     ) -> None:
@@ -177,7 +177,7 @@ class TestDense:
         stored=st.sampled_from(["float32", "float16", "uint16", "int8", "int4"]),
         lanes=st.sampled_from([4, 8, 16]),
     )
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=25, deadline=None)
     def test_products_with_many_tokens(self, rows: int, outputs: int, inputs: int, stored: str, lanes: int) -> None:
         rng = np.random.default_rng(rows + outputs)
         weight = rng.standard_normal((outputs, inputs)).astype(np.float32)
@@ -245,7 +245,7 @@ class TestNorms:
         width=st.integers(1, 20).map(lambda n: 16 * n) | st.integers(2, 100),
         name=st.sampled_from(HERE),
     )
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=15, deadline=None)
     def test_norms_of_tokens_are_torchs(self, rows: int, width: int, name: str) -> None:
         rng, functional = np.random.default_rng(width), torch.nn.functional
         x = (3 * rng.standard_normal((rows, width)) + 5).astype(np.float32)
