@@ -13,7 +13,7 @@ from lram_export.episodes.intervals import mean, success_rate
 from lram_export.model.config import ModelConfig
 from lram_export.prediction.machine_speed import this_device
 from lram_export.prediction.predict import MachineSpeed, predict
-from lram_export.prediction.sizes import products, state_bytes
+from lram_export.prediction.sizes import computes, products, state_bytes
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 ORIGINAL, OPENVINO, NATIVE = "original", "openvino", "native"
@@ -139,12 +139,18 @@ def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
                 str(case.batch),
                 *(f"{results[target]['p50_ms']:.3g}" if target in results else "-" for target in targets),
                 f"{native['floor_ratio']:.2f}",
+                _product_share(case, native["p50_ms"] / 1e3, document["bench"]["products"]),
                 "-" if native["peak_memory"] is None else f"{native['peak_memory'] / 1e6:.0f} MB",
                 f"{state / 1e6:.3g} MB",
             ]
         )
-    columns = ["size", "policy", "precision", "rows", *targets, f"{NATIVE}: x floor", "memory", "state"]
+    columns = ["size", "policy", "precision", "rows", *targets, f"{NATIVE}: x floor", "of products", "memory", "state"]
     return table(columns, rows)
+
+
+def _product_share(case: Case, seconds: float, rate: float) -> str:
+    """What share of the machine's multiplications per second a step reaches, where they limit it."""
+    return f"{case.batch * products(case.config) / seconds / rate:.0%}" if computes(case.config) else "-"
 
 
 def prediction_table(

@@ -1,7 +1,7 @@
 """`lram-export bench`: how long an environment step takes, and how far that is from the memory's speed.
 
-Every target runs in a process of its own (its memory and load time are its own), and so does the bandwidth
-probe. The processes take turns in short windows, so that a machine whose speed swings treats all alike: ratios
+Every target runs in a process of its own (its memory and load time are its own), and so does the probe of
+the machine. The processes take turns in short windows, so that a machine whose speed swings treats all alike: ratios
 of medians from one run can be compared, milliseconds from different runs cannot.
 
 A window warms up, then times whole ``Policy.act`` calls with a monotonic clock. Before the first window a target
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.benchmark.worker import BASELINE, BandwidthJob, Job, StepJob, WorkerReport, serve
+from lram_export.benchmark.worker import BASELINE, Job, ProbeJob, StepJob, WorkerReport, serve
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.errors import LramError
@@ -94,7 +94,8 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All targets of one run and the read bandwidth measured among them (bytes per second).
+    """All targets of one run, and measured among them the read bandwidth (bytes per second) and what matrix products
+    reach (multiplications of float32 per second).
 
     ``load`` is what others did meanwhile; ``warnings`` say in a line each why times and ratios are not to be relied on.
     ``samples`` are the seconds of every timed step, in the order of the results.
@@ -102,6 +103,8 @@ class BenchReport:
 
     bandwidth: float
     bandwidth_range: tuple[float, float]
+    products: float
+    products_range: tuple[float, float]
     results: tuple[BenchResult, ...]
     load: MachineLoad
     warnings: tuple[str, ...] = ()
@@ -152,20 +155,22 @@ def bench_together(
     told to it and left out, and the others go on; the results are in the order of those that did not fail.
 
     Raises:
-        UsageError, LramError: as :func:`bench`, without ``failed``; with it, only if the bandwidth probe fails.
+        UsageError, LramError: as :func:`bench`, without ``failed``; with it, only if the probe of the machine fails.
     """
     runs = [_Run(contender, options, failed) for contender in contenders]
     bandwidths: list[float] = []
+    products: list[float] = []
     watch = LoadWatch()
     with ExitStack() as stack:
-        probe = stack.enter_context(_worker(BandwidthJob(options.threads)))
+        probe = stack.enter_context(_worker(ProbeJob(options.threads)))
         for run in runs:
             with progress.stage(f"loading {run.contender.name}"), run.attempt():
                 run.load(stack)
         per_window = _split(options.steps, WINDOWS)
         with progress.stage("measuring", len(per_window) * len(runs)) as advance:
             for steps in per_window:
-                bandwidths.append(probe.ask("measure"))
+                bandwidths.append(probe.ask("bandwidth"))
+                products.append(probe.ask("products"))
                 for run in runs:
                     with run.attempt():
                         run.window(steps)
@@ -176,9 +181,15 @@ def bench_together(
     finished = [run for run in runs if run.report is not None]
     results = tuple(_result(run, options, bandwidths) for run in finished)
     samples = tuple(np.concatenate(run.windows) for run in finished)
-    low, middle, high = (float(q) for q in np.percentile(bandwidths, [10, 50, 90]))
     load = watch.stop()
-    return BenchReport(middle, (low, high), results, load, tuple(reasons_to_doubt(load, results)), samples)
+    doubts = tuple(reasons_to_doubt(load, results))
+    return BenchReport(*_spread(bandwidths), *_spread(products), results, load, doubts, samples)
+
+
+def _spread(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The median, and the 10th and the 90th percentile."""
+    low, middle, high = (float(q) for q in np.percentile(values, [10, 50, 90]))
+    return middle, (low, high)
 
 
 class _Run:

@@ -33,11 +33,11 @@ INPUT_STEPS = 64
 
 
 @dataclass(frozen=True)
-class BandwidthJob:
-    """Measure the read bandwidth."""
+class ProbeJob:
+    """Measure how fast the machine reads memory and multiplies."""
 
     threads: int
-    name: str = "bandwidth probe"
+    name: str = "probe of the machine"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StepJob:
     source: CheckpointSource | None = None
 
 
-Job = BandwidthJob | StepJob
+Job = ProbeJob | StepJob
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def serve(connection: Connection, job: Job) -> None:
     """Load, say so, then answer requests ``(method, *arguments)``; errors travel back as exceptions."""
     end_with_parent()
     try:
-        worker: Any = _BandwidthWorker(job) if isinstance(job, BandwidthJob) else _StepWorker(job)
+        worker: Any = _ProbeWorker(job) if isinstance(job, ProbeJob) else _StepWorker(job)
         connection.send((True, None))
         while True:
             method, *arguments = connection.recv()
@@ -92,14 +92,17 @@ def serve(connection: Connection, job: Job) -> None:
         connection.send((False, LramError(f"{job.name}: {type(error).__name__}: {error}")))
 
 
-class _BandwidthWorker:
-    def __init__(self, job: BandwidthJob) -> None:
-        from lram_export.benchmark.bandwidth import ReadBandwidth
+class _ProbeWorker:
+    def __init__(self, job: ProbeJob) -> None:
+        from lram_export.benchmark.probes import ProductRate, ReadBandwidth
 
-        self._probe = ReadBandwidth(job.threads)
+        self._bandwidth, self._products = ReadBandwidth(job.threads), ProductRate(job.threads)
 
-    def measure(self) -> float:
-        return self._probe.measure()
+    def bandwidth(self) -> float:
+        return self._bandwidth.measure()
+
+    def products(self) -> float:
+        return self._products.measure()
 
 
 class _StepWorker:

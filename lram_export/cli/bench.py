@@ -126,6 +126,8 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
     notes = [
         f"read bandwidth in this run, {counted(results[0].threads, 'thread')}: {report.bandwidth / 1e9:.1f} GB/s "
         f"({low / 1e9:.1f} to {high / 1e9:.1f}); the floor is bytes per step divided by it",
+        f"products of float32 matrices, as fast as numpy makes them: {report.products / 1e9:.3g} billion "
+        f"multiplications per second ({report.products_range[0] / 1e9:.3g} to {report.products_range[1] / 1e9:.3g})",
         "jitter is p99.9 / p50; x floor is the median over windows of p50 / floor",
         "cpu ms is the processor time of all threads per step",
     ]

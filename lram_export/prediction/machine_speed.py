@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from lram_export.benchmark.bandwidth import ReadBandwidth
 from lram_export.benchmark.bench import BenchOptions, BenchResult, Contender, bench_together
+from lram_export.benchmark.probes import ReadBandwidth
 from lram_export.bundle.bundle import Bundle
 from lram_export.describe import counted
 from lram_export.errors import LramError
 from lram_export.model.config import ModelConfig
 from lram_export.prediction.predict import STREAMING, MachineSpeed, TargetSpeed
-from lram_export.prediction.sizes import moved_bytes, state_bytes, weight_bytes, work
+from lram_export.prediction.sizes import computes, moved_bytes, state_bytes, weight_bytes, work
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.tasks import resolve_task
 from lram_export.system.cache import CompileCache
@@ -185,8 +185,7 @@ def fit(
     """The two numbers of a target that make both models of a family take as long as they took."""
     curve, largest = MachineSpeed("", 0, "", bandwidth, ()), bandwidth[max(bandwidth)]
     wide = small_model("206m", family)
-    computes = work(wide, precision, TASK) != moved_bytes(wide, precision, TASK)
-    streaming = not computes and large.floor_ratio <= 1 / STREAMING
+    streaming = not computes(wide) and large.floor_ratio <= 1 / STREAMING
     streams, seconds, weights, memory = [], [], [], []
     for width, result in (("16m", small), ("206m", large)):
         config = small_model(width, family)

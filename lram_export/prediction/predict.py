@@ -1,7 +1,7 @@
 """How long a step will take and how much memory it needs, on a machine that is not here or was measured before.
 
 A step is a stream through memory plus what every block costs besides: with the bytes that a step moves (or, of a model
-whose step computes longer than it streams, its multiplications: :func:`~lram_export.prediction.sizes.work`),
+whose step computes longer than it streams, its multiplications: :func:`~lram_export.prediction.sizes.computes`),
 
     seconds = blocks * per_block + bytes / (efficiency * bandwidth)
 
@@ -24,7 +24,7 @@ from itertools import pairwise
 from typing import Any
 
 from lram_export.model.config import ModelConfig
-from lram_export.prediction.sizes import family, moved_bytes, state_bytes, weight_bytes, work
+from lram_export.prediction.sizes import computes, family, moved_bytes, products, state_bytes, weight_bytes
 from lram_export.spec.precision import MIXED
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.devices import DeviceProfile
@@ -209,13 +209,12 @@ def _seconds(
     batch: int,
     task: TaskSpec | None,
 ) -> float:
-    moved = moved_bytes(config, measured.precision, task)
-    if work(config, measured.precision, task) != moved:
+    if computes(config):
         rate = measured.efficiency * speed.bandwidth[max(speed.bandwidth)]
-        amount = batch * work(config, measured.precision, task)
+        amount = batch * products(config)
     else:
         rate = _reached(measured, speed, bandwidth, here)
-        amount = moved + 2 * (batch - 1) * state_bytes(config)
+        amount = moved_bytes(config, measured.precision, task) + 2 * (batch - 1) * state_bytes(config)
     return config.backbone.num_blocks * measured.per_block + amount / rate
 
 

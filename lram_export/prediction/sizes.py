@@ -45,11 +45,15 @@ def products(config: ModelConfig) -> int:
     return config.backbone.products() if hasattr(config.backbone, "products") else 0
 
 
+def computes(config: ModelConfig) -> bool:
+    """Whether its multiplications limit a step: every weight serves so many tokens that memory delivers it sooner (a
+    transformer over its window)."""
+    return products(config) > COMPUTES * config.parameters
+
+
 def work(config: ModelConfig, precision: str, task: TaskSpec | None = None) -> int:
-    """What the time of a step grows with: the bytes that it moves, or its multiplications where every weight serves so
-    many tokens that these take longer (a transformer over its window)."""
-    count = products(config)
-    return count if count > COMPUTES * config.parameters else moved_bytes(config, precision, task)
+    """What the time of a step grows with: the bytes that it moves, or its multiplications where they limit it."""
+    return products(config) if computes(config) else moved_bytes(config, precision, task)
 
 
 def family(config: ModelConfig) -> str:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lram_export import Bundle, LramError
-from lram_export.benchmark.bandwidth import ReadBandwidth
 from lram_export.benchmark.baseline import better_threads
 from lram_export.benchmark.bench import BenchOptions, BenchReport, bench, reasons_to_doubt, timed_targets
+from lram_export.benchmark.probes import SIDE, ProductRate, ReadBandwidth
 from lram_export.benchmark.worker import BASELINE, StepJob, _StepWorker
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.system.load import LoadWatch, MachineLoad
@@ -117,6 +117,21 @@ def test_the_bandwidth_probe_reads_all_it_says() -> None:
     with ReadBandwidth(threads=1) as probe:
         assert probe.bytes >= 256 * 2**20 - 8
         assert 1e8 < probe.measure(passes=2) < 1e13
+
+
+def test_the_probe_of_products_counts_the_multiplications_it_makes() -> None:
+    probe = ProductRate(threads=2)
+    start = time.perf_counter()
+    rate = probe.measure(passes=1)
+    taken = time.perf_counter() - start
+    # the one pass took no longer than the call, and at least half of it
+    assert 2 * SIDE**3 / taken <= rate <= 2 * 2 * SIDE**3 / taken
+    assert all((result != 0).all() for result in probe._results)
+
+
+def test_the_machine_is_probed_among_the_targets(report: BenchReport) -> None:
+    for value, (low, high) in ((report.bandwidth, report.bandwidth_range), (report.products, report.products_range)):
+        assert 1e8 < low <= value <= high
 
 
 def test_the_reference_is_timed_only_when_asked_for(exported: ExportFunction) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lram_export.benchmark.bandwidth import ReadBandwidth
 from lram_export.benchmark.bench import BenchResult
+from lram_export.benchmark.probes import ReadBandwidth
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.lowering import lower

@@ -123,7 +123,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             BenchResult(**{**numbers, "target": c.target, "parity": None})  # type: ignore[arg-type]
             for c in contenders
         ]
-        return BenchReport(1e9, (1e9, 1e9), tuple(results), MachineLoad(1, None, None, None))
+        return BenchReport(1e9, (1e9, 1e9), 1e9, (1e9, 1e9), tuple(results), MachineLoad(1, None, None, None))
 
     monkeypatch.setattr("lram_export.sweep.steps.bench_together", bench_together)
     return asked

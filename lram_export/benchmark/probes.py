@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the speed limit of a step at batch 1."""
+"""What limits a step: how fast this machine reads memory (at batch 1), and how fast it multiplies (over a window)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ BUFFER_BYTES = 256 * 2**20
 
 LEAST_PER_PASS = 256 * 2**20
 """Bytes that a pass reads at least."""
+
+SIDE = 1024
+"""Of the square matrices that are multiplied: large enough that products by BLAS come near the most they reach."""
 
 Buffer = NDArray[np.float32]
 
@@ -52,6 +55,33 @@ class ReadBandwidth:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown()
+
+
+class ProductRate:
+    """Multiplies float32 matrices by numpy's BLAS in ``threads`` threads, each its own.
+
+    ``OPENBLAS_NUM_THREADS`` must be 1 before numpy is imported, or every product starts threads of its own.
+    """
+
+    def __init__(self, threads: int) -> None:
+        """The matrices, filled once."""
+        rng = np.random.default_rng(0)
+        self._factors = [rng.standard_normal((2, SIDE, SIDE), dtype=np.float32) for _ in range(threads)]
+        self._results = [np.empty((SIDE, SIDE), np.float32) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def measure(self, passes: int = 3) -> float:
+        """Multiplications (each with its addition) per second of the fastest of some passes."""
+        best = 0.0
+        for _ in range(passes):
+            start = time.perf_counter()
+            list(self._pool.map(_multiply, self._factors, self._results))
+            best = max(best, len(self._factors) * SIDE**3 / (time.perf_counter() - start))
+        return best
+
+
+def _multiply(factors: Buffer, result: Buffer) -> None:
+    np.matmul(factors[0], factors[1], out=result)
 
 
 def _read(reduction: Callable[[Buffer], float], times: int, buffer: Buffer) -> None:
