@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("path", type=INPUT_PATH)
 @options.checkpoint_options
+@options.context
 @click.option(
     "--device", metavar="NAME", help="Predict memory and latency on a device, or here: this machine, measured."
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 def inspect(
     path: Path,
     reading: options.CheckpointOptions,
+    context: str | None,
     device: str | None,
     rate: float | None,
     task: str | None,
@@ -48,31 +50,31 @@ def inspect(
     if device is None and (rate is not None or task is not None or measure):
         raise UsageError("--rate, --task, --measure: only with --device")
     if device is not None:
-        config, asked, batch = _model(path, task, reading, quiet)
+        config, asked, batch = _model(path, task, reading, context, quiet)
         print_prediction(config, asked, batch, device, rate, measure, as_json, quiet)
         return
     if (path / MANIFEST_FILE).is_file():
-        _check_no_reading(path, reading)
+        _check_no_reading(path, reading, context)
         _inspect_bundle(path, as_json, ConsoleProgress(quiet))
     else:
-        checkpoint = reading.load(path, ConsoleProgress(quiet))
+        checkpoint = reading.load(path, ConsoleProgress(quiet), context)
         _inspect_checkpoint(checkpoint, as_json)
 
 
 def _model(
-    path: Path, task: str | None, reading: options.CheckpointOptions, quiet: bool
+    path: Path, task: str | None, reading: options.CheckpointOptions, context: str | None, quiet: bool
 ) -> tuple[ModelConfig, TaskSpec | None, int]:
     """The architecture in a bundle or a checkpoint, what is asked of it, and the rows of a step."""
     from lram_export.bundle.bundle import Bundle
     from lram_export.bundle.manifest import MANIFEST_FILE
 
     if (path / MANIFEST_FILE).is_file():
-        _check_no_reading(path, reading)
+        _check_no_reading(path, reading, context)
         if task is not None:
             raise UsageError(f"--task: {path} is a bundle, which has its task")
         manifest = Bundle.open(path).manifest
         return read_model(manifest.model, path), manifest.task, manifest.batch_size
-    config = reading.load(path, ConsoleProgress(quiet)).config
+    config = reading.load(path, ConsoleProgress(quiet), context).config
     return config, None if task is None else _task(task, config), 1
 
 
@@ -93,7 +95,9 @@ def _task(name: str, config: ModelConfig) -> TaskSpec:
     )
 
 
-def _check_no_reading(path: Path, reading: options.CheckpointOptions) -> None:
+def _check_no_reading(path: Path, reading: options.CheckpointOptions, context: str | None) -> None:
+    if context is not None:
+        raise UsageError(f"--context: {path} is a bundle, which acts in the context it was exported for")
     if reading.given:
         raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
 

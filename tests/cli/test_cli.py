@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from lram_export.checkpoints.folder import save_checkpoint
+from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.cli import COMMANDS
 from lram_export.model.encoders import StateEncoder
+from lram_export.prediction.sizes import state_bytes
 from lram_export.spec.tokens import PLAIN
 from tests.conftest import GOLDEN, ExportFunction, cli, fail, load_golden, shell, succeed
 from tests.models import lram
@@ -129,6 +131,7 @@ class TestWrongUse:
         assert "only with --checkpoint" in fail("bench", bundle, "--baseline", "--config", "x")[1]
         assert "only with --baseline" in fail("bench", bundle, "--checkpoint", STATE_M)[1]
         assert "is a bundle" in fail("inspect", bundle, "--act-dim", "8")[1]
+        assert "is a bundle, which acts in the context" in fail("inspect", bundle, "--context", "cache")[1]
 
     def test_another_models_checkpoint(self, bundle: Path) -> None:
         code, line = fail("verify", bundle, "--checkpoint", GOLDEN / "state_ms" / "model.zip")
@@ -280,6 +283,22 @@ class TestResults:
         assert found["native"]["precisions"] == [] and found["tvm"]["refusal"] is None
         assert "no kernels for 1 token per step" in found["native"]["refusal"]
         assert "no kernels for 1 token per step" in " ".join(succeed("inspect", tmp_path / "plain").stdout.split())
+
+    def test_inspect_shows_and_predicts_a_transformer_in_the_context_asked_for(self) -> None:
+        path = GOLDEN / "dt_state" / "model.zip"
+        shown = {
+            context: json.loads(succeed("inspect", path, *option, "--json").stdout)["model"]["backbone"]["context"]
+            for context, option in (("window", ()), ("cache", ("--context", "cache")))
+        }
+        assert shown == {"window": "window", "cache": "cache"}
+        states = [
+            json.loads(succeed("inspect", path, "--context", context, "--device", "n100", "--json").stdout)
+            for context in ("window", "cache")
+        ]
+        window, cache = (document["predictions"][0]["state"] for document in states)
+        config = load_checkpoint(path).config
+        assert (window, cache) == (state_bytes(config), state_bytes(config.in_context("cache")))
+        assert window < cache
 
     def test_inspect_lists_what_was_skipped(self) -> None:
         document = json.loads(succeed("inspect", STATE_M, "--json").stdout)
