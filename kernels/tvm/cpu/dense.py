@@ -14,7 +14,7 @@ from tvm import DataType
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.loops import AHEAD, LINE, STACK, fetch, jobs_loop, rows_loop
 from lram_export.kernels.tvm.functions import lane_max, magnitude, span, typed, wide
 from lram_export.spec.precision import GROUP
 from lram_export.targets.layout import TILE
@@ -66,7 +66,9 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
     """
     vectors = TILE // lanes
     group = tokens_at_once(rows, max(3, SUMS // vectors))
-    size = parts * tiles * TILE * cols * DataType(stored).itemsize
+    itemsize = DataType(stored).itemsize
+    size = parts * tiles * TILE * cols * itemsize
+    ahead, line = AHEAD // (TILE * itemsize), LINE // itemsize
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -81,6 +83,8 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
                 total = T.alloc_buffer((group, TILE), "float32", scope=STACK)
                 clear(total, group, vectors, lanes)
                 for i in T.serial(cols):
+                    for n in T.unroll(TILE // line):
+                        T.evaluate(fetch(weight, tile, i + ahead, n * line))
                     # beside the sums, registers hold an input of each token and one vector of weights
                     for v in T.unroll(vectors):
                         for t in T.unroll(group):
@@ -196,7 +200,7 @@ def dense_int8_dot(
     unsigned activations every sum starts at -128 times the sum of its row's codes.
     """
     group, quads, vectors = tokens_at_once(rows), cols // 4, outputs // lanes
-    size = tiles * TILE * cols
+    size, ahead = tiles * TILE * cols, AHEAD // (4 * TILE)
     dot = _dot(intrinsic, unsigned, lanes)
 
     @T.prim_func(s_tir=True)
@@ -223,6 +227,8 @@ def dense_int8_dot(
                             else:
                                 total[p, T.ramp(v * lanes, 1, lanes)] = wide(T.int32(0), lanes)
                     for i in T.serial(quads):
+                        for n in T.unroll(-(-4 * outputs // LINE)):
+                            T.evaluate(fetch(weight, tile, i + ahead, 4 * part * outputs + n * LINE))
                         for p in T.unroll(group * PLANES):
                             for v in T.unroll(vectors):
                                 at = T.meta_var(T.ramp(v * lanes, 1, lanes))
@@ -255,7 +261,7 @@ def dense_int4_dot(
     code + 8. Codes of x are signed here: the weights' are the unsigned side.
     """
     group, groups, vectors = tokens_at_once(rows), cols // GROUP, outputs // lanes
-    size = tiles * TILE * cols // 2
+    size, ahead = tiles * TILE * cols // 2, AHEAD // (TILE * GROUP // 2)
     dot = _dot(intrinsic, False, lanes)  # weights first
 
     def halves(both: Any) -> tuple[Any, Any]:
@@ -285,6 +291,8 @@ def dense_int4_dot(
                                 start = T.meta_var(group_sums[first + p // PLANES, p % PLANES, g])
                                 of_group[p, T.ramp(v * lanes, 1, lanes)] = wide(start, lanes)
                         for i in T.serial(GROUP // 8):
+                            for n in T.unroll(-(-4 * outputs // LINE)):
+                                T.evaluate(fetch(weight, tile, g + ahead, i, 4 * part * outputs + n * LINE))
                             for p in T.unroll(group * PLANES):
                                 for v in T.unroll(vectors):
                                     at = T.meta_var(T.ramp(v * lanes, 1, lanes))
@@ -336,10 +344,12 @@ def half_byte_of(word: Any, number: int, lanes: int) -> Any:
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int8 codes, dequantized in registers: x (rows, cols) float32, weights as above."""
     group, quads, vectors = tokens_at_once(rows), -(-cols // QUAD), TILE // lanes
-    size = tiles * TILE * cols
+    size, ahead = tiles * TILE * cols, AHEAD // (4 * TILE)
 
     @T.inline
     def add_quad(x, weight, total, tile, first, i, count):
+        for n in T.unroll(4 * TILE // LINE):
+            T.evaluate(fetch(weight, tile, i + ahead, n * LINE))
         for v in T.unroll(vectors):
             word = T.bind(T.reinterpret(typed("int32", lanes), weight[tile, i, T.ramp(v * lanes * 4, 1, 4 * lanes)]))
             for b in T.unroll(count):
@@ -376,11 +386,13 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
     """y = W x for int4 codes, dequantized in registers; groups are filled up in the weights."""
     group, groups, vectors = tokens_at_once(rows), -(-cols // GROUP), 2
-    size = tiles * TILE * cols // 2
+    size, ahead = tiles * TILE * cols // 2, AHEAD // (TILE * GROUP // 2)
     outputs = vectors * lanes
 
     @T.inline
     def add_octet(x, weight, of_group, tile, first, part, g, i, count):
+        for n in T.unroll(-(-4 * outputs // LINE)):
+            T.evaluate(fetch(weight, tile, g + ahead, i, 4 * part * outputs + n * LINE))
         for v in T.unroll(vectors):
             both = T.meta_var(weight[tile, g, i, T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes)])
             word = T.bind(T.reinterpret(typed("int32", lanes), both))

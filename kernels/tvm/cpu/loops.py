@@ -1,4 +1,4 @@
-"""Which loops of a kernel are divided among threads, and where what a job needs for itself lies."""
+"""Which loops of a kernel are divided among threads, where a job's own buffers lie, and what is fetched early."""
 
 from typing import Any
 
@@ -21,3 +21,16 @@ def jobs_loop(count: int, size: int) -> Any:
 def rows_loop(rows: int, width: int) -> Any:
     """Rows of a kernel that reads little more than its input and writes as much."""
     return jobs_loop(rows, 8 * rows * width)
+
+
+AHEAD = 2048
+"""Bytes from a read to what is fetched beside it: the processor's own fetching stops at the end of a page.
+Less brings less, and more brings no more."""
+LINE = 64
+"""Bytes of a cache line."""
+
+
+def fetch(weight: Any, *indices: Any) -> Any:
+    """Begin to read the cache line of an element, which may lie beyond the end: a statement, for ``T.evaluate``."""
+    to_read, most_local, data = T.int32(0), T.int32(3), T.int32(1)
+    return T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(weight[indices]), to_read, most_local, data)

@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.convolution import convolve, kept
-from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop, rows_loop
+from lram_export.kernels.tvm.cpu.loops import AHEAD, LINE, STACK, fetch, jobs_loop, rows_loop
 from lram_export.kernels.tvm.cpu.norms import moments
 from lram_export.kernels.tvm.functions import lane_sum, magnitude, silu, span, wide
 
@@ -309,7 +309,7 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
     """
     rows, inner, tiles, vectors = tokens * batch, heads * width, -(-width // columns), columns // lanes
     whole = width % columns == 0
-    size = 4 * batch * heads * width * tiles * columns
+    size, ahead = 4 * batch * heads * width * tiles * columns, AHEAD // (4 * columns)
 
     @T.inline
     def read_values_of_tile(v, token, head, tile, value, t):
@@ -353,6 +353,8 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
                     total[t, here] = wide(T.float32(0), lanes)
             decay = T.bind(coefficients[row, head, tokens - 1])
             for i in T.serial(width):
+                for n in T.unroll(-(-4 * columns // LINE)):
+                    T.evaluate(fetch(C, row, head, tile, i + ahead, n * LINE // 4))
                 for r in T.unroll(vectors):
                     here = T.meta_var(T.ramp(r * lanes, 1, lanes))
                     at = T.meta_var(head * width + i)
