@@ -189,7 +189,7 @@ def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace)
 
     def measure() -> Document:
         context = [] if case.way.context is None else ["--context", case.way.context]
-        recorded = ["--reference-steps", "8"] if few else []
+        recorded = ["--reference-steps", "8"]  # the original's own steps would take most of the time
         export(checkpoint, bundle, case.precision, *context, *recorded, "--batch", str(case.batch))
         return bench(bundle, steps)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from lram_export import Policy, load_policy
+from lram_export import Bundle, Policy, load_policy
 from lram_export.backbones import registry
 from lram_export.backbones.decision_transformer.config import DecisionTransformerConfig
 from lram_export.backbones.mamba.config import MambaConfig
@@ -42,6 +42,7 @@ from lram_export.spec.parity import tolerance
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tokens import PLAIN
 from lram_export.targets.limits import Asked, refusal
+from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
 from tests.backbones.leaky.config import LeakyConfig
 from tests.conftest import GOLDEN, SLOW
 from tests.models import lram
@@ -258,6 +259,15 @@ class TestTargets:
             close = 2 * tolerance(bundle.precision, "float32").logit
             found, expected = policy.action_logits[0], undisturbed.action_logits[0]
             assert np.abs(found - expected).max() <= close * max(1.0, float(np.linalg.norm(expected)))
+
+
+def test_a_bundle_is_verified_against_its_checkpoint(bundle: Exported, checkpoint: Checkpoint) -> None:
+    opened = Bundle.open(bundle.path)
+    inputs = checkpoint_steps(opened, None, 16, seed=3)
+    compared = verify_against_checkpoint(opened, checkpoint, opened.targets, inputs=inputs, threads=1)
+    assert compared.codes is not False and compared.cost is not False and compared.recorded.result().passed
+    for target, meter in compared.meters.items():
+        assert meter.result().passed, (target, meter.result().failures())
 
 
 def of_one_shape(config: ModelConfig) -> tuple[str, str] | None:
