@@ -54,6 +54,9 @@ ENVIRONMENTS = tuple(
 MOST_PRODUCTS = 5e10
 """Multiplications of a step from which on a case of the backbones is left out: many seconds per step on two cores."""
 
+MOST_RUNS = 3
+"""Of a benchmark that others on the machine or its host disturb."""
+
 Document = dict[str, Any]
 
 
@@ -115,11 +118,14 @@ def predict(checkpoint: Path, again: bool) -> Document:
 
 
 def bench(bundle: Path, steps: int) -> Document:
-    """What verification found when it was exported, and times."""
-    say(f"{bundle.stem}: timing")
-    timed = lram_export("bench", bundle, "--steps", str(steps), "--baseline", "--json", "--quiet")
+    """What verification found when it was exported, and times: of a few runs the first that nothing disturbed, else
+    the one with the fewest reasons to doubt it, which the tables mark."""
+    runs: list[Document] = []
+    while len(runs) < MOST_RUNS and all(run["warnings"] for run in runs):
+        say(f"{bundle.stem}: timing")
+        runs.append(json.loads(lram_export("bench", bundle, "--steps", str(steps), "--baseline", "--json", "--quiet")))
     manifest = json.loads(lram_export("inspect", bundle, "--json", "--quiet"))
-    return {"artifacts": manifest["artifacts"], "bench": json.loads(timed)}
+    return {"artifacts": manifest["artifacts"], "bench": min(runs, key=lambda run: len(run["warnings"]))}
 
 
 def evaluate(bundle: Path, episodes: int) -> Document:

@@ -108,7 +108,7 @@ def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
         for target, r in results.items():
             rows.append(
                 [
-                    size,
+                    size + _doubted(document),
                     f"`fp32`, beside `{precision}`" if target == ORIGINAL else f"`{precision}`",
                     target,
                     f"{r['p50_ms']:.3g}",
@@ -120,7 +120,21 @@ def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
                 ]
             )
     columns = ["size", "precision", "target", "p50 ms", "p99", "against the original", "against openvino", "x floor"]
-    return table([*columns, "memory"], rows)
+    return [*table([*columns, "memory"], rows), *_doubts(measured.values())]
+
+
+def _doubted(document: Document) -> str:
+    """A mark where `bench` said why its numbers are not to be relied on."""
+    return "*" if document["bench"]["warnings"] else ""
+
+
+def _doubts(documents: Iterable[Document]) -> list[str]:
+    """What the mark means, where there is one."""
+    marked = any(map(_doubted, documents))
+    said = (
+        "\\* `bench` doubted this run, whose ratios are not to be relied on: others or the host disturbed it each time."
+    )
+    return ["", said] if marked else []
 
 
 def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
@@ -133,7 +147,7 @@ def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
         state, native = state_bytes(case.config) * case.batch, results[NATIVE]
         rows.append(
             [
-                case.size,
+                case.size + _doubted(document),
                 case.way.title,
                 f"`{case.precision}`",
                 str(case.batch),
@@ -145,7 +159,7 @@ def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
             ]
         )
     columns = ["size", "policy", "precision", "rows", *targets, f"{NATIVE}: x floor", "of products", "memory", "state"]
-    return table(columns, rows)
+    return [*table(columns, rows), *_doubts(measured.values())]
 
 
 def _product_share(case: Case, seconds: float, rate: float) -> str:

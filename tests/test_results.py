@@ -38,7 +38,10 @@ def timed(target: str, milliseconds: float) -> dict[str, Any]:
 
 
 def test_speed_is_shown_against_the_original_and_openvino() -> None:
-    found = {"bench": {"results": [timed("openvino", 3), timed("native", 1), timed("original", 20)]}, "artifacts": []}
+    found = {
+        "bench": {"results": [timed("openvino", 3), timed("native", 1), timed("original", 20)], "warnings": []},
+        "artifacts": [],
+    }
     lines = page.speed_table({("16m", "int8"): found})
     assert lines[2] == "| 16m | `int8` | openvino | 3 | 6 | 6.7 | 1.00 | 1.25 | 100 MB |"
     assert lines[3] == "| 16m | `int8` | native | 1 | 2 | 20.0 | 3.00 | 1.25 | 100 MB |"
@@ -47,8 +50,14 @@ def test_speed_is_shown_against_the_original_and_openvino() -> None:
 
 def test_backbones_stand_beside_one_another_with_what_they_carry() -> None:
     xlstm, _, window, cache = page.WAYS
-    some = {"bench": {"results": [timed("native", 1), timed("tvm", 2), timed("original", 20)], "products": 1e12}}
-    fewer = {"bench": {"results": [timed("native", 30), timed("original", 400)], "products": 1e12}}
+    some = {
+        "bench": {
+            "results": [timed("native", 1), timed("tvm", 2), timed("original", 20)],
+            "products": 1e12,
+            "warnings": [],
+        }
+    }
+    fewer = {"bench": {"results": [timed("native", 30), timed("original", 400)], "products": 1e12, "warnings": ["w"]}}
     lines = page.backbone_table(
         {
             page.Case("16m", xlstm, "int8", 1): some,
@@ -61,8 +70,9 @@ def test_backbones_stand_beside_one_another_with_what_they_carry() -> None:
     assert lines[2] == f"| 16m | xLSTM (LRAM) | `int8` | 1 | 1 | 2 | 20 | 1.25 | - | 100 MB | {state:.3g} MB |"
     # 146 tokens of 512 numbers in each of 16 rows, and keys and values of 147 tokens in each of four blocks; of 149
     # tokens 1,521 million multiplications, of which 16 rows make 811 thousand million per second
-    assert lines[3] == "| 16m | Transformer, window | `fp32` | 16 | 30 | - | 400 | 1.25 | 81% | 100 MB | 4.78 MB |"
-    assert lines[4].endswith("| - | 100 MB | 2.41 MB |")
+    assert lines[3] == "| 16m* | Transformer, window | `fp32` | 16 | 30 | - | 400 | 1.25 | 81% | 100 MB | 4.78 MB |"
+    assert lines[4].endswith("| - | 100 MB | 2.41 MB |") and lines[4].startswith("| 16m | ")
+    assert lines[6].startswith("\\* `bench` doubted this run")
 
 
 def test_cases_that_multiply_too_often_are_left_out() -> None:
@@ -145,12 +155,14 @@ def test_numbers_are_kept_and_never_those_of_another_machine(tmp_path: Path) -> 
 
 def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
+    doubts: list[list[str]] = []
 
     def program(*arguments: object) -> str:
         """Answers as the program would, without measuring."""
         calls.append(str(arguments[0]))
         if arguments[0] == "bench":
-            return json.dumps({"results": [timed("native", 1), timed("original", 2)], "bandwidth": 50e9})
+            answer = {"results": [timed("native", 1), timed("original", 2)], "bandwidth": 50e9}
+            return json.dumps({**answer, "warnings": doubts.pop() if doubts else []})
         if arguments[0] == "inspect" and "--device" in arguments:
             return json.dumps(speed(50e9))
         parity = {"max_logit_error": 1e-6, "relative_error": 1e-6, "actions_different": 0, "actions": 4}
@@ -174,6 +186,15 @@ def test_a_run_measures_anew_unless_it_resumes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
     results.main()
     assert calls == ["new"]  # the checkpoint, which the stand-in did not write
+    calls.clear()
+    sys.argv.remove("--resume")
+    doubts[:] = [["others"]]
+    results.main()
+    assert calls.count("bench") == 2 and "| 16m | `int8` | native |" in copied.read_text()
+    calls.clear()
+    doubts[:] = [["others"], ["others", "host"], ["host"]]
+    results.main()
+    assert calls.count("bench") == results.MOST_RUNS and "| 16m* | `int8` | native |" in copied.read_text()
 
 
 @pytest.mark.parametrize("script", ["benchmarks/results.py", "examples/metaworld/measure.py"])
