@@ -13,6 +13,7 @@ import hashlib
 import mmap
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -116,14 +117,25 @@ def scratch_directory() -> Iterator[Path]:
 def workplace(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside ``path``, ours alone, and remove it; first of all those whose owners died."""
     clear_stale(path.parent)
-    folder, lock = _locked_folder(path)
-    try:
-        with _full_disk_named(path, folder):
-            yield folder
-    finally:
-        _remove(folder)
-        if lock is not None:
-            os.close(lock)
+    done = False
+    while not done:
+        folder = _unused_name(path)
+        lock: int | None = None
+        try:  # from here on whatever comes, a signal between two lines too, leaves no folder
+            folder.mkdir(mode=0o700)
+            try:
+                lock = _lock(folder)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # somebody took it for rubbish before it was locked
+            except OSError:
+                pass  # a file system without locks: nobody will think it unlocked
+            done = True
+            with _full_disk_named(path, folder):
+                yield folder
+        finally:
+            _remove(folder)
+            if lock is not None:
+                os.close(lock)
 
 
 def clear_stale(parent: Path) -> None:
@@ -146,16 +158,12 @@ def _clear(folder: Path) -> None:
     os.close(lock)
 
 
-def _locked_folder(path: Path) -> tuple[Path, int | None]:
+def _unused_name(path: Path) -> Path:
     while True:
         # a long name would be too long with what is added to it
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=SUFFIX, dir=path.parent))
-        try:
-            return folder, _lock(folder)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # somebody took it for rubbish before it was locked
-        except OSError:
-            return folder, None  # a file system without locks: nobody will think it unlocked
+        folder = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}{SUFFIX}"
+        if not os.path.lexists(folder):
+            return folder
 
 
 def _lock(folder: Path) -> int:

@@ -263,6 +263,23 @@ class TestWhatAKilledProcessLeft:
             assert names(tmp_path) == [folder.name]
         assert names(tmp_path) == []
 
+    @pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "lram_export.system.files._lock"])
+    def test_a_signal_while_a_folder_is_made_leaves_none(
+        self, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module, name = call.rsplit(".", 1)
+        owner = Path if module == "pathlib.Path" else atomic
+        before = getattr(owner, name)
+
+        def interrupted(*arguments: object, **options: object) -> None:
+            before(*arguments, **options)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt), workplace(tmp_path / "out"):
+            pass
+        assert names(tmp_path) == []
+
     def test_what_others_are_writing_stays(self, tmp_path: Path) -> None:
         with workplace(tmp_path / "out") as folder:
             clear_stale(tmp_path)
