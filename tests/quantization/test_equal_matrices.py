@@ -82,8 +82,8 @@ def test_every_target_computes_with_each_of_them(
     options = ["--precision", precision, "--reference-steps", "40", "--no-report", "--device", "agx-orin"]
     path = tmp_path / "policy.lram"
     succeed("export", checkpoint, "-o", path, *TASK, *options, *(part for t in targets for part in ("--target", t)))
-    # another one's matrix in place of its own changes these logits by 0.27 to 0.36 of their norm; bf16, which keeps 8 bits,
-    # by 0.004 to 0.009 over some draws of the weights
+    # another one's matrix in place of its own changes these logits by 0.27 to 0.36 of their norm; bf16, which keeps 8
+    # bits, by 0.004 to 0.009 over some draws of the weights
     bound = 1e-2 if precision == "bf16" else 5e-3
     for entry in Bundle.open(path).manifest.artifacts:
         assert entry.parity is not None and entry.parity.passed, entry.target
