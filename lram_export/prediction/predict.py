@@ -151,7 +151,8 @@ def predict(
 ) -> list[Prediction]:
     """Every target and precision that was measured, on a device; with ``here`` the device is the measured machine.
 
-    Where ``speed`` was measured with models of another family, memory is all that is known. ``rate`` is that of the
+    Where ``speed`` was measured with models of another family, memory is all that is known; so it is on another device
+    for a model that its arithmetic limits, as a device is known by its memory's bandwidth. ``rate`` is that of the
     control loop, in Hz; ``batch`` the rows of a step, each with a state of its own: only more
     bytes, so that many rows, whose arithmetic counts, take longer than this. A Jetson also gets the target `tensorrt`,
     of which only the floor and the memory are known, that of building the engine included. ``task`` says which weights
@@ -159,7 +160,8 @@ def predict(
     """
     from lram_export.targets.tensorrt import memory as tensorrt
 
-    found, known = [], speed.family == family(config)
+    known = speed.family == family(config) and (here or not computes(config))
+    found = []
     for measured in speed.targets:
         weights, state = weight_bytes(config, measured.precision, task), batch * state_bytes(config)
         bandwidth = speed.bandwidth_of(weights + state) if here else device.bandwidth
@@ -258,7 +260,7 @@ def choose(predictions: Sequence[Prediction]) -> tuple[Prediction | None, str]:
     measured, is never the answer.
     """
     if all(p.seconds is None for p in predictions):
-        return None, "no step of such a model was measured; on a machine, --device here measures it"
+        return None, "how long a step takes there is not known; on the device itself, --device here measures it"
     known = [p for p in predictions if p.fits and p.seconds is not None]
     if not known:
         return None, "nothing that was measured fits into its memory"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from lram_export.backbones.registry import BACKBONES
 from lram_export.benchmark.bench import BenchResult
 from lram_export.benchmark.probes import ReadBandwidth
 from lram_export.checkpoints.loading import load_checkpoint
@@ -35,7 +36,7 @@ from lram_export.prediction.predict import (
     process_memory,
     shipped_speed,
 )
-from lram_export.prediction.sizes import moved_bytes, state_bytes, weight_bytes
+from lram_export.prediction.sizes import family, moved_bytes, state_bytes, weight_bytes
 from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.spec.precision import MIXED, PRECISIONS
 from lram_export.spec.tasks import resolve_task
@@ -130,14 +131,29 @@ class TestModel:
         assert found.streams == truth.streams
         assert found.memory_factor == pytest.approx(factor, rel=1e-3)
 
+    @pytest.mark.parametrize("kind", BACKBONES)
+    def test_the_package_knows_every_family(self, kind: str) -> None:
+        for context in preset_config("16m", kind).contexts or (None,):
+            config = preset_config("206m", kind).in_context(context)
+            speed = shipped_speed(family(config))
+            assert speed.family == family(config)
+            assert {t.target for t in speed.targets} == {"onnxruntime", "openvino", "native", "tvm"}
+            assert all(t.precision in PRECISIONS for t in speed.targets)
+            assert all(0.05 < t.efficiency < 6 and 0 < t.per_block < 0.01 for t in speed.targets)
+            assert all(p.seconds for p in predict(config, this_device(speed), speed, None, here=True))
+
     def test_of_a_family_that_was_not_measured_only_memory_is_known(self) -> None:
-        speed = shipped_speed()
-        for context in ("window", "cache"):
-            config = preset_config("16m", "decision_transformer").in_context(context)
-            found = predict(config, find_device("n100"), speed, 50.0)
-            assert all(p.seconds is None and p.margin is None and p.memory > p.weights > 0 for p in found)
-            chosen, reason = choose(found)
-            assert chosen is None and reason.startswith("no step of such a model was measured")
+        config = preset_config("16m", "decision_transformer").in_context("cache")
+        found = predict(config, find_device("n100"), shipped_speed("xlstm"), 50.0)
+        assert all(p.seconds is None and p.margin is None and p.memory > p.weights > 0 for p in found)
+        chosen, reason = choose(found)
+        assert chosen is None and reason.startswith("how long a step takes there is not known")
+
+    def test_what_its_arithmetic_limits_is_not_known_of_another_device(self) -> None:
+        config = preset_config("206m", "decision_transformer").in_context("window")
+        speed = shipped_speed(family(config))
+        found = predict(config, find_device("raspberry-pi-5"), speed, 50.0)
+        assert found and all(p.seconds is None and p.memory > p.weights > 0 for p in found)
 
     @given(small=st.floats(1e-5, 1e-2), large=st.floats(1e-4, 1e-2))
     @settings(max_examples=50, deadline=None)
@@ -217,12 +233,6 @@ class TestModel:
         truth = TargetSpeed("native", "fp32", 1e-5, 0.9, 10**8, 1.0)
         speed = MachineSpeed("cpu", 2, "2026-01-01", BANDWIDTH, (truth,), {"numpy": "2"})
         assert MachineSpeed.from_json(json.loads(json.dumps(speed.to_json()))) == speed
-
-    def test_the_package_comes_with_a_measurement(self) -> None:
-        speed = shipped_speed()
-        assert {t.target for t in speed.targets} == {"onnxruntime", "openvino", "native", "tvm"}
-        assert all(t.precision in PRECISIONS for t in speed.targets)
-        assert all(0.05 < t.efficiency < 3 and 0 < t.per_block < 0.01 for t in speed.targets)
 
 
 def candidate(precision: str, weights: int, milliseconds: float, rate: float | None, fits: bool = True) -> Prediction:
