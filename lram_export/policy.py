@@ -37,6 +37,7 @@ class Policy:
         self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
         self._conditioning = conditioning(self.spec, task)
+        self._discrete = self.spec.outputs[0].dtype == "int64"
         self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._logits = np.zeros(self.spec.outputs[1].shape, np.float32)
         self.reset(target_return=task.target_return if self.spec.input("return_to_go") is not None else None)
@@ -71,7 +72,7 @@ class Policy:
             self._conditioning.start(chosen, target)
             self._is_first[chosen] = 1.0
 
-    def act(self, observation: NDArray[np.generic], reward: ArrayLike | None = None) -> NDArray[np.generic]:
+    def act(self, observation: NDArray[np.generic], reward: ArrayLike | None = None) -> NDArray[np.generic] | np.int64:
         """One environment step: the action for an observation.
 
         Args:
@@ -82,7 +83,8 @@ class Policy:
                 required after an episode's first step. Rows at the first step of an episode ignore it.
 
         Returns:
-            (action_dim,) or (B, action_dim) float32; (1,) or (B, 1) int64 for discrete actions. A new array.
+            (action_dim,) or (B, action_dim) float32, a new array. Discrete actions as Gymnasium takes them: an int64,
+            or (B,) of them.
 
         Raises:
             ValueError: naming the field, what was expected and what came; nothing has changed then.
@@ -98,7 +100,8 @@ class Policy:
             self._conditioning.commit(told)
             self._is_first.fill(0.0)
             np.copyto(self._logits, output.action_logits)
-            return output.action[0].copy() if single else output.action.copy()
+            chosen = output.action[:, 0] if self._discrete else output.action
+            return chosen[0].copy() if single else chosen.copy()
 
     def state(self) -> State:
         """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go`` and ``target_return`` where

@@ -357,7 +357,7 @@ def rollout(
 
 def _act(environment: FittedEnvironment, policy: Policy, observation: Array, reward: float | None) -> Array:
     try:
-        return policy.act(observation, reward)
+        return np.asarray(policy.act(observation, reward))  # of a discrete action without a dimension
     except ValueError as error:  # a NaN, say: the step API names the field
         raise EnvironmentFailure.of(environment.name, "what it showed", error) from error
     except StepError as error:
@@ -388,5 +388,5 @@ def answers_to(
     reference.reset(target_return=aim)
     for step, observation in enumerate(played.observations):
         reward = played.rewards[step - 1] if rewards and step else None
-        answers.append((reference.act(observation, reward), reference.action_logits[0]))
+        answers.append((np.asarray(reference.act(observation, reward)), reference.action_logits[0]))
     return answers

@@ -36,7 +36,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Outputs of every step, and how many seconds each took. Batch 1 has no batch dimension."""
+    """Outputs of every step, and how many seconds each took. Batch 1 has no batch dimension, a discrete action none of
+    its own."""
 
     actions: NDArray[np.generic]
     action_logits: NDArray[np.float32]
@@ -131,8 +132,9 @@ def run_recording(policy: Policy, recording: Recording, advance: Advance = lambd
         returns.append(policy.return_to_go)
         advance(1)
     single = policy.spec.batch_size == 1
+    alone = () if policy.task.action == "discrete" else policy.spec.outputs[0].shape[1:]
     return RunResult(
-        actions=np.stack(actions).reshape(len(actions), -1) if single else np.stack(actions),
+        actions=np.stack(actions).reshape(len(actions), *alone) if single else np.stack(actions),
         action_logits=np.stack(logits)[:, 0] if single else np.stack(logits),
         return_to_go=np.stack(returns)[:, 0] if single else np.stack(returns),
         seconds=np.array(seconds),

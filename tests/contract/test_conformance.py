@@ -60,9 +60,9 @@ class TestStepping:
         image = load_golden("image_m").trace["observations"][0]
         with load_policy(exported("image_m"), target) as policy:
             action = policy.act(image)
-            assert action.shape == (1,) and action.dtype == np.int64
+            assert action.shape == () and action.dtype == np.int64
             assert policy.action_logits.shape == (1, 18)
-            assert policy.act(image[None]).shape == (1, 1)
+            assert policy.act(image[None]).shape == (1,)
 
     def test_double_precision_observations_are_taken(self, policy: Policy) -> None:
         observation = observations(1, 204)[0]

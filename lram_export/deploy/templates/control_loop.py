@@ -52,7 +52,7 @@ class Rehearsal:
         self._step += 1
         return observation
 
-    def act(self, action: np.ndarray) -> "np.ndarray | None":
+    def act(self, action: "np.ndarray | np.int64") -> "np.ndarray | None":
         """Actions go nowhere."""
         return None if self._rewards is None else self._rewards[self._step % len(self._rewards)]
 

@@ -14,8 +14,8 @@ class Robot:
         """The observation now, float32 (observation_dim,), or uint8 (C, H, W) for images."""
         raise NotImplementedError("robot.py: read your sensors here")
 
-    def act(self, action: np.ndarray) -> "float | None":
-        """Send an action; return the reward of this step, or None if the robot knows none."""
+    def act(self, action: "np.ndarray | np.int64") -> "float | None":
+        """Send an action, float32 (action_dim,) or a number; return the reward of this step, or None if unknown."""
         raise NotImplementedError("robot.py: command your motors here")
 
     def close(self) -> None:

@@ -61,9 +61,9 @@ class FittedEnvironment:
         return self._fitted(observation)
 
     def step(self, action: NDArray[np.generic]) -> Transition:
-        """Take one action, (action_dim,) float32 or (1,) int64; raises EnvironmentFailure."""
+        """Take one action, (action_dim,) float32 or one int64 without a dimension; raises EnvironmentFailure."""
         try:
-            taken = int(action[0]) if self._discrete else action
+            taken = int(action) if self._discrete else action
             observation, reward, terminated, truncated, info = self._environment.step(taken)
         except Exception as error:
             raise EnvironmentFailure.of(self.name, "step", error) from error
