@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lram_export.errors import CheckpointError
@@ -33,13 +32,13 @@ class FoundWeights:
     """What a checkpoint without a config shows of its sizes.
 
     Attributes:
-        path: the file, for messages.
+        where: the file and what it is, for messages.
         shapes: of all weights, by name.
         given: sizes that they do not show and the user says, of the backbone's ``HINTS``.
         assumptions: takes what neither shows.
     """
 
-    path: Path
+    where: str
     shapes: Mapping[str, tuple[int, ...]]
     given: Mapping[str, int]
     assumptions: list[str]
@@ -50,7 +49,7 @@ class FoundWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         """A weight's shape; raises CheckpointError where it is missing."""
         if name not in self.shapes:
-            raise CheckpointError(f"{self.path}: {name}: missing; is this an LRAM checkpoint?")
+            raise CheckpointError(f"{self.where}: {name}: missing; is this an LRAM checkpoint?")
         return self.shapes[name]
 
     def block_count(self, block: re.Pattern[str]) -> int:
@@ -62,5 +61,5 @@ class FoundWeights:
         blocks = sorted({int(found[1]) for name in self.shapes if (found := block.match(name))})
         if not blocks or blocks != list(range(len(blocks))):
             prefix = block.pattern.split("(")[0].replace("\\", "")
-            raise CheckpointError(f"{self.path}: {prefix}: expected blocks 0, 1, 2, ..., got {blocks}")
+            raise CheckpointError(f"{self.where}: {prefix}: expected blocks 0, 1, 2, ..., got {blocks}")
         return len(blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lram_export.backbones.protocol import Weights
-from lram_export.errors import CheckpointError
+from lram_export.errors import CheckpointError, describe
 from lram_export.model.config import ModelConfig
 
 
@@ -36,11 +36,15 @@ def checked_weights(weights: Weights, config: ModelConfig, file: Path) -> Weight
         tensor = weights[key]
         if not tensor.is_floating_point():
             raise CheckpointError(f"{file}: {key}: expected floating-point weights, got {tensor.dtype}")
-        tensor = tensor.detach().to(torch.float32)
+        try:
+            tensor = tensor.detach().resolve_neg().to(torch.float32)
+        except RuntimeError as error:  # torch has types of which it converts none
+            raise CheckpointError(f"{file}: {key}: {tensor.dtype} is not read ({describe(error)})") from None
         finite = torch.isfinite(tensor)
         if not bool(finite.all()):
             count = int((~finite).sum())
-            raise CheckpointError(f"{file}: {key}: {count} of {tensor.numel()} weights are NaN or infinite")
+            odd = f"{count} of {tensor.numel()} weights are NaN, infinite or beyond float32"
+            raise CheckpointError(f"{file}: {key}: {odd}")
         checked[key] = tensor.contiguous()  # exporters read memory as it lies
     return checked
 

@@ -14,7 +14,8 @@ class Checkpoint:
     """A checked checkpoint: every weight the config needs, nothing else, finite, float32.
 
     ``skipped`` lists weights in the file that acting does not need; ``assumptions`` what was taken from the
-    published models because neither a config nor the weights say it; ``sha256`` is that of the weight file.
+    published models because neither a config nor the weights say it, and where in the file the policy was found;
+    ``sha256`` is that of the weight file, of one that holds several policies one over it and which it is.
     """
 
     path: Path
@@ -32,7 +33,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Hints:
-    """What a user says about a zip without a config; None leaves it to inference."""
+    """What a user says about weights without a config; None leaves it to inference."""
 
     act_dim: int | None = None
     discrete_actions: int | None = None

@@ -79,6 +79,17 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
     return Checkpoint(path, config, checked_weights(weights, config, weights_path), file_sha256(weights_path))
 
 
+def is_own_folder(path: Path) -> bool:
+    """Whether a folder's config is, or is meant to be, of our format: those of others lack the field."""
+    try:
+        document = read_json(path / CONFIG_FILE)
+    except OSError:
+        return False
+    except ValueError:
+        return True  # damaged: reading it says how
+    return not isinstance(document, dict) or "format" in document
+
+
 def _meant(path: Path) -> str:
     """What a folder that is no checkpoint was probably meant to be."""
     if (path / "model.zip").is_file():

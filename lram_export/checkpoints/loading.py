@@ -1,4 +1,4 @@
-"""Loads a checkpoint of either format."""
+"""Loads a checkpoint: a folder in our own format, or whatever training left."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lram_export.checkpoints.checkpoint import HINT_OPTIONS, Checkpoint, Hints
-from lram_export.checkpoints.folder import CONFIG_FILE, load_folder
-from lram_export.checkpoints.training_zip import load_zip
+from lram_export.checkpoints.containers import SAFETENSORS_FILE, weights_of_folder
+from lram_export.checkpoints.folder import CONFIG_FILE, is_own_folder, load_folder
+from lram_export.checkpoints.hub import fetched, hint, is_address
+from lram_export.checkpoints.training_file import load_training_file
 from lram_export.errors import UsageError
 
 
@@ -21,35 +23,53 @@ class CheckpointSource:
     config_file: Path | None = None
     hints: Hints | None = None
     context: str | None = None
+    weights_key: str | None = None
 
     def load(self) -> Checkpoint:
         """Load and check it; raises UsageError for a context that the model does not have."""
-        loaded = load_checkpoint(self.path, self.config_file, self.hints)
+        loaded = load_checkpoint(self.path, self.config_file, self.hints, self.weights_key)
         try:
             return dataclasses.replace(loaded, config=loaded.config.in_context(self.context))
         except ValueError as error:
             raise UsageError(f"--context: {self.path}: {error}") from None
 
 
-def load_checkpoint(path: Path, config_file: Path | None = None, hints: Hints | None = None) -> Checkpoint:
-    """Load and check a checkpoint of either format.
+def check_exists(path: Path) -> None:
+    """Raise UsageError unless there is such a file or folder, or it is an address of the Hub."""
+    if not path.exists() and not is_address(path):
+        raise UsageError(
+            f"{path}: no such checkpoint; expected a file of weights, such as model.zip, or a folder with "
+            f"{CONFIG_FILE}{hint(path)}"
+        )
+
+
+def load_checkpoint(
+    path: Path, config_file: Path | None = None, hints: Hints | None = None, weights_key: str | None = None
+) -> Checkpoint:
+    """Load and check a checkpoint.
 
     Args:
-        path: a `model.zip` of the training code, or a folder in our own format.
-        config_file: the training config of a zip; default: ``.hydra/config.yaml`` beside it, if it exists.
-        hints: sizes that cannot be inferred from the weights of a zip without a config.
+        path: a folder in our own format; or what training left: a `model.zip` of the original training code, a file of
+            ``torch.save`` or of safetensors, the index of several such files, a folder that has one of these; or an
+            address of the Hugging Face Hub, ``hf://OWNER/NAME``.
+        config_file: the training config of weights; default: ``.hydra/config.yaml`` of their run, if it exists.
+        hints: sizes that cannot be inferred from weights without a config.
+        weights_key: which of several policies in a file is meant: the keys under which it lies.
 
     Raises:
         UsageError: the path does not exist, or something must be given that cannot be inferred.
         CheckpointError: anything wrong with the content, naming file, key, expected and actual.
     """
-    hints = hints or Hints()
-    if not path.exists():
-        raise UsageError(f"{path}: no such checkpoint; expected a model.zip or a folder with {CONFIG_FILE}")
-    if path.is_dir():
-        if config_file is not None:
-            raise UsageError("--config: only for a model.zip; a checkpoint folder holds its own config.json")
-        if hints != Hints():
-            raise UsageError(f"{HINT_OPTIONS}: only for a zip without a config; {path} has its own")
-        return load_folder(path)
-    return load_zip(path, config_file, hints)
+    check_exists(path)
+    hints, path = hints or Hints(), fetched(path)
+    if path.name == SAFETENSORS_FILE and is_own_folder(path.parent):
+        path = path.parent
+    if path.is_dir() and not is_own_folder(path):
+        path = weights_of_folder(path) or path
+    if not path.is_dir():
+        return load_training_file(path, config_file, hints, weights_key)
+    if is_own_folder(path) and config_file is not None:
+        raise UsageError("--config: only for weights; a checkpoint folder holds its own config.json")
+    if is_own_folder(path) and (hints != Hints() or weights_key is not None):
+        raise UsageError(f"{HINT_OPTIONS}, --weights-key: only for weights without a config; {path} has its own")
+    return load_folder(path)

@@ -36,7 +36,7 @@ def convert(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Turn a training checkpoint (model.zip) into a folder with config.json and model.safetensors."""
+    """Turn what training left (model.zip, .pt, .ckpt, .safetensors, hf://...) into a folder in our own format."""
     from lram_export.checkpoints.folder import CONFIG_FILE
 
     check_output(output, force=force, marker=CONFIG_FILE)

@@ -9,7 +9,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
-from lram_export.cli.parameters import INPUT_PATH, POSITIVE, Command
+from lram_export.cli.parameters import PATH, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
 from lram_export.describe import human_bytes, model_facts, quantization_facts
 from lram_export.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("path", type=INPUT_PATH)
+@click.argument("path", type=PATH)
 @options.checkpoint_options
 @options.context
 @click.option(
@@ -99,7 +99,7 @@ def _check_no_reading(path: Path, reading: options.CheckpointOptions, context: s
     if context is not None:
         raise UsageError(f"--context: {path} is a bundle, which acts in the context it was exported for")
     if reading.given:
-        raise UsageError(f"{path} is a bundle: the options for a zip without a config do not apply")
+        raise UsageError(f"{path} is a bundle: the options for weights without a config do not apply")
 
 
 def _inspect_checkpoint(checkpoint: Any, as_json: bool) -> None:

@@ -74,7 +74,7 @@ context = click.option(
     help="How a model acts that can act in several ways. A transformer: window, the steps it was trained on, all anew "
     "at every step (default); or cache, the training code's cache of keys and values, cheaper, and another policy.",
 )
-READING_OPTIONS = f"--config, {HINT_OPTIONS}"
+READING_OPTIONS = f"--config, --weights-key, {HINT_OPTIONS}"
 """The options of :class:`CheckpointOptions`."""
 
 
@@ -83,6 +83,7 @@ class CheckpointOptions:
     """How to read a checkpoint that does not say everything itself."""
 
     config_file: Path | None
+    weights_key: str | None
     act_dim: int | None
     discrete_actions: int | None
     image_shape: str | None
@@ -110,10 +111,13 @@ class CheckpointOptions:
         """A checkpoint with these options, acting in a context."""
         from lram_export.checkpoints.loading import CheckpointSource
 
-        return CheckpointSource(path, self.config_file, self.hints(), context)
+        return CheckpointSource(path, self.config_file, self.hints(), context, self.weights_key)
 
     def load(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Checkpoint:
         """Load a checkpoint, and say what was assumed."""
+        from lram_export.checkpoints.loading import check_exists
+
+        check_exists(path)
         with progress.stage("reading the checkpoint"):
             loaded = self.source(path, context).load()
         for assumption in loaded.assumptions:
@@ -124,18 +128,11 @@ class CheckpointOptions:
 def checkpoint_options(command: Command) -> Command:
     """Add the options of :class:`CheckpointOptions`, handed to the command as ``reading``."""
 
+    names = [f.name for f in dataclasses.fields(CheckpointOptions)]
+
     @functools.wraps(command)
-    def wrapper(
-        *arguments: Any,
-        config_file: Path | None,
-        act_dim: int | None,
-        discrete_actions: int | None,
-        image_shape: str | None,
-        num_heads: int | None,
-        context_length: int | None,
-        **others: Any,
-    ) -> Any:
-        reading = CheckpointOptions(config_file, act_dim, discrete_actions, image_shape, num_heads, context_length)
+    def wrapper(*arguments: Any, **others: Any) -> Any:
+        reading = CheckpointOptions(**{name: others.pop(name) for name in names})
         return command(*arguments, reading=reading, **others)
 
     add = (
@@ -143,17 +140,22 @@ def checkpoint_options(command: Command) -> Command:
             "--config",
             "config_file",
             type=PATH,
-            help="Training config of a model.zip; default: .hydra/config.yaml beside it.",
+            help="Training config of weights; default: .hydra/config.yaml beside them.",
         ),
-        click.option("--act-dim", type=DIMENSION, help="Zip without config: action dimensions of the head."),
+        click.option(
+            "--weights-key",
+            metavar="KEY",
+            help="Which policy of a file that holds several, e.g. ema or state_dict.policy.",
+        ),
+        click.option("--act-dim", type=DIMENSION, help="Weights without config: action dimensions of the head."),
         click.option(
             "--discrete-actions",
             type=click.IntRange(0, 1_000_000),
-            help="Zip without config: discrete actions of the head.",
+            help="Weights without config: discrete actions of the head.",
         ),
-        click.option("--image-shape", metavar="C,H,W", help="Zip without config: shape of the images."),
-        click.option("--num-heads", type=DIMENSION, help="Zip without config: heads of a transformer."),
-        click.option("--context-length", type=DIMENSION, help="Zip without config: steps that a transformer sees."),
+        click.option("--image-shape", metavar="C,H,W", help="Weights without config: shape of the images."),
+        click.option("--num-heads", type=DIMENSION, help="Weights without config: heads of a transformer."),
+        click.option("--context-length", type=DIMENSION, help="Weights without config: steps that a transformer sees."),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
 

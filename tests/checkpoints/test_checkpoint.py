@@ -192,7 +192,7 @@ class TestInference:
 
     def test_a_folder_takes_no_sizes_since_it_has_them(self, tmp_path: Path) -> None:
         save_checkpoint(load_checkpoint(load_golden("state_m").checkpoint), tmp_path / "policy")
-        with pytest.raises(UsageError, match=r"--act-dim, .*--image-shape, .*: only for a zip"):
+        with pytest.raises(UsageError, match=r"--act-dim, .*--image-shape, .*: only for weights"):
             load_checkpoint(tmp_path / "policy", hints=Hints(act_dim=8))
 
     def test_an_unusual_image_size_is_asked_for(self, tmp_path: Path) -> None:
@@ -233,64 +233,13 @@ class TestDamage:
         assert_same(load_checkpoint(state_m), before)
         assert not (tmp_path / "ran").exists()
 
-    @pytest.mark.parametrize(
-        ("nest", "message"),
-        [
-            (
-                lambda w: w,
-                r"a file of torch\.save, not a model\.zip; rename it to policy\.pth, then zip",
-            ),
-            (
-                lambda w: {"epoch": 3, "state_dict": w},
-                r"are nested under \['state_dict'\]: torch\.save\(torch\.load\('run\.ckpt'\)\['state_dict'\], ",
-            ),
-            (lambda w: {"a": {"policy": w, "m": {"x": torch.ones(1)}}}, r"nested under \['a'\]\['policy'\]"),
-            (lambda w: {"epoch": 3}, "it holds no named weights"),
-            (lambda w: Malicious("/nowhere"), "it holds more than weights, and nothing of it was run: where it was"),
-        ],
-    )
-    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-    def test_a_file_of_torch_is_told_from_a_zip(
-        self, state_m: Path, nest: Callable[[Weights], object], message: str, zipped: bool
-    ) -> None:
-        path = state_m.parent / "run.ckpt"
-        torch.save(nest(read_weights(state_m)), path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(
-            CheckpointError, match=r"run\.ckpt: a file of torch\.save.*" + message.split(";")[-1]
-        ) as error:
-            load_checkpoint(path)
-        assert "\n" not in str(error.value)
-
-    def test_a_damaged_file_of_torch(self, state_m: Path) -> None:
-        path = state_m.parent / "run.pt"
-        torch.save(read_weights(state_m), path, _use_new_zipfile_serialization=False)
-        path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(CheckpointError, match=r"run\.pt: a file of torch\.save, .* and it is damaged \("):
-            load_checkpoint(path)
-
-    def test_a_safetensors_file_is_told_where_it_belongs(self, state_m: Path, tmp_path: Path) -> None:
-        save_checkpoint(load_checkpoint(state_m), tmp_path / "own")
-        file = tmp_path / "own" / "model.safetensors"
-        with pytest.raises(CheckpointError, match=rf"a safetensors file; give its folder, .*: {tmp_path / 'own'}$"):
-            load_checkpoint(file)
-        (tmp_path / "own" / "config.json").unlink()
-        with pytest.raises(
-            CheckpointError, match=r"torch\.save\(safetensors\.torch\.load_file\('model\.safetensors'\)"
-        ):
-            load_checkpoint(file)
-
-    def test_nested_and_prefixed_weights_in_a_zip_are_told_apart(self, state_m: Path) -> None:
+    def test_nested_and_prefixed_weights_in_a_zip_are_found(self, state_m: Path) -> None:
+        before = load_checkpoint(state_m)
         weights = read_weights(state_m)
         write_zip(state_m, {"policy": weights})
-        with pytest.raises(CheckpointError, match=r"policy\.pth: the weights are nested under \['policy'\]; save that"):
-            load_checkpoint(state_m)
-        write_zip(
-            state_m, {f"agent.model.{k}": w for k, w in load_checkpoint(GOLDEN / "state_m/model.zip").weights.items()}
-        )
-        with pytest.raises(
-            CheckpointError, match=r"the names of the weights begin with 'agent\.model\.'; save them with"
-        ):
-            load_checkpoint(state_m)
+        assert_same(load_checkpoint(state_m), before)
+        write_zip(state_m, {f"agent.model.{k}": w for k, w in weights.items()})
+        assert_same(load_checkpoint(state_m), before)
 
     def test_a_folder_that_is_none_is_told_what_was_meant(self, state_m: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=rf"config\.json is missing; .*; did you mean {state_m}\?"):
@@ -299,7 +248,7 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"config\.json is missing; .*; this is a bundle"):
             load_checkpoint(tmp_path)
 
-    @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+    @pytest.mark.parametrize("keep", [100, 0.5, 0.99])
     def test_a_truncated_zip(self, state_m: Path, keep: float) -> None:
         content = state_m.read_bytes()
         state_m.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
@@ -337,7 +286,7 @@ class TestDamage:
             load_checkpoint(state_m)
 
     def test_not_tensors(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="expected a dictionary of named tensors"):
+        with pytest.raises(CheckpointError, match="it holds no named weights"):
             load_checkpoint(write_zip(tmp_path / "model.zip", {"a": 1}))
 
     @pytest.mark.parametrize(
@@ -352,7 +301,7 @@ class TestDamage:
             (lambda w: w["embed_state.weight"].fill_(torch.nan), r"embed_state\.weight: 13056 of 13056 .* NaN"),
             (
                 lambda w: w["encoder.layers.blocks.2.xlstm.proj_up.weight"][0].fill_(torch.inf),
-                r"proj_up\.weight: 64 of 16384 weights are NaN or infinite",
+                r"proj_up\.weight: 64 of 16384 weights are NaN, infinite or beyond float32",
             ),
             (
                 lambda w: w.update({"embed_ln.bias": torch.ones(64, dtype=torch.int32)}),

@@ -61,7 +61,7 @@ class TestWrongUse:
             (("export", STATE_M, *REACH, "--reward-scale", "0"), "--reward-scale: expected a positive number"),
             (("export", STATE_M, *REACH, "--target-return", "nan"), "'--target-return': expected a finite number"),
             (("export", STATE_M, *REACH, "--config", "no.yaml"), "--config: no.yaml: no such file"),
-            (("export", STATE_M, *REACH, "--act-dim", "8"), "only for a zip without a config"),
+            (("export", STATE_M, *REACH, "--act-dim", "8"), "only for weights without a config"),
             (("export", STATE_M, "--task", "dmcontrol/cheetah-run"), "--action-dim: the task table has none"),
             (("export", STATE_M, *REACH, "--image", "--observation-dim", "3"), "an image task has none"),
             (("convert", "nowhere"), "nowhere: no such checkpoint"),

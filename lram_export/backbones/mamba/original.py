@@ -89,7 +89,7 @@ def infer(weights: FoundWeights) -> MambaConfig:
     num_blocks = weights.block_count(LAYER)
     mixer = "encoder.layers.0.mixer"
     if f"{mixer}.dt_bias" in weights:
-        raise CheckpointError(f"{weights.path}: {mixer}.dt_bias: these are weights of Mamba2, which is not supported")
+        raise CheckpointError(f"{weights.where}: {mixer}.dt_bias: these are weights of Mamba2, which is not supported")
     inner_size, state_size = weights.shape(f"{mixer}.A_log")
     weights.assumptions.append("norm epsilon 1e-5, as in the published models")
     return MambaConfig(
