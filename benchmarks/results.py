@@ -188,10 +188,9 @@ def backbone_sections(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace) -> Document:
-    """Export and time one policy; a step over a window takes so long that fewer are enough."""
+    """Export and time one policy."""
     bundle: Path = options.folder / f"backbones-{case.name}.lram"
-    few = case.way.context == "window"
-    steps = max(options.steps // (10 if few else 1), 10)
+    steps = max(options.steps // fewer(case), 10)
 
     def measure() -> Document:
         context = [] if case.way.context is None else ["--context", case.way.context]
@@ -202,6 +201,14 @@ def measure_case(case: page.Case, checkpoint: Path, options: argparse.Namespace)
     document = kept(bundle.with_suffix(".json"), measure, steps=steps)
     shutil.rmtree(bundle, ignore_errors=True)  # gigabytes
     return document
+
+
+def fewer(case: page.Case) -> int:
+    """By how much fewer steps are enough, where one takes long: over a window, and of many rows of a large model."""
+    if case.way.context == "window":
+        return 10
+    millions = int(case.size.removesuffix("m"))
+    return 4 if millions * case.batch > 1000 else 1
 
 
 def context_sections(options: argparse.Namespace) -> dict[str, list[str]]:

@@ -86,6 +86,15 @@ def test_cases_that_multiply_too_often_are_left_out() -> None:
     assert len(page.cases("16m", window, [1, 16], results.MOST_PRODUCTS)) == 4
 
 
+def test_fewer_steps_where_one_takes_long() -> None:
+    cache, window = (next(w for w in page.WAYS if w.context == context) for context in ("cache", "window"))
+    found = [
+        results.fewer(page.Case(size, way, "fp32", batch))
+        for size, way, batch in (("206m", cache, 1), ("16m", cache, 16), ("110m", cache, 16), ("16m", window, 1))
+    ]
+    assert found == [1, 1, 4, 10]
+
+
 def test_only_what_stands_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- speed -->\nold\n<!-- end of speed -->\nafter\n"
     assert page.replace_section(text, "speed", ["new", "lines"]) == (
