@@ -34,7 +34,7 @@ class BaseRuntime(ABC):
         self._inputs = StepInputs(spec) if inputs is None else inputs
         self._guard = Guard(self)
         self._lost: set[int] = set()
-        self._zeros = np.zeros(spec.outputs[1].size, np.float32)
+        self._zeros = {i: np.zeros(spec.outputs[i].size, np.float32) for i in spec.computed}
 
     @abstractmethod
     def _step(self) -> StepOutput:
@@ -73,12 +73,13 @@ class BaseRuntime(ABC):
                 raise BundleError(
                     f"the step failed: {describe(error)}; is the artifact damaged? Copy or export the bundle again"
                 ) from None
-            # 0 times anything that is not finite is NaN: the cheapest way to see all logits
-            if np.vdot(output.action_logits, self._zeros) != 0:
-                found = first_beyond(output.action_logits)
-                self._lose()
-                outcome = LOST if self.in_place else "the state is as it was"
-                raise StepError(f"action_logits: expected finite values, got {found}; {outcome}")
+            for place, zeros in self._zeros.items():
+                # 0 times anything that is not finite is NaN: the cheapest way to see all values
+                if np.vdot(output.arrays[place], zeros) != 0:
+                    found, name = first_beyond(output.arrays[place]), self.spec.outputs[place].name
+                    self._lose()
+                    outcome = LOST if self.in_place else "the state is as it was"
+                    raise StepError(f"{name}: expected finite values, got {found}; {outcome}")
             self._commit()
             return output
 

@@ -30,7 +30,7 @@ class NativeRuntime(BaseRuntime):
         spec = artifact.spec
         super().__init__(spec, artifact.initial)
         self.state_format = state_format
-        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput.zeros(spec)
         self._episodes: Any = _native.State(model, spec.batch_size)
         inputs = dict(zip((t.name for t in spec.inputs), self._inputs.arrays, strict=True))
         numbers = inputs.get("return_to_go"), inputs.get("reward")

@@ -31,7 +31,7 @@ class OnnxRuntime(BaseRuntime):
     def __init__(self, session: Any, spec: StepSpec, initial: InitialTensors) -> None:
         super().__init__(spec, initial)
         self._session = session
-        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput.zeros(spec)
         # Even steps read set 0 and write set 1, odd steps the other way round.
         self._states = tuple({name: value.copy() for name, value in self._initial.items()} for _ in range(2))
         self._current = 0

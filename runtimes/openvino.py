@@ -41,7 +41,7 @@ class OpenvinoRuntime(BaseRuntime):
 
     def __init__(self, compiled: CompiledModel, spec: StepSpec, initial: InitialTensors) -> None:
         super().__init__(spec, initial)
-        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput.zeros(spec)
         self._request: Any = compiled.model.create_infer_request()
         for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):
             self._request.set_tensor(tensor.name, ov.Tensor(array, shared_memory=True))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,37 @@ LARGEST_STATE = 1e17
 float32 overflows. Steps of a trained policy stay far below it."""
 
 
-class StepOutput(NamedTuple):
-    """Result of a step. The arrays belong to the runtime and are overwritten by its next step: copy to keep.
+class StepOutput:
+    """Result of a step: the arrays of ``spec.outputs``, in that order and by name.
 
-    ``action``: (B, action_dim) float32, or (B, 1) int64 for discrete actions. ``action_logits``: what the
-    action was chosen from, (B, action_dim, 274), or (B, 18) for discrete actions.
+    They belong to the runtime and are overwritten by its next step: copy to keep.
     """
 
-    action: NDArray[np.float32] | NDArray[np.int64]
-    action_logits: NDArray[np.float32]
+    __slots__ = ("arrays", "spec")
+
+    def __init__(self, spec: StepSpec, arrays: Iterable[NDArray[Any]]) -> None:
+        self.spec, self.arrays = spec, tuple(arrays)
+
+    @classmethod
+    def zeros(cls, spec: StepSpec) -> StepOutput:
+        """Buffers of the specification's shapes and types, for a runtime to fill."""
+        return cls(spec, (np.zeros(t.shape, t.dtype) for t in spec.outputs))
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter(self.arrays)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[next(i for i, tensor in enumerate(self.spec.outputs) if tensor.name == name)]
+
+    @property
+    def action(self) -> NDArray[Any]:
+        """(B, action_dim) float32, or (B, 1) int64 for discrete actions."""
+        return self["action"]
+
+    @property
+    def action_logits(self) -> NDArray[np.float32]:
+        """What the action was chosen from: (B, action_dim, 274), or (B, 18) for discrete actions."""
+        return self["action_logits"]
 
 
 class Runtime(Protocol):

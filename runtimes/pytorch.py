@@ -53,7 +53,8 @@ class PytorchRuntime(BaseRuntime):
         head = self._config.head
         modules = head_modules(head)
         logits = modules.select(all_logits, head, self._task)
-        return StepOutput(modules.decode(logits, head, self._task).numpy(), logits.numpy())
+        action = modules.decode(logits, head, self._task)
+        return StepOutput(self.spec, (action.numpy(), logits.numpy()))
 
     def _commit(self) -> None:
         self._state = self._next

@@ -58,7 +58,7 @@ class TensorrtRuntime(BaseRuntime):
         self._host_inputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.inputs]
         self._inputs = StepInputs(spec, [pinned.array for pinned in self._host_inputs])
         self._host_outputs = [self._hold(PinnedArray(t.shape, t.dtype)) for t in spec.outputs]
-        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput.zeros(spec)
         self._device_inputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.inputs]
         self._device_outputs = [self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.outputs]
         self._states = tuple({t.name: self._hold(DeviceArray(t.shape, t.dtype)) for t in spec.states} for _ in range(2))

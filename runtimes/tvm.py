@@ -45,7 +45,7 @@ class TvmRuntime(BaseRuntime):
         spec = artifact.spec
         super().__init__(spec, artifact.initial, StepInputs(spec, [aligned(t.shape, t.dtype) for t in spec.inputs]))
         self._threads, self._columns = threads, memory_columns
-        self._outputs = StepOutput(*(aligned(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput(spec, (aligned(t.shape, t.dtype) for t in spec.outputs))
         # in the kernels' layout
         self._state = {t.name: aligned(stored_shape(t, memory_columns), t.dtype) for t in spec.states}
         action, logits = self._outputs

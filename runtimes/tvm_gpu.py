@@ -30,7 +30,7 @@ class GpuRuntime(BaseRuntime):
         spec = artifact.spec
         super().__init__(spec, artifact.initial)
         self._columns, self._device = memory_columns, device
-        self._outputs = StepOutput(*(np.zeros(t.shape, t.dtype) for t in spec.outputs))
+        self._outputs = StepOutput.zeros(spec)
         action, logits = self._outputs
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
         self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]

@@ -122,7 +122,7 @@ class _StepWorker:
         self._parity = None
         if comparable:
             runtime = self._policy.runtime
-            meter = ParityMeter() if job.name == BASELINE else parity_meter(bundle, job.name, runtime)
+            meter = ParityMeter(runtime.spec) if job.name == BASELINE else parity_meter(bundle, job.name, runtime)
             replay(runtime, load_bundle_reference(bundle), meter)
             self._parity = meter.result()
             if not self._parity.passed:

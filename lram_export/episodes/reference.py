@@ -1,14 +1,13 @@
 """Recorded environment steps: inputs and what the reference model made of them (``reference.npz``).
 
-With it a device verifies its own runtime without torch. All steps have a leading time dimension N:
-the step's inputs by name, ``action``, ``action_logits``
-(expected outputs), and ``sample.<state name>``: evenly spaced elements of each state tensor after the last
-step (whole states would be larger than the model's code for large models).
+With it a device verifies its own runtime without torch. All steps have a leading time dimension N: the step's inputs and
+expected outputs by name, and ``sample.<state name>``: evenly spaced elements of each state tensor after the last step
+(whole states would be larger than the model's code for large models).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,22 +33,39 @@ class Reference:
     """A recorded sequence with the reference model's outputs and samples of its last state."""
 
     inputs: StepSequence
-    action: NDArray[np.generic]
-    action_logits: NDArray[np.float32]
+    outputs: Mapping[str, NDArray[Any]]
     state_samples: dict[str, NDArray[np.float32]]
+
+    @property
+    def action(self) -> NDArray[Any]:
+        """(N, B, action_dim) float32, or (N, B, 1) int64 for discrete actions."""
+        return self.outputs["action"]
+
+    @property
+    def action_logits(self) -> NDArray[np.float32]:
+        """What the actions were chosen from, (N, B, action_dim, K) or (N, B, K)."""
+        return self.outputs["action_logits"]
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The outputs of each step, in the order of the specification."""
+        return zip(*self.outputs.values(), strict=True)
 
 
 def record_reference(runtime: Runtime, inputs: StepSequence, advance: Callable[[int], None] | None = None) -> Reference:
     """Run a sequence from the initial state and keep what came out; ``advance`` is told of every step."""
     runtime.reset()
-    actions, logits = [], []
+    steps = []
     for arguments in inputs:
-        output = runtime.step(*arguments)
-        actions.append(output.action.copy())
-        logits.append(output.action_logits.copy())
+        steps.append([array.copy() for array in runtime.step(*arguments)])
         if advance is not None:
             advance(1)
-    return Reference(inputs, np.stack(actions), np.stack(logits), sample_state(runtime.state()))
+    return Reference(inputs, stacked(runtime.spec, steps), sample_state(runtime.state()))
+
+
+def stacked(spec: StepSpec, steps: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The outputs of steps, each in the order of the specification, as one array per name: (N, B, ...)."""
+    columns = zip(spec.outputs, zip(*steps, strict=True), strict=True)
+    return {output.name: np.stack(column) for output, column in columns}
 
 
 def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -60,7 +76,7 @@ def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.
 def save_reference(reference: Reference, path: Path) -> None:
     """Write ``reference.npz``."""
     arrays: dict[str, NDArray[Any]] = dict(reference.inputs.inputs)
-    arrays |= {"action": reference.action, "action_logits": reference.action_logits}
+    arrays |= reference.outputs
     arrays |= {_SAMPLE_PREFIX + name: array for name, array in reference.state_samples.items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
@@ -76,18 +92,18 @@ def load_reference(path: Path, spec: StepSpec) -> Reference:
         raise BundleError(f"{path}: {error}") from None
     return Reference(
         inputs=StepSequence({t.name: arrays[t.name] for t in spec.inputs}),
-        action=arrays["action"],
-        action_logits=arrays["action_logits"],
+        outputs={t.name: arrays[t.name] for t in spec.outputs},
         state_samples={t.name: arrays[_SAMPLE_PREFIX + t.name] for t in spec.states},
     )
 
 
 def _check_headers(headers: Mapping[str, ArrayHeader], spec: StepSpec) -> None:
     """Compare names, shapes and types with the specification."""
-    shape = headers["observation"].shape if "observation" in headers else ()
+    first = spec.inputs[0].name
+    shape = headers[first].shape if first in headers else ()
     steps = shape[0] if shape else 0
     if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"observation: expected 1 to {MOST_STEPS} steps, got {steps}")
+        raise ValueError(f"{first}: expected 1 to {MOST_STEPS} steps, got {steps}")
     expected = {t.name: ArrayHeader((steps, *t.shape), np.dtype(t.dtype)) for t in (*spec.inputs, *spec.outputs)}
     for t in spec.states:
         expected[_SAMPLE_PREFIX + t.name] = ArrayHeader((-(-t.size // _stride(t.size)),), np.dtype(t.dtype))

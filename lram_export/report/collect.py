@@ -386,8 +386,8 @@ class Recorder:
 
     def oracle(self, inputs: StepSequence, runtime: Runtime) -> Oracle:
         """What was answered as what others are compared with; the runtime is that which answered."""
-        answers = np.stack(self._actions), np.stack(self._logits)
-        return Oracle(Reference(inputs, *answers, sample_state(runtime.state())), np.array(self._norms))
+        answers = {"action": np.stack(self._actions), "action_logits": np.stack(self._logits)}
+        return Oracle(Reference(inputs, answers, sample_state(runtime.state())), np.array(self._norms))
 
     def errors(self, reference: Reference, norms: Floats) -> Errors:
         """Compare with an oracle's answers; ``norms`` of its state may be empty."""

@@ -6,7 +6,7 @@ The tolerances live here and nowhere else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lram_export.spec.bounds import MOST_BATCH, MOST_STEPS
 from lram_export.spec.json_fields import Fields, whole_number
+from lram_export.spec.tensors import StepSpec
 
 Array = NDArray[np.generic]
 
@@ -180,7 +181,10 @@ def _worst(fields: Fields, steps: int) -> WorstLogit:
 class ParityMeter:
     """Compares step by step and sums up."""
 
-    def __init__(self, precision: str = "fp32", activations: str = FLOAT32, state_format: str = FLOAT32) -> None:
+    def __init__(
+        self, spec: StepSpec, precision: str = "fp32", activations: str = FLOAT32, state_format: str = FLOAT32
+    ) -> None:
+        self._spec = spec
         self._precision, self._activations, self._state_format = precision, activations, state_format
         self._relative = 0.0
         self._steps = 0
@@ -193,25 +197,38 @@ class ParityMeter:
         self._tie = 0.0
         self._per_step: list[NDArray[np.float64]] = []
 
-    def add_step(self, expected_action: Array, expected_logits: Array, action: Array, logits: Array) -> None:
-        """Compare one step: actions (B, A), logits (B, A, K) or (B, K); NaN counts as an infinite error."""
-        reference = expected_logits.astype(np.float64)
-        error = np.abs(logits.astype(np.float64) - reference)
+    def add_step(self, expected: Iterable[Array], actual: Iterable[Array]) -> None:
+        """Compare the outputs of one step, both in the order of the specification; NaN counts as an infinite error."""
+        expected, actual = tuple(expected), tuple(actual)
+        names = [output.name for output in self._spec.outputs]
+        errors = [self._add_values(expected[i], actual[i]) for i in self._spec.computed]
+        self._per_step.append(np.max(errors, axis=0))
+        for i, output in enumerate(self._spec.outputs):
+            scores = self._spec.scores_of(output)
+            if scores is not None:
+                at = names.index(scores.name)
+                self._add_actions(expected[i], expected[at].astype(np.float64), actual[i], actual[at])
+        self._steps += 1
+
+    def _add_values(self, expected: Array, actual: Array) -> NDArray[np.float64]:
+        """Compare values (B, ...); returns the largest error of each row."""
+        reference = expected.astype(np.float64)
+        error = np.abs(actual.astype(np.float64) - reference)
         error = np.where(np.isnan(error), np.inf, error)
         largest = float(error.max())
-        self._per_step.append(error.reshape(len(error), -1).max(axis=1))
         if self._worst is None or largest > self._max:
             row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
             at = (row, *index)
-            self._worst = WorstLogit(self._steps, row, tuple(index), float(reference[at]), float(logits[at]))
+            self._worst = WorstLogit(self._steps, row, tuple(index), float(reference[at]), float(actual[at]))
             self._max = largest
         self._sum += float(error.sum())
         self._count += error.size
-        self._relative = max(self._relative, *(relative_error(r, a) for r, a in zip(reference, logits, strict=True)))
-        self._add_actions(expected_action, reference, action, logits)
-        self._steps += 1
+        self._relative = max(self._relative, *(relative_error(r, a) for r, a in zip(reference, actual, strict=True)))
+        rows: NDArray[np.float64] = error.reshape(len(error), -1).max(axis=1)
+        return rows
 
     def _add_actions(self, expected: Array, expected_logits: Array, action: Array, logits: Array) -> None:
+        """Compare actions (B, A) that were chosen from logits (B, A, K) or (B, K)."""
         different = np.not_equal(expected, action)
         self._actions += expected.size
         self._different += int(different.sum())

@@ -20,6 +20,9 @@ ROLES = ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell", "key"
 """What a state tensor can be, see :class:`StateSpec`."""
 MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS = 8, 1 << 36, 16
 
+SCORES = "_logits"
+"""How the name of the scores ends that another output is chosen from: ``action`` from ``action_logits``."""
+
 MAX_FLOAT32 = float.fromhex("0x1.fffffep127")
 """The largest float32 number."""
 
@@ -117,6 +120,17 @@ class StepSpec:
     def state_bytes(self) -> int:
         """Size of the recurrent state of the whole batch in bytes (float32)."""
         return 4 * sum(t.size for t in self.states)
+
+    def scores_of(self, output: TensorSpec) -> TensorSpec | None:
+        """The output whose largest element decides another one; None for one that is computed as it is."""
+        return next((t for t in self.outputs if t.name == output.name + SCORES), None)
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """Places of the outputs that are float32 and computed as they are: scores, and values not chosen from any."""
+        return tuple(
+            i for i, output in enumerate(self.outputs) if output.dtype == "float32" and self.scores_of(output) is None
+        )
 
     def input(self, name: str) -> TensorSpec | None:
         """An input by name; None where a step has none of that name."""

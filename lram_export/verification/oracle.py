@@ -171,10 +171,9 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
         for model in models:
             with closing(oracle.model_runtime(model)) as runtime:
                 answers.append(record_reference(runtime, inputs, advance))
-    meter = ParityMeter(manifest.precision)
-    sides = (answers[0].action, answers[0].action_logits, reference.action, reference.action_logits)
-    for step in zip(*sides, strict=True):
-        meter.add_step(*step)
+    meter = ParityMeter(manifest.spec, manifest.precision)
+    for expected_step, recorded_step in zip(answers[0], reference, strict=True):
+        meter.add_step(expected_step, recorded_step)
     meter.add_state(answers[0].state_samples, reference.state_samples)
     if manifest.quantization is None:
         return RecordedCheck(meter.result(), None)

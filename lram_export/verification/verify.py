@@ -90,7 +90,9 @@ def verify_artifact(
 def parity_meter(bundle: Bundle, target: str, runtime: Runtime) -> ParityMeter:
     """An empty comparison with the tolerance that holds for a target of the bundle on this runtime."""
     entry = bundle.artifact(target)
-    return ParityMeter(entry.precision, entry.activations, getattr(runtime, "state_format", FLOAT32))
+    return ParityMeter(
+        bundle.manifest.spec, entry.precision, entry.activations, getattr(runtime, "state_format", FLOAT32)
+    )
 
 
 def replay(
@@ -102,10 +104,9 @@ def replay(
 ) -> None:
     """Run the recorded steps from the initial state and compare outputs and the last state."""
     runtime.reset()
-    recorded = zip(reference.inputs, reference.action, reference.action_logits, strict=True)
-    for arguments, action, logits in recorded:
+    for arguments, expected in zip(reference.inputs, reference, strict=True):
         output = runtime.step(*arguments)
-        meter.add_step(action, logits, output.action, output.action_logits)
+        meter.add_step(expected, output)
         if watch is not None:
             watch(runtime, output)
         advance(1)
@@ -228,9 +229,7 @@ def verify_against_checkpoint(
                 expected = reference.step(*arguments)
                 for target, runtime in runtimes.items():
                     output = expected if runtime is reference else runtime.step(*arguments)
-                    meters[target].add_step(
-                        expected.action, expected.action_logits, output.action, output.action_logits
-                    )
+                    meters[target].add_step(expected, output)
                 if number % STATE_EVERY == 0 or number == len(inputs):
                     state = reference.state()
                     for target, runtime in runtimes.items():

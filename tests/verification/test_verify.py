@@ -16,6 +16,7 @@ from lram_export.errors import LramError
 from lram_export.model.specification import step_spec
 from lram_export.spec.parity import TOLERANCES, ParityMeter, relative_error
 from lram_export.spec.tasks import resolve_task
+from lram_export.spec.tensors import StepSpec, TensorSpec
 from lram_export.verification.drift import UNNAMED, drift, steps_since_start
 from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint
 from tests.conftest import GOLDEN, SLOW, ExportFunction
@@ -26,10 +27,17 @@ LOGITS = np.array([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]], np.float32)
 ACTION = np.array([[1, 0]], np.float32)
 
 
+CHOSEN = (TensorSpec("action", (1, 2), "float32"), TensorSpec("action_logits", (1, 2, 3), "float32"))
+
+
+def meter_of(*outputs: TensorSpec) -> ParityMeter:
+    return ParityMeter(StepSpec(1, (), outputs, ()))
+
+
 def compare(logits: np.ndarray, action: np.ndarray = ACTION, expected: np.ndarray = LOGITS) -> ParityMeter:
-    meter = ParityMeter()
-    meter.add_step(ACTION, expected, ACTION, expected)
-    meter.add_step(ACTION, expected, action, logits)
+    meter = meter_of(*CHOSEN)
+    meter.add_step((ACTION, expected), (ACTION, expected))
+    meter.add_step((ACTION, expected), (action, logits))
     return meter
 
 
@@ -60,8 +68,22 @@ class TestMeter:
         result = compare(changed((0, 0, 0), value)).result()
         assert not result.passed and result.max_logit_error == np.inf
 
+    def test_values_that_were_not_chosen_from_any_are_compared_themselves(self) -> None:
+        torque, value = TensorSpec("torque", (1, 2), "float32"), TensorSpec("value", (1,), "float32")
+        for wrong in (0, 1):
+            meter = meter_of(torque, value)
+            expected = (np.array([[0.5, -0.5]], np.float32), np.ones(1, np.float32))
+            actual = [values.copy() for values in expected]
+            actual[wrong].flat[-1] += np.float32(0.5)
+            meter.add_step(expected, expected)
+            meter.add_step(expected, actual)
+            result = meter.result()
+            assert not result.passed and result.max_logit_error == 0.5 and result.actions == 0
+            assert result.worst is not None and result.worst.step == 1
+            assert meter.errors.tolist() == [[0.0], [0.5]]
+
     def test_no_steps_never_pass(self) -> None:
-        assert not ParityMeter().result().passed
+        assert not meter_of(*CHOSEN).result().passed
 
     def test_a_different_action_passes_only_at_a_tie(self) -> None:
         tied = LOGITS.copy()
@@ -72,8 +94,8 @@ class TestMeter:
         assert result.passed and result.actions_different == 1
         assert result.largest_tie == pytest.approx(0.5 * BOUND.logit, rel=0.01)
 
-        wide = ParityMeter()
-        wide.add_step(ACTION, LOGITS, np.array([[1, 2]], np.float32), changed((0, 1, 2), 0.51))
+        wide = meter_of(*CHOSEN)
+        wide.add_step((ACTION, LOGITS), (np.array([[1, 2]], np.float32), changed((0, 1, 2), 0.51)))
         assert wide.result().largest_tie == pytest.approx(0.1, rel=1e-3) and not wide.result().passed
 
     def test_a_wrong_decoding_of_right_logits_never_passes(self) -> None:
