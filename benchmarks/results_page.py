@@ -62,10 +62,15 @@ class Case:
         return preset_config(self.size, backbone=self.way.backbone).in_context(self.way.context)
 
 
-def cases(size: str, way: Way, batches: Sequence[int], most_products: float) -> list[Case]:
-    """A policy at both precisions and every number of rows, but where a step multiplies more often than that."""
+def cases(size: str, way: Way, batches: Sequence[int], most_products: float, most_state: float) -> list[Case]:
+    """A policy at both precisions and every number of rows, but where a step multiplies more often or all rows have
+    more bytes of state than that."""
     found = [Case(size, way, precision, batch) for precision in ("fp32", "int8") for batch in batches]
-    return [case for case in found if case.batch * products(case.config) <= most_products]
+    return [
+        case
+        for case in found
+        if case.batch * products(case.config) <= most_products and case.batch * state_bytes(case.config) <= most_state
+    ]
 
 
 def replace_section(text: str, name: str, lines: Sequence[str]) -> str:
