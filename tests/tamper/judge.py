@@ -17,13 +17,13 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from click.testing import CliRunner
 
 from lram_export import Bundle
 from lram_export.cli import main
+from lram_export.episodes.reference import record_reference
 from lram_export.episodes.steps import random_steps
 from lram_export.runtimes import load_verifier
 from lram_export.spec.parity import ParityMeter, tolerance
@@ -164,18 +164,14 @@ def difference_on_other_steps(original: Path, altered: Path) -> tuple[float, flo
     answers = []
     for path in (original, altered):
         runtime, _ = load_verifier(entry.target, Bundle.open(path).load_artifact(entry.target), 1)
-        outputs = [runtime.step(*arguments) for arguments in _copied(runtime, inputs)]
-        answers.append(outputs)
+        answers.append(record_reference(runtime, inputs))
     meter = ParityMeter(entry.precision, entry.activations)
-    for one, other in zip(*answers, strict=True):
-        meter.add_step(*one, *other)
+    columns = [values for side in answers for values in (side.action, side.action_logits)]
+    for step in zip(*columns, strict=True):
+        meter.add_step(*step)
     result, allowed = meter.result(), tolerance(entry.precision, entry.activations)
     found = result.relative_error if allowed.relative else result.max_logit_error
     return float(np.inf if found is None else found), 2 * allowed.logit
-
-
-def _copied(runtime: Any, inputs: Any) -> Iterator[Any]:
-    yield from inputs
 
 
 def _use_stand_ins() -> None:
