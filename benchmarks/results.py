@@ -54,6 +54,9 @@ ENVIRONMENTS = tuple(
 MOST_PRODUCTS = 5e10
 """Multiplications of a step from which on a case of the backbones is left out: many seconds per step on two cores."""
 
+MOST_STATE = 1.5e9
+"""Bytes of state of all rows from which on it is: five contenders keep it at once, some of them twice."""
+
 MOST_RUNS = 3
 """Of a benchmark that others on the machine or its host disturb."""
 
@@ -179,7 +182,7 @@ def backbone_sections(options: argparse.Namespace) -> dict[str, list[str]]:
             checkpoint: Path = options.folder / f"{size}-{way.backbone}"
             if not checkpoint.exists():
                 lram_export("new", "--backbone", way.backbone, "--preset", size, "-o", checkpoint, "--quiet")
-            for case in page.cases(size, way, options.batches, MOST_PRODUCTS):
+            for case in page.cases(size, way, options.batches, MOST_PRODUCTS, MOST_STATE):
                 measured[case] = measure_case(case, checkpoint, options)
     batches = " ".join(map(str, options.batches))
     chosen = f"--sizes {' '.join(options.sizes)} --batches {batches} --steps {options.steps}"

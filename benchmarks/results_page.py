@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.checkpoints.random import preset_config
+from lram_export.describe import three_digits
 from lram_export.episodes.intervals import mean, success_rate
 from lram_export.model.config import ModelConfig
 from lram_export.prediction.machine_speed import this_device
@@ -62,10 +63,15 @@ class Case:
         return preset_config(self.size, backbone=self.way.backbone).in_context(self.way.context)
 
 
-def cases(size: str, way: Way, batches: Sequence[int], most_products: float) -> list[Case]:
-    """A policy at both precisions and every number of rows, but where a step multiplies more often than that."""
+def cases(size: str, way: Way, batches: Sequence[int], most_products: float, most_state: float) -> list[Case]:
+    """A policy at both precisions and every number of rows, but where a step multiplies more often or all rows have
+    more bytes of state than that."""
     found = [Case(size, way, precision, batch) for precision in ("fp32", "int8") for batch in batches]
-    return [case for case in found if case.batch * products(case.config) <= most_products]
+    return [
+        case
+        for case in found
+        if case.batch * products(case.config) <= most_products and case.batch * state_bytes(case.config) <= most_state
+    ]
 
 
 def replace_section(text: str, name: str, lines: Sequence[str]) -> str:
@@ -111,8 +117,8 @@ def speed_table(measured: Mapping[tuple[str, str], Document]) -> list[str]:
                     size + _doubted(document),
                     f"`fp32`, beside `{precision}`" if target == ORIGINAL else f"`{precision}`",
                     target,
-                    f"{r['p50_ms']:.3g}",
-                    f"{r['p99_ms']:.3g}",
+                    three_digits(r["p50_ms"]),
+                    three_digits(r["p99_ms"]),
                     f"{original / r['p50_ms']:.1f}",
                     "-" if openvino is None else f"{openvino / r['p50_ms']:.2f}",
                     f"{r['floor_ratio']:.2f}",
@@ -151,11 +157,11 @@ def backbone_table(measured: Mapping[Case, Document]) -> list[str]:
                 case.way.title,
                 f"`{case.precision}`",
                 str(case.batch),
-                *(f"{results[target]['p50_ms']:.3g}" if target in results else "-" for target in targets),
+                *(three_digits(results[target]["p50_ms"]) if target in results else "-" for target in targets),
                 f"{native['floor_ratio']:.2f}",
                 _product_share(case, native["p50_ms"] / 1e3, document["bench"]["products"]),
                 "-" if native["peak_memory"] is None else f"{native['peak_memory'] / 1e6:.0f} MB",
-                f"{state / 1e6:.3g} MB",
+                f"{three_digits(state / 1e6)} MB",
             ]
         )
     columns = ["size", "policy", "precision", "rows", *targets, f"{NATIVE}: x floor", "of products", "memory", "state"]
@@ -186,7 +192,13 @@ def prediction_table(
                 continue
             ratio, ratio_now = before[target] / p50, during[target] / p50
             near, near_now = near + (abs(ratio - 1) <= ALLOWED), near_now + (abs(ratio_now - 1) <= ALLOWED)
-            numbers = (f"{before[target]:.3g}", f"{p50:.3g}", f"{ratio:.2f}", f"{change:.2f}", f"{ratio_now:.2f}")
+            numbers = (
+                three_digits(before[target]),
+                three_digits(p50),
+                f"{ratio:.2f}",
+                f"{change:.2f}",
+                f"{ratio_now:.2f}",
+            )
             rows.append([size, f"`{precision}`", target, *numbers])
     columns = ["size", "precision", "target", "predicted ms", "measured ms", "predicted / measured"]
     said = (

@@ -25,6 +25,9 @@ page = importlib.import_module("results_page")
 results = importlib.import_module("results")
 
 
+LIMITS = results.MOST_PRODUCTS, results.MOST_STATE
+
+
 def timed(target: str, milliseconds: float) -> dict[str, Any]:
     return {
         "target": target,
@@ -75,15 +78,17 @@ def test_backbones_stand_beside_one_another_with_what_they_carry() -> None:
     assert lines[6].startswith("\\* `bench` doubted this run")
 
 
-def test_cases_that_multiply_too_often_are_left_out() -> None:
-    _, mamba, window, cache = page.WAYS
-    assert [(case.precision, case.batch) for case in page.cases("206m", window, [1, 16], results.MOST_PRODUCTS)] == [
+def test_cases_that_multiply_too_often_or_carry_too_much_are_left_out() -> None:
+    xlstm, mamba, window, cache = page.WAYS
+    assert [case.batch for case in page.cases("206m", xlstm, [1, 16], *LIMITS)] == [1, 1]
+    assert [case.batch for case in page.cases("110m", xlstm, [1, 16], *LIMITS)] == [1, 16, 1, 16]
+    assert [(case.precision, case.batch) for case in page.cases("206m", window, [1, 16], *LIMITS)] == [
         ("fp32", 1),
         ("int8", 1),
     ]
     for way in (mamba, cache):
-        assert len(page.cases("206m", way, [1, 16], results.MOST_PRODUCTS)) == 4
-    assert len(page.cases("16m", window, [1, 16], results.MOST_PRODUCTS)) == 4
+        assert len(page.cases("206m", way, [1, 16], *LIMITS)) == 4
+    assert len(page.cases("16m", window, [1, 16], *LIMITS)) == 4
 
 
 def test_fewer_steps_where_one_takes_long() -> None:

@@ -26,7 +26,7 @@ from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.folder import load_folder, save_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
-from lram_export.checkpoints.training_zip import load_zip
+from lram_export.checkpoints.training_file import load_training_file
 from lram_export.episodes.steps import random_steps
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
@@ -309,7 +309,7 @@ def test_an_option_of_the_training_that_nobody_knows_is_refused_by_name(kind: st
             changed = text.replace("agent_params:\n", f"agent_params:\n{line}\n", 1)
         (tmp_path / "config.yaml").write_text(changed)
         with pytest.raises(CheckpointError, match=rf"{section}.new_option = 3 is not supported"):
-            load_zip(GOLDEN / folder / "model.zip", tmp_path / "config.yaml", Hints())
+            load_training_file(GOLDEN / folder / "model.zip", tmp_path / "config.yaml", Hints(), None)
 
 
 def test_a_target_without_kernels_says_where_the_backbone_runs(tmp_path: Path) -> None:
