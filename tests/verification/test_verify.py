@@ -165,6 +165,9 @@ def test_the_error_does_not_grow_over_many_steps(steps: int, exported: ExportFun
     meter = verify_against_checkpoint(bundle, checkpoint, ["onnxruntime"], inputs=inputs, threads=1).meters[
         "onnxruntime"
     ]
-    stretches = drift(meter.errors, inputs)[UNNAMED]
     assert meter.result().passed, meter.result().failures()
-    assert stretches[-1] <= 2 * stretches[0], stretches
+    # the typical error: the largest of a tenth of an episode is one step's, three times that of another tenth or more
+    position = steps_since_start(inputs["is_first"])
+    tenth = (int(position.max()) + 1) // 10
+    beginning, end = (np.median(meter.errors[part]) for part in (position < tenth, position >= 9 * tenth))
+    assert end <= 1.5 * beginning, (beginning, end)
