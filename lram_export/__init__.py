@@ -8,20 +8,37 @@ from __future__ import annotations
 from lram_export.version import __version__
 
 TYPE_CHECKING = False  # typing itself takes longer to import than all the rest
-__all__ = ["Bundle", "BundleError", "LramError", "Policy", "__version__", "load_policy"]
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "ExportOptions",
+    "Field",
+    "LramError",
+    "Policy",
+    "StepPolicy",
+    "__version__",
+    "export_bundle",
+    "load_policy",
+]
 
 if TYPE_CHECKING:
     from typing import Any
 
     from lram_export.bundle.bundle import Bundle
     from lram_export.errors import BundleError, LramError
+    from lram_export.export import ExportOptions, export_bundle
     from lram_export.policy import Policy, load_policy
+    from lram_export.step_module.policy import Field, StepPolicy
 
 _LAZY = {
     "Bundle": "lram_export.bundle.bundle",
     "BundleError": "lram_export.errors",
+    "ExportOptions": "lram_export.export",
+    "Field": "lram_export.step_module.policy",
     "LramError": "lram_export.errors",
     "Policy": "lram_export.policy",
+    "StepPolicy": "lram_export.step_module.policy",
+    "export_bundle": "lram_export.export",
     "load_policy": "lram_export.policy",
 }
 

@@ -55,9 +55,11 @@ class Conditioning(Protocol):
         """Continue from a state that was checked."""
 
 
-def conditioning(spec: StepSpec, task: TaskSpec) -> Conditioning:
+def conditioning(spec: StepSpec, task: TaskSpec | None) -> Conditioning:
     """What the inputs of a step ask for."""
-    return ReturnConditioning(spec, task) if spec.input("return_to_go") is not None else Unconditioned(spec)
+    if task is None or spec.input("return_to_go") is None:
+        return Unconditioned(spec)
+    return ReturnConditioning(spec, task)
 
 
 class Unconditioned:

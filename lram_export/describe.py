@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, read_model
 
 if TYPE_CHECKING:
-    from lram_export.bundle.manifest import QuantizationEntry
+    from pathlib import Path
+
+    from lram_export.bundle.manifest import Manifest, QuantizationEntry
+    from lram_export.spec.tensors import TensorSpec
 
 
 def counted(number: int, what: str) -> str:
     """A number with its noun: ``1 step``, ``2,000 steps``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    plural = what[:-1] + "ces" if what.endswith("matrix") else what + "s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def three_digits(value: float) -> str:
@@ -53,8 +57,42 @@ def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
         *config.backbone.facts(),
         ("encoders", ", ".join(encoders)),
         ("head", config.head.fact()),
+        *_sizes(parameters, state),
+    ]
+
+
+def policy_facts(manifest: Manifest, path: Path) -> list[tuple[str, str]]:
+    """What goes in and comes out of a bundle's policy, and its architecture; ``path`` is the bundle, for messages."""
+    spec, task = manifest.spec, manifest.task
+    batch = ("batch", str(manifest.batch_size))
+    if task is None:
+        matrices = len(manifest.model["matrices"])
+        return [
+            *((f"input {tensor.name}", _shape_of(tensor)) for tensor in spec.inputs[:-1]),
+            *((f"output {tensor.name}", _shape_of(tensor)) for tensor in spec.outputs),
+            batch,
+            ("module", f"{manifest.model['class']}, {counted(matrices, 'matrix')} that a precision applies to"),
+            *_sizes(manifest.parameters, spec.state_bytes // spec.batch_size),
+        ]
+    discrete = f"one of {spec.outputs[1].shape[-1]} discrete"
+    return [
+        ("observation", _shape_of(spec.inputs[0])),
+        ("action", discrete if task.action == "discrete" else f"{task.action_dim} continuous"),
+        ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
+        ("reward feedback", task.reward_feedback),
+        batch,
+        *model_facts(read_model(manifest.model, path), manifest.parameters),
+    ]
+
+
+def _shape_of(tensor: TensorSpec) -> str:
+    return f"{'x'.join(map(str, tensor.shape[1:])) or 'one number'} {tensor.dtype}"
+
+
+def _sizes(parameters: int, state_bytes: int) -> list[tuple[str, str]]:
+    return [
         ("weights", f"{parameters:,} ({human_bytes(4 * parameters)} in float32)"),
-        ("recurrent state", f"{human_bytes(state)} per row"),
+        ("recurrent state", f"{human_bytes(state_bytes)} per row"),
     ]
 
 

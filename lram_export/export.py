@@ -15,12 +15,11 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.bundle.initial import write_initial
 from lram_export.bundle.manifest import INITIAL_FILE, REPORT_FILE, QuantizationEntry
 from lram_export.bundle.writer import BundleWriter, write_bundle
-from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.episodes.reference import REFERENCE_FILE, Reference, record_reference, save_reference
 from lram_export.episodes.steps import DEFAULT_STEPS, StepSequence, random_steps
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
-from lram_export.lowering import LoweredPolicy, lower
+from lram_export.lowering import LoweredPolicy, Source, lower
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization.calibration import Calibration, load_calibration
 from lram_export.quantization.quantize import QuantizationOptions, check_options, cost_on_episodes, quantize
@@ -61,8 +60,8 @@ class TargetFailure:
 
 
 def export_bundle(
-    checkpoint: Checkpoint,
-    task: TaskSpec,
+    source: Source,
+    task: TaskSpec | None,
     path: Path,
     options: ExportOptions | None = None,
     progress: Progress = SILENT,
@@ -71,9 +70,9 @@ def export_bundle(
     """Write a verified bundle, whole or not at all.
 
     Args:
-        checkpoint: what to export; its weights are freed by the time the targets are verified if the caller
-            keeps no reference.
-        task: what the policy is asked to do.
+        source: what to export, a checkpoint or a :class:`~lram_export.step_module.policy.StepPolicy`; its weights
+            are freed by the time the targets are verified if the caller keeps no reference.
+        task: what the policy is asked to do; None for a StepPolicy, which does one thing.
         path: the bundle's folder.
         options: targets, batch size, recorded steps, quantization, what to compile for, whether to write a report
             (it is left out, too, where the packages that draw charts are missing).
@@ -81,7 +80,8 @@ def export_bundle(
         failures: if given, a target that fails is entered here and left out of the bundle, and the others go on.
 
     Raises:
-        UsageError: the output exists, a target is unknown or not installed, or task and model do not fit.
+        UsageError: the output exists, a target is unknown or not installed, task and model do not fit, or a module is
+            not one step as a pure function.
         ParityError: a target does not do what the reference does; nothing is written.
         LramError: with ``failures``, no target is left; nothing is written.
     """
@@ -89,7 +89,7 @@ def export_bundle(
     check_targets(options)
     with write_bundle(path, force=options.force) as writer:
         with progress.stage("lowering the model"):
-            policy = lower(checkpoint, task, name=writer.name, batch_size=options.batch_size)
+            policy: LoweredPolicy = lower(source, task, name=writer.name, batch_size=options.batch_size)
         calibration = _load_calibration(policy, options)
         inputs = _reference_inputs(policy, options, calibration)
         quantization = None
@@ -114,17 +114,17 @@ def export_bundle(
                 _export(writer, target, policy, progress)
         _check_any(writer)
         about = {
-            "model": checkpoint.config.to_json(),
-            "parameters": checkpoint.parameters,
-            "task": task,
+            "model": policy.model,
+            "parameters": policy.parameters,
+            "task": policy.task,
             "spec": policy.spec,
             "reference": writer.directory / REFERENCE_FILE,
-            "source": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+            "source": policy.source,
             "quantization": quantization,
             "initial": initial,
         }
         writer.finish(**about)  # type: ignore[arg-type]
-        del policy, checkpoint
+        del policy, source
         gc.collect()  # the model's memory, before runtimes take theirs
         bundle = Bundle.open(writer.directory)
         wanted = options.report and not missing_packages()
@@ -206,20 +206,15 @@ def _reference_inputs(policy: LoweredPolicy, options: ExportOptions, calibration
 
 def _record(policy: LoweredPolicy, inputs: StepSequence, progress: Progress) -> Reference:
     from lram_export.model.reference import oracle_threads
-    from lram_export.runtimes.pytorch import PytorchRuntime
 
     stage = progress.stage("recording reference steps", len(inputs))
-    with stage as advance, oracle_threads(policy.checkpoint.config):
-        return record_reference(PytorchRuntime(policy.model, policy.spec, policy.task), inputs, advance)
+    with stage as advance, oracle_threads(policy.parameters):
+        return record_reference(policy.reference(), inputs, advance)
 
 
 def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) -> QuantizationCost:
     """What quantization changed over the recorded steps."""
-    return quantization_cost(
-        policy.checkpoint.config.head.bin_width(policy.task),
-        (in_float32.action, in_float32.action_logits),
-        (reference.action, reference.action_logits),
-    )
+    return quantization_cost(policy.spec, policy.bin_width, in_float32.outputs, reference.outputs)
 
 
 def _save_quantized(

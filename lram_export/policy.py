@@ -16,8 +16,12 @@ from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import State, check_magnitude, check_rows
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.tensors import StepSpec, TensorSpec
 from lram_export.system.machine import suitable_threads
+
+
+Observation = NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
+"""The observation, or all of them by name."""
 
 
 class Policy:
@@ -28,19 +32,20 @@ class Policy:
 
     Attributes:
         runtime: the target's runtime, for callers that keep return-to-go themselves.
-        task: what the policy was exported for.
+        task: what the policy was exported for; None for a module of one's own.
         spec: names and shapes of a step.
     """
 
-    def __init__(self, runtime: Runtime, task: TaskSpec) -> None:
+    def __init__(self, runtime: Runtime, task: TaskSpec | None) -> None:
         self.runtime, self.task = runtime, task
         self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
         self._conditioning = conditioning(self.spec, task)
-        self._discrete = self.spec.outputs[0].dtype == "int64"
+        self._observations = observations_of(self.spec)
         self._is_first = np.ones(self.spec.batch_size, np.float32)
-        self._logits = np.zeros(self.spec.outputs[1].shape, np.float32)
-        self.reset(target_return=task.target_return if self.spec.input("return_to_go") is not None else None)
+        self._outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.spec.outputs}
+        aims = task is not None and self.spec.input("return_to_go") is not None
+        self.reset(target_return=task.target_return if task is not None and aims else None)
 
     @property
     def return_to_go(self) -> NDArray[np.float32]:
@@ -50,8 +55,19 @@ class Policy:
 
     @property
     def action_logits(self) -> NDArray[np.float32]:
-        """(B, action_dim, 274), or (B, 18) for discrete actions: what the last :meth:`act` chose from; a copy."""
-        return self._logits.copy()
+        """(B, action_dim, 274), or (B, 18) for discrete actions: what the last step chose from; a copy.
+
+        Raises:
+            AttributeError: the policy has no such output.
+        """
+        if "action_logits" not in self._outputs:
+            raise AttributeError(f"this policy has no output 'action_logits'; it has: {', '.join(self._outputs)}")
+        return self._outputs["action_logits"].copy()
+
+    @property
+    def outputs(self) -> dict[str, NDArray[np.generic]]:
+        """Every output of the last step by name, with rows, as the step gives it; copies."""
+        return {name: values.copy() for name, values in self._outputs.items()}
 
     def reset(self, rows: Iterable[int] | None = None, target_return: ArrayLike | None = None) -> None:
         """Start an episode, in all rows or in the given ones; the others go on undisturbed.
@@ -72,19 +88,22 @@ class Policy:
             self._conditioning.start(chosen, target)
             self._is_first[chosen] = 1.0
 
-    def act(self, observation: NDArray[np.generic], reward: ArrayLike | None = None) -> NDArray[np.generic] | np.int64:
+    def act(
+        self, observation: Observation, reward: ArrayLike | None = None
+    ) -> NDArray[np.generic] | np.int64:
         """One environment step: the action for an observation.
 
         Args:
             observation: (observation_dim,) or, for batch B, (B, observation_dim), any float type; images
-                (3, 64, 64) or (B, 3, 64, 64) uint8.
+                (3, 64, 64) or (B, 3, 64, 64) uint8. Of a policy with several inputs, or by name: a mapping from each
+                input's name to such an array.
             reward: reward of the previous step in the environment's units, a number or (B,). It lowers the
                 return-to-go; with reward feedback `observed` it also is the reward token, and is then
                 required after an episode's first step. Rows at the first step of an episode ignore it.
 
         Returns:
             (action_dim,) or (B, action_dim) float32, a new array. Discrete actions as Gymnasium takes them: an int64,
-            or (B,) of them.
+            or (B,) of them. Of a policy with several outputs the first; see :meth:`step`.
 
         Raises:
             ValueError: naming the field, what was expected and what came; nothing has changed then.
@@ -93,15 +112,33 @@ class Policy:
             BundleError: the target's runtime failed.
         """
         with self._guard:
-            batched, single = self._batched_observation(observation)
-            told = self._conditioning.inputs(reward, self._is_first)
-            given = {"observation": batched, **told, "is_first": self._is_first}
-            output = self.runtime.step(*(given[tensor.name] for tensor in self.spec.inputs))
-            self._conditioning.commit(told)
-            self._is_first.fill(0.0)
-            np.copyto(self._logits, output.action_logits)
-            chosen = output.action[:, 0] if self._discrete else output.action
+            single = self._step(observation, reward)
+            chosen = self._outputs[self.spec.outputs[0].name]
+            if chosen.dtype == np.int64 and chosen.ndim == 2 and chosen.shape[1] == 1:
+                chosen = chosen[:, 0]
             return chosen[0].copy() if single else chosen.copy()
+
+    def step(self, observation: Observation, reward: ArrayLike | None = None) -> dict[str, NDArray[np.generic]]:
+        """One environment step: every output by name, as the step gives it, see :meth:`act`.
+
+        Returns:
+            New arrays of the shapes of ``spec.outputs``, without rows where the observation had none.
+        """
+        with self._guard:
+            single = self._step(observation, reward)
+            return {name: (values[0] if single else values).copy() for name, values in self._outputs.items()}
+
+    def _step(self, observation: Observation, reward: ArrayLike | None) -> bool:
+        """Take a step and keep its outputs; whether the observation came without rows."""
+        observed, single = self._observed(observation)
+        told = self._conditioning.inputs(reward, self._is_first)
+        given = {**observed, **told, "is_first": self._is_first}
+        output = self.runtime.step(*(given[tensor.name] for tensor in self.spec.inputs))
+        self._conditioning.commit(told)
+        self._is_first.fill(0.0)
+        for kept, values in zip(self._outputs.values(), output, strict=True):
+            np.copyto(kept, values)
+        return single
 
     def state(self) -> State:
         """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go`` and ``target_return`` where
@@ -140,20 +177,49 @@ class Policy:
     ) -> None:
         self.close()
 
-    def _batched_observation(self, observation: NDArray[np.generic]) -> tuple[NDArray[np.generic], bool]:
-        spec = self.spec.inputs[0]
-        row = spec.shape[1:]
-        shapes = [row, spec.shape] if self.spec.batch_size == 1 else [spec.shape]
-        expected = f"observation: expected {spec.dtype} of shape {' or '.join(str(s) for s in shapes)}"
+    def _observed(self, observation: Observation) -> tuple[dict[str, NDArray[np.generic]], bool]:
+        """The observations by name with rows, and whether they came without."""
+        if isinstance(observation, np.ndarray) and len(self._observations) == 1:
+            batched, single = self._batched(self._observations[0], observation)
+            return {self._observations[0].name: batched}, single
+        names = [tensor.name for tensor in self._observations]
+        if not isinstance(observation, Mapping):
+            one = self._observations[0]
+            if len(names) == 1:
+                raise ValueError(f"{self._expected(one)}, got {type(observation).__name__}")
+            raise ValueError(f"observation: expected a mapping with {', '.join(names)}, got {type(observation).__name__}")
+        odd = [name for name in (*names, *observation) if (name in names) != (name in observation)]
+        if odd:
+            what = "missing" if odd[0] in names else f"unknown; this policy takes {', '.join(names)}"
+            raise ValueError(f"{odd[0]}: {what}")
+        found = {tensor.name: self._batched(tensor, observation[tensor.name]) for tensor in self._observations}
+        without = [single for _, single in found.values()]
+        if len(set(without)) > 1:
+            raise ValueError(f"observation: expected rows in all of {', '.join(names)}, or in none of them")
+        return {name: values for name, (values, _) in found.items()}, without[0]
+
+    def _expected(self, spec: TensorSpec) -> str:
+        return f"{spec.name}: expected {spec.dtype} of shape {' or '.join(str(s) for s in self._shapes(spec))}"
+
+    def _shapes(self, spec: TensorSpec) -> list[tuple[int, ...]]:
+        return [spec.shape[1:], spec.shape] if self.spec.batch_size == 1 else [spec.shape]
+
+    def _batched(self, spec: TensorSpec, observation: object) -> tuple[NDArray[np.generic], bool]:
+        """An observation with rows, and whether it came without."""
         if not isinstance(observation, np.ndarray):
-            raise ValueError(f"{expected}, got {type(observation).__name__}")
+            raise ValueError(f"{self._expected(spec)}, got {type(observation).__name__}")
         right_type = observation.dtype.kind == "f" if spec.dtype == "float32" else observation.dtype == spec.dtype
-        if observation.shape not in shapes or not right_type:
-            raise ValueError(f"{expected}, got {observation.dtype} of shape {observation.shape}")
+        if observation.shape not in self._shapes(spec) or not right_type:
+            raise ValueError(f"{self._expected(spec)}, got {observation.dtype} of shape {observation.shape}")
         values = np.asarray(observation)  # numpy.ma hides what is under a mask
         if spec.dtype == "float32":
-            check_magnitude("observation", values, spec.limit)
-        return values.astype(spec.dtype, copy=False).reshape(spec.shape), observation.shape == row
+            check_magnitude(spec.name, values, spec.limit)
+        return values.astype(spec.dtype, copy=False).reshape(spec.shape), observation.shape == spec.shape[1:]
+
+
+def observations_of(spec: StepSpec) -> tuple[TensorSpec, ...]:
+    """The inputs of a step that are observations: all that the step API does not fill itself."""
+    return tuple(tensor for tensor in spec.inputs if tensor.name not in ("return_to_go", "reward", "is_first"))
 
 
 def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:

@@ -121,7 +121,7 @@ def check_header(path: Path, artifact: LoadedArtifact) -> None:
     with path.open("rb") as file:
         own = dataclasses.asdict(Header.unpack(file.read(HEADER_BYTES)))
     one_plane = artifact.activations == "int8"
-    said = step_fields(artifact.spec, artifact.task, one_plane=one_plane)
+    said = step_fields(artifact.spec, artifact.required_task, one_plane=one_plane)
     for name in ("target_return", "reward_scale"):
         said[name] = float(np.float32(said[name]))
     if own["name"] or own["source_sha256"]:  # an artifact need not say what it is

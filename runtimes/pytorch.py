@@ -1,4 +1,4 @@
-"""Runtime of the target `pytorch`: the reference model in eager float32."""
+"""Runtime of the target `pytorch`: the reference model in eager float32; a module of one's own as it was traced."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lram_export.model.reference import ReferenceModel
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.runtimes.pytorch_program import load as load_program
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
 from lram_export.system.machine import threads_beside_others
@@ -81,6 +82,9 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     cores, two take five to twenty times as long as one.
     """
     use_threads_of("torch")
+    if artifact.task is None:
+        torch.set_num_threads(threads)
+        return load_program(artifact)
     checkpoint = artifact_checkpoint(artifact)
     torch.set_num_threads(min(threads, threads_beside_others(checkpoint.parameters)))
     model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)

@@ -15,7 +15,7 @@ from typing import Any
 from lram_export.backbones.layers import RMSNorm
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
-from lram_export.lowering import LoweredPolicy
+from lram_export.lowering import LoweredModel
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import array
@@ -43,7 +43,7 @@ TARGET = "native"
 MODEL_FILE = "model.lrn"
 
 
-def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
+def export(policy: LoweredModel, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.lrn``; raises UsageError for a backbone or sizes that the kernels do not know."""
     content = pack(policy)
     path = directory / MODEL_FILE
@@ -53,7 +53,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))
 
 
-def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
+def stored_bytes(policy: LoweredModel) -> dict[str, int]:
     """Bytes of each large matrix in ``model.lrn``, see :func:`lram_export.exporters.stored_bytes`."""
     return {tensor.matrix: tensor.bytes for tensor in pack(policy).tensors if tensor.matrix is not None}
 
@@ -66,7 +66,7 @@ class Content:
     tensors: list[Tensor]
 
 
-def pack(policy: LoweredPolicy) -> Content:
+def pack(policy: LoweredModel) -> Content:
     """Bring the weights of a step graph into the kernels' layout; raises UsageError where there are no kernels."""
     check(TARGET, policy)
     graph: Any = policy.graph
@@ -87,7 +87,7 @@ def pack(policy: LoweredPolicy) -> Content:
     return content
 
 
-def header(policy: LoweredPolicy) -> Header:
+def header(policy: LoweredModel) -> Header:
     """The sizes of a policy, and what it is called."""
     graph: Any = policy.graph
     config, discrete = policy.checkpoint.config, policy.task.action == "discrete"
@@ -114,7 +114,7 @@ def norm_kind(norm: Any) -> NormKind:
     return NormKind.LAYER if getattr(norm, "bias", None) is None else NormKind.LAYER_WITH_BIAS
 
 
-def _embedding(policy: LoweredPolicy, matrices: Matrices) -> Iterator[Tensor]:
+def _embedding(policy: LoweredModel, matrices: Matrices) -> Iterator[Tensor]:
     graph: Any = policy.graph
     for number, token in enumerate(policy.checkpoint.config.tokens.tokens):
         layer = graph.get_submodule(f"embed_{token.name}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.lowering import LoweredPolicy
+from lram_export.lowering import LoweredModel
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.precision import GROUP
 from lram_export.spec.tensors import array
@@ -21,7 +21,7 @@ Matrix = NDArray[np.float32] | QuantizedMatrix
 class Matrices:
     """The large matrices of a policy, in the formats that the kernels multiply with."""
 
-    def __init__(self, policy: LoweredPolicy) -> None:
+    def __init__(self, policy: LoweredModel) -> None:
         self._graph = policy.graph
         self._codes = {} if policy.quantization is None else dict(policy.quantization.matrices)
         self._one_plane = policy.quantization is not None and policy.quantization.quantized_activations

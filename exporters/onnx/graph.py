@@ -15,7 +15,7 @@ import torch
 from lram_export.errors import LramError
 from lram_export.exporters.onnx.optimize import optimize
 from lram_export.lowering import LoweredPolicy
-from lram_export.model.step_graph import StepGraph
+from lram_export.model.graph import Graph
 from lram_export.spec.tensors import StepSpec
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 """What torch says of a node: the modules it was traced in, from the outermost, and its name in the traced graph."""
 
 
-def _name_products(graph: onnx_ir.Graph, module: StepGraph) -> None:
+def _name_products(graph: onnx_ir.Graph, module: Graph) -> None:
     """Name every product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
 
     Weights lose their names where they are transposed at translation, the products keep where they come from.

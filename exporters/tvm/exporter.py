@@ -14,14 +14,14 @@ from lram_export.exporters.tvm.backbone import TARGET, backbone_kernels
 from lram_export.exporters.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
 from lram_export.exporters.tvm.graph import build_step
 from lram_export.exporters.tvm.weights import pack_weights
-from lram_export.lowering import LoweredPolicy, matrix_names
+from lram_export.lowering import LoweredModel
 from lram_export.progress import SILENT, Progress
 from lram_export.targets.limits import TVM_GPU, check
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, Interface, library_file, write_weights
 from lram_export.targets.tvm.platforms import HOST, find_platform
 
 
-def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
+def export(policy: LoweredModel, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``weights.bin``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
 
     Raises:
@@ -60,12 +60,12 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     )
 
 
-def stored_bytes(policy: LoweredPolicy) -> dict[str, int]:
+def stored_bytes(policy: LoweredModel) -> dict[str, int]:
     """Bytes of each large matrix in ``weights.bin``, see :func:`lram_export.exporters.stored_bytes`."""
     check(TARGET, policy)
     arrays, packed = pack_weights(policy)
     image = policy.task.observation == "image"
     names = {
-        name: "embed_observation" if image and name.startswith("embed_") else name for name in matrix_names(policy)
+        name: "embed_observation" if image and name.startswith("embed_") else name for name in policy.matrix_names()
     }
     return {name: sum(arrays[a].nbytes for a in packed[stored].arrays) for name, stored in names.items()}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lram_export.exporters.tvm.backbone import backbone_kernels
-from lram_export.lowering import LoweredPolicy
+from lram_export.lowering import LoweredModel
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import array
 from lram_export.targets.layout import (
@@ -26,7 +26,7 @@ from lram_export.targets.layout import (
 from lram_export.targets.tvm.interface import PackedMatrix
 
 
-def pack_weights(policy: LoweredPolicy) -> tuple[dict[str, NDArray[Any]], dict[str, PackedMatrix]]:
+def pack_weights(policy: LoweredModel) -> tuple[dict[str, NDArray[Any]], dict[str, PackedMatrix]]:
     """Arrays by name, in the order in which a step takes them, and which of them are large matrices."""
     graph: Any = policy.graph
     packer = Packer({} if policy.quantization is None else dict(policy.quantization.matrices))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from lram_export.benchmark.bench import BenchOptions, Contender, bench_together
 from lram_export.bundle.bundle import Bundle
+from lram_export.episodes.reference import stacked
 from lram_export.episodes.steps import StepSequence, load_steps
 from lram_export.errors import LramError, UsageError
-from lram_export.model.config import read_model
+from lram_export.model.config import bin_width, read_model
 from lram_export.policy import default_target
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime
@@ -89,15 +90,16 @@ def compare_bundles(
         for runtime in runtimes:
             runtime.close()
     sides = _sides([(first, chosen[0]), (second, chosen[1])], threads, progress)
-    task = first.manifest.task
-    distance = np.abs(outputs[0][0].astype(np.float64) - outputs[1][0].astype(np.float64))
+    manifest = first.manifest
+    action = manifest.spec.outputs[0].name
+    distance = np.abs(outputs[0][action].astype(np.float64) - outputs[1][action].astype(np.float64))
     steps = np.flatnonzero(distance.reshape(len(inputs), -1).any(axis=1))
     largest = float(distance.max())
     return Comparison(
         sides[0],
         sides[1],
-        quantization_cost(read_model(first.manifest.model, first.path).head.bin_width(task), outputs[0], outputs[1]),
-        min(largest, 1.0) if task.action == "discrete" else largest,
+        quantization_cost(manifest.spec, bin_width(manifest.model, manifest.task, first.path), *outputs),
+        min(largest, 1.0) if manifest.spec.outputs[0].dtype == "int64" else largest,
         int(steps[0]) if steps.size else None,
     )
 
@@ -114,6 +116,8 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
                     f"{what} differ: {first.path} has {one.name} {one.dtype} of shape {one.shape}, "
                     f"{second.path} has {two.name} {two.dtype} of shape {two.shape}"
                 )
+    if first.manifest.task is None or second.manifest.task is None:
+        return
     heads = [read_model(b.manifest.model, b.path).head for b in (first, second)]
     if heads[0] != heads[1]:
         raise UsageError(f"heads differ: {first.path} has {heads[0].fact()}, {second.path} has {heads[1].fact()}")
@@ -129,22 +133,16 @@ def _recorded(first: Bundle, second: Bundle, recording: Path) -> StepSequence:
     return steps
 
 
-Outputs = tuple[NDArray[Any], NDArray[np.float32]]
-
-
-def _step_all(runtimes: list[Runtime], inputs: StepSequence, advance: Any) -> list[Outputs]:
-    """Actions and logits of every step of each runtime."""
-    actions: list[list[NDArray[Any]]] = [[] for _ in runtimes]
-    logits: list[list[NDArray[np.float32]]] = [[] for _ in runtimes]
+def _step_all(runtimes: list[Runtime], inputs: StepSequence, advance: Any) -> list[dict[str, NDArray[Any]]]:
+    """The outputs of every step of each runtime, by name."""
+    steps: list[list[list[NDArray[Any]]]] = [[] for _ in runtimes]
     for runtime in runtimes:
         runtime.reset()
     for arguments in inputs:
-        for i, runtime in enumerate(runtimes):
-            output = runtime.step(*arguments)
-            actions[i].append(output.action.copy())
-            logits[i].append(output.action_logits.copy())
+        for runtime, answers in zip(runtimes, steps, strict=True):
+            answers.append([values.copy() for values in runtime.step(*arguments)])
         advance(1)
-    return [(np.stack(a), np.stack(g)) for a, g in zip(actions, logits, strict=True)]
+    return [stacked(runtime.spec, answers) for runtime, answers in zip(runtimes, steps, strict=True)]
 
 
 def _sides(pairs: list[tuple[Bundle, str]], threads: int, progress: Progress) -> list[Side]:

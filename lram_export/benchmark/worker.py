@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.episodes.steps import random_steps
-from lram_export.errors import LramError
+from lram_export.errors import LramError, UsageError
 from lram_export.spec.parity import ParityMeter, ParityResult
 from lram_export.system.machine import peak_memory, usable_cores
 from lram_export.system.processes import end_with_parent
 from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
-    from lram_export.policy import Policy
+    from lram_export.policy import Observation, Policy
 
 BASELINE = "original"
 """Name of the baseline: the original code's own step, token by token, in eager PyTorch."""
@@ -185,6 +185,9 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
 
     if job.name != BASELINE:
         return load_policy(job.bundle, job.name, threads=job.threads), "bundle", True
+    task = bundle.manifest.task
+    if task is None:
+        raise UsageError(f"--baseline: {bundle.path} is of a module of one's own, which has no original package")
     from lram_export.runtimes import RUNTIMES
     from lram_export.targets.registry import load_target
 
@@ -208,17 +211,23 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     else:  # speed does not depend on the values of the weights
         checkpoint, weights = random_checkpoint(read_model(manifest.model, bundle.path), bundle.path), "random"
     runtime = OriginalRuntime(
-        ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, manifest.task
+        ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, task
     )
     # a checkpoint's own weights are not those of a quantized bundle
     comparable = weights == "bundle" or (weights == "checkpoint" and manifest.quantization is None)
     return Policy(runtime, manifest.task), weights, comparable
 
 
-def _endless_inputs(policy: Policy) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]:
+def _endless_inputs(policy: Policy) -> Iterator[tuple[Observation, NDArray[np.float32]]]:
     """Random observations, and rewards that sum to 0, so that return-to-go stays where the task has it."""
+    from lram_export.policy import observations_of
+
     steps = random_steps(policy.spec, policy.task, INPUT_STEPS, seed=2)
     rng = np.random.default_rng(3)
     rewards = rng.standard_normal((INPUT_STEPS, policy.spec.batch_size)).astype(np.float32)
     rewards -= rewards.mean(axis=0)
-    return itertools.cycle(zip(steps["observation"], rewards, strict=True))
+    names = [tensor.name for tensor in observations_of(policy.spec)]
+    given: list[Observation] = [{name: steps[name][i] for name in names} for i in range(INPUT_STEPS)]
+    if len(names) == 1:
+        given = [*steps[names[0]]]
+    return itertools.cycle(zip(given, rewards, strict=True))

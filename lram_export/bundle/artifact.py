@@ -18,7 +18,7 @@ from lram_export.spec.tensors import InitialTensors, StepSpec
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
-    ``model`` is the architecture as the manifest's JSON values. ``digest`` tells the content of its files from that
+    ``model`` is the architecture as the manifest's JSON values, ``task`` None for a module of one's own. ``digest`` tells the content of its files from that
     of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
     ``identity`` what they have to say about themselves, ``files`` the names of those that the manifest lists,
     ``initial`` the states that start as a tensor.
@@ -28,7 +28,7 @@ class LoadedArtifact:
     directory: Path
     spec: StepSpec
     model: Mapping[str, Any]
-    task: TaskSpec
+    task: TaskSpec | None
     digest: str
     activations: str
     quantized: QuantizedFile | None = None
@@ -36,6 +36,13 @@ class LoadedArtifact:
     identity: Identity = field(default_factory=Identity)
     files: frozenset[str] = frozenset()
     initial: InitialTensors = field(default_factory=dict)
+
+    @property
+    def required_task(self) -> TaskSpec:
+        """The task, for a target that has kernels for models of ours only; raises BundleError where there is none."""
+        if self.task is None:
+            raise BundleError(f"{self.directory}: this target runs no module of one's own; export the bundle again")
+        return self.task
 
     def file(self, name: str) -> Path:
         """Where a file of the artifact is; raises BundleError unless the manifest lists it, and so vouches for it."""

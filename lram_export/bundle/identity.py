@@ -23,20 +23,22 @@ IDENTITY_FILE = "identity.json"
 
 
 def identity(
-    *, name: str, precision: str, task: TaskSpec, model: Mapping[str, Any], spec: StepSpec, source_sha256: str
+    *, name: str, precision: str, task: TaskSpec | None, model: Mapping[str, Any], spec: StepSpec, source_sha256: str
 ) -> dict[str, str]:
     """The manifest's essentials as properties, for formats that carry them; ``model`` is its config as JSON values."""
     initial = {s.name: "tensor" if s.initial is None else s.initial for s in spec.states if s.initial != 0.0}
     values: dict[str, Any] = {
         "name": name,
         "precision": precision,
-        "task": task.to_json(),
+        "task": None if task is None else task.to_json(),
         "model": dict(model),
         "batch_size": spec.batch_size,
         "limits": spec.limits,
         "state_initial": {"default": 0.0, **initial},
         "source_sha256": source_sha256,
     }
+    if task is None:  # nothing else says what goes in and comes out
+        values["specification"] = spec.to_json()
     return {PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 

@@ -21,10 +21,10 @@ from lram_export.spec.json_fields import Fields, parse_json, shown, whole_number
 from lram_export.spec.parity import FLOAT32, ParityResult
 from lram_export.spec.precision import ACTIVATION_FORMATS, FORMATS, MIXED, PRECISIONS, activation_format
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec, read_step_spec
+from lram_export.spec.tensors import StepSpec, check_model_interface, read_step_spec
 from lram_export.version import __version__
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST_FILE = "manifest.json"
 INITIAL_FILE = "initial.safetensors"
 """The states that start as a tensor, each under its name, for one row."""
@@ -34,6 +34,8 @@ FIELDS = (
     *("schema_version", "name", "created", "generator", "source", "model", "task", "specification", "reference"),
     *("report", "initial", "quantization", "artifacts"),
 )
+STEP_MODULE = "step_module"
+"""``kind`` of a model that is a module of one's own; models of ours have none."""
 SHA256 = "[0-9a-f]{64}"
 COST_COUNTS = ("steps", "actions", "actions_different", "beyond_one_bin")
 COST_ERRORS = ("relative_error", "mean_logit_error", "max_logit_error")
@@ -127,13 +129,14 @@ class Manifest:
 
     ``model`` is the architecture as JSON values, for those who know it
     (:meth:`lram_export.model.config.ModelConfig.from_json`). ``initial`` is the file with the states that start as a
-    tensor. ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
+    tensor. ``task`` is None for a module of one's own, which does one thing only; ``model`` then has its ``kind``, its
+    ``class`` and its ``matrices``. ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
     """
 
     name: str
     model: Mapping[str, Any]
     parameters: int
-    task: TaskSpec
+    task: TaskSpec | None
     spec: StepSpec
     reference: FileEntry
     artifacts: tuple[ArtifactEntry, ...]
@@ -185,7 +188,7 @@ class Manifest:
             "generator": self.generator,
             "source": self.source,
             "model": {**self.model, "parameters": self.parameters},
-            "task": self.task.to_json(),
+            "task": None if self.task is None else self.task.to_json(),
             "specification": self.spec.to_json(),
             "reference": asdict(self.reference),
             "report": None if self.report is None else asdict(self.report),
@@ -218,7 +221,7 @@ def read_manifest(text: str) -> Manifest:
         source=_source(document),
         model={k: v for k, v in model.data.items() if k != "parameters"},
         parameters=model.integer("parameters", 1, MOST_PARAMETERS),
-        task=TaskSpec.from_json(document.get("task")),
+        task=None if document.get("task") is None else TaskSpec.from_json(document.get("task")),
         spec=read_step_spec(document.fields("specification")),
         reference=_file(document.fields("reference")),
         quantization=None
@@ -253,8 +256,14 @@ def _source(document: Fields) -> dict[str, str]:
 
 def _check_consistent(manifest: Manifest) -> None:
     """Raise ValueError where two fields of a manifest contradict each other."""
+    if (manifest.task is None) != ("kind" in manifest.model):
+        raise ValueError("task: expected one of a model of ours, and none of a module of one's own")
+    if manifest.task is not None:
+        check_model_interface(manifest.spec)
+    else:
+        _check_module(Fields(dict(manifest.model), "model"))
     for tensor in manifest.spec.inputs[:-1]:
-        limited = manifest.complete and tensor.dtype == "float32"
+        limited = manifest.complete and tensor.dtype == "float32" and manifest.task is not None
         if limited != (tensor.limit is not None):
             raise ValueError(f"specification.inputs: {tensor.name}.limit: {'missing' if limited else 'unknown field'}")
     if bool(manifest.spec.starts_as_tensor) != (manifest.initial is not None):
@@ -287,6 +296,19 @@ def _check_consistent(manifest: Manifest) -> None:
             raise ValueError(f"artifacts[{i}].weight_bytes: {entry.weight_bytes} of the {read} bytes in its files")
 
 
+def _check_module(model: Fields) -> None:
+    """What is known of a module of one's own."""
+    model.only("kind", "class", "matrices")
+    model.text("kind", choices=(STEP_MODULE,))
+    model.text("class")
+    for name in model.fields("matrices").data:
+        shape = model.fields("matrices").items(name, 2)
+        if len(shape) != 2:
+            raise ValueError(f"model.matrices.{name}: expected two positive numbers, got {shown(shape)}")
+        for extent in shape:
+            whole_number(extent, f"model.matrices.{name}", 1, MOST_FILE_BYTES)
+
+
 def _check_quantization(manifest: Manifest, entry: QuantizationEntry) -> None:
     names = [m.name for m in entry.matrices]
     if len(set(names)) != len(names) or not names:
@@ -307,10 +329,10 @@ def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult
     for name in ("precision", "activations"):
         if getattr(parity, name) != getattr(entry, name):
             raise ValueError(f"{where}.{name}: expected the artifact's, got {getattr(parity, name)!r}")
-    action = manifest.spec.outputs[0]
-    if parity.actions != parity.steps * action.size:
-        raise ValueError(f"{where}.actions: expected {parity.steps * action.size} in {parity.steps} steps")
-    if parity.worst is not None and abs(parity.worst.actual - parity.worst.expected) != parity.max_logit_error:
+    chosen = sum(manifest.spec.outputs[place].size for place in manifest.spec.chosen)
+    if parity.actions != parity.steps * chosen:
+        raise ValueError(f"{where}.actions: expected {parity.steps * chosen} in {parity.steps} steps")
+    if parity.worst is not None and parity.max_logit_error not in parity.worst.errors:
         raise ValueError(f"{where}.max_logit_error: does not follow from the worst logit")
     if not parity.passed or parity.failures():
         raise ValueError(f"{where}.passed: expected a proof that passed, within the tolerance")

@@ -78,7 +78,7 @@ class BundleWriter:
         *,
         model: Mapping[str, Any],
         parameters: int,
-        task: TaskSpec,
+        task: TaskSpec | None,
         spec: StepSpec,
         reference: Path,
         source: dict[str, str],

@@ -21,6 +21,7 @@ from lram_export.targets.tensorrt.recipe import read_recipe
 
 if TYPE_CHECKING:
     from lram_export.bundle.manifest import ArtifactEntry
+    from lram_export.spec.parity import ParityResult
     from lram_export.system.devices import Platform
 
 
@@ -74,13 +75,20 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle for one or more targets (default: onnxruntime), and verify it.
 
-    The task comes from the table (--task), from options, or from both: options win.
+    The task comes from the table (--task), from options, or from both: options win. In place of a checkpoint a Python
+    file and what makes a lram_export.StepPolicy in it, policy.py:make, which has no task.
     """
-    task = asked.resolve()
+    from lram_export.step_module.loading import is_policy_file
+
+    own = is_policy_file(checkpoint)
+    if own and asked.given:
+        raise UsageError(f"{', '.join(asked.given)}: {checkpoint} does one thing only, which it says itself")
+    task = None if own else asked.resolve()
     if output.suffix != BUNDLE_SUFFIX:
         raise UsageError(f"--output: a bundle's name ends with {BUNDLE_SUFFIX}, got '{output.name}'")
     check_output(output, force=force, marker=MANIFEST_FILE)
     progress = ConsoleProgress(quiet)
+    from lram_export.checkpoints.checkpoint import Checkpoint
     from lram_export.export import ExportOptions, check_targets, export_bundle
     from lram_export.quantization.quantize import QuantizationOptions
 
@@ -95,8 +103,8 @@ def export(
         report=not no_report,
     )
     check_targets(chosen)
-    loaded = reading.load(checkpoint, progress, context)
-    if context is None:
+    loaded = reading.load_source(checkpoint, progress, context)
+    if context is None and isinstance(loaded, Checkpoint):
         for line in other_contexts(loaded.config):
             message(f"note: {line}", quiet)
     bundle = export_bundle(
@@ -118,8 +126,7 @@ def export(
         message(
             f"{output}: {entry.target} {entry.precision}, {human_bytes(bundle.artifact_size(entry.target))}, "
             f"verified{by} over {counted(entry.parity.steps, 'step')}: "
-            f"largest logit error {entry.parity.max_logit_error:.2g}, "
-            f"{entry.parity.actions_different} of {entry.parity.actions} actions differ",
+            f"{_parity_line(entry.parity, own)}",
             quiet,
         )
     if quantized is not None and quantized.cost is not None:
@@ -130,6 +137,12 @@ def export(
         message(f"note: no {REPORT_FILE} in it; lram-export report {output} -o {REPORT_FILE} says why", quiet)
     if precision == "int4" and not calibration:
         message("note: int4 without --calibration rounds to nearest; a recording makes it far more exact", quiet)
+
+
+def _parity_line(parity: ParityResult, own: bool) -> str:
+    """How far an artifact is from its oracle; of a module of one's own not every output is a logit."""
+    line = f"largest {'' if own else 'logit '}error {parity.max_logit_error:.2g}"
+    return f"{line}, {parity.actions_different} of {parity.actions} actions differ" if parity.actions else line
 
 
 def _say_what_tensorrt_needs(output: Path, entry: ArtifactEntry, platform: Platform, quiet: bool) -> None:

@@ -11,7 +11,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
-from lram_export.describe import human_bytes, model_facts, quantization_facts
+from lram_export.describe import human_bytes, model_facts, policy_facts, quantization_facts
 from lram_export.errors import UsageError
 from lram_export.model.config import ModelConfig, read_model
 from lram_export.model.encoders import StateEncoder
@@ -141,19 +141,11 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
     if as_json:
         print_json({"kind": "bundle", "path": str(path), **manifest.to_json()})
         return
-    task = manifest.task
-    discrete = f"one of {manifest.spec.outputs[1].shape[-1]} discrete"
-    action = discrete if task.action == "discrete" else f"{task.action_dim} continuous"
     print_facts(
         f"bundle {path}",
         [
-            ("task", task.name),
-            ("observation", str(manifest.spec.inputs[0].shape[1:]) + f" {manifest.spec.inputs[0].dtype}"),
-            ("action", action),
-            ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
-            ("reward feedback", task.reward_feedback),
-            ("batch", str(manifest.batch_size)),
-            *model_facts(read_model(manifest.model, path), manifest.parameters),
+            *([] if manifest.task is None else [("task", manifest.task.name)]),
+            *policy_facts(manifest, path),
             (
                 "source",
                 f"{manifest.source.get('file')} (sha256 {manifest.source.get('sha256') or 'not saved'})",

@@ -20,6 +20,7 @@ from lram_export.spec.bounds import MOST_STEPS
 if TYPE_CHECKING:
     from lram_export.checkpoints.checkpoint import Checkpoint, Hints
     from lram_export.checkpoints.loading import CheckpointSource
+    from lram_export.lowering import Source
     from lram_export.spec.tasks import RewardFeedback, TaskSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -113,10 +114,24 @@ class CheckpointOptions:
 
         return CheckpointSource(path, self.config_file, self.hints(), context, self.weights_key)
 
+    def load_source(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Source:
+        """Load a checkpoint, or a policy that a Python file makes (``policy.py:make``)."""
+        from lram_export.step_module.loading import is_policy_file, load_step_policy
+
+        if not is_policy_file(path):
+            return self.load(path, progress, context)
+        if self.given or context is not None:
+            raise UsageError(f"{READING_OPTIONS}, --context: only for checkpoints; {path} is a Python file")
+        with progress.stage("making the policy"):
+            return load_step_policy(path)
+
     def load(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Checkpoint:
         """Load a checkpoint, and say what was assumed."""
         from lram_export.checkpoints.loading import check_exists
+        from lram_export.step_module.loading import is_policy_file
 
+        if is_policy_file(path):
+            raise UsageError(f"{path}: a Python file is a policy to export, verify or report, not a checkpoint")
         check_exists(path)
         with progress.stage("reading the checkpoint"):
             loaded = self.source(path, context).load()
@@ -172,6 +187,11 @@ class TaskOptions:
     target_return: float | None
     reward_scale: float | None
     reward_feedback: RewardFeedback
+
+    @property
+    def given(self) -> list[str]:
+        """The options that the user gave."""
+        return [f"--{n.replace('_', '-')}" for n, value in vars(self).items() if value not in (None, False, "none")]
 
     def resolve(self) -> TaskSpec:
         """The complete task; raises UsageError naming the option that is missing or wrong."""

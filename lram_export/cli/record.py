@@ -72,8 +72,8 @@ def record(
         policy = load_policy(bundle, target, threads=threads)
     with policy:
         if observations is not None:
-            recorded = read_recording(observations, policy.spec.batch_size)
-            with progress.stage("recording", len(recorded.observations)) as advance:
+            recorded = read_recording(observations, policy.spec)
+            with progress.stage("recording", len(recorded)) as advance:
                 steps = record_observations(policy, recorded, advance)
         else:
             plan = EpisodePlan(

@@ -83,7 +83,7 @@ def report(
             targets=targets,
             other_checkpoint=other_checkpoint,
         ),
-        None if checkpoint is None else reading.load(checkpoint, progress),
+        None if checkpoint is None else reading.load_source(checkpoint, progress),
         evaluations,
         progress,
     )

@@ -38,7 +38,7 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Step a policy over recorded observations and write actions, action_logits and return_to_go as .npz.
+    """Step a policy over recorded observations and write actions, all other outputs and return_to_go as .npz.
 
     The reward of each step is given to the next step, as a control loop would.
     """
@@ -51,13 +51,12 @@ def run(
     with progress.stage("loading"):
         policy = load_policy(bundle, target, threads=threads)
     with policy:
-        recording = read_recording(observations, policy.spec.batch_size)
-        with progress.stage("running", len(recording.observations)) as advance:
+        recording = read_recording(observations, policy.spec)
+        with progress.stage("running", len(recording)) as advance:
             result = run_recording(policy, recording, advance)
     with atomic_file(output, force=force) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file, actions=result.actions, action_logits=result.action_logits, return_to_go=result.return_to_go
-        )
+        told = {} if policy.task is None else {"return_to_go": result.return_to_go}
+        np.savez_compressed(file, allow_pickle=False, actions=result.actions, **result.others, **told)
     median = float(np.median(result.seconds)) * 1e3
     if as_json:
         print_json({"output": str(output), "steps": len(result.actions), "p50_ms": median})

@@ -91,7 +91,7 @@ def verify(
     if checkpoint is None:
         results = library.verify_targets(opened, chosen, threads=cores, progress=progress)
     else:
-        loaded = reading.load(checkpoint, progress)
+        loaded = reading.load_source(checkpoint, progress)
         inputs = library.checkpoint_steps(opened, recording, steps, DEFAULT_SEED if seed is None else seed)
         compared = library.verify_against_checkpoint(
             opened,

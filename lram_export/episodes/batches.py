@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lram_export.episodes.steps import StepSequence, joined
 from lram_export.progress import Advance
 from lram_export.runtimes.protocol import Runtime
+from lram_export.spec.tensors import StepSpec
 
 PARALLEL_EPISODES = 32
 
@@ -24,15 +25,9 @@ class EpisodeBatch:
     active: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class RolloutOutputs:
-    """Actions and action logits of all steps, (steps, ...): episode by episode, the shorter ones first.
-
-    However many episodes ran side by side, the order is the same.
-    """
-
-    action: NDArray[np.generic]
-    action_logits: NDArray[np.float32]
+Outputs = dict[str, NDArray[Any]]
+"""The outputs of all steps by name, each (steps, ...): episode by episode, the shorter ones first. However many episodes
+ran side by side, the order is the same."""
 
 
 def split_episodes(recordings: Iterable[StepSequence]) -> list[StepSequence]:
@@ -62,19 +57,19 @@ def batch_episodes(episodes: Sequence[StepSequence], parallel: int = PARALLEL_EP
 
 def runtime_outputs(
     runtime: Runtime, episodes: Sequence[StepSequence], advance: Advance = lambda amount: None
-) -> RolloutOutputs:
+) -> Outputs:
     """What a runtime does in all steps of some episodes, as many at a time as it has rows."""
     rows = runtime.spec.batch_size
     batches = [_filled(batch, rows) for batch in batch_episodes(episodes, rows)]
-    return all_of(episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches)
+    return all_of(runtime.spec, (episode_by_episode(batch, _run(runtime, batch, advance)) for batch in batches))
 
 
-def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _run(runtime: Runtime, batch: EpisodeBatch, advance: Advance) -> Iterator[Sequence[NDArray[Any]]]:
     runtime.reset()
     for arguments, active in zip(batch.steps, batch.active, strict=True):
         output = runtime.step(*map(np.ascontiguousarray, arguments))
         advance(int(active.sum()))
-        yield output.action.copy(), output.action_logits.copy()
+        yield [values.copy() for values in output]
 
 
 def _filled(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
@@ -87,16 +82,12 @@ def _filled(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
     return EpisodeBatch(steps, np.concatenate([batch.active, nothing], axis=1))
 
 
-def episode_by_episode(
-    batch: EpisodeBatch, steps: Iterable[tuple[NDArray[Any], NDArray[Any]]]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """From (actions, action logits) per step of a batch to those of its real steps, episode by episode."""
-    action, logits = (np.stack(column, axis=1) for column in zip(*steps, strict=True))
-    active = batch.active.T
-    return action[active], logits[active]
+def episode_by_episode(batch: EpisodeBatch, steps: Iterable[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """From the outputs per step of a batch to those of its real steps, episode by episode."""
+    return [np.stack(column, axis=1)[batch.active.T] for column in zip(*steps, strict=True)]
 
 
-def all_of(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> RolloutOutputs:
-    """What several batches gave, one after the other."""
-    actions, logits = zip(*parts, strict=True)
-    return RolloutOutputs(np.concatenate(actions), np.concatenate(logits))
+def all_of(spec: StepSpec, parts: Iterable[Sequence[NDArray[Any]]]) -> Outputs:
+    """What several batches gave, one after the other, each the outputs in the order of the specification."""
+    columns = zip(spec.outputs, zip(*parts, strict=True), strict=True)
+    return {output.name: np.concatenate(column) for output, column in columns}

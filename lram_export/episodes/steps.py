@@ -50,10 +50,12 @@ def joined(sequences: Sequence[StepSequence], join: Callable[[list[NDArray[Any]]
     return StepSequence({name: join([steps[name] for steps in sequences]) for name in sequences[0].inputs})
 
 
-def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, episode: int | None = None) -> StepSequence:
+def random_steps(
+    spec: StepSpec, task: TaskSpec | None, steps: int, seed: int = 0, episode: int | None = None
+) -> StepSequence:
     """Random inputs that exercise everything a step can do.
 
-    States are standard normal, pixels uniform. For :data:`FEEDBACK_STEPS` steps at a time the reward token is
+    Observations are standard normal, pixels uniform. For :data:`FEEDBACK_STEPS` steps at a time the reward token is
     0 (reward feedback `none`), then for as many it carries normal rewards (`observed`). Every row starts an
     episode at step 0 and again every ``episode`` steps (default: once, half way), rows a step apart, so that
     single rows of a batch reset. Return-to-go wanders around the task's target. Nothing but the recurrent
@@ -61,18 +63,21 @@ def random_steps(spec: StepSpec, task: TaskSpec, steps: int, seed: int = 0, epis
     """
     rng = np.random.default_rng(seed)
     batch = spec.batch_size
-    shape = (steps, *spec.inputs[0].shape)
-    observation: NDArray[np.generic]
-    if task.observation == "image":
-        observation = rng.integers(0, 256, shape, np.uint8)
-    else:
-        observation = rng.standard_normal(shape, np.float32)
+    drawn: dict[str, NDArray[Any]] = {}
+    for tensor in spec.inputs:
+        if tensor.name not in ("return_to_go", "reward", "is_first"):
+            shape = (steps, *tensor.shape)
+            pixels = tensor.dtype == "uint8"
+            drawn[tensor.name] = (
+                rng.integers(0, 256, shape, np.uint8) if pixels else rng.standard_normal(shape, np.float32)
+            )
     step, row = np.arange(steps)[:, None], np.arange(batch)[None, :]
     period = episode or max(steps // 2, 1)
     is_first = (step == 0) | ((step > row) & ((step - row) % period == 0))
-    reward = rng.standard_normal((steps, batch), np.float32) * (step // FEEDBACK_STEPS % 2)
-    return_to_go = task.target_return / task.reward_scale + _wander(rng, steps, batch)
-    drawn = {"observation": observation, "return_to_go": return_to_go, "reward": reward, "is_first": is_first}
+    drawn["is_first"] = is_first
+    if task is not None:
+        drawn["reward"] = rng.standard_normal((steps, batch), np.float32) * (step // FEEDBACK_STEPS % 2)
+        drawn["return_to_go"] = task.target_return / task.reward_scale + _wander(rng, steps, batch)
     return StepSequence({tensor.name: drawn[tensor.name].astype(tensor.dtype) for tensor in spec.inputs})
 
 

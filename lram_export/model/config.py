@@ -177,6 +177,15 @@ def read_model(model: Mapping[str, Any], path: Path) -> ModelConfig:
         raise BundleError(f"{path / 'manifest.json'}: {error}") from None
 
 
+def bin_width(model: Mapping[str, Any], task: TaskSpec | None, path: Path) -> float:
+    """Distance of two neighbouring action values of what a manifest describes; 0 where any two are apart.
+
+    Raises:
+        BundleError: see :func:`read_model`.
+    """
+    return 0.0 if task is None else read_model(model, path).head.bin_width(task)
+
+
 def lram_encoders(state_dim: int | None, image_shape: tuple[int, int, int] | None) -> tuple[Encoder, ...]:
     """The encoders of an LRAM; None where the checkpoint has no such encoder.
 

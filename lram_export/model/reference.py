@@ -126,10 +126,10 @@ def zeros(tensor: TensorSpec, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def oracle_threads(config: ModelConfig) -> Iterator[None]:
-    """Give torch the threads that suit the reference model, as long as the block lasts."""
+def oracle_threads(parameters: int) -> Iterator[None]:
+    """Give torch the threads that suit a reference model of so many weights, as long as the block lasts."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_beside_others(config.parameters))
+    torch.set_num_threads(threads_beside_others(parameters))
     try:
         yield
     finally:

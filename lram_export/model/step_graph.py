@@ -14,19 +14,19 @@ from torch.nn import functional as F
 
 from lram_export.backbones.registry import backbone_module
 from lram_export.model.encoder_modules import step_module
+from lram_export.model.graph import Graph
 from lram_export.model.head_modules import head_modules
 from lram_export.model.limits import input_limits
 from lram_export.model.reference import ReferenceModel, zeros
 from lram_export.model.specification import step_spec
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec
 from lram_export.spec.tokens import TokenLayout
 
 BACKBONE = "backbone."
 """What the paths of a backbone's modules begin with; the names of its matrices leave it out."""
 
 
-class StepGraph(nn.Module):
+class StepGraph(Graph):
     """The pure function (inputs, is_first, state) -> (action, logits, next state).
 
     Only what the task needs is kept: one encoder of the observation, the columns of it that the task fills, and the
@@ -45,7 +45,7 @@ class StepGraph(nn.Module):
         self.task = task
         spec = step_spec(config, task, batch_size)
         limits = input_limits(dict(model.named_parameters()), config.encoders_of(task), task)
-        self.spec: StepSpec = spec.with_limits(limits)
+        self.spec = spec.with_limits(limits)
         names = [tensor.name for tensor in spec.inputs]
         self._sources = [None if token.zero else names.index(token.input) for token in config.tokens.tokens]
         for token, encoder in zip(config.tokens.tokens, config.encoders_of(task), strict=True):

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from lram_export.episodes.batches import batch_episodes
-from lram_export.model.step_graph import StepGraph
+from lram_export.model.graph import Graph
 from lram_export.quantization.calibration import Calibration
 from lram_export.quantization.episode_runs import outputs
 from lram_export.spec.codes import ActivationRange
+from lram_export.spec.cost import computed_values
 from lram_export.spec.parity import TOLERANCES, relative_error
 
 RANGE_SHRINKS = np.linspace(1.0, 0.3, 29)
@@ -52,7 +53,7 @@ def round_to_range(x: Tensor, found: ActivationRange) -> Tensor:
 
 
 def well_rounded(
-    graph: StepGraph, ranges: Mapping[str, tuple[ActivationRange, float]], calibration: Calibration
+    graph: Graph, ranges: Mapping[str, tuple[ActivationRange, float]], calibration: Calibration
 ) -> list[str]:
     """The matrices whose inputs can be rounded, all at once, with every step's logits well within the tolerance.
 
@@ -64,19 +65,19 @@ def well_rounded(
         calibration: episodes to judge by.
     """
     batches = batch_episodes(calibration.at_most(JUDGED_STEPS).episodes)
-    exact = outputs(graph, batches).action_logits
+    exact = computed_values(graph.spec, outputs(graph, batches))
     bound = MARGIN * TOLERANCES["rounded"].logit
     chosen: list[str] = []
     for name in sorted(ranges, key=lambda n: ranges[n][1]):
         with _rounded_inputs(graph, {n: ranges[n][0] for n in [*chosen, name]}):
-            rounded = outputs(graph, batches).action_logits
+            rounded = computed_values(graph.spec, outputs(graph, batches))
         if max(relative_error(e, r) for e, r in zip(exact, rounded, strict=True)) <= bound:
             chosen.append(name)
     return chosen
 
 
 @contextmanager
-def _rounded_inputs(graph: StepGraph, ranges: Mapping[str, ActivationRange]) -> Iterator[None]:
+def _rounded_inputs(graph: Graph, ranges: Mapping[str, ActivationRange]) -> Iterator[None]:
     def rounding(found: ActivationRange) -> Any:
         return lambda module, arguments: (round_to_range(arguments[0], found),)
 

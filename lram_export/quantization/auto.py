@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lram_export.episodes import intervals
-from lram_export.episodes.batches import RolloutOutputs, batch_episodes
+from lram_export.episodes.batches import Outputs, batch_episodes
 from lram_export.episodes.intervals import Estimate
 from lram_export.errors import LramError
 from lram_export.exporters import stored_bytes
@@ -46,6 +46,8 @@ LADDER = ("int4", "int8", "fp16", FP32)
 when the order of steps is estimated."""
 RANGES_PER_KIND = 4
 """Depth ranges a kind of matrix is divided into where a model has more blocks than that twice."""
+BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+"""Name of a matrix of a block."""
 SMALLEST_EPISODES = 15
 SEARCH_STEPS = 4096
 """Steps a candidate is calibrated on, of those recorded."""
@@ -267,16 +269,12 @@ class _Judge:
                 yield slice(start, start + steps)
                 start += steps
 
-    def _cost(self, expected: RolloutOutputs, actual: RolloutOutputs) -> QuantizationCost:
-        return quantization_cost(
-            self._policy.checkpoint.config.head.bin_width(self._policy.task),
-            (expected.action, expected.action_logits),
-            (actual.action, actual.action_logits),
-        )
+    def _cost(self, expected: Outputs, actual: Outputs) -> QuantizationCost:
+        return quantization_cost(self._policy.spec, self._policy.bin_width, expected, actual)
 
 
-def _of(result: RolloutOutputs, steps: slice) -> RolloutOutputs:
-    return RolloutOutputs(result.action[steps], result.action_logits[steps])
+def _of(result: Outputs, steps: slice) -> Outputs:
+    return {name: values[steps] for name, values in result.items()}
 
 
 def _groups(
@@ -290,7 +288,7 @@ def _groups(
     """All groups, each measured by itself."""
     with progress.stage("measuring inputs"):
         statistics = input_statistics(policy.graph, names, calibration.at_most(SEARCH_STEPS))
-    members = group_matrices(names, policy.checkpoint.config.backbone.num_blocks)
+    members = group_matrices(names)
     sizes = sizes_by_format(policy, names, targets)
     ladders = {
         name: ladder({f: sum(sizes[f][m] for m in matrices) for f in LADDER}) for name, matrices in members.items()
@@ -339,13 +337,14 @@ def _alone(
     return {n: calibrated_matrix(n, matrix_values(policy, n), statistics[n], weight_format) for n in names}
 
 
-def group_matrices(names: Sequence[str], num_blocks: int) -> dict[str, tuple[str, ...]]:
+def group_matrices(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Matrices by group: each its own in a small model, neighbours of a kind together in a deep one."""
+    num_blocks = 1 + max((int(match[1]) for name in names if (match := BLOCK.fullmatch(name))), default=-1)
     if num_blocks <= 2 * RANGES_PER_KIND:
         return {name: (name,) for name in names}
     groups: dict[str, list[str]] = {}
     for name in names:
-        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        match = BLOCK.fullmatch(name)
         if match is None:
             groups[name] = [name]
             continue

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lram_export.episodes.batches import batch_episodes
 from lram_export.errors import LramError
-from lram_export.lowering import LoweredPolicy, lower, matrix_values
-from lram_export.model.matrices import state_matrices
-from lram_export.model.step_graph import StepGraph
+from lram_export.lowering import LoweredPolicy, matrix_values
+from lram_export.model.graph import Graph
 from lram_export.progress import Advance
 from lram_export.quantization.activation_ranges import activation_range, well_rounded
 from lram_export.quantization.calibration import Calibration, InputStatistics
@@ -52,11 +51,11 @@ def quantize_blockwise(
     Raises:
         LramError: with ``activations``, no matrix can have its inputs rounded within the tolerance.
     """
-    graph = lower(policy.checkpoint, policy.task, name=policy.name, batch_size=policy.spec.batch_size).graph
+    graph = policy.fresh_graph()
     batches = batch_episodes(calibration.episodes)
     unquantized: Sequence[Tensor | None] = [None] * len(batches)
     quantized = unquantized
-    driving = state_matrices(policy.checkpoint.config)
+    driving = policy.state_matrices()
     matrices: dict[str, QuantizedMatrix] = {}
     ranges: dict[str, tuple[ActivationRange, float]] = {}
     every = stages(graph, formats)
@@ -95,6 +94,6 @@ def calibrated_matrix(
     return round_to_nearest(name, fitted, weight_format)
 
 
-def _replace(graph: StepGraph, name: str, values: NDArray[np.float32]) -> None:
+def _replace(graph: Graph, name: str, values: NDArray[np.float32]) -> None:
     layer = graph.layers()[name]
     layer.weight = torch.nn.Parameter(torch.tensor(values), requires_grad=False)

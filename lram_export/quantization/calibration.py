@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lram_export.episodes.batches import batch_episodes, split_episodes
 from lram_export.episodes.steps import StepSequence, joined, load_steps
+from lram_export.describe import counted
 from lram_export.errors import LramError
-from lram_export.model.step_graph import StepGraph
+from lram_export.model.graph import Graph
 from lram_export.progress import Advance
 from lram_export.quantization.stagewise import run_stage, stages
 from lram_export.spec.tensors import StepSpec
@@ -77,22 +77,29 @@ def load_calibration(paths: Sequence[Path], spec: StepSpec) -> Calibration:
     return Calibration(tuple(split_episodes(recordings)), tuple(file_sha256(path) for path in paths))
 
 
-def check_enough(calibration: Calibration, graph: StepGraph, names: Sequence[str]) -> None:
+def check_enough(calibration: Calibration, graph: Graph, names: Sequence[str]) -> None:
     """Raise LramError, saying how many steps are needed, if a matrix has more inputs than it was shown vectors."""
-    layers, tokens = graph.layers(), len(graph.config.tokens)
-    inside = tuple(stage.name for stage in graph.backbone.stages())
     needed, widest = 0, ""
-    for name in names:
-        matrix: Any = layers[name]
-        per_step = tokens if name.startswith(inside) else 1
-        steps = math.ceil(matrix.weight.shape[1] / per_step)
+    for name, (per_step, inputs) in _seen_per_step(graph, names, calibration).items():
+        steps = math.ceil(inputs / per_step)
         if steps > needed:
-            needed, widest = steps, f"{name} has {matrix.weight.shape[1]} inputs and sees {per_step} vectors per step"
+            needed, widest = steps, f"{name} has {inputs} inputs and sees {counted(per_step, 'vector')} per step"
     if calibration.steps < needed:
         raise LramError(
             f"--calibration: {calibration.steps} steps to calibrate on, at least {needed} are needed ({widest}); "
             f"record more"
         )
+
+
+def _seen_per_step(graph: Graph, names: Sequence[str], calibration: Calibration) -> dict[str, tuple[int, int]]:
+    """How many vectors of how many inputs every matrix is given at a step of one row."""
+    first = batch_episodes([calibration.episodes[0].map(lambda values: values[:1])])
+    streams: Sequence[Tensor | None] = [None]
+    found: dict[str, tuple[int, int]] = {}
+    for stage in stages(graph, names):
+        streams, seen = run_stage(stage, graph, first, streams, stage.matrices)
+        found |= {name: (int(x.shape[0]), int(x.shape[1])) for name, x in seen.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class InputStatistics:
 
 
 def input_statistics(
-    graph: StepGraph, names: Sequence[str], calibration: Calibration, advance: Advance = lambda amount: None
+    graph: Graph, names: Sequence[str], calibration: Calibration, advance: Advance = lambda amount: None
 ) -> dict[str, InputStatistics]:
     """Statistics of the inputs of the named matrices in a graph as it is; ``advance`` is told of every stage."""
     batches = batch_episodes(calibration.episodes)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lram_export.episodes.batches import batch_episodes
 from lram_export.errors import UsageError
-from lram_export.lowering import LoweredPolicy, Quantization, matrix_names, matrix_values, with_quantization
+from lram_export.lowering import LoweredPolicy, Quantization, matrix_values, with_quantization
 from lram_export.model.matrices import select_matrices
 from lram_export.model.reference import oracle_threads
 from lram_export.progress import SILENT, Progress
@@ -85,7 +85,7 @@ def quantize(
         LramError: a recording that does not fit or is too short, or a bound that `auto` cannot keep to.
     """
     check_options(options)
-    names = select_matrices(matrix_names(policy), options.keep_fp32)
+    names = select_matrices(policy.matrix_names(), options.keep_fp32)
     if options.precision == "fp32":
         return policy
     if not options.calibration:
@@ -97,7 +97,7 @@ def quantize(
                 advance(1)
         return with_quantization(policy, Quantization(options.precision, NEAREST, matrices))
     recorded = calibration or load_calibration(options.calibration, policy.spec)
-    with oracle_threads(policy.checkpoint.config):  # the last bits of products depend on their number
+    with oracle_threads(policy.parameters):  # the last bits of products depend on their number
         return with_quantization(policy, _calibrated(policy, names, options, recorded, targets, progress))
 
 
@@ -126,10 +126,6 @@ def cost_on_episodes(policy: LoweredPolicy, quantized: LoweredPolicy, calibratio
     if quantized.quantization is not None and quantized.quantization.cost is not None:
         return quantized.quantization.cost
     batches = batch_episodes(calibration.split()[1].episodes)
-    with oracle_threads(policy.checkpoint.config):
+    with oracle_threads(policy.parameters):
         expected, actual = outputs(policy.graph, batches), outputs(quantized.graph, batches)
-    return quantization_cost(
-        policy.checkpoint.config.head.bin_width(policy.task),
-        (expected.action, expected.action_logits),
-        (actual.action, actual.action_logits),
-    )
+    return quantization_cost(policy.spec, policy.bin_width, expected, actual)

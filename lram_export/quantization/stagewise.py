@@ -1,7 +1,8 @@
 """Runs recorded episodes through a step graph stage by stage: the embedding, every stage of the backbone, the head.
 
 The recurrent state of a stage depends on nothing but its own inputs, so a stage can see all steps of all episodes
-before the next one starts. That gives the inputs of its matrices, and its outputs, in one pass each.
+before the next one starts. That gives the inputs of its matrices, and its outputs, in one pass each. A graph of which
+no stages are known is one stage.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from torch import Tensor
 from lram_export.backbones.protocol import Stage as BackboneStage
 from lram_export.backbones.state import initial_state
 from lram_export.episodes.batches import EpisodeBatch
+from lram_export.model.graph import Graph
 from lram_export.model.step_graph import StepGraph, episode_masks
+from lram_export.quantization.episode_runs import roll_out
 
 
 class Part(Protocol):
     """A part of a step graph that runs on its own."""
 
-    def __call__(self, graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
+    def __call__(self, graph: Any, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
         """From what the part before left, (steps, rows, tokens, hidden), to what this one leaves."""
 
 
@@ -37,9 +40,11 @@ class Stage:
     run: Part
 
 
-def stages(graph: StepGraph, names: Iterable[str]) -> list[Stage]:
+def stages(graph: Graph, names: Iterable[str]) -> list[Stage]:
     """All stages of a graph, in order; ``names`` are the matrices to assign to them."""
     chosen = tuple(names)
+    if not isinstance(graph, StepGraph):
+        return [Stage(chosen, _whole)]
 
     def starting(prefix: str) -> tuple[str, ...]:
         return tuple(n for n in chosen if n.startswith(prefix))
@@ -51,7 +56,7 @@ def stages(graph: StepGraph, names: Iterable[str]) -> list[Stage]:
 @torch.no_grad()
 def run_stage(
     stage: Stage,
-    graph: StepGraph,
+    graph: Graph,
     batches: Sequence[EpisodeBatch],
     inputs: Sequence[Tensor | None],
     watch: Sequence[str] = (),
@@ -75,7 +80,7 @@ def run_stage(
 
 
 @contextmanager
-def _inputs(graph: StepGraph, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+def _inputs(graph: Graph, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     """What the named matrices are given, step by step, as long as the block lasts."""
     collected: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -89,6 +94,12 @@ def _inputs(graph: StepGraph, names: Sequence[str]) -> Iterator[dict[str, list[T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _whole(graph: Graph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:
+    for _ in roll_out(graph, batch):
+        pass
+    return torch.zeros(())  # no stage comes after
 
 
 def _embed(graph: StepGraph, batch: EpisodeBatch, x: Tensor | None) -> Tensor:

@@ -56,6 +56,7 @@ class Chart:
 def all_charts(report: Report) -> list[Chart]:
     """Every chart, in the order in which somebody who signs off a policy asks."""
     compared = [row for row in report.rows if row.errors is not None and row.bundle == str(report.bundle.path)]
+    decided = [row for row in compared if row.errors is not None and row.errors.gaps.size]
     timed = [row for row in report.rows if row.seconds is not None and row.bundle == str(report.bundle.path)]
     both = [row for row in report.rows if row.against_float32 is not None and row.timing is not None]
     not_compared = "No target was run for this report: lram-export report compares those that are installed."
@@ -96,8 +97,8 @@ def all_charts(report: Report) -> list[Chart]:
             "were, and how far the target's logits were off. Only on or above the line can an error decide, so crosses "
             "(another action was chosen) may lie there and nowhere else.",
             _ties,
-            compared,
-            not_compared,
+            decided,
+            not_compared if not compared else "This policy gives values: nothing is chosen from scores.",
         ),
         chart(
             "state",

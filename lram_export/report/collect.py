@@ -18,17 +18,19 @@ from lram_export.benchmark.bench import BenchOptions, BenchResult, Contender, be
 from lram_export.bundle.bundle import Bundle
 from lram_export.bundle.manifest import ArtifactEntry
 from lram_export.describe import counted
-from lram_export.episodes.reference import Reference, sample_state
+from lram_export.episodes.reference import Reference, sample_state, stacked
 from lram_export.episodes.steps import StepSequence
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
+from lram_export.spec.cost import computed_values
 from lram_export.spec.parity import FLOAT32, Tolerance, tolerance
+from lram_export.spec.tensors import StepSpec, TensorSpec
 from lram_export.system.machine import cpu_model, usable_cores
 from lram_export.verification.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
-    from lram_export.checkpoints.checkpoint import Checkpoint
+    from lram_export.lowering import Source
 
 Floats = NDArray[np.float64]
 SIGNED_ERRORS = 20_000
@@ -68,7 +70,7 @@ class Errors:
     """A target beside its oracle over N steps.
 
     Attributes:
-        largest: (N,) largest absolute error of an action logit of a step.
+        largest: (N,) largest error of an action logit of a step, or of a value, as the tolerance takes it.
         relative: (N,) relative error (2-norm) of a step's logits.
         signed: errors of single logits, a sample.
         gaps, differences: per action value, (N * actions,): how far apart the oracle's two best logits were, and the
@@ -89,9 +91,9 @@ class Errors:
     oracle_norm: Floats
 
     @property
-    def agreement(self) -> float:
-        """Share of the action values that are the oracle's."""
-        return 1.0 - float(self.different.mean())
+    def agreement(self) -> float | None:
+        """Share of the action values that are the oracle's; None where none is chosen."""
+        return 1.0 - float(self.different.mean()) if self.different.size else None
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def collect(
     bundle: Bundle,
     others: Sequence[Bundle] = (),
     options: ReportOptions | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Source | None = None,
     evaluations: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Report:
@@ -221,7 +223,7 @@ def of_export(bundle: Bundle, recorders: Mapping[str, Recorder]) -> Report:
     """The report that an export writes: what its verification saw, and no times."""
     reference = load_bundle_reference(bundle)
     rows = [
-        dataclasses.replace(row, errors=recorders[row.entry.target].errors(reference, np.zeros(0)))
+        dataclasses.replace(row, errors=recorders[row.entry.target].errors(bundle.manifest.spec, reference, np.zeros(0)))
         for row in _rows(bundle, [bundle])
     ]
     compared = f"{len(reference.inputs)} recorded steps, at export"
@@ -248,7 +250,7 @@ def _rows(bundle: Bundle, among: Sequence[Bundle]) -> list[Row]:
     ]
 
 
-def _over(rows: Sequence[Row], checkpoint: Checkpoint | None) -> str:
+def _over(rows: Sequence[Row], checkpoint: Source | None) -> str:
     steps = sorted({len(row.errors.largest) for row in rows if row.errors is not None})
     over = "recorded steps" if checkpoint is None else "steps beside the PyTorch model"
     return f"{' or '.join(map(str, steps)) or 'no'} {over}"
@@ -305,7 +307,7 @@ def _with_errors(
     bundles: Sequence[Bundle],
     rows: list[Row],
     options: ReportOptions,
-    checkpoint: Checkpoint | None,
+    checkpoint: Source | None,
     progress: Progress,
 ) -> list[Row]:
     filled = []
@@ -334,7 +336,7 @@ def _compared(row: Row, bundle: Bundle, oracle: Oracle, threads: int, progress: 
     result = meter.result()
     return dataclasses.replace(
         row,
-        errors=recorder.errors(oracle.reference, oracle.norms),
+        errors=recorder.errors(bundle.manifest.spec, oracle.reference, oracle.norms),
         failures=tuple(result.failures()),
         state_format=result.state_format,
         compared_here=True,
@@ -349,7 +351,7 @@ class Oracle:
     norms: Floats
 
 
-def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | None) -> Oracle:
+def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Source | None) -> Oracle:
     """Recorded, or computed from a checkpoint: the PyTorch model, dequantized where the bundle is quantized."""
     if checkpoint is None:
         return Oracle(load_bundle_reference(bundle), np.zeros(0))
@@ -360,7 +362,7 @@ def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Checkpoint | Non
     oracle.require_codes()
     inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
     recorder = Recorder()
-    with closing(oracle.runtime()) as runtime, oracle_threads(checkpoint.config):
+    with closing(oracle.dequantized().reference()) as runtime, oracle_threads(oracle.float32.parameters):
         for arguments in inputs:
             recorder.add(runtime, runtime.step(*arguments))
         return recorder.oracle(inputs, runtime)
@@ -371,52 +373,76 @@ class Recorder:
 
     def __init__(self, state_every: int = STATE_EVERY) -> None:
         self._every = state_every
-        self._logits: list[NDArray[np.float32]] = []
-        self._actions: list[NDArray[Any]] = []
+        self._answers: list[list[NDArray[Any]]] = []
         self._steps: list[int] = []
         self._norms: list[float] = []
 
     def add(self, runtime: Runtime, output: StepOutput) -> None:
         """Keep a step's outputs, and now and then look at the state."""
-        if len(self._logits) % self._every == 0:
-            self._steps.append(len(self._logits))
+        if len(self._answers) % self._every == 0:
+            self._steps.append(len(self._answers))
             self._norms.append(state_norm(runtime))
-        self._logits.append(output.action_logits.copy())
-        self._actions.append(output.action.copy())
+        self._answers.append([values.copy() for values in output])
 
     def oracle(self, inputs: StepSequence, runtime: Runtime) -> Oracle:
         """What was answered as what others are compared with; the runtime is that which answered."""
-        answers = {"action": np.stack(self._actions), "action_logits": np.stack(self._logits)}
+        answers = stacked(runtime.spec, self._answers)
         return Oracle(Reference(inputs, answers, sample_state(runtime.state())), np.array(self._norms))
 
-    def errors(self, reference: Reference, norms: Floats) -> Errors:
+    def errors(self, spec: StepSpec, reference: Reference, norms: Floats) -> Errors:
         """Compare with an oracle's answers; ``norms`` of its state may be empty."""
-        expected = np.asarray(reference.action_logits, np.float64)
-        actual = np.asarray(np.stack(self._logits), np.float64)
-        difference = actual - expected
-        flat = difference.reshape(len(difference), -1)
-        norm = np.linalg.norm(expected.reshape(len(expected), -1), axis=1)
-        per_action = difference.reshape(-1, difference.shape[-1])
-        best = np.sort(expected.reshape(per_action.shape), axis=1)[:, -2:]  # twice the same where there is one
+        actual = stacked(spec, self._answers)
+        values = [output_errors(spec, place, reference.outputs, actual) for place in spec.computed]
+        flat = np.concatenate([np.zeros((len(self._answers), 0)), *values], axis=1)
+        expected = computed_values(spec, reference.outputs)
+        decided = [_decisions(spec, output, reference.outputs, actual) for output in spec.outputs]
+        gaps, differences, different = (np.concatenate(column) for column in zip(*decided, strict=True))
         sample = np.random.default_rng(0).permutation(flat.size)[:SIGNED_ERRORS]
+        norm = np.linalg.norm(expected, axis=1)
+        error = np.linalg.norm(computed_values(spec, actual) - expected, axis=1)
         return Errors(
-            largest=np.abs(flat).max(axis=1),
-            relative=np.linalg.norm(flat, axis=1) / np.maximum(norm, 1e-30),
+            largest=np.abs(flat).max(axis=1, initial=0.0),
+            relative=error / np.maximum(norm, 1e-30),
             signed=flat.reshape(-1)[sample],
-            gaps=best[:, -1] - best[:, 0],
-            differences=np.abs(per_action).max(axis=1),
-            different=(np.stack(self._actions) != np.asarray(reference.action)).reshape(-1),
+            gaps=gaps,
+            differences=differences,
+            different=different,
             state_steps=np.array(self._steps),
             state_norm=np.array(self._norms),
             oracle_norm=norms,
         )
 
 
+def output_errors(
+    spec: StepSpec, place: int, expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]
+) -> Floats:
+    """Errors with their sign of an output that is computed, (N, n), as they are compared with the tolerance."""
+    name = spec.outputs[place].name
+    reference, found = (np.asarray(side[name], np.float64).reshape(len(side[name]), -1) for side in (expected, actual))
+    error: Floats = found - reference
+    return error if spec.are_scores(place) else error / np.maximum(1.0, np.abs(reference))
+
+
+def _decisions(
+    spec: StepSpec, output: TensorSpec, expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Of an output that is chosen from scores, per value: how far apart the oracle's two best scores were, how far the
+    target's were off, and whether it chose another; nothing of any other output."""
+    scores = spec.scores_of(output)
+    if scores is None:
+        return np.zeros(0), np.zeros(0), np.zeros(0, np.bool_)
+    count = scores.shape[-1]
+    reference, found = (np.asarray(side[scores.name], np.float64).reshape(-1, count) for side in (expected, actual))
+    best = np.sort(reference, axis=1)[:, -2:]  # twice the same where there is one
+    different = np.not_equal(expected[output.name], actual[output.name]).reshape(-1)
+    return best[:, -1] - best[:, 0], np.abs(found - reference).max(axis=1), different
+
+
 def state_norm(runtime: Runtime) -> float:
     """2-norm of the matrices in the state, or of the hidden state where there are none."""
     state, specs = runtime.state(), runtime.spec.states
     kinds = [[state[tensor.name] for tensor in specs if tensor.role == role] for role in ("matrix", "hidden")]
-    memory = next((found for found in kinds if found), list(state.values()))
+    memory = next((found for found in kinds if found), list(state.values()))  # nothing, where there is no state
     return float(np.sqrt(sum(float(np.square(v, dtype=np.float64).sum()) for v in memory)))
 
 

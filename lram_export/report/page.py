@@ -8,8 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lram_export.describe import cost_line, counted, human_bytes, model_facts, quantization_facts, three_digits
-from lram_export.model.config import read_model
+from lram_export.describe import cost_line, counted, human_bytes, policy_facts, quantization_facts, three_digits
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
 
@@ -45,7 +44,7 @@ def render(report: Report) -> str:
     manifest = report.bundle.manifest
     return template.render(
         name=manifest.name,
-        task=manifest.task.name,
+        task=manifest.model["class"] if manifest.task is None else manifest.task.name,
         exported=manifest.created,
         generator=manifest.generator,
         created=report.created,
@@ -126,18 +125,7 @@ def _elsewhere(row: Row) -> bool:
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     manifest = report.bundle.manifest
-    task = manifest.task
-    observation = manifest.spec.inputs[0]
-    action = "one of the discrete actions" if task.action == "discrete" else f"{task.action_dim} continuous values"
-    return [
-        ("observation", f"{'x'.join(map(str, observation.shape[1:]))} {observation.dtype}"),
-        ("action", action),
-        ("target return", f"{task.target_return:g}, divided by {task.reward_scale:g}"),
-        ("reward feedback", task.reward_feedback),
-        ("batch", str(manifest.batch_size)),
-        *model_facts(read_model(manifest.model, report.bundle.path), manifest.parameters),
-        *quantization_facts(manifest.quantization),
-    ]
+    return [*policy_facts(manifest, report.bundle.path), *quantization_facts(manifest.quantization)]
 
 
 def _tables(report: Report) -> list[Table]:
@@ -180,7 +168,7 @@ def _right(row: Row) -> tuple[Cell, ...]:
     return (
         Cell(MISSING if error is None else f"{error.max():.2g}{relative}", "bad" if row.failures else ""),
         Cell(f"{bound.logit:g}{relative}"),
-        Cell(MISSING if errors is None else f"{100 * errors.agreement:.2f}%"),
+        Cell(MISSING if errors is None or errors.agreement is None else f"{100 * errors.agreement:.2f}%"),
         Cell(_cost(row), "wrap"),
         Cell(verified, "good" if verified == "passed" else "bad" if verified.startswith("failed") else ""),
         Cell(row.closed_loop or "not measured", "wrap"),

@@ -25,6 +25,7 @@ from lram_export.progress import SILENT, Progress
 from lram_export.rollouts.environments import table_target_return
 from lram_export.rollouts.environments.fitting import FittedEnvironment
 from lram_export.runtimes import Runtime, load_runtime
+from lram_export.spec.tasks import TaskSpec
 from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def reference_policy(bundle: Bundle, checkpoint: Checkpoint | None, *, other_che
         oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint)
         if not other_checkpoint:
             oracle.require_codes()
-        runtime = oracle.float32_runtime()
+        runtime = oracle.float32.reference()
     import torch
 
     torch.set_num_threads(threads_beside_others(manifest.parameters))
@@ -270,8 +271,15 @@ def target_return(name: str, bundle: Bundle, options: EvaluationOptions) -> floa
     """The return to aim at in an environment, in its units."""
     if options.target_return is not None:
         return options.target_return
+    return own_target_return(name, bundle.manifest.task)
+
+
+def own_target_return(name: str, task: TaskSpec | None) -> float:
+    """What the task table lists for an environment, else the policy's own; 0 for one that aims at no return."""
     listed = table_target_return(name)
-    return bundle.manifest.task.target_return if listed is None else listed
+    if listed is not None:
+        return listed
+    return 0.0 if task is None else task.target_return
 
 
 def _play(

@@ -94,9 +94,8 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
         UsageError: an environment that does not exist, is not installed or does not fit; or a policy of a batch.
         EnvironmentFailure: an environment failed.
     """
-    from lram_export.rollouts.environments import table_target_return
     from lram_export.rollouts.environments.fitting import FittedEnvironment
-    from lram_export.rollouts.evaluation import rollout
+    from lram_export.rollouts.evaluation import own_target_return, rollout
 
     if policy.spec.batch_size != 1:
         raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
@@ -108,8 +107,7 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
             opened.enter_context(FittedEnvironment.open(name, policy.spec, policy.task)) for name in plan.environments
         ]
         for environment in environments:
-            listed = table_target_return(environment.name)
-            own = policy.task.target_return if listed is None else listed
+            own = own_target_return(environment.name, policy.task)
             aim = own if plan.target_return is None else plan.target_return
             before = len(recorder)
             with progress.stage(environment.name, plan.episodes) as advance:

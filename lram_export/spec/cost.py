@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.spec.parity import relative_error
+from lram_export.spec.tensors import StepSpec
 
 Array = NDArray[np.generic]
 
@@ -42,26 +44,37 @@ class QuantizationCost:
 
 
 def quantization_cost(
-    bin_width: float,
-    expected: tuple[Array, Array],
-    actual: tuple[Array, Array],
+    spec: StepSpec, bin_width: float, expected: Mapping[str, Array], actual: Mapping[str, Array]
 ) -> QuantizationCost:
-    """Compare (actions, action logits) of the float32 reference with those of another model, step by step.
+    """Compare the outputs of the float32 reference with those of another model, step by step.
 
     Args:
-        bin_width: distance of two neighbouring action values; 0 for discrete actions, which are all apart.
-        expected: of the reference, (steps, ...).
+        spec: which outputs there are. Those that are computed count as logits, those that are chosen as actions.
+        bin_width: distance of two neighbouring action values; 0 where any two are apart.
+        expected: of the reference by name, (steps, ...).
         actual: of the other model, likewise.
     """
-    action, logits = expected
-    error = np.abs(actual[1].astype(np.float64) - logits.astype(np.float64))
-    distance = np.abs(actual[0].astype(np.float64) - action.astype(np.float64))
+    logits, found = (computed_values(spec, side) for side in (expected, actual))
+    action, other = (_together(spec, spec.chosen, side) for side in (expected, actual))
+    error, distance = np.abs(found - logits), np.abs(other - action)
     return QuantizationCost(
-        steps=len(action),
-        relative_error=relative_error(logits, actual[1]),
+        steps=len(expected[spec.outputs[0].name]),
+        relative_error=relative_error(logits, found),
         mean_logit_error=float(error.mean()),
         max_logit_error=float(error.max()),
         actions=action.size,
         actions_different=int((distance > 0).sum()),
         beyond_one_bin=int((distance > 1.5 * bin_width).sum()),
     )
+
+
+def computed_values(spec: StepSpec, outputs: Mapping[str, Array]) -> NDArray[np.float64]:
+    """The outputs of steps that are computed as they are, side by side: (steps, n)."""
+    return _together(spec, spec.computed, outputs)
+
+
+def _together(spec: StepSpec, places: tuple[int, ...], outputs: Mapping[str, Array]) -> NDArray[np.float64]:
+    """Some of the outputs of steps side by side: (steps, n)."""
+    steps = len(outputs[spec.outputs[0].name])
+    parts = [outputs[spec.outputs[place].name].reshape(steps, -1) for place in places]
+    return np.concatenate([np.zeros((steps, 0)), *parts], axis=1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lram_export.spec.bounds import MOST_BATCH, MOST_STEPS
 from lram_export.spec.json_fields import Fields, whole_number
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.tensors import MOST_DIMENSIONS, StepSpec
 
 Array = NDArray[np.generic]
 
@@ -74,6 +74,12 @@ class WorstLogit:
     expected: float
     actual: float
 
+    @property
+    def errors(self) -> tuple[float, float]:
+        """The error as that of a logit, and as that of a value, see :meth:`ParityMeter.add_step`."""
+        error = abs(self.actual - self.expected)
+        return error, error / max(1.0, abs(self.expected))
+
 
 @dataclass(frozen=True)
 class ParityResult:
@@ -124,7 +130,7 @@ class ParityResult:
         def error(name: str) -> float | None:
             return None if fields.get(name) is None else fields.number(name, low=0.0)
 
-        steps, actions = fields.integer("steps", 1, MOST_STEPS), fields.integer("actions", 1, 2**53)
+        steps, actions = fields.integer("steps", 1, MOST_STEPS), fields.integer("actions", 0, 2**53)
         return ParityResult(
             steps=steps,
             precision=fields.text("precision"),
@@ -168,7 +174,7 @@ class ParityResult:
 
 def _worst(fields: Fields, steps: int) -> WorstLogit:
     fields.only(*(f.name for f in dataclasses.fields(WorstLogit)))
-    index = fields.items("index", 2)
+    index = fields.items("index", MOST_DIMENSIONS)
     return WorstLogit(
         step=fields.integer("step", 0, steps - 1),
         row=fields.integer("row", 0, MOST_BATCH - 1),
@@ -187,6 +193,7 @@ class ParityMeter:
         self._spec = spec
         self._precision, self._activations, self._state_format = precision, activations, state_format
         self._relative = 0.0
+        self._norms: dict[int, list[NDArray[np.float64]]] = {}
         self._steps = 0
         self._sum, self._count = 0.0, 0
         self._max = 0.0
@@ -198,22 +205,46 @@ class ParityMeter:
         self._per_step: list[NDArray[np.float64]] = []
 
     def add_step(self, expected: Iterable[Array], actual: Iterable[Array]) -> None:
-        """Compare the outputs of one step, both in the order of the specification; NaN counts as an infinite error."""
-        expected, actual = tuple(expected), tuple(actual)
-        names = [output.name for output in self._spec.outputs]
-        errors = [self._add_values(expected[i], actual[i]) for i in self._spec.computed]
-        self._per_step.append(np.max(errors, axis=0))
-        for i, output in enumerate(self._spec.outputs):
-            scores = self._spec.scores_of(output)
-            if scores is not None:
-                at = names.index(scores.name)
+        """Compare the outputs of one step, both in the order of the specification; NaN counts as an infinite error.
+
+        Errors of logits are absolute: their differences decide. Values that nothing is chosen from can be of any
+        magnitude: above 1, their errors are relative; where the tolerance is relative, to the values of the step, or to
+        typical ones where those are larger. Whole numbers are equal or different.
+        """
+        spec, expected, actual = self._spec, tuple(expected), tuple(actual)
+        places = {output.name: i for i, output in enumerate(spec.outputs)}
+        errors = []
+        for i in spec.computed:
+            scores = spec.are_scores(i)
+            errors.append(self._add_values(expected[i], actual[i], scores=scores))
+            if scores:
+                rows = zip(expected[i].astype(np.float64), actual[i], strict=True)
+                self._relative = max(self._relative, *(relative_error(one, other) for one, other in rows))
+            else:
+                self._norms.setdefault(i, []).append(_norms(expected[i], actual[i]))
+        self._per_step.append(np.max(errors, axis=0) if errors else np.zeros(spec.batch_size))
+        for i in spec.chosen:
+            chosen_from = spec.scores_of(spec.outputs[i])
+            if chosen_from is not None:
+                at = places[chosen_from.name]
                 self._add_actions(expected[i], expected[at].astype(np.float64), actual[i], actual[at])
+            else:
+                self._add_numbers(expected[i], actual[i])
         self._steps += 1
 
-    def _add_values(self, expected: Array, actual: Array) -> NDArray[np.float64]:
+    def _add_numbers(self, expected: Array, actual: Array) -> None:
+        """Compare whole numbers that come without scores."""
+        different = int(np.not_equal(expected, actual).sum())
+        self._actions += expected.size
+        self._different += different
+        self._tie = max(self._tie, np.inf if different else 0.0)
+
+    def _add_values(self, expected: Array, actual: Array, *, scores: bool) -> NDArray[np.float64]:
         """Compare values (B, ...); returns the largest error of each row."""
         reference = expected.astype(np.float64)
         error = np.abs(actual.astype(np.float64) - reference)
+        if not scores:
+            error /= np.maximum(1.0, np.abs(reference))
         error = np.where(np.isnan(error), np.inf, error)
         largest = float(error.max())
         if self._worst is None or largest > self._max:
@@ -223,7 +254,6 @@ class ParityMeter:
             self._max = largest
         self._sum += float(error.sum())
         self._count += error.size
-        self._relative = max(self._relative, *(relative_error(r, a) for r, a in zip(reference, actual, strict=True)))
         rows: NDArray[np.float64] = error.reshape(len(error), -1).max(axis=1)
         return rows
 
@@ -278,11 +308,26 @@ class ParityMeter:
             actions_different=self._different,
             largest_tie=self._tie,
             passed=False,
-            relative_error=self._relative,
+            relative_error=max(self._relative, *(_relative_to_typical(n) for n in self._norms.values()), 0.0),
             activations=self._activations,
             state_format=self._state_format,
         )
         return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
+
+
+def _norms(expected: Array, actual: Array) -> NDArray[np.float64]:
+    """2-norms of the error and of the reference of each row, (2, B); NaN gives infinity."""
+    reference = expected.astype(np.float64).reshape(len(expected), -1)
+    error = np.linalg.norm(actual.astype(np.float64).reshape(reference.shape) - reference, axis=1)
+    return np.stack([np.where(np.isnan(error), np.inf, error), np.linalg.norm(reference, axis=1)])
+
+
+def _relative_to_typical(norms: list[NDArray[np.float64]]) -> float:
+    """The largest relative error of a step and row of values that may come near 0: then relative to what is typical,
+    the root of the mean square over all steps."""
+    error, reference = np.stack(norms, axis=1)
+    typical = np.sqrt(np.mean(np.square(reference)))
+    return float((error / np.maximum(np.maximum(reference, typical), np.finfo(np.float64).tiny)).max())
 
 
 def relative_error(expected: Array, actual: Array) -> float:

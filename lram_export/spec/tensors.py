@@ -85,8 +85,9 @@ def initial_values(state: StateSpec, tensors: InitialTensors) -> NDArray[np.floa
 class StepSpec:
     """The interface of one step graph.
 
-    ``inputs`` are ``observation``, whatever else the policy embeds (``return_to_go`` and ``reward`` of an LRAM), and
-    ``is_first``; ``outputs`` are ``action`` and ``action_logits``; ``states`` are named ``state.<block>.<part>`` and
+    ``inputs`` are observations, of a model of ours ``observation`` and whatever else it embeds (``return_to_go`` and
+    ``reward`` of an LRAM), and ``is_first``; ``outputs`` are any, of a model of ours ``action`` and ``action_logits``;
+    ``states`` are named ``state.<block>.<part>`` and
     come out again, in the same order and shape, as ``next_state.<block>.<part>``. All have a leading batch dimension
     of ``batch_size`` rows.
     """
@@ -131,6 +132,16 @@ class StepSpec:
         return tuple(
             i for i, output in enumerate(self.outputs) if output.dtype == "float32" and self.scores_of(output) is None
         )
+
+    def are_scores(self, place: int) -> bool:
+        """Whether another output is chosen from the one at a place."""
+        name = self.outputs[place].name
+        return any(name == output.name + SCORES for output in self.outputs)
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """Places of the other outputs: actions that were chosen from scores, or whole numbers."""
+        return tuple(i for i in range(len(self.outputs)) if i not in self.computed)
 
     def input(self, name: str) -> TensorSpec | None:
         """An input by name; None where a step has none of that name."""
@@ -195,29 +206,50 @@ def _tensor(entry: Fields, batch: int, kind: type[TensorSpec], more: tuple[str, 
 
 
 def _check_interface(spec: StepSpec, fields: Fields) -> None:
-    """Raise ValueError unless it is the interface of a policy: what every runtime relies on."""
+    """Raise ValueError unless it is the interface of a step: what every runtime relies on."""
     names = [tensor.name for tensor in (*spec.inputs, *spec.states)]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{fields.where}: expected different names, got {shown(names)}")
-    inputs, rows = fields.path("inputs"), (spec.batch_size,)
-    if len(spec.inputs) < 2 or spec.inputs[0].name != "observation" or spec.inputs[-1].name != "is_first":
-        raise ValueError(f"{inputs}: expected 'observation' first and 'is_first' last, got {shown(names[:8])}")
-    for tensor in spec.inputs[1:]:
-        if (tensor.shape, tensor.dtype) != (rows, "float32"):
-            raise ValueError(f"{inputs}: {tensor.name}: expected float32 of shape {list(rows)}")
-    if spec.inputs[0].dtype == "int64":
-        raise ValueError(f"{inputs}: observation: expected float32 or uint8, got int64")
-    if [tensor.name for tensor in spec.outputs] != ["action", "action_logits"]:
-        raise ValueError(f"{fields.path('outputs')}: expected 'action' and 'action_logits'")
-    action, logits = spec.outputs
-    discrete = action.dtype == "int64"
-    if logits.dtype != "float32" or len(logits.shape) != (2 if discrete else 3) or len(action.shape) != 2:
-        raise ValueError(f"{fields.path('outputs')}: expected logits of every action value, float32")
-    if action.dtype == "uint8" or action.shape[1] != (1 if discrete else logits.shape[1]):
-        raise ValueError(f"{fields.path('outputs')}: action: does not fit its logits")
+    for kind in (names, [tensor.name for tensor in spec.outputs]):
+        if len(set(kind)) != len(kind):
+            raise ValueError(f"{fields.where}: expected different names, got {shown(kind)}")
+    inputs, outputs = fields.path("inputs"), fields.path("outputs")
+    if len(spec.inputs) < 2 or spec.inputs[-1].name != "is_first":
+        raise ValueError(f"{inputs}: expected an observation, and 'is_first' last, got {shown(names[:8])}")
+    if (spec.inputs[-1].shape, spec.inputs[-1].dtype) != ((spec.batch_size,), "float32"):
+        raise ValueError(f"{inputs}: is_first: expected float32 of shape {[spec.batch_size]}")
+    for where, tensors, dtypes in (
+        (inputs, spec.inputs, ("float32", "uint8")),
+        (outputs, spec.outputs, ("float32", "int64")),
+    ):
+        for tensor in tensors:
+            if tensor.dtype not in dtypes or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", tensor.name):
+                raise ValueError(f"{where}: {shown(tensor.name)}: expected {' or '.join(dtypes)}, got {tensor.dtype}")
+    if not spec.outputs:
+        raise ValueError(f"{outputs}: expected at least one")
+    for output in spec.outputs:
+        scores = spec.scores_of(output)
+        if scores is not None and (scores.dtype != "float32" or scores.size != output.size * scores.shape[-1]):
+            raise ValueError(f"{outputs}: {output.name}: does not fit its logits")
     for state in spec.states:
         if state.dtype != "float32" or not re.fullmatch(r"state\.[A-Za-z0-9_.]+", state.name):
             raise ValueError(f"{fields.path('state')}: {state.name}: expected a float32 tensor named state.BLOCK.PART")
+
+
+def check_model_interface(spec: StepSpec) -> None:
+    """Raise ValueError unless it is the interface of a model of ours, which the step API knows more of."""
+    inputs, outputs, rows = "specification.inputs", "specification.outputs", (spec.batch_size,)
+    if spec.inputs[0].name != "observation":
+        raise ValueError(f"{inputs}: expected 'observation' first, got {shown(spec.inputs[0].name)}")
+    for tensor in spec.inputs[1:]:
+        if (tensor.shape, tensor.dtype) != (rows, "float32"):
+            raise ValueError(f"{inputs}: {tensor.name}: expected float32 of shape {list(rows)}")
+    if [tensor.name for tensor in spec.outputs] != ["action", "action_logits"]:
+        raise ValueError(f"{outputs}: expected 'action' and 'action_logits'")
+    action, logits = spec.outputs
+    discrete = action.dtype == "int64"
+    if len(logits.shape) != (2 if discrete else 3) or len(action.shape) != 2:
+        raise ValueError(f"{outputs}: expected logits of every action value, float32")
+    if action.shape[1] != (1 if discrete else logits.shape[1]):
+        raise ValueError(f"{outputs}: action: does not fit its logits")
 
 
 def next_name(state_name: str) -> str:

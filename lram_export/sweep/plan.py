@@ -9,7 +9,7 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.episodes.batches import split_episodes
 from lram_export.episodes.steps import StepSequence, random_steps
-from lram_export.lowering import LoweredPolicy, lower, matrix_names
+from lram_export.lowering import LoweredModel, lower
 from lram_export.model.matrices import select_matrices
 from lram_export.quantization.calibration import load_calibration
 from lram_export.quantization.quantize import QuantizationOptions
@@ -59,7 +59,7 @@ def prepare(source: CheckpointSource, task: TaskSpec, options: SweepOptions) -> 
     """
     checkpoint = source.load()
     policy = lower(checkpoint, task, name="sweep", batch_size=options.batch_size)
-    select_matrices(matrix_names(policy), options.keep_fp32)
+    select_matrices(policy.matrix_names(), options.keep_fp32)
     check_environments(options, policy.spec, task)
     episodes, compared_over = _compared_over(options, policy)
     return SweepPlan(
@@ -75,7 +75,7 @@ def prepare(source: CheckpointSource, task: TaskSpec, options: SweepOptions) -> 
     )
 
 
-def _compared_over(options: SweepOptions, policy: LoweredPolicy) -> tuple[tuple[StepSequence, ...], list[str]]:
+def _compared_over(options: SweepOptions, policy: LoweredModel) -> tuple[tuple[StepSequence, ...], list[str]]:
     """The episodes to compare actions over, and what tells them from others."""
     if options.recordings:
         recorded = load_calibration(options.recordings, policy.spec)

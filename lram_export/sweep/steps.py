@@ -15,12 +15,12 @@ from typing import Any
 
 from lram_export.benchmark.bench import BenchOptions, Contender, bench_together
 from lram_export.bundle.bundle import Bundle
-from lram_export.episodes.batches import RolloutOutputs, batch_episodes, runtime_outputs
+from lram_export.episodes.batches import Outputs, batch_episodes, runtime_outputs
 from lram_export.errors import LramError, describe
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
-from lram_export.model.config import read_model
+from lram_export.model.config import bin_width
 from lram_export.model.reference import oracle_threads
 from lram_export.progress import Advance, Progress
 from lram_export.quantization.episode_runs import outputs
@@ -243,14 +243,14 @@ class SweepSteps:
                 outcome = dataclasses.replace(outcome, failure=failures[target].reason)
             self._keep(cell, EXPORT, outcome)
 
-    def _float32_outputs(self) -> RolloutOutputs:
+    def _float32_outputs(self) -> Outputs:
         plan, episodes = self._plan, self._plan.episodes
         with self._progress.stage("running the float32 reference"):
             policy = lower(plan.source.load(), plan.task, name="float32")
-            with oracle_threads(policy.checkpoint.config):
+            with oracle_threads(policy.parameters):
                 return outputs(policy.graph, batch_episodes(episodes))
 
-    def _disagreement(self, cell: Cell, expected: RolloutOutputs) -> QuantizationCost:
+    def _disagreement(self, cell: Cell, expected: Outputs) -> QuantizationCost:
         bundle, episodes = self._bundles[cell.precision], self._plan.episodes
         threads = self._plan.threads
         runtime = load_runtime(cell.target, bundle.load_artifact(cell.target), threads)
@@ -259,8 +259,9 @@ class SweepSteps:
                 actual = runtime_outputs(runtime, episodes, advance)
         finally:
             runtime.close()
-        sides = [(side.action, side.action_logits) for side in (expected, actual)]
-        return quantization_cost(read_model(bundle.manifest.model, bundle.path).head.bin_width(self._plan.task), *sides)
+        manifest = bundle.manifest
+        width = bin_width(manifest.model, manifest.task, bundle.path)
+        return quantization_cost(manifest.spec, width, expected, actual)
 
     def _episodes(self, cell: Cell, options: EvaluationOptions) -> dict[str, Any]:
         progress = _Labelled(self._progress, f"{cell}: ")

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.checkpoints.checkpoint import Checkpoint
-from lram_export.model.matrices import checkpoint_keys
+from lram_export.lowering import LoweredPolicy, matrix_values
 from lram_export.quantization.nearest import round_to_nearest
 from lram_export.spec.codes import NEAREST, QuantizedMatrix
 from lram_export.spec.parity import relative_error
@@ -69,26 +68,20 @@ class CodesCheck:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # codes x scales may be infinite: then it is told
-def check_codes(method: str, matrices: Mapping[str, QuantizedMatrix], checkpoint: Checkpoint) -> CodesCheck:
-    """Compare codes x scales with a checkpoint's matrices; ``method`` is how the codes are said to have been chosen."""
+def check_codes(method: str, matrices: Mapping[str, QuantizedMatrix], policy: LoweredPolicy) -> CodesCheck:
+    """Compare codes x scales with a policy's matrices; ``method`` is how the codes are said to have been chosen."""
     coarsest = 0.0
     if method != NEAREST:
-        coarsest = max((_nearest_error(m, _values(m, checkpoint)) for m in matrices.values()), default=0.0)
+        coarsest = max((_nearest_error(m, matrix_values(policy, m.name)) for m in matrices.values()), default=0.0)
     checks = []
     for name, matrix in matrices.items():
-        values = _values(matrix, checkpoint)
+        values = matrix_values(policy, name)
         if method == NEAREST:
             failure = _failure_of_nearest(matrix, values)
         else:
             failure = _failure_of_calibrated(matrix, values, coarsest)
         checks.append(MatrixCheck(name, relative_error(values, matrix.dequantize()), failure))
     return CodesCheck(method, tuple(checks))
-
-
-def _values(matrix: QuantizedMatrix, checkpoint: Checkpoint) -> NDArray[np.float32]:
-    """The matrix (out, in) in the checkpoint; of the head, the rows that the task reads."""
-    values: NDArray[np.float32] = checkpoint.weights[checkpoint_keys(checkpoint.config)[matrix.name]].numpy()
-    return values[: matrix.shape[0]]
 
 
 def _failure_of_nearest(matrix: QuantizedMatrix, values: NDArray[np.float32]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from lram_export.spec.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from lram_export.bundle.bundle import Bundle
-    from lram_export.checkpoints.checkpoint import Checkpoint
+    from lram_export.spec.tensors import StepSpec
 
 
 def check_model(bundle: Bundle) -> None:
@@ -28,6 +29,9 @@ def check_model(bundle: Bundle) -> None:
         BundleError: naming the field, or a backbone that this version does not know.
     """
     manifest, path = bundle.manifest, bundle.path / "manifest.json"
+    if manifest.task is None:
+        _check_matrices(bundle, path, dict(manifest.model["matrices"]))
+        return
     model = read_model(manifest.model, bundle.path)
     try:
         expected = step_spec(model, manifest.task, manifest.batch_size).with_limits(manifest.spec.limits)
@@ -35,14 +39,16 @@ def check_model(bundle: Bundle) -> None:
         raise BundleError(f"{path}: {error}") from None
     _compare_follows(path, "specification", manifest.spec.to_json(), expected.to_json())
     _compare_follows(path, "model.parameters", manifest.parameters, model.parameters)
-    if manifest.quantization is not None:
-        shapes = {name: list(shape) for name, shape in matrix_shapes(model, manifest.task).items()}
-        for matrix in manifest.quantization.matrices:
-            if matrix.name not in shapes:
-                raise BundleError(f"{path}: quantization.matrices: this model has no matrix {matrix.name!r}")
-            _compare_follows(
-                path, f"quantization.matrices.{matrix.name}.shape", list(matrix.shape), shapes[matrix.name]
-            )
+    _check_matrices(bundle, path, {n: list(shape) for n, shape in matrix_shapes(model, manifest.task).items()})
+
+
+def _check_matrices(bundle: Bundle, path: Path, shapes: Mapping[str, Any]) -> None:
+    """Compare the quantized matrices with those that the model has."""
+    quantization = bundle.manifest.quantization
+    for matrix in () if quantization is None else quantization.matrices:
+        if matrix.name not in shapes:
+            raise BundleError(f"{path}: quantization.matrices: this model has no matrix {matrix.name!r}")
+        _compare_follows(path, f"quantization.matrices.{matrix.name}.shape", list(matrix.shape), shapes[matrix.name])
 
 
 def _compare_follows(path: Path, name: str, said: Any, follows: Any) -> None:
@@ -91,12 +97,8 @@ def check_codes_file(bundle: Bundle) -> None:
             )
 
 
-def check_limits(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    """Compare the limits of the inputs with those that the checkpoint's weights allow; raises BundleError."""
-    from lram_export.model.limits import input_limits
-
-    spec, task = bundle.manifest.spec, bundle.manifest.task
-    if spec.limits:
-        found = input_limits(checkpoint.weights, checkpoint.config.encoders_of(task), task)
-        expected = spec.with_limits(found).limits  # a token may be always zero: its encoder has no input
-        compare(bundle.path / "manifest.json", "limits", expected, spec.limits)
+def check_limits(bundle: Bundle, follows: StepSpec) -> None:
+    """Compare the limits of the inputs with those that follow from the checkpoint's weights; raises BundleError."""
+    limits = bundle.manifest.spec.limits
+    if limits:
+        compare(bundle.path / "manifest.json", "limits", follows.limits, limits)

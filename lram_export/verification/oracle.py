@@ -18,15 +18,15 @@ import torch
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.checkpoint import Checkpoint
-from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.episodes.reference import Reference, record_reference
 from lram_export.errors import ParityError, UsageError
+from lram_export.lowering import LoweredPolicy, Source, lower
 from lram_export.model.config import read_model
-from lram_export.model.reference import ReferenceModel, oracle_threads
+from lram_export.model.reference import oracle_threads
 from lram_export.progress import SILENT, Progress
-from lram_export.runtimes.pytorch import PytorchRuntime
 from lram_export.spec.codes import QuantizedFile, QuantizedMatrix
 from lram_export.spec.cost import quantization_cost
+from lram_export.step_module.policy import StepPolicy
 from lram_export.spec.parity import ParityMeter, ParityResult
 from lram_export.verification.codes import CodesCheck, check_codes
 from lram_export.verification.difference import CostCheck
@@ -38,45 +38,30 @@ class Oracle:
 
     Attributes:
         bundle: what is compared with it.
-        float32: the checkpoint as it is.
+        float32: the policy as it is in the checkpoint, lowered as the bundle was.
         matrices: the bundle's quantized matrices by name; none at `fp32`.
         codes: whether they are the checkpoint's; None at `fp32`.
     """
 
     bundle: Bundle
-    float32: Checkpoint
+    float32: LoweredPolicy
     matrices: Mapping[str, QuantizedMatrix]
     codes: CodesCheck | None
 
-    def dequantized(self) -> Checkpoint:
-        """The checkpoint with what the bundle's codes stand for in place of its own matrices."""
-        return dequantized_checkpoint(self.float32, self.matrices) if self.matrices else self.float32
-
-    def runtime(self) -> PytorchRuntime:
-        """The model that every target has to compute: dequantized where the bundle is quantized."""
-        return self.model_runtime(self.dequantized())
-
-    def float32_runtime(self) -> PytorchRuntime:
-        """The float32 reference model."""
-        return self.model_runtime(self.float32)
-
-    def model_runtime(self, checkpoint: Checkpoint) -> PytorchRuntime:
-        """The reference model with some weights, for the bundle's task."""
-        manifest = self.bundle.manifest
-        return PytorchRuntime(
-            ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, manifest.task
-        )
+    def dequantized(self) -> LoweredPolicy:
+        """The policy with what the bundle's codes stand for in place of its own matrices."""
+        return self.float32.dequantized(self.matrices) if self.matrices else self.float32
 
     def require_codes(self) -> None:
         """Raise ParityError, naming a matrix, unless the bundle's codes are the checkpoint's."""
         if self.codes is not None and not self.codes.passed:
             raise ParityError(
-                f"{self.bundle.path}: its codes are not those of {self.float32.path}: {self.codes.failures()[0]}"
+                f"{self.bundle.path}: its codes are not those of {self.float32.source['file']}: {self.codes.failures()[0]}"
             )
 
 
 def build_oracle(
-    bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint: bool = False, progress: Progress = SILENT
+    bundle: Bundle, checkpoint: Source, *, other_checkpoint: bool = False, progress: Progress = SILENT
 ) -> Oracle:
     """Check that a checkpoint is the bundle's, and compare the bundle's codes with its matrices.
 
@@ -90,25 +75,35 @@ def build_oracle(
         UsageError: another architecture; or another file, without ``other_checkpoint``.
         BundleError: damaged codes.
     """
-    checkpoint = in_context_of(bundle, checkpoint)
-    check_checkpoint(bundle, checkpoint, other_checkpoint=other_checkpoint)
-    quantization = bundle.manifest.quantization
-    if quantization is None:
-        return Oracle(bundle, checkpoint, {}, None)
+    manifest = bundle.manifest
+    if isinstance(checkpoint, StepPolicy) == (manifest.task is not None):
+        theirs = "of a model of ours" if manifest.task is not None else f"of a module, {manifest.model['class']}"
+        raise UsageError(f"{bundle.path}: the bundle is {theirs}, what it is compared with is not")
+    if not isinstance(checkpoint, StepPolicy):
+        checkpoint = in_context_of(bundle, checkpoint)
+        check_architecture(bundle, checkpoint)
+    policy = lower(checkpoint, manifest.task, name=manifest.name, batch_size=manifest.batch_size)
+    check_source(bundle, policy, other_checkpoint=other_checkpoint)
+    if manifest.quantization is None:
+        return Oracle(bundle, policy, {}, None)
     with progress.stage("comparing the codes with the checkpoint"):
-        bundle.check_files([quantization.file])
-        matrices = QuantizedFile(bundle.path, quantization.matrices).load()
-        return Oracle(bundle, checkpoint, matrices, check_codes(quantization.method, matrices, checkpoint))
+        bundle.check_files([manifest.quantization.file])
+        matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
+        return Oracle(bundle, policy, matrices, check_codes(manifest.quantization.method, matrices, policy))
 
 
-def check_checkpoint(bundle: Bundle, checkpoint: Checkpoint, *, other_checkpoint: bool) -> None:
-    """Raise UsageError unless the bundle was exported from this file, or another of its architecture is meant."""
-    check_architecture(bundle, checkpoint)
-    source = bundle.manifest.source.get("sha256")
-    if checkpoint.sha256 != source and not other_checkpoint:
+def check_source(bundle: Bundle, policy: LoweredPolicy, *, other_checkpoint: bool) -> None:
+    """Raise UsageError unless the bundle was exported from what was lowered, or another of its kind is meant."""
+    source, manifest = policy.source, bundle.manifest
+    if manifest.task is None and policy.spec != manifest.spec:
+        ours, theirs = policy.spec.to_json(), manifest.spec.to_json()
+        name = next(name for name in ours if ours[name] != theirs[name])
+        raise UsageError(f"{source['file']}: {name}: {ours[name]}, the bundle's: {theirs[name]}")
+    if source["sha256"] != manifest.source.get("sha256") and not other_checkpoint:
         raise UsageError(
-            f"{checkpoint.path}: not the file this bundle was exported from (SHA-256 {checkpoint.sha256}, the manifest "
-            f"names {source}); add --other-checkpoint if it is meant, as for a converted checkpoint"
+            f"{source['file']}: not the file this bundle was exported from (SHA-256 {source['sha256']}, the manifest "
+            f"names {manifest.source.get('sha256')}); add --other-checkpoint if it is meant, as for a converted "
+            f"checkpoint"
         )
 
 
@@ -166,10 +161,10 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
     manifest, inputs = oracle.bundle.manifest, reference.inputs
     models = [oracle.dequantized()] + ([] if manifest.quantization is None else [oracle.float32])
     stage = progress.stage("running the recorded steps again", len(models) * len(inputs))
-    with stage as advance, oracle_threads(oracle.float32.config):
+    with stage as advance, oracle_threads(oracle.float32.parameters):
         answers = []
         for model in models:
-            with closing(oracle.model_runtime(model)) as runtime:
+            with closing(model.reference()) as runtime:
                 answers.append(record_reference(runtime, inputs, advance))
     meter = ParityMeter(manifest.spec, manifest.precision)
     for expected_step, recorded_step in zip(answers[0], reference, strict=True):
@@ -177,6 +172,6 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
     meter.add_state(answers[0].state_samples, reference.state_samples)
     if manifest.quantization is None:
         return RecordedCheck(meter.result(), None)
-    expected, actual = ((side.action, side.action_logits) for side in reversed(answers))
-    cost = quantization_cost(oracle.float32.config.head.bin_width(manifest.task), expected, actual)
+    actual, expected = (side.outputs for side in answers)
+    cost = quantization_cost(manifest.spec, oracle.float32.bin_width, expected, actual)
     return RecordedCheck(meter.result(), CostCheck(cost, manifest.quantization.recorded_cost))

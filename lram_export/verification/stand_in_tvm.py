@@ -56,7 +56,7 @@ def _load_representative(artifact: LoadedArtifact, on_gpu: bool, threads: int) -
         kernels = gpu if on_gpu else cpu
         module = build_step(
             read_model(artifact.model, artifact.directory.parent),
-            artifact.task,
+            artifact.required_task,
             artifact.spec,
             interface,
             platform,

@@ -21,7 +21,7 @@ from lram_export.targets.registry import load_target
 from lram_export.verification.consistency import check_codes_file, check_limits, check_model, check_steps
 
 if TYPE_CHECKING:
-    from lram_export.checkpoints.checkpoint import Checkpoint
+    from lram_export.lowering import Source
     from lram_export.verification.oracle import Oracle, RecordedCheck
 
 DEFAULT_STEPS = 500
@@ -176,7 +176,7 @@ class Comparison:
 
 def verify_against_checkpoint(
     bundle: Bundle,
-    checkpoint: Checkpoint,
+    checkpoint: Source,
     targets: Sequence[str],
     *,
     inputs: StepSequence,
@@ -196,6 +196,7 @@ def verify_against_checkpoint(
         ParityError: codes x scales are not finite.
         BundleError: damaged, or the manifest does not follow from its model.
     """
+    from lram_export.lowering import LoweredModel
     from lram_export.model.reference import oracle_threads
     from lram_export.runtimes.pytorch import artifact_checkpoint
     from lram_export.verification.oracle import build_oracle, check_recorded, different_weight
@@ -205,26 +206,23 @@ def verify_against_checkpoint(
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint, progress=progress)
     if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
         oracle.require_codes()  # nothing can be computed with them
-    checkpoint = oracle.float32
-    check_limits(bundle, checkpoint)
+    check_limits(bundle, oracle.float32.spec)
     recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
-    expected_weights, different = oracle.dequantized(), None
+    policy, different = oracle.dequantized(), None
     runtimes: dict[str, Runtime] = {}
     with ExitStack() as stack:
-        reference = oracle.model_runtime(expected_weights)
+        reference = policy.reference()
         stack.callback(reference.close)
         for target in targets:
-            artifact = bundle.load_artifact(target)
-            if target == "pytorch":
-                weights = artifact_checkpoint(artifact)
-                different = different_weight(expected_weights, weights)
-                runtimes[target] = reference if different is None else oracle.model_runtime(weights)
-            else:
-                runtimes[target] = load_runtime(target, artifact, threads)
+            artifact, is_reference = bundle.load_artifact(target), False
+            if target == "pytorch" and isinstance(policy, LoweredModel):
+                different = different_weight(policy.checkpoint, artifact_checkpoint(artifact))
+                is_reference = different is None
+            runtimes[target] = reference if is_reference else load_runtime(target, artifact, threads)
             stack.callback(runtimes[target].close)
         meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
         stage = progress.stage("verifying against the checkpoint", len(inputs))
-        with stage as advance, oracle_threads(checkpoint.config):
+        with stage as advance, oracle_threads(policy.parameters):
             for number, arguments in enumerate(inputs, start=1):
                 expected = reference.step(*arguments)
                 for target, runtime in runtimes.items():
@@ -236,7 +234,7 @@ def verify_against_checkpoint(
                         meters[target].add_state(state, state if runtime is reference else runtime.state())
                 advance(1)
     source = manifest.source.get("sha256")
-    return Comparison(checkpoint.sha256, source, oracle, meters, recorded, different)
+    return Comparison(policy.source["sha256"], source, oracle, meters, recorded, different)
 
 
 def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, seed: int) -> StepSequence:

@@ -31,7 +31,7 @@ from lram_export.episodes.steps import random_steps
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS, support
-from lram_export.lowering import LoweredPolicy, lower, matrix_names
+from lram_export.lowering import LoweredPolicy, lower
 from lram_export.model.config import ModelConfig, lram_encoders
 from lram_export.model.encoders import StateEncoder
 from lram_export.model.heads import ActionBins
@@ -142,7 +142,7 @@ def test_a_step_gives_states_of_the_shapes_it_takes(policy: LoweredPolicy) -> No
 
 def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(policy: LoweredPolicy) -> None:
     spec = policy.spec
-    start = policy.model.initial_state(BATCH, TASK)
+    start = policy.reference_model.initial_state(BATCH, TASK)
     inputs = [torch.randn(t.shape, generator=torch.Generator().manual_seed(3)) for t in spec.inputs[:-1]]
     first = torch.ones(BATCH)
     expected = policy.graph(*inputs, first, *(start[t.name] for t in spec.states))
@@ -153,7 +153,7 @@ def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(polic
 
 
 def test_every_matrix_is_reached_by_one_stage_of_the_calibration(policy: LoweredPolicy) -> None:
-    names = matrix_names(policy)
+    names = policy.matrix_names()
     reached = [name for stage in stages(policy.graph, names) for name in stage.matrices]
     assert sorted(reached) == sorted(names)
     assert set(names) <= set(checkpoint_keys(policy.checkpoint.config))
@@ -162,12 +162,12 @@ def test_every_matrix_is_reached_by_one_stage_of_the_calibration(policy: Lowered
 def test_the_step_equals_the_reference_over_episodes(policy: LoweredPolicy) -> None:
     """64 steps, rows start again at different times in between."""
     spec = policy.spec
-    state = policy.model.initial_state(BATCH, TASK)
+    state = policy.reference_model.initial_state(BATCH, TASK)
     ours = list(state.values())
     for arguments in random_steps(spec, TASK, 64, seed=5):
         tensors = [torch.tensor(values) for values in arguments]
         named = dict(zip((t.name for t in spec.inputs), tensors, strict=True))
-        _, state = policy.model.step(named, state)
+        _, state = policy.reference_model.step(named, state)
         _, _, *ours = policy.graph(*tensors, *ours)
         for name, found in zip((t.name for t in spec.states), ours, strict=True):
             torch.testing.assert_close(found, state[name], atol=2e-4, rtol=2e-4)

@@ -22,7 +22,7 @@ from lram_export.errors import LramError
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.exporters.native import exporter as native
 from lram_export.exporters.tvm.weights import pack_weights
-from lram_export.lowering import LoweredPolicy, Quantization, lower, matrix_names, matrix_values, with_quantization
+from lram_export.lowering import LoweredPolicy, Quantization, lower, matrix_values, with_quantization
 from lram_export.policy import load_policy
 from lram_export.progress import SILENT
 from lram_export.quantization import episode_runs as rollouts
@@ -125,7 +125,7 @@ class TestRecord:
         with load_policy(fp32) as running:
             again = record_observations(
                 running,
-                Recording(arrays["observations"], arrays["rewards"].reshape(-1, 1), arrays["is_first"].reshape(-1, 1)),
+                Recording({"observation": arrays["observations"]}, arrays["rewards"].reshape(-1, 1), arrays["is_first"].reshape(-1, 1)),
             )
         np.testing.assert_array_equal(again["return_to_go"], steps["return_to_go"])
 
@@ -203,7 +203,7 @@ class TestStages:
         self, policy: LoweredPolicy, calibration: Calibration
     ) -> None:
         batches = batch_episodes(calibration.at_most(200).episodes, 1)  # outputs come episode by episode
-        names = matrix_names(policy)
+        names = policy.matrix_names()
         streams: list[Any] = [None] * len(batches)
         seen: dict[str, torch.Tensor] = {}
         for stage in stages(policy.graph, names):
@@ -269,7 +269,7 @@ class TestTrainedPolicy:
         self, policy: LoweredPolicy, calibration: Calibration, recording: Path
     ) -> None:
         fitted, _ = calibration.split()
-        names = matrix_names(policy)
+        names = policy.matrix_names()
         nearest = {n: round_to_nearest(n, matrix_values(policy, n), "int4") for n in names}
         calibrated = quantize_blockwise(policy, dict.fromkeys(names, "int4"), fitted)
 
@@ -376,7 +376,7 @@ class TestAuto:
         self, policy: LoweredPolicy, short: Calibration
     ) -> None:
         def candidate(weight_format: str) -> Candidate:
-            codes = {n: round_to_nearest(n, matrix_values(policy, n), weight_format) for n in matrix_names(policy)}
+            codes = {n: round_to_nearest(n, matrix_values(policy, n), weight_format) for n in policy.matrix_names()}
             unseen = Judgement(QuantizationCost(1, 0.0, 0.0, 0.0, 1, 0, 0), Estimate(0.0, 0.0, 0.0), 1)
             return Candidate({}, 0, unseen, codes)
 
@@ -391,7 +391,7 @@ class TestAuto:
     def test_sizes_are_those_that_the_target_stores(self, target: str, tmp_path: Path) -> None:
         """Down-projections of narrow heads, and what has 16 bits, are float32 in the target `native`."""
         policy = lower(load_checkpoint(GOLDEN / "state_ms" / "model.zip"), resolve_task("metaworld/reach-v2"), name="p")
-        names = matrix_names(policy)
+        names = policy.matrix_names()
 
         def written(policy: LoweredPolicy) -> int:
             if target == "native":
@@ -447,7 +447,7 @@ class TestAuto:
 
     def test_deep_models_are_grouped_by_depth(self) -> None:
         names = [f"blocks.{b}.{m}" for b in range(20) for m in ("proj_up", "proj_down")] + ["head"]
-        groups = group_matrices(names, 20)
+        groups = group_matrices(names)
         assert len(groups) == 9 and groups["blocks.0-4.proj_up"] == tuple(f"blocks.{b}.proj_up" for b in range(5))
         assert sorted(n for members in groups.values() for n in members) == sorted(names)
 

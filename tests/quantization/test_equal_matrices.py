@@ -22,7 +22,7 @@ from lram_export.errors import LramError
 from lram_export.exporters import EXPORTERS
 from lram_export.exporters.onnx.codes import find_projections
 from lram_export.exporters.onnx.graph import build_onnx
-from lram_export.lowering import LoweredPolicy, lower, matrix_names
+from lram_export.lowering import LoweredPolicy, lower
 from lram_export.quantization.calibration import Calibration
 from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.runtimes import RUNTIMES
@@ -63,7 +63,7 @@ def test_every_product_in_the_graph_has_the_name_of_its_matrix(policy: LoweredPo
     assert quantized.quantization is not None
     matrices = quantized.quantization.matrices
     model = build_onnx(quantized)
-    assert [p.matrix.name for p in find_projections(model.graph, matrices)] == list(matrix_names(policy))
+    assert [p.matrix.name for p in find_projections(model.graph, matrices)] == list(policy.matrix_names())
     with pytest.raises(LramError, match=r"blocks\.0\.proj_down: the product in the ONNX graph has other values"):
         find_projections(model.graph, {**matrices, "blocks.0.proj_down": matrices["blocks.1.proj_down"]})
 

@@ -11,7 +11,7 @@ import pytest
 from lram_export import Bundle
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.errors import UsageError
-from lram_export.lowering import LoweredPolicy, lower, matrix_names, matrix_values
+from lram_export.lowering import LoweredPolicy, lower, matrix_values
 from lram_export.model.matrices import select_matrices
 from lram_export.quantization.nearest import round_to_nearest
 from lram_export.quantization.quantize import QuantizationOptions, quantize
@@ -84,7 +84,7 @@ def quantized_entries(matrix: QuantizedMatrix):  # type: ignore[no-untyped-def]
 
 class TestPass:
     def test_large_matrices_only(self, policy: LoweredPolicy) -> None:
-        assert matrix_names(policy) == (
+        assert policy.matrix_names() == (
             *("blocks.0.proj_up", "blocks.0.proj_down", "blocks.1.ffn_up", "blocks.1.ffn_down"),
             *("blocks.2.proj_up", "blocks.2.proj_down", "blocks.3.proj_up", "blocks.3.proj_down", "head"),
         )
@@ -99,7 +99,7 @@ class TestPass:
 
     def test_a_pattern_that_fits_nothing_is_told_what_there_is(self, policy: LoweredPolicy) -> None:
         with pytest.raises(UsageError, match=r"--keep-fp32: 'gates' fits no matrix; this model has: blocks.0.proj_up"):
-            select_matrices(matrix_names(policy), ["gates"])
+            select_matrices(policy.matrix_names(), ["gates"])
 
     @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
     def test_model_and_graph_compute_with_the_dequantized_values(self, policy: LoweredPolicy, precision: str) -> None:

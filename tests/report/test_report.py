@@ -24,6 +24,7 @@ from lram_export.report import charts
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, ReportOptions, collect
 from lram_export.report.page import render
+from lram_export.runtimes.protocol import StepOutput
 from lram_export.spec.parity import TOLERANCES
 from tests.conftest import GOLDEN, SLOW, ExportFunction, fail, load_golden, succeed
 
@@ -244,7 +245,7 @@ class TestContent:
 
         def wrong(self: NativeRuntime, *arguments: Any) -> Any:
             output = step(self, *arguments)
-            return output._replace(action_logits=output.action_logits + 1)
+            return StepOutput(output.spec, (output.action, output.action_logits + 1))
 
         monkeypatch.setattr(NativeRuntime, "step", wrong)
         text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))
@@ -261,7 +262,7 @@ class TestContent:
 
         def broken(self: NativeRuntime, *arguments: Any) -> Any:
             output = step(self, *arguments)
-            return output._replace(action_logits=np.full_like(output.action_logits, value))
+            return StepOutput(output.spec, (output.action, np.full_like(output.action_logits, value)))
 
         monkeypatch.setattr(NativeRuntime, "step", broken)
         text = render(collect(Bundle.open(bundle), options=ReportOptions(time=False, threads=1)))

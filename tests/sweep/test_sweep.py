@@ -398,7 +398,7 @@ class TestRecordings:
         episodes = split_episodes([random_steps(policy.spec, task, n, seed=n, episode=3) for n in (7, 4)])
         assert len({len(e) for e in episodes}) > 1
         expected = outputs(policy.graph, batch_episodes(episodes))
-        actual = runtime_outputs(PytorchRuntime(policy.model, policy.spec, task), episodes)
+        actual = runtime_outputs(policy.reference(), episodes)
         assert len(actual.action) == sum(len(e) for e in episodes)
         np.testing.assert_array_equal(actual.action, expected.action)
         np.testing.assert_allclose(actual.action_logits, expected.action_logits, atol=1e-4)

@@ -237,7 +237,7 @@ class TestRightComputation:
         runtime = load_runtime("native", bundle.load_artifact("native"), 1)
         keys = checkpoint_keys(checkpoint.config)
         quantized, unnoticed = {keys[name] for name in oracle.matrices}, []
-        with oracle_threads(checkpoint.config):
+        with oracle_threads(checkpoint.parameters):
             for name in [n for n in checkpoint.weights if n not in quantized]:
                 weight = model.get_parameter(name)
                 before = weight.clone()

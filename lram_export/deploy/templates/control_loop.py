@@ -22,7 +22,7 @@ import numpy as np
 from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
 from lram_export.errors import LramError
-from lram_export.policy import Policy
+from lram_export.policy import Policy, observations_of
 from lram_export.verification.verify import load_bundle_reference
 
 KEPT = 100_000
@@ -37,18 +37,20 @@ class Rehearsal:
 
     def __init__(self, path: Path) -> None:
         bundle = Bundle.open(path)
-        task, inputs = bundle.manifest.task, load_bundle_reference(bundle).inputs
-        self._observations = inputs["observation"]
+        task, recorded = bundle.manifest.task, load_bundle_reference(bundle).inputs
+        names = [tensor.name for tensor in observations_of(bundle.manifest.spec)]
+        self._observations = [{name: recorded[name][i] for name in names} for i in range(len(recorded))]
+        feedback = task is not None and task.reward_feedback == "observed"
         # recorded as the token of the step after
-        self._rewards = inputs["reward"] * task.reward_scale if task.reward_feedback == "observed" else None
+        self._rewards = recorded["reward"] * task.reward_scale if task is not None and feedback else None
         self._step = 0
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> "dict[str, np.ndarray]":
         self._step = 0
         return self.observe()
 
-    def observe(self) -> np.ndarray:
-        observation: np.ndarray = self._observations[self._step % len(self._observations)]
+    def observe(self) -> "dict[str, np.ndarray]":
+        observation = self._observations[self._step % len(self._observations)]
         self._step += 1
         return observation
 

@@ -43,8 +43,15 @@ class FittedEnvironment:
         self._environment = environment
 
     @classmethod
-    def open(cls, name: str, spec: StepSpec, task: TaskSpec, *, render: bool = False) -> FittedEnvironment:
+    def open(
+        cls, name: str, spec: StepSpec, task: TaskSpec | None, *, render: bool = False
+    ) -> FittedEnvironment:
         """Make the environment ``family/task`` fit a policy; raises UsageError if it does not exist or fit."""
+        if task is None:
+            raise UsageError(
+                f"{name}: which environments a module of one's own fits is not known; step it in your own loop, with "
+                f"lram_export.load_policy"
+            )
         environment = open_environment(name, render=render)
         try:
             return cls(name, environment, spec, task)

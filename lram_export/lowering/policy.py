@@ -1,47 +1,83 @@
-"""From a checkpoint and a task to what exporters read: one step graph with everything that describes it."""
+"""What exporters read: one step graph with everything that describes it, and the model it has to equal."""
 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from lram_export.bundle.identity import identity
-from lram_export.checkpoints.checkpoint import Checkpoint
-from lram_export.checkpoints.dequantized import dequantized_checkpoint
-from lram_export.errors import UsageError
-from lram_export.model.matrices import matrix_shapes
-from lram_export.model.reference import ReferenceModel
-from lram_export.model.step_graph import StepGraph
+from lram_export.model.graph import Graph
+from lram_export.runtimes.protocol import Runtime
 from lram_export.spec.codes import MatrixEntry, QuantizedMatrix
 from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.precision import PRECISIONS
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import MAX_FLOAT32, Floats, StepSpec, array
+from lram_export.spec.tensors import Floats, StepSpec, array
 from lram_export.system.devices import Platform
 from lram_export.version import __version__
 
 
-@dataclass(frozen=True)
-class LoweredPolicy:
-    """A policy ready for exporters: the step graph, the reference model it shares weights with, the task.
+@dataclass(frozen=True, kw_only=True)
+class LoweredPolicy(ABC):
+    """A policy ready for exporters; ``task`` is what it is asked to do, of a model that can do several things.
 
-    ``quantization`` has the codes of the quantized matrices. Checkpoint, model and graph then hold their
-    dequantized values: they are the oracle that the targets are compared with. ``platform`` is what to compile for,
-    where a target has a choice.
+    ``quantization`` has the codes of the quantized matrices. Graph and reference then hold their dequantized values:
+    they are the oracle that the targets are compared with. ``platform`` is what to compile for, where a target has a
+    choice.
     """
 
     name: str
-    checkpoint: Checkpoint
-    model: ReferenceModel
-    graph: StepGraph
-    task: TaskSpec
+    graph: Graph
+    task: TaskSpec | None = None
     quantization: Quantization | None = None
     platform: Platform = field(default_factory=Platform)
+
+    @property
+    @abstractmethod
+    def model(self) -> dict[str, Any]:
+        """The network as the manifest describes it, JSON values."""
+
+    @property
+    @abstractmethod
+    def source(self) -> dict[str, str]:
+        """``file``, what the policy was read from, and ``sha256``, which tells its weights from any others."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    @abstractmethod
+    def bin_width(self) -> float:
+        """Distance of two neighbouring action values; 0 where any two are apart."""
+
+    @abstractmethod
+    def matrix_names(self) -> tuple[str, ...]:
+        """Every matrix of the step graph that can be quantized, in the graph's order."""
+
+    @abstractmethod
+    def state_matrices(self) -> frozenset[str]:
+        """Those whose inputs keep float32 (`w8a8`): their outputs drive the recurrent state and its exponentials."""
+
+    @abstractmethod
+    def reference(self) -> Runtime:
+        """What every target has to equal: the network itself, in PyTorch; it shares the weights."""
+
+    @abstractmethod
+    def fresh_graph(self) -> Graph:
+        """The step graph once more, to replace layers in; it shares the weights."""
+
+    @abstractmethod
+    def dequantized(self, matrices: Mapping[str, QuantizedMatrix]) -> Self:
+        """The policy that computes with what codes stand for in place of its own matrices; ``quantization`` as here."""
 
     @property
     def spec(self) -> StepSpec:
@@ -75,40 +111,11 @@ class LoweredPolicy:
                 name=self.name,
                 precision=self.precision,
                 task=self.task,
-                model=self.checkpoint.config.to_json(),
+                model=self.model,
                 spec=self.spec,
-                source_sha256=self.checkpoint.sha256,
+                source_sha256=self.source["sha256"],
             ),
         }
-
-
-def lower(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int = 1) -> LoweredPolicy:
-    """Build the reference model and its step graph for a task.
-
-    Raises:
-        UsageError: the checkpoint cannot do the task (encoder, observation or action too large, a return beyond
-            float32).
-    """
-    model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)
-    try:
-        graph = StepGraph(model, task, batch_size)
-    except ValueError as error:
-        raise UsageError(f"{checkpoint.path}: {error}") from None
-    aim = graph.spec.input("return_to_go")
-    most = MAX_FLOAT32 if aim is None or aim.limit is None else aim.limit * task.reward_scale
-    if abs(task.target_return) > most:
-        raise UsageError(
-            f"--target-return: expected a magnitude of at most {most:.2g}, got {task.target_return:g}: beyond, this "
-            f"model's arithmetic leaves float32"
-        )
-    return LoweredPolicy(name, checkpoint, model, graph, task)
-
-
-def with_quantization(policy: LoweredPolicy, quantization: Quantization) -> LoweredPolicy:
-    """The policy that computes with the dequantized matrices, and carries their codes."""
-    checkpoint = dequantized_checkpoint(policy.checkpoint, quantization.matrices)
-    oracle = lower(checkpoint, policy.task, name=policy.name, batch_size=policy.spec.batch_size)
-    return dataclasses.replace(oracle, quantization=quantization)
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,11 @@ class Quantization:
         return self.precision in PRECISIONS and PRECISIONS[self.precision].quantized_activations
 
 
-def matrix_names(policy: LoweredPolicy) -> tuple[str, ...]:
-    """Every matrix of the step graph that can be quantized, in the graph's order."""
-    known = matrix_shapes(policy.checkpoint.config, policy.task)
-    return tuple(name for name in policy.graph.layers() if name in known)
-
-
 def matrix_values(policy: LoweredPolicy, name: str) -> NDArray[np.float32]:
     """A matrix of the step graph, (out, in)."""
     return array(policy.graph.layers()[name].weight)
+
+
+def with_quantization(policy: LoweredPolicy, quantization: Quantization) -> LoweredPolicy:
+    """The policy that computes with the dequantized matrices, and carries their codes."""
+    return dataclasses.replace(policy.dequantized(quantization.matrices), quantization=quantization)

@@ -1,0 +1,1 @@
+"""A policy of one's own: any torch module that is one step as a pure function."""

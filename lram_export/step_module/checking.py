@@ -1,0 +1,292 @@
+"""Is a module one step as a pure function? What is not is named, with the line of the module where it happens."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import textwrap
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lram_export.errors import LramError, UsageError, describe
+from lram_export.spec.tensors import TensorSpec
+from lram_export.step_module.graph import ModuleGraph, returned
+from lram_export.step_module.policy import IS_FIRST, StepPolicy
+from lram_export.step_module.tracing import quietly, trace
+
+ROWS = 3
+"""Rows with which a module is tried: more than one, and none of its sizes."""
+ALONE = 1e-4
+"""How far a row may be from what it is without the others: sums in another order."""
+TRIES = 2
+AS_STATE = "make it a state: take it as an argument, and return what it becomes"
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """What was found out: the linear layers whose matrix is read by one product of a step, in their order."""
+
+    products: tuple[str, ...]
+
+
+def check_module(policy: StepPolicy) -> ModuleFacts:
+    """Try a module, and trace it.
+
+    Raises:
+        UsageError: weights that are not float32 on the CPU; outputs or states of another number, shape or type; a
+            module that is not pure: it writes buffers, attributes or inputs, draws random numbers, lets a row depend on
+            others, or has control flow that depends on data.
+    """
+    module = policy.module
+    module.eval()
+    _check_weights(policy)
+    inputs = _random_inputs(policy, ROWS)
+    before = _attributes(module)
+    products = _products(policy, inputs)
+    with quietly():
+        _check_attributes(policy, before)
+        expected = _check_outputs(policy, inputs, ROWS)
+        _check_traced(policy)
+        _check_repeated(policy, inputs, expected)
+        _check_rows(policy, inputs, expected)
+    return ModuleFacts(products)
+
+
+def _check_weights(policy: StepPolicy) -> None:
+    for name, tensor in (*policy.module.named_parameters(), *policy.module.named_buffers()):
+        if tensor.device.type != "cpu":
+            raise _refused(policy, f"{name} is on '{tensor.device}', expected the CPU; call module.cpu()")
+        if tensor.dtype.is_floating_point and tensor.dtype != torch.float32:
+            raise _refused(policy, f"{name} is {_dtype(tensor)}, expected float32; call module.float()")
+        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            raise _refused(policy, f"{name}: expected finite values")
+
+
+def _random_inputs(policy: StepPolicy, rows: int) -> dict[str, Tensor]:
+    """Observations and states in the order of the module's arguments, (rows, ...)."""
+    rng = np.random.default_rng(0)
+    found: dict[str, Tensor] = {}
+    for name, field in policy.observation.items():
+        shape = (rows, *field.shape)
+        if field.dtype == "uint8":
+            found[name] = torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
+        elif name == IS_FIRST:
+            found[name] = torch.zeros(shape)
+        else:
+            found[name] = torch.from_numpy(rng.standard_normal(shape, np.float32))
+    for name, field in policy.state.items():
+        noise = rng.standard_normal((rows, *field.shape), np.float32)
+        found[f"state {name}"] = torch.from_numpy(np.asarray(field.initial, np.float32) + np.float32(0.1) * noise)
+    return found
+
+
+@torch.no_grad()
+def _call(policy: StepPolicy, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the module returns, in one row; its own errors with their place."""
+    try:
+        given = [tensor.clone() for tensor in inputs.values()]
+        return returned(policy.module(*given), tuple(policy.action))
+    except LramError:
+        raise
+    except Exception as error:
+        raise _refused(policy, f"{describe(error)}{_place(policy, error)}") from None
+
+
+def _products(policy: StepPolicy, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+    """The linear layers that are called once, in the order of the calls, whose matrix no one else has."""
+    calls: list[str] = []
+    owners: dict[int, int] = {}
+    handles = []
+    for path, part in policy.module.named_modules():
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+        if isinstance(part, nn.Linear):
+            handles.append(part.register_forward_pre_hook(lambda *_, path=path: calls.append(path)))
+    try:
+        _call(policy, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = dict(policy.module.named_modules())
+    return tuple(p for p in calls if p and calls.count(p) == 1 and owners[id(layers[p].weight)] == 1)
+
+
+def _attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
+    """Every attribute of a module and its parts."""
+    plain = (int, float, str, bool, bytes, type(None))
+    found = {}
+    for path, part in module.named_modules():
+        for name, value in (*vars(part).items(), *part._buffers.items(), *part._parameters.items()):
+            found[path, name] = value if isinstance(value, plain) else id(value)
+    return found
+
+
+def _check_attributes(policy: StepPolicy, before: dict[tuple[str, str], Any]) -> None:
+    after = _attributes(policy.module)
+    for (path, name), value in after.items():
+        if before.get((path, name), _attributes) != value:
+            part = policy.module.get_submodule(path)
+            what = "buffer" if name in part._buffers else "attribute"
+            raise _impure(policy, f"it sets its {what} '{_joined(path, name)}'{_assignment(part, name)}; {AS_STATE}")
+
+
+def _assignment(part: nn.Module, name: str) -> str:
+    """Where the class of a module assigns an attribute."""
+    for method in vars(type(part)).values():
+        if not inspect.isfunction(method) or method.__name__ == "__init__":
+            continue
+        try:
+            lines, first = inspect.getsourcelines(method)
+            tree = ast.parse(textwrap.dedent("".join(lines)))
+        except (OSError, SyntaxError, TypeError):
+            continue
+        for node in ast.walk(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                if isinstance(target, ast.Attribute) and target.attr == name:
+                    return _told(method.__code__.co_filename, first + target.lineno - 1, lines[target.lineno - 1])
+    return ""
+
+
+def _check_outputs(policy: StepPolicy, inputs: dict[str, Tensor], rows: int) -> tuple[Tensor, ...]:
+    """What the module returns, which is what was said."""
+    found, spec = _call(policy, inputs), policy.spec(rows)
+    where = _of_forward(policy)
+    if len(found) != len(spec.outputs) + len(spec.states):
+        raise _refused(
+            policy,
+            f"expected {len(spec.outputs)} outputs ({', '.join(policy.action)}) and {len(spec.states)} states "
+            f"({', '.join(policy.state) or 'none'}), the module returned {len(found)} tensors{where}",
+        )
+    for tensor, said in zip(found, (*spec.outputs, *spec.states), strict=True):
+        if tuple(tensor.shape) != said.shape or _dtype(tensor) != said.dtype:
+            raise _refused(
+                policy,
+                f"{_called(said, policy)}: expected {said.dtype} of shape {said.shape} with {rows} rows, the module "
+                f"returned {_dtype(tensor)} of shape {tuple(tensor.shape)}{where}",
+            )
+        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            raise _refused(policy, f"{_called(said, policy)}: not finite for a random input{where}")
+    return found
+
+
+def _check_traced(policy: StepPolicy) -> None:
+    """Trace the module; raises where it writes what it was given or what it owns, or needs values to know its way."""
+    graph = ModuleGraph(policy)
+    try:
+        program = trace(graph)
+    except Exception as error:
+        place = _place(policy, error)
+        if "data-dependent" in str(error) or "data dependent" in str(error):
+            raise _refused(
+                policy,
+                f"its control flow depends on data{place}, which one static graph cannot have; use torch.where",
+            ) from None
+        raise _refused(policy, f"cannot be traced: {describe(error)}{place}") from None
+    for node in program.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise _impure(policy, f"it draws random numbers{_traced_place(node)}")
+    signature = program.run_decompositions({}).graph_signature
+    written = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    for name in written:
+        place = next((_traced_place(n) for n in program.graph.nodes if _writes(n)), "")
+        if name in signature.user_inputs:
+            given = graph.spec.input_names[signature.user_inputs.index(name)]
+            raise _impure(policy, f"it writes its input '{given}'{place}; write a copy")
+        raise _impure(policy, f"it writes its buffer '{name.removeprefix('policy_module.')}'{place}; {AS_STATE}")
+    _check_constants(policy, program)
+
+
+def _check_constants(policy: StepPolicy, program: Any) -> None:
+    """Tensors that are attributes, and written in place."""
+    constants = {n.name for n in program.graph.nodes if n.op == "placeholder"} - set(
+        program.graph_signature.user_inputs
+    )
+    for node in program.graph.nodes:
+        if _writes(node) and getattr(node.args[0], "name", "") in constants:
+            raise _impure(policy, f"it writes a tensor that it keeps{_traced_place(node)}; {AS_STATE}")
+
+
+def _writes(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and getattr(node.args[0], "op", "") == "placeholder"
+
+
+def _check_repeated(policy: StepPolicy, inputs: dict[str, Tensor], expected: tuple[Tensor, ...]) -> None:
+    """The same inputs give the same outputs, to the bit."""
+    said = policy.spec(ROWS)
+    for _ in range(TRIES):
+        for tensor, first, spec in zip(_call(policy, inputs), expected, (*said.outputs, *said.states), strict=True):
+            if not torch.equal(tensor, first):
+                raise _impure(policy, f"{_called(spec, policy)} differs from call to call for the same input")
+
+
+def _check_rows(policy: StepPolicy, inputs: dict[str, Tensor], expected: tuple[Tensor, ...]) -> None:
+    """Rows are robots: none depends on the others."""
+    said = policy.spec(ROWS)
+    for row in range(ROWS):
+        alone = _check_outputs(policy, {name: tensor[row : row + 1] for name, tensor in inputs.items()}, 1)
+        for tensor, every, spec in zip(alone, expected, (*said.outputs, *said.states), strict=True):
+            together = every[row : row + 1]
+            distance = (tensor.double() - together.double()).abs().max().item() if tensor.numel() else 0.0
+            if spec.dtype == "float32" and distance > ALONE * max(1.0, together.abs().max().item()):
+                raise _impure(policy, f"a row of {_called(spec, policy)} depends on the other rows")
+
+
+def _called(spec: TensorSpec, policy: StepPolicy) -> str:
+    own = spec.name.removeprefix("state.")
+    return f"output '{spec.name}'" if spec.name in policy.action else f"state '{own}'"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _impure(policy: StepPolicy, why: str) -> UsageError:
+    return _refused(policy, f"not a pure function of observations and state: {why}")
+
+
+def _refused(policy: StepPolicy, why: str) -> UsageError:
+    return UsageError(f"{policy.name}: {why}")
+
+
+def _of_forward(policy: StepPolicy) -> str:
+    """Where the module's forward begins."""
+    try:
+        code = type(policy.module).forward.__code__
+    except AttributeError:
+        return ""
+    return _told(code.co_filename, code.co_firstlineno, f"def {code.co_name}")
+
+
+def _place(policy: StepPolicy, error: BaseException) -> str:
+    """The innermost line of an error that is not torch's or ours."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*ours, "<"))]
+    if not frames:
+        return _of_forward(policy)
+    return _told(frames[-1].filename, frames[-1].lineno or 0, frames[-1].line or "")
+
+
+def _traced_place(node: Any) -> str:
+    """The line of a traced node."""
+    found = re.findall(r'File "(.+)", line (\d+), in \S+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    return _told(found[-1][0], int(found[-1][1]), found[-1][2]) if found else ""
+
+
+def _told(file: str, line: int, code: str) -> str:
+    near = os.path.relpath(file)
+    return f" ({file if near.startswith('..') else near}:{line}: {code.strip()})"

@@ -1,0 +1,86 @@
+"""`FILE.py:NAME`: a policy that a Python file makes. The file runs, as the user's own code; a checkpoint never does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lram_export.errors import LramError, UsageError, describe
+from lram_export.step_module.policy import StepPolicy
+
+ADDRESS = re.compile(r"(.+\.py):([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def is_policy_file(path: Path) -> bool:
+    """Whether what a user names is a Python file and something in it."""
+    return ADDRESS.fullmatch(str(path)) is not None or path.suffix == ".py"
+
+
+def load_step_policy(address: Path) -> StepPolicy:
+    """Run the file and take the policy, or call the function that makes it.
+
+    Raises:
+        UsageError: no such file or name; what it makes is no :class:`StepPolicy`; an error of the file's own, with its
+            line.
+    """
+    match = ADDRESS.fullmatch(str(address))
+    if match is None:
+        raise UsageError(f"{address}: which policy of it? Name it or the function that makes it: {address}:make")
+    path, name = Path(match[1]), match[2]
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; expected a Python file that has '{name}'")
+    module = _run(path)
+    if not hasattr(module, name):
+        made = [n for n, value in vars(module).items() if isinstance(value, StepPolicy)]
+        made += [n for n, value in vars(module).items() if _is_own_function(value, module)]
+        raise UsageError(f"{path}: has no '{name}'; it has: {', '.join(made) or 'neither a StepPolicy nor a function'}")
+    found = getattr(module, name)
+    if not isinstance(found, StepPolicy) and callable(found):
+        try:
+            found = found()
+        except LramError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{address}: {describe(error)}{_line(error, path)}") from None
+    if not isinstance(found, StepPolicy):
+        raise UsageError(
+            f"{address}: expected a lram_export.StepPolicy or a function that returns one, got {type(found).__name__}"
+        )
+    return found
+
+
+def _run(path: Path) -> Any:
+    """The file as a module; what lies beside it can be imported, as where Python runs it."""
+    name = f"lram_export_policy_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except LramError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{path}: {describe(error)}{_line(error, path)}") from None
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _is_own_function(value: object, module: Any) -> bool:
+    return callable(value) and getattr(value, "__module__", "") == module.__name__ and not isinstance(value, type)
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """The innermost line of the file that led to an error."""
+    if isinstance(error, SyntaxError):
+        return f" ({path}:{error.lineno})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
+    frames = frames or [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
+    return f" ({path}:{frames[-1].lineno}: {(frames[-1].line or '').strip()})" if frames else ""

@@ -1,0 +1,1 @@
+"""What exporter and runtime of the target `pytorch` agree on."""
