@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lram_export.bundle.manifest import Manifest, QuantizationEntry
+    from lram_export.spec.parity import ParityResult
     from lram_export.spec.tensors import TensorSpec
 
 
@@ -59,6 +60,11 @@ def model_facts(config: ModelConfig, parameters: int) -> list[tuple[str, str]]:
         ("head", config.head.fact()),
         *_sizes(parameters, state),
     ]
+
+
+def different_actions(parity: ParityResult) -> str:
+    """How many of the chosen values differ: ``3 of 500``; a dash where the policy chooses none."""
+    return f"{parity.actions_different} of {parity.actions}" if parity.actions else "-"
 
 
 def policy_facts(manifest: Manifest, path: Path) -> list[tuple[str, str]]:
@@ -111,6 +117,9 @@ def quantization_facts(quantization: QuantizationEntry | None) -> list[tuple[str
 def cost_line(cost: dict[str, Any]) -> str:
     """What quantization changed, in a sentence."""
     over = {"episodes": "held-out recorded", "recorded": "recorded"}.get(cost["measured_on"], "random")
+    if not cost["actions"]:
+        steps = counted(cost["steps"], f"{over} step")
+        return f"quantization cost over {steps}: relative error {cost['relative_error']:.2g}"
     beyond = 100 * cost["beyond_one_bin"] / max(cost["actions"], 1)
     return (
         f"quantization cost over {counted(cost['steps'], f'{over} step')}: {cost['actions_different']} of "

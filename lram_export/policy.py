@@ -19,7 +19,6 @@ from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, TensorSpec
 from lram_export.system.machine import suitable_threads
 
-
 Observation = NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
 """The observation, or all of them by name."""
 
@@ -88,9 +87,7 @@ class Policy:
             self._conditioning.start(chosen, target)
             self._is_first[chosen] = 1.0
 
-    def act(
-        self, observation: Observation, reward: ArrayLike | None = None
-    ) -> NDArray[np.generic] | np.int64:
+    def act(self, observation: Observation, reward: ArrayLike | None = None) -> NDArray[np.generic] | np.int64:
         """One environment step: the action for an observation.
 
         Args:
@@ -187,7 +184,9 @@ class Policy:
             one = self._observations[0]
             if len(names) == 1:
                 raise ValueError(f"{self._expected(one)}, got {type(observation).__name__}")
-            raise ValueError(f"observation: expected a mapping with {', '.join(names)}, got {type(observation).__name__}")
+            raise ValueError(
+                f"observation: expected a mapping with {', '.join(names)}, got {type(observation).__name__}"
+            )
         odd = [name for name in (*names, *observation) if (name in names) != (name in observation)]
         if odd:
             what = "missing" if odd[0] in names else f"unknown; this policy takes {', '.join(names)}"

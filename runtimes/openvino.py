@@ -43,8 +43,10 @@ class OpenvinoRuntime(BaseRuntime):
         super().__init__(spec, initial)
         self._outputs = StepOutput.zeros(spec)
         self._request: Any = compiled.model.create_infer_request()
-        for tensor, array in zip((*spec.inputs, *spec.outputs), (*self._inputs.arrays, *self._outputs), strict=True):
-            self._request.set_tensor(tensor.name, ov.Tensor(array, shared_memory=True))
+        # ports by their place: two outputs that are the same share their names
+        ports = (*compiled.model.inputs, *compiled.model.outputs)
+        for port, array in zip(ports, (*self._inputs.arrays, *self._outputs), strict=True):
+            self._request.set_tensor(port, ov.Tensor(array, shared_memory=True))
         self._variables = {variable.name: variable for variable in self._request.query_state()}
         self._compiled: CompiledModel | None = compiled
         self.reset()  # before a first step OpenVINO shows zeros, whatever the initial values
@@ -121,10 +123,19 @@ def properties(path: Path) -> dict[str, str]:
 def check_interface(model: Any, spec: StepSpec, path: Path) -> None:
     """Compare the inputs, outputs and variables of a compiled model with the manifest; raises BundleError."""
     for kind, ports, tensors in (("input", model.inputs, spec.inputs), ("output", model.outputs, spec.outputs)):
-        own = {port.any_name: [port.element_type.to_dtype().name, *port.shape] for port in ports}
+        names = [t.name for t in tensors]
+        own = {
+            _name(port, names[i] if i < len(names) else ""): [port.element_type.to_dtype().name, *port.shape]
+            for i, port in enumerate(ports)
+        }
         compare(path, kind, own, {t.name: [t.dtype, *t.shape] for t in tensors})
     variables = {v.name: list(v.state.data.shape) for v in model.create_infer_request().query_state()}
     compare(path, "variable", variables, {t.name: list(t.shape) for t in spec.states})
+
+
+def _name(port: Any, expected: str) -> str:
+    """The name that is expected, if it is one of a port's: what is the same in a model shares all its names."""
+    return expected if expected in port.get_names() else str(port.any_name)
 
 
 def chosen_device(core: ov.Core) -> str:

@@ -1,4 +1,4 @@
-"""Runtime of the target `pytorch` for a module of one's own: its traced step, operator by operator, in eager float32."""
+"""Runtime of the target `pytorch` for a module of one's own: its traced step, operator after operator."""
 
 from __future__ import annotations
 

@@ -68,6 +68,7 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     assert program is not None
     model = program.model
     optimize(model)
+    name_interface(model.graph, policy.spec)
     model.metadata_props.clear()
     model.producer_name = "lram-export"
     _name_products(model.graph, policy.graph)
@@ -77,6 +78,23 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
     return model
+
+
+def name_interface(graph: onnx_ir.Graph, spec: StepSpec) -> None:
+    """Give inputs and outputs the names of the specification, and no value inside one of them.
+
+    Where an output is an input, or the same as another, torch and the passes name one of them as they like.
+    """
+    ends = [*graph.inputs, *graph.outputs]
+    names = [*spec.input_names, *spec.output_names]
+    inside = [value for node in graph.all_nodes() for value in node.outputs if value not in ends]
+    for value in (*inside, *graph.initializers.values()):
+        if value.name in names:
+            value.name = f"{value.name}.inside"
+    for i, value in enumerate(ends):
+        value.name = f"{i}.end"  # first apart from each other: they may have changed places
+    for value, name in zip(ends, names, strict=True):
+        value.name = name
 
 
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"

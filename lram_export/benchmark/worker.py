@@ -210,9 +210,7 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
         checkpoint, weights = artifact_checkpoint(bundle.load_artifact("pytorch")), "bundle"
     else:  # speed does not depend on the values of the weights
         checkpoint, weights = random_checkpoint(read_model(manifest.model, bundle.path), bundle.path), "random"
-    runtime = OriginalRuntime(
-        ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, task
-    )
+    runtime = OriginalRuntime(ReferenceModel.from_weights(checkpoint.config, checkpoint.weights), manifest.spec, task)
     # a checkpoint's own weights are not those of a quantized bundle
     comparable = weights == "bundle" or (weights == "checkpoint" and manifest.quantization is None)
     return Policy(runtime, manifest.task), weights, comparable

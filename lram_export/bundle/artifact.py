@@ -18,7 +18,8 @@ from lram_export.spec.tensors import InitialTensors, StepSpec
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
-    ``model`` is the architecture as the manifest's JSON values, ``task`` None for a module of one's own. ``digest`` tells the content of its files from that
+    ``model`` is the architecture as the manifest's JSON values, ``task`` None for a module of one's own.
+    ``digest`` tells the content of its files from that
     of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
     ``identity`` what they have to say about themselves, ``files`` the names of those that the manifest lists,
     ``initial`` the states that start as a tensor.

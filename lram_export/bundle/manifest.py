@@ -130,7 +130,9 @@ class Manifest:
     ``model`` is the architecture as JSON values, for those who know it
     (:meth:`lram_export.model.config.ModelConfig.from_json`). ``initial`` is the file with the states that start as a
     tensor. ``task`` is None for a module of one's own, which does one thing only; ``model`` then has its ``kind``, its
-    ``class`` and its ``matrices``. ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
+    ``class`` and its ``matrices``.
+
+    ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
     """
 
     name: str

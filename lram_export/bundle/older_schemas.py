@@ -14,7 +14,10 @@ ROLES = {"conv": "window", "C": "matrix", "n": "normalizer", "m": "stabilizer", 
 
 
 def upgraded(document: Fields, version: int) -> Fields:
-    """A manifest of a schema version as the current one says it (5: a module may have no task); raises ValueError where it cannot be one."""
+    """A manifest of a schema version as the current one says it; raises ValueError where it cannot be one.
+
+    Version 5 differs from 4 only in what may be: a module has no task.
+    """
     if version < 2:
         document = _of_version_1(document)
     if version < 3:

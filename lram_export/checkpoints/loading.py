@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,19 @@ class CheckpointSource:
             raise UsageError(f"--context: {self.path}: {error}") from None
 
 
+POLICY_FILE = re.compile(r"(.+\.py):([A-Za-z_][A-Za-z0-9_]*)")
+"""A Python file, and what in it makes a policy."""
+
+
+def is_policy_file(path: Path) -> bool:
+    """Whether what a user names is a Python file, with or without something in it: no checkpoint, but a policy."""
+    return POLICY_FILE.fullmatch(str(path)) is not None or path.suffix == ".py"
+
+
 def check_exists(path: Path) -> None:
     """Raise UsageError unless there is such a file or folder, or it is an address of the Hub."""
+    if is_policy_file(path):
+        raise UsageError(f"{path}: a Python file is a policy to export, verify or report, not a checkpoint")
     if not path.exists() and not is_address(path):
         raise UsageError(
             f"{path}: no such checkpoint; expected a file of weights, such as model.zip, or a folder with "

@@ -11,7 +11,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
-from lram_export.describe import counted, human_bytes
+from lram_export.describe import counted, different_actions, human_bytes
 from lram_export.errors import UsageError
 from lram_export.system.machine import cpu_model, suitable_threads
 
@@ -148,7 +148,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
             human_bytes(r.bytes_per_step),
             r.weights,
             "-" if r.parity is None else f"{r.parity.max_logit_error:.2g}",
-            "-" if r.parity is None else f"{r.parity.actions_different} of {r.parity.actions}",
+            "-" if r.parity is None else different_actions(r.parity),
         ]
         for r in results
     ]
@@ -160,7 +160,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "peak memory",
         "bytes per step",
         "weights",
-        "max logit error",
+        "max error",
         "actions differ",
     ]
     baseline = [r for r in results if r.target == "original"]

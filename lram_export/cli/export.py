@@ -78,7 +78,7 @@ def export(
     The task comes from the table (--task), from options, or from both: options win. In place of a checkpoint a Python
     file and what makes a lram_export.StepPolicy in it, policy.py:make, which has no task.
     """
-    from lram_export.step_module.loading import is_policy_file
+    from lram_export.checkpoints.loading import is_policy_file
 
     own = is_policy_file(checkpoint)
     if own and asked.given:

@@ -11,7 +11,7 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
-from lram_export.describe import human_bytes, model_facts, policy_facts, quantization_facts
+from lram_export.describe import different_actions, human_bytes, model_facts, policy_facts, quantization_facts
 from lram_export.errors import UsageError
 from lram_export.model.config import ModelConfig, read_model
 from lram_export.model.encoders import StateEncoder
@@ -73,6 +73,8 @@ def _model(
         if task is not None:
             raise UsageError(f"--task: {path} is a bundle, which has its task")
         manifest = Bundle.open(path).manifest
+        if manifest.task is None:
+            raise UsageError(f"--device: {path} is of a module of one's own, whose arithmetic is not known; bench it")
         return read_model(manifest.model, path), manifest.task, manifest.batch_size
     config = reading.load(path, ConsoleProgress(quiet), context).config
     return config, None if task is None else _task(task, config), 1
@@ -164,11 +166,11 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
                 human_bytes(bundle.artifact_size(entry.target)),
                 entry.platform,
                 "not verified" if parity is None else f"{parity.max_logit_error:.2g}{_on(entry)}",
-                "" if parity is None else f"{parity.actions_different} of {parity.actions}",
+                "" if parity is None else different_actions(parity),
                 ", ".join(f"{k} {v}" for k, v in entry.tools.items()),
             ]
         )
-    columns = ["target", "precision", "size", "platform", "max logit error", "actions differ", "written with"]
+    columns = ["target", "precision", "size", "platform", "max error", "actions differ", "written with"]
     print_table("artifacts (all files match their hashes)", columns, rows)
 
 

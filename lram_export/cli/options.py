@@ -116,7 +116,8 @@ class CheckpointOptions:
 
     def load_source(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Source:
         """Load a checkpoint, or a policy that a Python file makes (``policy.py:make``)."""
-        from lram_export.step_module.loading import is_policy_file, load_step_policy
+        from lram_export.checkpoints.loading import is_policy_file
+        from lram_export.step_module.loading import load_step_policy
 
         if not is_policy_file(path):
             return self.load(path, progress, context)
@@ -128,10 +129,7 @@ class CheckpointOptions:
     def load(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Checkpoint:
         """Load a checkpoint, and say what was assumed."""
         from lram_export.checkpoints.loading import check_exists
-        from lram_export.step_module.loading import is_policy_file
 
-        if is_policy_file(path):
-            raise UsageError(f"{path}: a Python file is a policy to export, verify or report, not a checkpoint")
         check_exists(path)
         with progress.stage("reading the checkpoint"):
             loaded = self.source(path, context).load()

@@ -12,7 +12,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, PATH, SEED, Command, steps
-from lram_export.describe import cost_line, counted
+from lram_export.describe import cost_line, counted, different_actions
 from lram_export.errors import UsageError
 from lram_export.spec.parity import ParityResult
 from lram_export.system.machine import suitable_threads
@@ -25,8 +25,8 @@ COLUMNS = (
     "target",
     "precision",
     "steps",
-    "max logit error",
-    "mean logit error",
+    "max error",
+    "mean error",
     "relative",
     "worst at step",
     "state error",
@@ -143,7 +143,7 @@ def _row(target: str, result: ParityResult) -> list[str]:
         "-" if result.relative_error is None else f"{result.relative_error:.2g}",
         "-" if result.worst is None else str(result.worst.step),
         state,
-        f"{result.actions_different} of {result.actions}",
+        different_actions(result),
         f"{result.largest_tie:.2g} {_unit(result)}" if result.actions_different else "-",
         "passed" if result.passed else "FAILED",
     ]

@@ -26,8 +26,8 @@ class EpisodeBatch:
 
 
 Outputs = dict[str, NDArray[Any]]
-"""The outputs of all steps by name, each (steps, ...): episode by episode, the shorter ones first. However many episodes
-ran side by side, the order is the same."""
+"""The outputs of all steps by name, each (steps, ...): episode by episode, the shorter ones first. However many
+episodes ran side by side, the order is the same."""
 
 
 def split_episodes(recordings: Iterable[StepSequence]) -> list[StepSequence]:

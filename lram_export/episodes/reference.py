@@ -1,8 +1,8 @@
 """Recorded environment steps: inputs and what the reference model made of them (``reference.npz``).
 
-With it a device verifies its own runtime without torch. All steps have a leading time dimension N: the step's inputs and
-expected outputs by name, and ``sample.<state name>``: evenly spaced elements of each state tensor after the last step
-(whole states would be larger than the model's code for large models).
+With it a device verifies its own runtime without torch. All steps have a leading time dimension N: the step's inputs
+and expected outputs by name, and ``sample.<state name>``: evenly spaced elements of each state tensor after the last
+step (whole states would be larger than the model's code for large models).
 """
 
 from __future__ import annotations

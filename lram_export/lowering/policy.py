@@ -96,12 +96,13 @@ class LoweredPolicy(ABC):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights one step reads, each once: codes and scales of quantized matrices, else float32."""
+        """Bytes of weights one step reads, each once: codes and scales of quantized matrices, else float32; 1 where
+        there are none."""
         size = 4 * sum(p.numel() for p in self.graph.parameters())
         if self.quantization is not None:
             for matrix in self.quantization.matrices.values():
                 size += matrix.stored_bytes - 4 * matrix.codes.size
-        return size
+        return max(size, 1)
 
     def metadata(self) -> dict[str, str]:
         """The manifest's essentials, for formats that carry string properties."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from lram_export.describe import counted
 from lram_export.episodes.batches import batch_episodes, split_episodes
 from lram_export.episodes.steps import StepSequence, joined, load_steps
-from lram_export.describe import counted
 from lram_export.errors import LramError
 from lram_export.model.graph import Graph
 from lram_export.progress import Advance

@@ -85,6 +85,10 @@ def quantize(
         LramError: a recording that does not fit or is too short, or a bound that `auto` cannot keep to.
     """
     check_options(options)
+    if options.precision == AUTO and not policy.spec.chosen:
+        raise UsageError(
+            f"--precision {AUTO}: judges by actions that are chosen from scores, and this policy has none; name one"
+        )
     names = select_matrices(policy.matrix_names(), options.keep_fp32)
     if options.precision == "fp32":
         return policy

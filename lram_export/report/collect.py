@@ -223,7 +223,9 @@ def of_export(bundle: Bundle, recorders: Mapping[str, Recorder]) -> Report:
     """The report that an export writes: what its verification saw, and no times."""
     reference = load_bundle_reference(bundle)
     rows = [
-        dataclasses.replace(row, errors=recorders[row.entry.target].errors(bundle.manifest.spec, reference, np.zeros(0)))
+        dataclasses.replace(
+            row, errors=recorders[row.entry.target].errors(bundle.manifest.spec, reference, np.zeros(0))
+        )
         for row in _rows(bundle, [bundle])
     ]
     compared = f"{len(reference.inputs)} recorded steps, at export"

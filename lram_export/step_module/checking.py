@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lram_export.describe import counted
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.spec.tensors import TensorSpec
 from lram_export.step_module.graph import ModuleGraph, returned
@@ -27,6 +28,8 @@ ROWS = 3
 ALONE = 1e-4
 """How far a row may be from what it is without the others: sums in another order."""
 TRIES = 2
+INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent), "<")
+"""What the names of files begin with that are not the user's."""
 AS_STATE = "make it a state: take it as an argument, and return what it becomes"
 
 
@@ -164,8 +167,9 @@ def _check_outputs(policy: StepPolicy, inputs: dict[str, Tensor], rows: int) -> 
     if len(found) != len(spec.outputs) + len(spec.states):
         raise _refused(
             policy,
-            f"expected {len(spec.outputs)} outputs ({', '.join(policy.action)}) and {len(spec.states)} states "
-            f"({', '.join(policy.state) or 'none'}), the module returned {len(found)} tensors{where}",
+            f"expected {counted(len(spec.outputs), 'output')} ({', '.join(policy.action)}) and "
+            f"{counted(len(spec.states), 'state')} ({', '.join(policy.state) or 'none'}), the module returned "
+            f"{counted(len(found), 'tensor')}{where}",
         )
     for tensor, said in zip(found, (*spec.outputs, *spec.states), strict=True):
         if tuple(tensor.shape) != said.shape or _dtype(tensor) != said.dtype:
@@ -192,10 +196,15 @@ def _check_traced(policy: StepPolicy) -> None:
                 f"its control flow depends on data{place}, which one static graph cannot have; use torch.where",
             ) from None
         raise _refused(policy, f"cannot be traced: {describe(error)}{place}") from None
-    for node in program.graph.nodes:
+    _check_constants(policy, program)
+    try:
+        lowered = program.run_decompositions()
+    except Exception as error:
+        raise _refused(policy, f"cannot be traced: {describe(error)}") from None
+    for node in lowered.graph.nodes:  # of what is left: an LSTM could drop some of its values, but does not
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise _impure(policy, f"it draws random numbers{_traced_place(node)}")
-    signature = program.run_decompositions({}).graph_signature
+    signature = lowered.graph_signature
     written = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
     for name in written:
         place = next((_traced_place(n) for n in program.graph.nodes if _writes(n)), "")
@@ -203,14 +212,11 @@ def _check_traced(policy: StepPolicy) -> None:
             given = graph.spec.input_names[signature.user_inputs.index(name)]
             raise _impure(policy, f"it writes its input '{given}'{place}; write a copy")
         raise _impure(policy, f"it writes its buffer '{name.removeprefix('policy_module.')}'{place}; {AS_STATE}")
-    _check_constants(policy, program)
 
 
 def _check_constants(policy: StepPolicy, program: Any) -> None:
-    """Tensors that are attributes, and written in place."""
-    constants = {n.name for n in program.graph.nodes if n.op == "placeholder"} - set(
-        program.graph_signature.user_inputs
-    )
+    """Tensors that are attributes, no buffers, and written in place."""
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
     for node in program.graph.nodes:
         if _writes(node) and getattr(node.args[0], "name", "") in constants:
             raise _impure(policy, f"it writes a tensor that it keeps{_traced_place(node)}; {AS_STATE}")
@@ -274,8 +280,7 @@ def _of_forward(policy: StepPolicy) -> str:
 
 def _place(policy: StepPolicy, error: BaseException) -> str:
     """The innermost line of an error that is not torch's or ours."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*ours, "<"))]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(INSIDE)]
     if not frames:
         return _of_forward(policy)
     return _told(frames[-1].filename, frames[-1].lineno or 0, frames[-1].line or "")
@@ -283,7 +288,8 @@ def _place(policy: StepPolicy, error: BaseException) -> str:
 
 def _traced_place(node: Any) -> str:
     """The line of a traced node."""
-    found = re.findall(r'File "(.+)", line (\d+), in \S+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    lines = re.findall(r'File "(.+)", line (\d+), in \S+\n\s*(.*)', node.meta.get("stack_trace") or "")
+    found = [line for line in lines if not line[0].startswith(INSIDE)]
     return _told(found[-1][0], int(found[-1][1]), found[-1][2]) if found else ""
 
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from lram_export.checkpoints.loading import POLICY_FILE
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.step_module.policy import StepPolicy
-
-ADDRESS = re.compile(r"(.+\.py):([A-Za-z_][A-Za-z0-9_]*)")
-
-
-def is_policy_file(path: Path) -> bool:
-    """Whether what a user names is a Python file and something in it."""
-    return ADDRESS.fullmatch(str(path)) is not None or path.suffix == ".py"
 
 
 def load_step_policy(address: Path) -> StepPolicy:
@@ -27,7 +20,7 @@ def load_step_policy(address: Path) -> StepPolicy:
         UsageError: no such file or name; what it makes is no :class:`StepPolicy`; an error of the file's own, with its
             line.
     """
-    match = ADDRESS.fullmatch(str(address))
+    match = POLICY_FILE.fullmatch(str(address))
     if match is None:
         raise UsageError(f"{address}: which policy of it? Name it or the function that makes it: {address}:make")
     path, name = Path(match[1]), match[2]

@@ -185,7 +185,8 @@ def _initial(where: str, shape: tuple[int, ...], given: Any) -> float | NDArray[
             f"StepPolicy: {where}: initial: expected a finite number or an array of shape {shape}, got "
             f"{values.dtype} of shape {values.shape}"
         )
-    array = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = values.astype(np.float32)
     if not np.isfinite(array).all():
         raise UsageError(f"StepPolicy: {where}: initial: expected values within float32, got {values.max():g}")
     same = array.size > 0 and bool((array == array.flat[0]).all())

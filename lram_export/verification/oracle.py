@@ -26,8 +26,8 @@ from lram_export.model.reference import oracle_threads
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedFile, QuantizedMatrix
 from lram_export.spec.cost import quantization_cost
-from lram_export.step_module.policy import StepPolicy
 from lram_export.spec.parity import ParityMeter, ParityResult
+from lram_export.step_module.policy import StepPolicy
 from lram_export.verification.codes import CodesCheck, check_codes
 from lram_export.verification.difference import CostCheck
 
@@ -55,9 +55,8 @@ class Oracle:
     def require_codes(self) -> None:
         """Raise ParityError, naming a matrix, unless the bundle's codes are the checkpoint's."""
         if self.codes is not None and not self.codes.passed:
-            raise ParityError(
-                f"{self.bundle.path}: its codes are not those of {self.float32.source['file']}: {self.codes.failures()[0]}"
-            )
+            source, failure = self.float32.source["file"], self.codes.failures()[0]
+            raise ParityError(f"{self.bundle.path}: its codes are not those of {source}: {failure}")
 
 
 def build_oracle(

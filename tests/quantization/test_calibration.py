@@ -125,7 +125,11 @@ class TestRecord:
         with load_policy(fp32) as running:
             again = record_observations(
                 running,
-                Recording({"observation": arrays["observations"]}, arrays["rewards"].reshape(-1, 1), arrays["is_first"].reshape(-1, 1)),
+                Recording(
+                    {"observation": arrays["observations"]},
+                    arrays["rewards"].reshape(-1, 1),
+                    arrays["is_first"].reshape(-1, 1),
+                ),
             )
         np.testing.assert_array_equal(again["return_to_go"], steps["return_to_go"])
 

@@ -22,7 +22,6 @@ from lram_export.errors import UsageError
 from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
 from lram_export.quantization.episode_runs import outputs
-from lram_export.runtimes.pytorch import PytorchRuntime
 from lram_export.spec.parity import TOLERANCES
 from lram_export.spec.tasks import resolve_task
 from lram_export.sweep.folder import Cell, Outcome, check_sweep, open_sweep

@@ -43,9 +43,7 @@ class FittedEnvironment:
         self._environment = environment
 
     @classmethod
-    def open(
-        cls, name: str, spec: StepSpec, task: TaskSpec | None, *, render: bool = False
-    ) -> FittedEnvironment:
+    def open(cls, name: str, spec: StepSpec, task: TaskSpec | None, *, render: bool = False) -> FittedEnvironment:
         """Make the environment ``family/task`` fit a policy; raises UsageError if it does not exist or fit."""
         if task is None:
             raise UsageError(

@@ -92,9 +92,7 @@ def operator(name: str) -> Any:
 def is_pure(found: Any) -> bool:
     """Whether an operator is in the core set, changes none of its arguments, and gives the same every time."""
     tags = getattr(found, "tags", ())
-    return (
-        torch.Tag.core in tags and torch.Tag.nondeterministic_seeded not in tags and not found._schema.is_mutable
-    )
+    return torch.Tag.core in tags and torch.Tag.nondeterministic_seeded not in tags and not found._schema.is_mutable
 
 
 def program_of(exported: Any) -> tuple[Program, dict[str, Tensor]]:
