@@ -19,6 +19,7 @@ from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.episodes.reference import load_reference
 from lram_export.episodes.steps import load_steps
 from lram_export.errors import LramError
+from lram_export.lowering import lower
 from lram_export.spec.bounds import MOST_JSON_BYTES
 from lram_export.spec.codes import QUANTIZED_FILE, QuantizedFile
 from lram_export.spec.json_fields import parse_json
@@ -140,11 +141,11 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a step without an observation": (
         lambda d: d["specification"]["inputs"].pop(0),
-        "specification.inputs: expected 'observation' first and 'is_first' last",
+        "specification.inputs: expected 'observation' first, got 'return_to_go'",
     ),
     "two outputs of one name": (
         lambda d: d["specification"]["outputs"][1].update(name="action"),
-        "specification.outputs: expected 'action' and 'action_logits'",
+        "specification: expected different names, got ['action', 'action']",
     ),
     "a field nobody knows": (lambda d: d.update(extra=1), "extra: unknown field"),
     "activations that loosen the tolerance": (
@@ -372,6 +373,7 @@ def test_limits_that_the_weights_do_not_have_are_noticed(bundle: Path) -> None:
     document = json.loads(path.read_text())
     document["specification"]["inputs"][0]["limit"] *= 2
     path.write_text(json.dumps(document))
-    checkpoint = load_checkpoint(GOLDEN / "state_m" / "model.zip")
+    opened = Bundle.open(bundle)
+    policy = lower(load_checkpoint(GOLDEN / "state_m" / "model.zip"), opened.manifest.task, name="policy")
     with pytest.raises(BundleError, match=r"limits.observation: the file says"):
-        check_limits(Bundle.open(bundle), checkpoint)
+        check_limits(opened, policy.spec)

@@ -31,7 +31,7 @@ from lram_export.episodes.steps import random_steps
 from lram_export.errors import CheckpointError, UsageError
 from lram_export.export import ExportOptions, TargetFailure, export_bundle
 from lram_export.exporters import EXPORTERS, support
-from lram_export.lowering import LoweredPolicy, lower
+from lram_export.lowering import LoweredModel, lower
 from lram_export.model.config import ModelConfig, lram_encoders
 from lram_export.model.encoders import StateEncoder
 from lram_export.model.heads import ActionBins
@@ -109,7 +109,7 @@ def checkpoint(model: ModelConfig) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def policy(checkpoint: Checkpoint) -> LoweredPolicy:
+def policy(checkpoint: Checkpoint) -> LoweredModel:
     return lower(checkpoint, TASK, name="contract", batch_size=BATCH)
 
 
@@ -133,14 +133,14 @@ def test_a_checkpoint_survives_its_folder(checkpoint: Checkpoint, tmp_path: Path
     assert all(torch.equal(again.weights[name], weight) for name, weight in checkpoint.weights.items())
 
 
-def test_a_step_gives_states_of_the_shapes_it_takes(policy: LoweredPolicy) -> None:
+def test_a_step_gives_states_of_the_shapes_it_takes(policy: LoweredModel) -> None:
     inputs = [torch.zeros(t.shape) for t in (*policy.spec.inputs, *policy.spec.states)]
     _, _, *states = policy.graph(*inputs)
     assert [tuple(state.shape) for state in states] == [state.shape for state in policy.spec.states]
     assert all(state.dtype == torch.float32 for state in states)
 
 
-def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(policy: LoweredPolicy) -> None:
+def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(policy: LoweredModel) -> None:
     spec = policy.spec
     start = policy.reference_model.initial_state(BATCH, TASK)
     inputs = [torch.randn(t.shape, generator=torch.Generator().manual_seed(3)) for t in spec.inputs[:-1]]
@@ -152,14 +152,14 @@ def test_an_episode_starts_from_the_initial_values_whatever_the_state_held(polic
             torch.testing.assert_close(one, other)
 
 
-def test_every_matrix_is_reached_by_one_stage_of_the_calibration(policy: LoweredPolicy) -> None:
+def test_every_matrix_is_reached_by_one_stage_of_the_calibration(policy: LoweredModel) -> None:
     names = policy.matrix_names()
     reached = [name for stage in stages(policy.graph, names) for name in stage.matrices]
     assert sorted(reached) == sorted(names)
     assert set(names) <= set(checkpoint_keys(policy.checkpoint.config))
 
 
-def test_the_step_equals_the_reference_over_episodes(policy: LoweredPolicy) -> None:
+def test_the_step_equals_the_reference_over_episodes(policy: LoweredModel) -> None:
     """64 steps, rows start again at different times in between."""
     spec = policy.spec
     state = policy.reference_model.initial_state(BATCH, TASK)

@@ -217,9 +217,8 @@ class TestStages:
         head = torch.from_numpy(matrix_values(policy, "head"))
         bias: Any = policy.graph.head.bias
         logits = (seen["head"] @ head.T + bias).numpy()
-        np.testing.assert_allclose(
-            logits, outputs(policy.graph, batches).action_logits.reshape(len(logits), -1), atol=1e-4
-        )
+        whole = outputs(policy.graph, batches)["action_logits"].reshape(len(logits), -1)
+        np.testing.assert_allclose(logits, whole, atol=1e-4)
 
 
 class TestGptq:

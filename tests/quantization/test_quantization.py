@@ -110,7 +110,7 @@ class TestPass:
             assert not np.array_equal(matrix_values(quantized, name), matrix_values(policy, name))
         head = quantized.quantization.matrices["head"]
         np.testing.assert_array_equal(
-            quantized.model.action_net[0].weight[: head.shape[0]].numpy(), matrix_values(quantized, "head")
+            quantized.reference_model.action_net[0].weight[: head.shape[0]].numpy(), matrix_values(quantized, "head")
         )
         stored = sum(m.stored_bytes - 4 * m.codes.size for m in quantized.quantization.matrices.values())
         assert quantized.weight_bytes == policy.weight_bytes + stored < policy.weight_bytes

@@ -398,9 +398,9 @@ class TestRecordings:
         assert len({len(e) for e in episodes}) > 1
         expected = outputs(policy.graph, batch_episodes(episodes))
         actual = runtime_outputs(policy.reference(), episodes)
-        assert len(actual.action) == sum(len(e) for e in episodes)
-        np.testing.assert_array_equal(actual.action, expected.action)
-        np.testing.assert_allclose(actual.action_logits, expected.action_logits, atol=1e-4)
+        assert len(actual["action"]) == sum(len(e) for e in episodes)
+        np.testing.assert_array_equal(actual["action"], expected["action"])
+        np.testing.assert_allclose(actual["action_logits"], expected["action_logits"], atol=1e-4)
 
 
 class TestFolder:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from lram_export import Bundle
 from lram_export.checkpoints.checkpoint import Checkpoint
+from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.episodes.reference import record_reference
@@ -115,13 +116,13 @@ class TestRightCodes:
     ) -> None:
         found = quantize(policy, QuantizationOptions(precision)).quantization
         assert found is not None
-        assert check_codes(found.method, found.matrices, checkpoint).passed
+        assert check_codes(found.method, found.matrices, policy).passed
         head = found.matrices["head"]
         codes = head.codes.copy()
         one = np.array(1, codes.dtype) if precision != "fp16" else np.spacing(codes[2, 3])
         codes[2, 3] -= np.sign(head.dequantize()[2, 3]).astype(codes.dtype) * one if precision != "bf16" else one
         changed = {**found.matrices, "head": dataclasses.replace(head, codes=codes)}
-        (line,) = check_codes(found.method, changed, checkpoint).failures()
+        (line,) = check_codes(found.method, changed, policy).failures()
         assert line.startswith("head: weight [2, 3]: ")
 
     def test_one_changed_weight_of_a_quantized_matrix_is_noticed(self, int8: Path, checkpoint: Checkpoint) -> None:
@@ -230,7 +231,7 @@ class TestRightComputation:
         """An oracle with one other weight stands in for an artifact with one: the difference is the same."""
         bundle = Bundle.open(int8)
         oracle = build_oracle(bundle, checkpoint)
-        model = reference_model(oracle.dequantized())
+        model = reference_model(dequantized_checkpoint(checkpoint, oracle.matrices))
         reference = PytorchRuntime(model, bundle.manifest.spec, bundle.manifest.task)
         drawn = random_steps(bundle.manifest.spec, bundle.manifest.task, 38, episode=34)  # from step 32 on with rewards
         inputs = drawn.map(lambda values: values[34:])
