@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.precision import MIXED, PRECISIONS
-from lram_export.targets.backbones import ANY_BACKBONE, OWN_KERNELS
+from lram_export.targets.backbones import ANY_BACKBONE
 from lram_export.targets.limits import COLUMNS, TVM_GPU, Asked, refusal
 from lram_export.targets.registry import TargetModule, load_target
 
@@ -109,10 +109,10 @@ def _check_kernels(target: str, policy: LoweredPolicy) -> None:
     """Raise UsageError where a target's kernels are of our backbones, and a policy is something else."""
     from lram_export.lowering import LoweredModel
 
-    if target in OWN_KERNELS and not isinstance(policy, LoweredModel):
+    if target == "native" and not isinstance(policy, LoweredModel):
         raise UsageError(
             f"target '{target}' has kernels for the models of this project only, none for a module of one's own; it "
-            f"runs on {', '.join(ANY_BACKBONE)}"
+            f"runs on {', '.join((*ANY_BACKBONE, 'tvm'))}"
         )
 
 

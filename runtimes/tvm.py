@@ -15,6 +15,7 @@ from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
+from lram_export.runtimes.tvm_module import TvmModuleRuntime
 from lram_export.targets.tvm.interface import (
     INTERFACE_FILE,
     STEP_FUNCTION,
@@ -140,6 +141,8 @@ def load_library(
             from lram_export.runtimes.tvm_gpu import GpuRuntime
 
             return GpuRuntime(path, weights, artifact, platform.memory_columns, tvm.cuda(0))
+        if artifact.task is None:
+            return TvmModuleRuntime(VirtualMachine(path), weights, artifact, threads)
         return TvmRuntime(VirtualMachine(path), weights, artifact, platform.memory_columns, threads)
     except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -88,6 +88,11 @@ def build_library(module: tvm.IRModule, platform: TvmPlatform, path: Path) -> No
         executable = relax.build(module, target=target, relax_pipeline=_lower(), exec_mode="compiled")
     if platform.gpu is not None:
         check_cuda(cuda_source(executable), platform.gpu, path.parent)
+    link(executable, platform, path)
+
+
+def link(executable: tvm.runtime.Executable, platform: TvmPlatform, path: Path) -> None:
+    """Link what was compiled; raises LramError with the linker's first words."""
     try:
         executable.export_library(str(path), cc=find_compiler(platform))
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:

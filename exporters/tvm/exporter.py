@@ -13,21 +13,24 @@ from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.tvm.backbone import TARGET, backbone_kernels
 from lram_export.exporters.tvm.build import build_library, check_code_generator, find_compiler, find_nvcc
 from lram_export.exporters.tvm.graph import build_step
+from lram_export.exporters.tvm.module import export_module
 from lram_export.exporters.tvm.weights import pack_weights
-from lram_export.lowering import LoweredModel
+from lram_export.lowering import LoweredModel, LoweredModule, matrix_values
 from lram_export.progress import SILENT, Progress
 from lram_export.targets.limits import TVM_GPU, check
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, Interface, library_file, write_weights
 from lram_export.targets.tvm.platforms import HOST, find_platform
 
 
-def export(policy: LoweredModel, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
+def export(policy: LoweredModel | LoweredModule, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``weights.bin``, ``interface.json`` and ``step-PLATFORM.so`` for every platform.
 
     Raises:
         UsageError: there are no kernels for the model, a platform is unknown, or nothing links for it.
         LramError: a library could not be linked.
     """
+    if isinstance(policy, LoweredModule):
+        return export_module(policy, directory, progress)
     config, graph = policy.checkpoint.config, policy.graph
     check(TARGET, policy)
     backbone = backbone_kernels(config)
@@ -60,8 +63,10 @@ def export(policy: LoweredModel, directory: Path, progress: Progress = SILENT) -
     )
 
 
-def stored_bytes(policy: LoweredModel) -> dict[str, int]:
+def stored_bytes(policy: LoweredModel | LoweredModule) -> dict[str, int]:
     """Bytes of each large matrix in ``weights.bin``, see :func:`lram_export.exporters.stored_bytes`."""
+    if isinstance(policy, LoweredModule):
+        return {name: matrix_values(policy, name).nbytes for name in policy.matrix_names()}
     check(TARGET, policy)
     arrays, packed = pack_weights(policy)
     image = policy.task.observation == "image"

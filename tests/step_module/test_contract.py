@@ -12,15 +12,19 @@ import torch
 
 from lram_export import ExportOptions, Policy, StepPolicy, export_bundle, load_policy
 from lram_export.bundle.bundle import Bundle
-from lram_export.episodes.steps import StepSequence, random_steps
+from lram_export.episodes.steps import StepSequence, random_steps, save_steps
+from lram_export.errors import UsageError
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.runtimes import load_verifier
 from lram_export.step_module.graph import returned
+from lram_export.system.devices import Platform
 from lram_export.verification.verify import checkpoint_steps, verify_against_checkpoint, verify_targets
 from tests.step_module.modules import POLICIES
 
 ROWS, STEPS = 3, 1000
 TARGETS = ("pytorch", "onnxruntime", "openvino")
+"""At every precision."""
+IN_FLOAT32 = (*TARGETS, "tensorrt", "tvm")
 PRECISIONS = ("fp32", "int8", "int4", "fp16")
 CLOSE = {"fp32": 1e-5, "int8": 5e-4, "int4": 5e-4, "fp16": 5e-4}
 """Of values of about 1: of quantized ones against the module with what the codes stand for."""
@@ -35,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     def make(name: str, precision: str) -> Bundle:
         if (name, precision) not in found:
             path = tmp_path_factory.mktemp("own") / f"{name}-{precision}.lram"
-            targets = (*TARGETS, "tensorrt") if precision == "fp32" else TARGETS
+            targets = IN_FLOAT32 if precision == "fp32" else TARGETS
             options = ExportOptions(
                 targets, ROWS, report=False, quantization=QuantizationOptions(precision), reference_steps=32
             )
@@ -71,7 +75,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("target", [*TARGETS, "tensorrt"])
+@pytest.mark.parametrize("target", IN_FLOAT32)
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_thousand_steps_with_resets_are_those_of_the_module(name: str, target: str, made: Made) -> None:
     bundle, policy = made(name, "fp32"), POLICIES[name]()
@@ -101,7 +105,7 @@ def test_what_was_exported_verifies_itself_and_against_the_module(name: str, pre
         assert compared.recorded.cost is not None and 0 < compared.recorded.cost.measured.relative_error < 0.05
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, "tvm"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_rows_start_again_alone_and_a_state_goes_on_on_another_target(name: str, target: str, made: Made) -> None:
     bundle = made(name, "fp32")
@@ -188,20 +192,33 @@ class TestStepApi:
             np.testing.assert_array_equal(policy.act({"observation": np.zeros(10)}), policy.action_logits[0].argmax())
 
 
-@pytest.mark.parametrize("target", ["native", "tvm"])
-def test_targets_with_kernels_of_their_own_say_what_runs_it(target: str, tmp_path: Path) -> None:
-    from lram_export.errors import UsageError
-
-    with pytest.raises(
-        UsageError, match=f"target '{target}' has kernels for the models of this project only.*it runs on"
-    ):
-        export_bundle(POLICIES["plain"](), None, tmp_path / "x.lram", ExportOptions((target,), report=False))
+@pytest.mark.parametrize(
+    ("target", "precision", "told"),
+    [
+        (
+            "native",
+            "fp32",
+            "has kernels for the models of this project only, none for a module of one's own; it runs on",
+        ),
+        ("tvm", "int8", "runs a module of one's own at fp32 only, not at int8; it runs on pytorch, onnxruntime"),
+    ],
+)
+def test_what_a_target_cannot_do_it_says_before_anything_is_left(
+    target: str, precision: str, told: str, tmp_path: Path
+) -> None:
+    options = ExportOptions((target,), report=False, quantization=QuantizationOptions(precision))
+    with pytest.raises(UsageError, match=f"target '{target}' {told}"):
+        export_bundle(POLICIES["plain"](), None, tmp_path / "x.lram", options)
     assert not list(tmp_path.iterdir())
 
 
-def test_calibrated_codes_are_fitted_to_recordings_and_inputs_may_be_rounded(tmp_path: Path) -> None:
-    from lram_export.episodes.steps import save_steps
+def test_tvm_compiles_a_module_only_for_processors_that_can_verify_it_here(tmp_path: Path) -> None:
+    options = ExportOptions(("tvm",), report=False, platform=Platform(processors=("aarch64",)))
+    with pytest.raises(UsageError, match="--platform aarch64: a module of one's own is compiled for processors that"):
+        export_bundle(POLICIES["plain"](), None, tmp_path / "x.lram", options)
 
+
+def test_calibrated_codes_are_fitted_to_recordings_and_inputs_may_be_rounded(tmp_path: Path) -> None:
     policy = POLICIES["seeing"]()
     spec = policy.spec(ROWS)
     save_steps(random_steps(spec, None, 400, seed=11, episode=40), tmp_path / "steps.npz")

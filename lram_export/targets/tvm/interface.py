@@ -24,6 +24,10 @@ from lram_export.spec.tensors import StateSpec
 from lram_export.targets.layout import TILE, whole_tiles
 
 STEP_FUNCTION = "step"
+MODULE_FUNCTION = "main"
+"""Of a module of one's own: inputs, states and weights in, outputs and next states out."""
+MODULE_FUNCTION = "main"
+"""Of a module of one's own: inputs, states and weights in, outputs and next states out."""
 WEIGHTS_FILE = "weights.bin"
 INTERFACE_FILE = "interface.json"
 INTERFACE_VERSION = 2
@@ -196,6 +200,8 @@ def write_weights(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[Weigh
 
 def map_weights(entries: tuple[WeightEntry, ...], path: Path) -> list[NDArray[Any]]:
     """The weights as they lie in the file, mapped into memory; raises BundleError."""
+    if not entries and path.is_file() and not path.stat().st_size:
+        return []  # nothing can be mapped of an empty file
     try:
         # private and writable, because tvm_ffi takes no read-only arrays; nothing writes to them
         content = np.memmap(path, np.uint8, mode="c")

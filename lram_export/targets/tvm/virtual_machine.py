@@ -68,6 +68,14 @@ class VirtualMachine:
         self._machine["save_function"](name, saved, include_return, *map(tvm_ffi.from_dlpack, arrays))
         return self._machine[saved]
 
+    def returning(self, name: str, arrays: list[NDArray[Any]]) -> Any:
+        """The function ``name`` as a function without arguments, which reads the arrays, made by :func:`aligned`, and
+        returns its results as a sequence of tensors."""
+        saved = f"returning_{name}"
+        include_return = 1
+        self._machine["save_function"](name, saved, include_return, *map(tvm_ffi.from_dlpack, arrays))
+        return self._machine[saved]
+
 
 def use_threads(threads: int) -> None:
     """Make the kernels that this thread calls use so many threads.
