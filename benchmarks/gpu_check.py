@@ -212,8 +212,9 @@ def time_target(target: str, checkpoint: Checkpoint, case: Case, steps: int, ban
         runtime = load_runtime(target, artifact, threads=1)
         loaded = time.perf_counter()
         try:
-            meter = parity_meter(bundle, target, runtime)
-            replay(runtime, load_bundle_reference(bundle), meter)
+            reference = load_bundle_reference(bundle)
+            meter = parity_meter(bundle, target, runtime, reference)
+            replay(runtime, reference, meter)
             weight_bytes = bundle.artifact(target).weight_bytes
             floor = floor_ms(weight_bytes, bundle.manifest.spec, bandwidth)
             timing = time_steps(runtime_step(runtime), steps, floor)

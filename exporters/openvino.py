@@ -20,7 +20,7 @@ from lram_export.errors import LramError
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.onnx.codes import name_weights, weight_name
 from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
-from lram_export.lowering import LoweredPolicy
+from lram_export.lowering import LoweredModule, LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initial_values, next_name
@@ -45,7 +45,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         model = ov.Core().read_model(onnx_path)
         if policy.quantization is not None:
             compress_weights(model, policy.quantization.matrices)
-        make_stateful(model, policy.spec, policy.initial_tensors)
+        make_stateful(model, policy.spec, policy.initial_tensors, guarded=isinstance(policy, LoweredModule))
         model.set_friendly_name(policy.name)
         ov.serialize(model, *paths)
         del model
@@ -116,11 +116,15 @@ def _widened(value: ov.Output, matrix: QuantizedMatrix) -> ov.Output:
     return ops.pad(value, ops.constant([0] * rank, ov.Type.i64), ends, "constant").output(0)
 
 
-def make_stateful(model: ov.Model, spec: StepSpec, tensors: InitialTensors) -> None:
+def make_stateful(model: ov.Model, spec: StepSpec, tensors: InitialTensors, *, guarded: bool = False) -> None:
     """Turn the state's inputs and outputs into variables of the same names.
 
-    OpenVINO's own pass does the same with other names, and knows no initial values but 0.
+    OpenVINO's own pass does the same with other names, and knows no initial values but 0. With ``guarded`` what is
+    written is selected from the new state and the old one by what is always so: OpenVINO keeps no variable that nobody
+    reads, and of one that is an input as it is it keeps the input's memory.
     """
+    is_first = next(p for p in model.get_parameters() if "is_first" in p.output(0).get_names())
+    always = ops.greater(is_first, ops.constant(np.float32(-1.0)))
     # by their place, as in the ONNX graph: two outputs that are the same share their names
     parameters = dict(zip(spec.input_names, model.get_parameters(), strict=True))
     results = dict(zip(spec.output_names, model.get_results(), strict=True))
@@ -133,6 +137,8 @@ def make_stateful(model: ov.Model, spec: StepSpec, tensors: InitialTensors) -> N
         read.set_friendly_name(tensor.name)
         parameter.output(0).replace(read.output(0))
         value = result.input_value(0)
+        if guarded:
+            value = _selected(always, value, read)
         assign = ops.assign(value.get_node(), variable)
         assign.input(0).replace_source_output(value)  # which of its node's outputs it is, the line above leaves open
         assign.set_friendly_name(next_name(tensor.name))
@@ -140,6 +146,13 @@ def make_stateful(model: ov.Model, spec: StepSpec, tensors: InitialTensors) -> N
         model.remove_parameter(parameter)
         model.add_sinks([assign])
     model.validate_nodes_and_infer_types()
+
+
+def _selected(always: ov.Node, value: ov.Output, read: ov.Node) -> ov.Output:
+    """The new state (rows, ...), as an operator that OpenVINO does not see through."""
+    rank = len(value.get_partial_shape())
+    shape = ops.constant(np.array([-1] + [1] * (rank - 1), np.int64))
+    return ops.select(ops.reshape(always, shape, False), value, read).output(0)
 
 
 def _variable(tensor: StateSpec) -> Variable:

@@ -32,7 +32,8 @@ class ProgramRuntime(BaseRuntime):
 
     @torch.no_grad()
     def _step(self) -> StepOutput:
-        given = (*self._inputs.arrays, *self._state.values())
+        # copies of the inputs: a state may be one of them, as it is
+        given = (*(array.copy() for array in self._inputs.arrays), *self._state.values())
         found = [t.numpy() for t in self._program.run([torch.from_numpy(array) for array in given], self._weights)]
         count = len(self.spec.outputs)
         self._next = dict(zip(self._state, found[count:], strict=True))

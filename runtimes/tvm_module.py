@@ -34,7 +34,8 @@ class TvmModuleRuntime(BaseRuntime):
 
     def _step(self) -> StepOutput:
         use_threads(self._threads)
-        found = [np.from_dlpack(tensor) for tensor in self._run()]
+        # copies: a result may be one of the arguments, as it is
+        found = [np.array(np.from_dlpack(tensor)) for tensor in self._run()]
         count = len(self.spec.outputs)
         self._next = found[count:]
         return StepOutput(self.spec, found[:count])

@@ -65,8 +65,9 @@ def rewrite_projections(model: ir.Model, matrices: Mapping[str, QuantizedMatrix]
         LramError: see :func:`find_projections`.
     """
     for projection in find_projections(model.graph, matrices):
-        tape = Tape()
-        result = product(tape, projection.input, projection.matrix)
+        tape, given = Tape(), projection.node.inputs[0]  # its input now: that may be a product that was replaced
+        assert given is not None
+        result = product(tape, given, projection.matrix)
         if projection.bias is not None:
             result = tape.op("Add", [result, projection.bias])
         for value in tape.initializers:

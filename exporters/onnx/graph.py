@@ -17,6 +17,7 @@ from lram_export.exporters.onnx.optimize import optimize
 from lram_export.lowering import LoweredPolicy
 from lram_export.model.graph import Graph
 from lram_export.spec.tensors import StepSpec
+from lram_export.step_module.tracing import without_values
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +53,7 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     )
     # Both speak about packages this model does not use and about torch's own internals.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_values():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(  # torch.export and ONNX Script
             policy.graph,

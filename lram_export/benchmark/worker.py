@@ -122,8 +122,10 @@ class _StepWorker:
         self._parity = None
         if comparable:
             runtime = self._policy.runtime
-            meter = ParityMeter(runtime.spec) if job.name == BASELINE else parity_meter(bundle, job.name, runtime)
-            replay(runtime, load_bundle_reference(bundle), meter)
+            reference = load_bundle_reference(bundle)
+            baseline = job.name == BASELINE
+            meter = ParityMeter(runtime.spec) if baseline else parity_meter(bundle, job.name, runtime, reference)
+            replay(runtime, reference, meter)
             self._parity = meter.result()
             if not self._parity.passed:
                 raise LramError(f"{job.name}: wrong outputs, not timed: {'; '.join(self._parity.failures())}")

@@ -70,7 +70,7 @@ def compile_engine(bundle: Bundle, *, force: bool = False, progress: Progress = 
     engine = runtime.load_engine(toolkit, gpu, plan, store.path(key), artifact)
     try:
         with progress.stage(f"verifying on {gpu.name}", len(reference.inputs)) as advance:
-            meter = parity_meter(bundle, TARGET, engine)
+            meter = parity_meter(bundle, TARGET, engine, reference)
             replay(engine, reference, meter, advance)
     finally:
         engine.close()

@@ -92,6 +92,11 @@ def quantize(
     names = select_matrices(policy.matrix_names(), options.keep_fp32)
     if options.precision == "fp32":
         return policy
+    if not names:
+        raise UsageError(
+            f"--precision {options.precision}: there is no matrix to apply it to; it applies to linear layers that a "
+            f"step uses once, less those of --keep-fp32. Use fp32"
+        )
     if not options.calibration:
         weights = PRECISIONS[options.precision].weights
         with progress.stage(f"quantizing to {options.precision}", len(names)) as advance:

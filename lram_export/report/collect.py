@@ -331,7 +331,7 @@ def _compared(row: Row, bundle: Bundle, oracle: Oracle, threads: int, progress: 
     runtime = load_runtime(target, bundle.load_artifact(target), threads)
     try:
         with progress.stage(f"comparing {row.label}", len(oracle.reference.inputs)) as advance:
-            meter = parity_meter(bundle, target, runtime)
+            meter = parity_meter(bundle, target, runtime, load_bundle_reference(bundle))
             replay(runtime, oracle.reference, meter, advance, recorder.add)
     finally:
         runtime.close()
@@ -422,7 +422,9 @@ def output_errors(
     name = spec.outputs[place].name
     reference, found = (np.asarray(side[name], np.float64).reshape(len(side[name]), -1) for side in (expected, actual))
     error: Floats = found - reference
-    return error if spec.are_scores(place) else error / np.maximum(1.0, np.abs(reference))
+    if spec.are_scores(place):
+        return error
+    return error / np.maximum(np.abs(reference), float(np.sqrt(np.mean(np.square(reference)))) or 1.0)
 
 
 def _decisions(

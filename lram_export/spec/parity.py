@@ -66,19 +66,20 @@ def tolerance(precision: str, activations: str, state_format: str = FLOAT32) -> 
 
 @dataclass(frozen=True)
 class WorstLogit:
-    """Where the largest logit error was: step, batch row, index within the row, both values."""
+    """Where the largest logit error was: step, batch row, index within the row, both values, and the magnitude that the
+    error is relative to: 1 for a logit."""
 
     step: int
     row: int
     index: tuple[int, ...]
     expected: float
     actual: float
+    scale: float = 1.0
 
     @property
-    def errors(self) -> tuple[float, float]:
-        """The error as that of a logit, and as that of a value, see :meth:`ParityMeter.add_step`."""
-        error = abs(self.actual - self.expected)
-        return error, error / max(1.0, abs(self.expected))
+    def error(self) -> float:
+        """The error as it is compared with the tolerance, see :meth:`ParityMeter.add_step`."""
+        return abs(self.actual - self.expected) / self.scale
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class ParityResult:
 
 
 def _worst(fields: Fields, steps: int) -> WorstLogit:
+    fields = Fields({"scale": 1.0, **fields.data}, fields.where)  # before schema version 5 there were only logits
     fields.only(*(f.name for f in dataclasses.fields(WorstLogit)))
     index = fields.items("index", MOST_DIMENSIONS)
     return WorstLogit(
@@ -181,6 +183,7 @@ def _worst(fields: Fields, steps: int) -> WorstLogit:
         index=tuple(whole_number(i, fields.path("index"), 0, 2**31) for i in index),
         expected=fields.number("expected"),
         actual=fields.number("actual"),
+        scale=fields.number("scale", low=0.0),
     )
 
 
@@ -188,12 +191,18 @@ class ParityMeter:
     """Compares step by step and sums up."""
 
     def __init__(
-        self, spec: StepSpec, precision: str = "fp32", activations: str = FLOAT32, state_format: str = FLOAT32
+        self,
+        spec: StepSpec,
+        precision: str = "fp32",
+        activations: str = FLOAT32,
+        state_format: str = FLOAT32,
+        recorded: Mapping[str, Array] | None = None,
     ) -> None:
+        """An empty comparison; ``recorded`` are outputs of the reference by name, which tell how large values are."""
         self._spec = spec
+        self._typical = {i: _typical(recorded[spec.outputs[i].name]) for i in spec.computed} if recorded else {}
         self._precision, self._activations, self._state_format = precision, activations, state_format
         self._relative = 0.0
-        self._norms: dict[int, list[NDArray[np.float64]]] = {}
         self._steps = 0
         self._sum, self._count = 0.0, 0
         self._max = 0.0
@@ -208,20 +217,15 @@ class ParityMeter:
         """Compare the outputs of one step, both in the order of the specification; NaN counts as an infinite error.
 
         Errors of logits are absolute: their differences decide. Values that nothing is chosen from can be of any
-        magnitude: above 1, their errors are relative; where the tolerance is relative, to the values of the step, or to
-        typical ones where those are larger. Whole numbers are equal or different.
+        magnitude: their errors are relative to the value, or to what is typical of the output (the root of the mean
+        square over the recorded steps) where that is larger. Whole numbers are equal or different.
         """
         spec, expected, actual = self._spec, tuple(expected), tuple(actual)
         places = {output.name: i for i, output in enumerate(spec.outputs)}
         errors = []
         for i in spec.computed:
-            scores = spec.are_scores(i)
-            errors.append(self._add_values(expected[i], actual[i], scores=scores))
-            if scores:
-                rows = zip(expected[i].astype(np.float64), actual[i], strict=True)
-                self._relative = max(self._relative, *(relative_error(one, other) for one, other in rows))
-            else:
-                self._norms.setdefault(i, []).append(_norms(expected[i], actual[i]))
+            typical = None if spec.are_scores(i) else self._typical.get(i, 1.0)
+            errors.append(self._add_values(expected[i], actual[i], typical))
         self._per_step.append(np.max(errors, axis=0) if errors else np.zeros(spec.batch_size))
         for i in spec.chosen:
             chosen_from = spec.scores_of(spec.outputs[i])
@@ -239,18 +243,22 @@ class ParityMeter:
         self._different += different
         self._tie = max(self._tie, np.inf if different else 0.0)
 
-    def _add_values(self, expected: Array, actual: Array, *, scores: bool) -> NDArray[np.float64]:
-        """Compare values (B, ...); returns the largest error of each row."""
+    def _add_values(self, expected: Array, actual: Array, typical: float | None) -> NDArray[np.float64]:
+        """Compare values (B, ...), with what is typical of them, None for logits; returns the largest error of each
+        row."""
         reference = expected.astype(np.float64)
-        error = np.abs(actual.astype(np.float64) - reference)
-        if not scores:
-            error /= np.maximum(1.0, np.abs(reference))
+        scale = np.ones_like(reference) if typical is None else np.maximum(typical, np.abs(reference))
+        error = np.abs(actual.astype(np.float64) - reference) / scale
         error = np.where(np.isnan(error), np.inf, error)
+        for one, other in zip(reference, actual, strict=True):
+            floor = 0.0 if typical is None else typical * np.sqrt(one.size)
+            self._relative = max(self._relative, relative_error(one, other, floor))
         largest = float(error.max())
         if self._worst is None or largest > self._max:
             row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
             at = (row, *index)
-            self._worst = WorstLogit(self._steps, row, tuple(index), float(reference[at]), float(actual[at]))
+            values = (float(reference[at]), float(actual[at]), float(scale[at]))
+            self._worst = WorstLogit(self._steps, row, tuple(index), *values)
             self._max = largest
         self._sum += float(error.sum())
         self._count += error.size
@@ -308,32 +316,23 @@ class ParityMeter:
             actions_different=self._different,
             largest_tie=self._tie,
             passed=False,
-            relative_error=max(self._relative, *(_relative_to_typical(n) for n in self._norms.values()), 0.0),
+            relative_error=self._relative,
             activations=self._activations,
             state_format=self._state_format,
         )
         return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
 
 
-def _norms(expected: Array, actual: Array) -> NDArray[np.float64]:
-    """2-norms of the error and of the reference of each row, (2, B); NaN gives infinity."""
-    reference = expected.astype(np.float64).reshape(len(expected), -1)
-    error = np.linalg.norm(actual.astype(np.float64).reshape(reference.shape) - reference, axis=1)
-    return np.stack([np.where(np.isnan(error), np.inf, error), np.linalg.norm(reference, axis=1)])
+def _typical(values: Array) -> float:
+    """The root of the mean square of an output, 1 where it is all 0."""
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) or 1.0
 
 
-def _relative_to_typical(norms: list[NDArray[np.float64]]) -> float:
-    """The largest relative error of a step and row of values that may come near 0: then relative to what is typical,
-    the root of the mean square over all steps."""
-    error, reference = np.stack(norms, axis=1)
-    typical = np.sqrt(np.mean(np.square(reference)))
-    return float((error / np.maximum(np.maximum(reference, typical), np.finfo(np.float64).tiny)).max())
-
-
-def relative_error(expected: Array, actual: Array) -> float:
-    """|actual - expected| / |expected| in the 2-norm; absolute where ``expected`` is all 0; NaN gives infinity."""
+def relative_error(expected: Array, actual: Array, floor: float = 0.0) -> float:
+    """|actual - expected| / |expected| in the 2-norm, or / ``floor`` if that is more; absolute where both are 0; NaN
+    gives infinity."""
     reference = expected.astype(np.float64)
     difference = float(np.linalg.norm(actual.astype(np.float64) - reference))
-    norm = float(np.linalg.norm(reference))
+    norm = max(float(np.linalg.norm(reference)), floor)
     error = difference / norm if norm > 0 else difference
     return error if np.isfinite(error) else float("inf")

@@ -123,8 +123,16 @@ class StepSpec:
         return 4 * sum(t.size for t in self.states)
 
     def scores_of(self, output: TensorSpec) -> TensorSpec | None:
-        """The output whose largest element decides another one; None for one that is computed as it is."""
-        return next((t for t in self.outputs if t.name == output.name + SCORES), None)
+        """The output whose largest element decides another one; None for one that is computed as it is.
+
+        Numbers are chosen as `action` of a model of ours is: each from a row of scores. Any other output of numbers may
+        be what the scores are the logits of.
+        """
+        scores = next((t for t in self.outputs if t.name == output.name + SCORES), None)
+        if scores is None or output.dtype == "int64":
+            return scores
+        binned = output.name == "action" and len(output.shape) == 2 and scores.shape[:-1] == output.shape
+        return scores if binned else None
 
     @property
     def computed(self) -> tuple[int, ...]:
@@ -135,8 +143,7 @@ class StepSpec:
 
     def are_scores(self, place: int) -> bool:
         """Whether another output is chosen from the one at a place."""
-        name = self.outputs[place].name
-        return any(name == output.name + SCORES for output in self.outputs)
+        return any(self.scores_of(output) == self.outputs[place] for output in self.outputs)
 
     @property
     def chosen(self) -> tuple[int, ...]:

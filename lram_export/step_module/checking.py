@@ -8,8 +8,11 @@ import os
 import re
 import textwrap
 import traceback
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,8 @@ ALONE = 1e-4
 TRIES = 2
 INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent), "<")
 """What the names of files begin with that are not the user's."""
+OF_TORCH = ("_parameters", "_buffers", "_modules")
+"""Attributes in which torch keeps what is looked at by itself."""
 AS_STATE = "make it a state: take it as an argument, and return what it becomes"
 
 
@@ -45,26 +50,43 @@ def check_module(policy: StepPolicy) -> ModuleFacts:
 
     Raises:
         UsageError: weights that are not float32 on the CPU; outputs or states of another number, shape or type; a
-            module that is not pure: it writes buffers, attributes or inputs, draws random numbers, lets a row depend on
-            others, or has control flow that depends on data.
+            module that is not pure: it writes buffers, attributes or inputs, draws random numbers, remembers, lets a
+            row depend on others, or has control flow that depends on data.
     """
     module = policy.module
     module.eval()
     _check_weights(policy)
-    inputs = _random_inputs(policy, ROWS)
+    trials = _trials(policy)
     before = _attributes(module)
-    products = _products(policy, inputs)
-    with quietly():
+    with quietly(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        first = _call(policy, trials[0])
         _check_attributes(policy, before)
-        expected = _check_outputs(policy, inputs, ROWS)
-        _check_traced(policy)
-        _check_repeated(policy, inputs, expected)
-        _check_rows(policy, inputs, expected)
+        _check_outputs(policy, first, ROWS)
+        products = _check_traced(policy)
+        before = _attributes(module)  # anew: to be traced some modules arrange their weights anew
+        for trial in trials:
+            expected = _call(policy, trial)
+            _check_rows(policy, trial, expected)
+            _check_repeated(policy, trial, expected)
+        _check_repeated(policy, trials[0], first)
+        _check_attributes(policy, before)
     return ModuleFacts(products)
+
+
+def _trials(policy: StepPolicy) -> list[dict[str, Tensor]]:
+    """Inputs to try: different ones, since what a module remembers shows in what it does after others; of a module that
+    starts episodes itself also with all rows, and with some, at a start."""
+    trials = [_random_inputs(policy, ROWS, seed) for seed in range(TRIES)]
+    if policy.takes_is_first:
+        for rows in ([1.0] * ROWS, [1.0, *[0.0] * (ROWS - 1)]):
+            trials.append({**trials[0], IS_FIRST: torch.tensor(rows)})
+    return trials
 
 
 def _check_weights(policy: StepPolicy) -> None:
     for name, tensor in (*policy.module.named_parameters(), *policy.module.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise _refused(policy, f"{name} has no shape yet; call the module once")
         if tensor.device.type != "cpu":
             raise _refused(policy, f"{name} is on '{tensor.device}', expected the CPU; call module.cpu()")
         if tensor.dtype.is_floating_point and tensor.dtype != torch.float32:
@@ -73,9 +95,9 @@ def _check_weights(policy: StepPolicy) -> None:
             raise _refused(policy, f"{name}: expected finite values")
 
 
-def _random_inputs(policy: StepPolicy, rows: int) -> dict[str, Tensor]:
+def _random_inputs(policy: StepPolicy, rows: int, seed: int) -> dict[str, Tensor]:
     """Observations and states in the order of the module's arguments, (rows, ...)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     found: dict[str, Tensor] = {}
     for name, field in policy.observation.items():
         shape = (rows, *field.shape)
@@ -91,7 +113,6 @@ def _random_inputs(policy: StepPolicy, rows: int) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
 def _call(policy: StepPolicy, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """What the module returns, in one row; its own errors with their place."""
     try:
@@ -103,67 +124,61 @@ def _call(policy: StepPolicy, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         raise _refused(policy, f"{describe(error)}{_place(policy, error)}") from None
 
 
-def _products(policy: StepPolicy, inputs: dict[str, Tensor]) -> tuple[str, ...]:
-    """The linear layers that are called once, in the order of the calls, whose matrix no one else has."""
-    calls: list[str] = []
-    owners: dict[int, int] = {}
-    handles = []
-    for path, part in policy.module.named_modules():
-        for parameter in part._parameters.values():
-            if parameter is not None:
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-        if isinstance(part, nn.Linear):
-            handles.append(part.register_forward_pre_hook(lambda *_, path=path: calls.append(path)))
-    try:
-        _call(policy, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    layers = dict(policy.module.named_modules())
-    return tuple(p for p in calls if p and calls.count(p) == 1 and owners[id(layers[p].weight)] == 1)
-
-
 def _attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
-    """Every attribute of a module and its parts."""
-    plain = (int, float, str, bool, bytes, type(None))
+    """What tells every attribute of a module and its parts, and what is in containers, from any other."""
     found = {}
     for path, part in module.named_modules():
         for name, value in (*vars(part).items(), *part._buffers.items(), *part._parameters.items()):
-            found[path, name] = value if isinstance(value, plain) else id(value)
+            inside = [] if name in OF_TORCH else _inside(value)
+            found[path, name] = (_told_apart(value), *map(_told_apart, inside))
     return found
+
+
+def _told_apart(value: Any) -> Any:
+    """A plain value as it is written, so that NaN is NaN; anything else by what it is."""
+    return repr(value) if isinstance(value, int | float | str | bool | bytes | None) else id(value)
+
+
+def _inside(value: Any) -> list[Any]:
+    """What a container of Python's holds."""
+    if isinstance(value, nn.Module | Tensor):
+        return []
+    if isinstance(value, Mapping):
+        return [part for pair in value.items() for part in pair]
+    if isinstance(value, list | tuple | set | deque):
+        return list(value)
+    return list(vars(value).values()) if isinstance(value, SimpleNamespace) else []
 
 
 def _check_attributes(policy: StepPolicy, before: dict[tuple[str, str], Any]) -> None:
     after = _attributes(policy.module)
     for (path, name), value in after.items():
-        if before.get((path, name), _attributes) != value:
+        if before.get((path, name)) != value:
             part = policy.module.get_submodule(path)
             what = "buffer" if name in part._buffers else "attribute"
             raise _impure(policy, f"it sets its {what} '{_joined(path, name)}'{_assignment(part, name)}; {AS_STATE}")
 
 
 def _assignment(part: nn.Module, name: str) -> str:
-    """Where the class of a module assigns an attribute."""
-    for method in vars(type(part)).values():
-        if not inspect.isfunction(method) or method.__name__ == "__init__":
-            continue
+    """Where a class of a module assigns an attribute: in ``forward``, else in another method."""
+    methods = [m for kind in type(part).__mro__ for m in vars(kind).values() if inspect.isfunction(m)]
+    own = [m for m in methods if m.__name__ != "__init__" and not m.__code__.co_filename.startswith(INSIDE)]
+    for method in sorted(own, key=lambda method: method.__name__ != "forward"):
         try:
             lines, first = inspect.getsourcelines(method)
             tree = ast.parse(textwrap.dedent("".join(lines)))
         except (OSError, SyntaxError, TypeError):
             continue
         for node in ast.walk(tree):
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            for target in targets:
-                if isinstance(target, ast.Attribute) and target.attr == name:
-                    return _told(method.__code__.co_filename, first + target.lineno - 1, lines[target.lineno - 1])
+            set_here = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == name
+            if set_here and isinstance(node, ast.Attribute):
+                return _told(method.__code__.co_filename, first + node.lineno - 1, lines[node.lineno - 1])
     return ""
 
 
-def _check_outputs(policy: StepPolicy, inputs: dict[str, Tensor], rows: int) -> tuple[Tensor, ...]:
-    """What the module returns, which is what was said."""
-    found, spec = _call(policy, inputs), policy.spec(rows)
-    where = _of_forward(policy)
+def _check_outputs(policy: StepPolicy, found: tuple[Tensor, ...], rows: int) -> None:
+    """What the module returned is what was said."""
+    spec, where = policy.spec(rows), _of_forward(policy)
     if len(found) != len(spec.outputs) + len(spec.states):
         raise _refused(
             policy,
@@ -180,11 +195,14 @@ def _check_outputs(policy: StepPolicy, inputs: dict[str, Tensor], rows: int) -> 
             )
         if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
             raise _refused(policy, f"{_called(said, policy)}: not finite for a random input{where}")
-    return found
 
 
-def _check_traced(policy: StepPolicy) -> None:
-    """Trace the module; raises where it writes what it was given or what it owns, or needs values to know its way."""
+def _check_traced(policy: StepPolicy) -> tuple[str, ...]:
+    """Trace the module; raises where it writes what it was given or what it owns, or needs values to know its way.
+
+    Returns:
+        The linear layers whose matrix, as it is, is read by one product of a step.
+    """
     graph = ModuleGraph(policy)
     try:
         program = trace(graph)
@@ -212,6 +230,23 @@ def _check_traced(policy: StepPolicy) -> None:
             given = graph.spec.input_names[signature.user_inputs.index(name)]
             raise _impure(policy, f"it writes its input '{given}'{place}; write a copy")
         raise _impure(policy, f"it writes its buffer '{name.removeprefix('policy_module.')}'{place}; {AS_STATE}")
+    return _products(graph, program)
+
+
+def _products(graph: ModuleGraph, program: Any) -> tuple[str, ...]:
+    """The linear layers, in the order of a step, whose weight one product reads, of something that inputs decide."""
+    parameters, found = program.graph_signature.inputs_to_parameters, []
+    plain = {f"policy_module.{path}.weight": path for path, part in graph.layers().items() if type(part) is nn.Linear}
+    decided = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if any(given.name in decided for given in node.all_input_nodes):
+            decided.add(node.name)
+        if node.target is torch.ops.aten.linear.default and node.users and node.args[0].name in decided:
+            weight = node.args[1]
+            path = plain.get(parameters.get(weight.name, ""))
+            if path is not None and len(weight.users) == 1:
+                found.append(path)
+    return tuple(found)
 
 
 def _check_constants(policy: StepPolicy, program: Any) -> None:
@@ -228,24 +263,31 @@ def _writes(node: Any) -> bool:
 
 
 def _check_repeated(policy: StepPolicy, inputs: dict[str, Tensor], expected: tuple[Tensor, ...]) -> None:
-    """The same inputs give the same outputs, to the bit."""
+    """The same inputs give the same outputs, to the bit, whatever came between."""
     said = policy.spec(ROWS)
-    for _ in range(TRIES):
-        for tensor, first, spec in zip(_call(policy, inputs), expected, (*said.outputs, *said.states), strict=True):
-            if not torch.equal(tensor, first):
-                raise _impure(policy, f"{_called(spec, policy)} differs from call to call for the same input")
+    for tensor, first, spec in zip(_call(policy, inputs), expected, (*said.outputs, *said.states), strict=True):
+        if not torch.equal(tensor, first):
+            raise _impure(policy, f"{_called(spec, policy)} differs from call to call for the same input")
 
 
 def _check_rows(policy: StepPolicy, inputs: dict[str, Tensor], expected: tuple[Tensor, ...]) -> None:
     """Rows are robots: none depends on the others."""
     said = policy.spec(ROWS)
     for row in range(ROWS):
-        alone = _check_outputs(policy, {name: tensor[row : row + 1] for name, tensor in inputs.items()}, 1)
-        for tensor, every, spec in zip(alone, expected, (*said.outputs, *said.states), strict=True):
-            together = every[row : row + 1]
-            distance = (tensor.double() - together.double()).abs().max().item() if tensor.numel() else 0.0
-            if spec.dtype == "float32" and distance > ALONE * max(1.0, together.abs().max().item()):
+        found = _call(policy, {name: tensor[row : row + 1] for name, tensor in inputs.items()})
+        _check_outputs(policy, found, 1)
+        for tensor, every, spec in zip(found, expected, (*said.outputs, *said.states), strict=True):
+            if not _alike(tensor, every[row : row + 1], every, chosen=said.scores_of(spec) is not None):
                 raise _impure(policy, f"a row of {_called(spec, policy)} depends on the other rows")
+
+
+def _alike(alone: Tensor, together: Tensor, every: Tensor, *, chosen: bool) -> bool:
+    """Whether a row is what it is without the others; what is chosen from scores may differ where those are tied."""
+    if not together.dtype.is_floating_point:
+        return chosen or torch.equal(alone, together)
+    distance = (alone.double() - together.double()).abs()
+    typical = every.double().square().mean().sqrt()
+    return bool((distance <= ALONE * torch.maximum(typical, together.double().abs())).all())
 
 
 def _called(spec: TensorSpec, policy: StepPolicy) -> str:
@@ -274,6 +316,8 @@ def _of_forward(policy: StepPolicy) -> str:
     try:
         code = type(policy.module).forward.__code__
     except AttributeError:
+        return ""
+    if code.co_filename.startswith(INSIDE):
         return ""
     return _told(code.co_filename, code.co_firstlineno, f"def {code.co_name}")
 

@@ -23,7 +23,7 @@ class ModuleGraph(Graph):
         self.spec = policy.spec(batch_size)
         self._observations, self._outputs = tuple(policy.observation), tuple(policy.action)
         self._initial = {name: torch.tensor(values) for name, values in policy.initial_tensors().items()}
-        self.eval().requires_grad_(False)
+        self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """See :class:`~lram_export.model.graph.Graph`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,18 @@ def load_step_policy(address: Path) -> StepPolicy:
     path, name = Path(match[1]), match[2]
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected a Python file that has '{name}'")
-    module = _run(path)
-    if not hasattr(module, name):
-        made = [n for n, value in vars(module).items() if isinstance(value, StepPolicy)]
-        made += [n for n, value in vars(module).items() if _is_own_function(value, module)]
-        raise UsageError(f"{path}: has no '{name}'; it has: {', '.join(made) or 'neither a StepPolicy nor a function'}")
-    found = getattr(module, name)
-    if not isinstance(found, StepPolicy) and callable(found):
-        try:
-            found = found()
-        except LramError:
-            raise
-        except Exception as error:
-            raise UsageError(f"{address}: {describe(error)}{_line(error, path)}") from None
+    with _as_main_folder(path):
+        module = _run(path)
+        if not hasattr(module, name):
+            raise UsageError(f"{path}: has no '{name}'; it has: {_candidates(module)}")
+        found = getattr(module, name)
+        if not isinstance(found, StepPolicy) and callable(found):
+            try:
+                found = found()
+            except LramError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise UsageError(f"{address}: {describe(error)}{_line(error, path)}") from None
     if not isinstance(found, StepPolicy):
         raise UsageError(
             f"{address}: expected a lram_export.StepPolicy or a function that returns one, got {type(found).__name__}"
@@ -46,23 +47,37 @@ def load_step_policy(address: Path) -> StepPolicy:
     return found
 
 
+def _candidates(module: Any) -> str:
+    made = [n for n, value in vars(module).items() if isinstance(value, StepPolicy)]
+    made += [n for n, value in vars(module).items() if _is_own_function(value, module)]
+    return ", ".join(made) or "neither a StepPolicy nor a function"
+
+
+@contextmanager
+def _as_main_folder(path: Path) -> Iterator[None]:
+    """What lies beside the file can be imported, as where Python runs it; what it prints is no result of ours."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _run(path: Path) -> Any:
-    """The file as a module; what lies beside it can be imported, as where Python runs it."""
+    """The file as a module."""
     name = f"lram_export_policy_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except LramError:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(f"{path}: {describe(error)}{_line(error, path)}") from None
-    finally:
-        sys.path.remove(folder)
     return module
 
 

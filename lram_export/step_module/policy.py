@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from lram_export.spec.tensors import MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS
 OBSERVATION, ACTION, IS_FIRST = "observation", "action", "is_first"
 INPUT_DTYPES, OUTPUT_DTYPES, STATE_DTYPES = ("float32", "uint8"), ("float32", "int64"), ("float32",)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-RESERVED = ("return_to_go", "reward", "target_return")
-"""Inputs that the step API fills itself, of models that are told a return."""
+RESERVED = ("return_to_go", "reward", "target_return", "file", "allow_pickle")
+"""Names of what the step API fills itself, and of what numpy calls its own arguments where steps are recorded."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class StepPolicy:
         Raises:
             UsageError: naming the field, what was expected and what came.
         """
+        if isinstance(module, type):
+            raise UsageError(f"StepPolicy: module: expected a module, got the class {module.__name__}; call it")
         if not callable(getattr(module, "forward", None)) or not callable(getattr(module, "state_dict", None)):
             raise UsageError(f"StepPolicy: module: expected a torch module, got {type(module).__name__}")
         self.module = module
@@ -131,7 +134,7 @@ class StepPolicy:
                 raise UsageError(f"StepPolicy: {what}: expected 1 to {most} fields, got {len(fields)}")
         for name in (*self.observation, *self.action):
             if name in RESERVED:
-                raise UsageError(f"StepPolicy: '{name}': a name that the step API uses itself; choose another")
+                raise UsageError(f"StepPolicy: '{name}': a name that is used already; choose another")
         if self.takes_is_first:
             field = self.observation[IS_FIRST]
             if field.shape or field.dtype != "float32":
@@ -141,6 +144,8 @@ class StepPolicy:
                 )
         if list(self.observation) == [IS_FIRST]:
             raise UsageError(f"StepPolicy: observation: expected an observation beside '{IS_FIRST}'")
+        if any(field.initial != 0.0 for field in (*self.observation.values(), *self.action.values())):
+            raise UsageError("StepPolicy: initial: only a state has a value at the start of an episode")
         twice = (set(self.observation) | {IS_FIRST}) & set(self.action)
         if twice:
             raise UsageError(f"StepPolicy: '{min(twice)}' is an observation and an action; give them different names")
@@ -163,18 +168,19 @@ def _name(what: str, name: object) -> str:
 
 def _field(where: str, name: str, given: Shape | Field, dtypes: tuple[str, ...]) -> Field:
     field = given if isinstance(given, Field) else Field(given)
-    shape = (field.shape,) if isinstance(field.shape, int) else field.shape
+    shape = (field.shape,) if hasattr(field.shape, "__index__") else field.shape
     if (
         not isinstance(shape, Sequence)
         or isinstance(shape, str)
-        or not all(isinstance(extent, int) and not isinstance(extent, bool) and extent > 0 for extent in shape)
+        or not all(hasattr(e, "__index__") and not isinstance(e, bool) and e > 0 for e in shape)
         or len(shape) >= MOST_DIMENSIONS
         or math.prod(shape) > MOST_ELEMENTS
     ):
         raise UsageError(f"StepPolicy: {where}: expected a shape without rows, such as (48,), got {field.shape!r}")
     if field.dtype not in dtypes:
         raise UsageError(f"StepPolicy: {where}: expected {' or '.join(dtypes)}, got {field.dtype!r}")
-    return Field(tuple(shape), field.dtype, _initial(where, tuple(shape), field.initial))
+    extents = tuple(operator.index(extent) for extent in shape)
+    return Field(extents, field.dtype, _initial(where, extents, field.initial))
 
 
 def _initial(where: str, shape: tuple[int, ...], given: Any) -> float | NDArray[np.float32]:

@@ -17,8 +17,21 @@ from lram_export.model.graph import Graph
 
 def trace(graph: Graph) -> Any:
     """The program of a step, with the batch size of the specification; raises whatever torch raises."""
-    with quietly():
+    with quietly(), without_values():
         return torch.export.export(graph, example_arguments(graph), strict=False)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Nothing of torch's own looks at values, which are not there while it traces; nor are there gradients."""
+    distribution = torch.distributions.Distribution
+    checked = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        distribution.set_default_validate_args(checked)
 
 
 def example_arguments(graph: Graph) -> tuple[Tensor, ...]:

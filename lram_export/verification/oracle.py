@@ -165,7 +165,7 @@ def check_recorded(oracle: Oracle, reference: Reference, progress: Progress = SI
         for model in models:
             with closing(model.reference()) as runtime:
                 answers.append(record_reference(runtime, inputs, advance))
-    meter = ParityMeter(manifest.spec, manifest.precision)
+    meter = ParityMeter(manifest.spec, manifest.precision, recorded=reference.outputs)
     for expected_step, recorded_step in zip(answers[0], reference, strict=True):
         meter.add_step(expected_step, recorded_step)
     meter.add_state(answers[0].state_samples, reference.state_samples)

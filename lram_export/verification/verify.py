@@ -80,18 +80,23 @@ def verify_artifact(
     on = "" if name == target else f" on {name}"
     try:
         with progress.stage(f"verifying {target}{on}", len(reference.inputs)) as advance:
-            meter = parity_meter(bundle, target, runtime)
+            meter = parity_meter(bundle, target, runtime, reference)
             replay(runtime, reference, meter, advance, watch)
     finally:
         runtime.close()
     return meter.result(), name
 
 
-def parity_meter(bundle: Bundle, target: str, runtime: Runtime) -> ParityMeter:
-    """An empty comparison with the tolerance that holds for a target of the bundle on this runtime."""
+def parity_meter(bundle: Bundle, target: str, runtime: Runtime, reference: Reference) -> ParityMeter:
+    """An empty comparison with the tolerance that holds for a target of the bundle on this runtime; ``reference`` are
+    the bundle's recorded steps."""
     entry = bundle.artifact(target)
     return ParityMeter(
-        bundle.manifest.spec, entry.precision, entry.activations, getattr(runtime, "state_format", FLOAT32)
+        bundle.manifest.spec,
+        entry.precision,
+        entry.activations,
+        getattr(runtime, "state_format", FLOAT32),
+        reference.outputs,
     )
 
 
@@ -207,7 +212,8 @@ def verify_against_checkpoint(
     if oracle.codes is not None and not math.isfinite(oracle.codes.largest_error):
         oracle.require_codes()  # nothing can be computed with them
     check_limits(bundle, oracle.float32.spec)
-    recorded = check_recorded(oracle, load_bundle_reference(bundle), progress)
+    recorded_steps = load_bundle_reference(bundle)
+    recorded = check_recorded(oracle, recorded_steps, progress)
     policy, different = oracle.dequantized(), None
     runtimes: dict[str, Runtime] = {}
     with ExitStack() as stack:
@@ -220,7 +226,7 @@ def verify_against_checkpoint(
                 is_reference = different is None
             runtimes[target] = reference if is_reference else load_runtime(target, artifact, threads)
             stack.callback(runtimes[target].close)
-        meters = {t: parity_meter(bundle, t, runtime) for t, runtime in runtimes.items()}
+        meters = {t: parity_meter(bundle, t, runtime, recorded_steps) for t, runtime in runtimes.items()}
         stage = progress.stage("verifying against the checkpoint", len(inputs))
         with stage as advance, oracle_threads(policy.parameters):
             for number, arguments in enumerate(inputs, start=1):

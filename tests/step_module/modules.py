@@ -78,6 +78,54 @@ class Echoing(nn.Module):
         return (hidden, hidden, x, kept), (hidden, kept)
 
 
+class Masked(nn.Linear):
+    """No plain product: what is read is not its weight."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", (torch.rand(outputs, inputs) > 0.3).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
+class Awkward(nn.Module):
+    """What is fine and easily refused or wrong: an input that becomes a state as it is, states that change places, one
+    that nobody reads, products in a row, layers that are no plain products, large and small values, a distribution,
+    scores of another kind, operators beside PyTorch's core set, an attribute that is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+        self.unused, self.constant, self.masked = nn.Linear(8, 3), nn.Linear(5, 8), Masked(8, 2)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 2))
+        self.place = nn.Parameter(torch.randn(1, 5))
+        self.fill = float("nan")
+
+    def forward(self, x: Tensor, last: Tensor, one: Tensor, other: Tensor, never: Tensor) -> Any:
+        hidden = self.second(self.first(x - last)) + self.constant(self.place)
+        self.unused(hidden)
+        mean = torch.distributions.Normal(self.head(hidden), 1.0).mean
+        outputs = {
+            "large": 1e5 * torch.tanh(self.masked(hidden)),
+            "small": 1e-5 * torch.tanh(self.normed(nn.functional.normalize(hidden, dim=-1))),
+            "gripper": torch.sigmoid(mean),
+            "gripper_logits": mean,
+            "sum": one + 2 * other,
+        }
+        return outputs, x, other, 0.5 * one + x, torch.ones_like(never)
+
+
+def awkward() -> StepPolicy:
+    torch.manual_seed(4)
+    return StepPolicy(
+        Awkward(),
+        observation={"x": 4},
+        action={"large": 2, "small": 2, "gripper": 2, "gripper_logits": 2, "sum": 4},
+        state={"last": 4, "one": 4, "other": Field(4, initial=1.0), "never": ()},
+    )
+
+
 def seeing() -> StepPolicy:
     torch.manual_seed(0)
     return StepPolicy(
@@ -117,4 +165,11 @@ def echoing() -> StepPolicy:
     )
 
 
-POLICIES = {"echoing": echoing, "seeing": seeing, "choosing": choosing, "plain": plain, "counting": counting}
+POLICIES = {
+    "awkward": awkward,
+    "echoing": echoing,
+    "seeing": seeing,
+    "choosing": choosing,
+    "plain": plain,
+    "counting": counting,
+}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lram_export import StepPolicy
+from lram_export import Field, StepPolicy
 from lram_export.errors import UsageError
 from lram_export.step_module.checking import check_module
 from tests.step_module.modules import POLICIES, Seeing
@@ -91,6 +91,52 @@ class MixesRows(nn.Module):
         return x - x.mean(dim=0)
 
 
+class MixesChoices(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0)).argmax(-1)
+
+
+class MixesALittle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2e-5 * torch.tanh(x - x.mean(dim=0))
+
+
+class MixesStarts(nn.Module):
+    def forward(self, x: Tensor, is_first: Tensor, hidden: Tensor) -> Any:
+        hidden = hidden * (1 - is_first[0]) + x
+        return hidden, hidden
+
+
+class RemembersInADict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = self.memory.get("x", x)
+        self.memory["x"] = x
+        return x if last.shape != x.shape else last + (x - last).clamp(-4, 4)
+
+
+MEMORY: list[Tensor] = []
+
+
+class RemembersOutside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        last = MEMORY[-1] if MEMORY and MEMORY[-1].shape == x.shape else x
+        MEMORY.append(x)
+        return last + (x - last).clamp(-0.1, 0.1)
+
+
+class SetsInAMethodAndATuple(nn.Module):
+    def reset(self) -> None:
+        self.hidden = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, self.hidden = x * 2, x
+        return y
+
+
 class UsesNumpy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(x.numpy() * 2)
@@ -109,6 +155,7 @@ class Fails(nn.Module):
         (SetsAnAttribute, "it sets its attribute 'last'", "self.last = x"),
         (WritesAnAttribute, "it writes", "self.kept.mul_(2)"),
         (CountsInAPart, "it sets its attribute 'part.calls'", "self.calls += 1"),
+        (SetsInAMethodAndATuple, "it sets its attribute 'hidden'", "y, self.hidden = x * 2, x"),
         (Draws, "it draws random numbers", "return x + torch.randn_like(x)"),
         (WritesItsInput, "it writes its input 'x'", "x.mul_(2)"),
         (Branches, "its control flow depends on data", "if x.sum() > 0:"),
@@ -125,9 +172,32 @@ def test_the_message_names_what_and_the_line(module: type[nn.Module], told: str,
     assert f"{HERE}:{number}: {line})" in text
 
 
-def test_rows_that_depend_on_each_other_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (MixesRows, {}),
+        (MixesALittle, {}),
+        (MixesChoices, {"action": Field((), "int64")}),
+        (MixesStarts, {"observation": {"x": 3, "is_first": ()}, "state": {"hidden": 3}}),
+    ],
+)
+def test_rows_that_depend_on_each_other_are_refused(module: type[nn.Module], said: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="a row of output 'action' depends on the other rows"):
-        check_module(StepPolicy(MixesRows(), observation=3, action=3))
+        check_module(StepPolicy(module(), **{"observation": 3, "action": 3, **said}))
+
+
+@pytest.mark.parametrize("module", [RemembersInADict, RemembersOutside])
+def test_a_memory_that_is_no_state_is_noticed_wherever_it_is(module: type[nn.Module]) -> None:
+    with pytest.raises(UsageError, match="not a pure function of observations and state: "):
+        check_module(StepPolicy(module(), observation=3, action=3))
+
+
+def test_the_users_module_is_left_as_it_was_but_in_evaluation_mode() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
+    weight, random = module[0].weight.clone(), torch.get_rng_state()
+    check_module(StepPolicy(module, observation=3, action=3))
+    assert all(parameter.requires_grad for parameter in module.parameters()) and not module.training
+    assert torch.equal(module[0].weight, weight) and torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +246,8 @@ def test_weights_are_float32_and_finite() -> None:
     for change, told in ((nn.Module.double, "float64, expected float32; call module.float"),):
         with pytest.raises(UsageError, match=told):
             check_module(StepPolicy(change(nn.Linear(3, 3)), observation=3, action=3))
+    with pytest.raises(UsageError, match="weight has no shape yet; call the module once"):
+        check_module(StepPolicy(nn.LazyLinear(3), observation=3, action=3))
     broken = nn.Linear(3, 3)
     with torch.no_grad():
         broken.weight[0, 0] = float("nan")

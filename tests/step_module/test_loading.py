@@ -28,6 +28,17 @@ def wrong():
     return net
 
 
+def late():
+    from beside import WIDTH as width
+
+    print("made with", width)
+    return policy
+
+
+def leaves():
+    raise SystemExit(0)
+
+
 def breaks():
     return 1 / 0
 
@@ -47,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_and_what_makes_the_policy_become_a_bundle_that_verifies_against_them(file: Path) -> None:
     bundle = file.parent / "robot.lram"
-    for name in ("make", "policy"):
+    for name in ("make", "late", "policy"):
         result = succeed("export", f"{file}:{name}", "-o", bundle, "--target", "onnxruntime", "--force", "--no-report")
         assert "verified over 64 steps: largest error" in result.stderr
     shown = succeed("inspect", bundle).stdout
@@ -59,9 +70,11 @@ def test_a_file_and_what_makes_the_policy_become_a_bundle_that_verifies_against_
     ("name", "told"),
     [
         ("", "which policy of it? Name it or the function that makes it: "),
-        (":absent", "has no 'absent'; it has: policy, make, wrong, breaks, impure"),
+        (":absent", "has no 'absent'; it has: policy, make, wrong, late, leaves, breaks, impure"),
         (":wrong", "expected a lram_export.StepPolicy or a function that returns one, got Sequential"),
-        (":breaks", "ZeroDivisionError: division by zero (robot_policy.py:22: return 1 / 0)"),
+        (":breaks", "ZeroDivisionError: division by zero (robot_policy.py:33: return 1 / 0)"),
+        (":leaves", "SystemExit: 0 (robot_policy.py:29: raise SystemExit(0))"),
+        (":make:again", "which policy of it?"),
         (":impure", "is float64, expected float32; call module.float()"),
     ],
 )

@@ -54,7 +54,7 @@ def test_an_initial_value_may_be_a_number_an_array_or_a_tensor() -> None:
         ({"observation": "12"}, "expected a shape without rows, such as .48,., got '12'"),
         ({"observation": {"a b": 3}}, "observation: expected names of letters, digits and underscores, got 'a b'"),
         ({"observation": {"x": Field(3, "float64")}}, "observation: x: expected float32 or uint8, got 'float64'"),
-        ({"observation": {"reward": 3}}, "'reward': a name that the step API uses itself; choose another"),
+        ({"observation": {"reward": 3}}, "'reward': a name that is used already; choose another"),
         ({"observation": {"is_first": ()}}, "expected an observation beside 'is_first'"),
         ({"observation": {"x": 3, "is_first": 3}}, r"is_first: expected shape \(\) and float32"),
         ({"action": {"x": 3, "is_first": ()}}, "'is_first' is an observation and an action"),
@@ -68,6 +68,9 @@ def test_an_initial_value_may_be_a_number_an_array_or_a_tensor() -> None:
         ({"state": {"h": Field(3, initial=float("nan"))}}, "state: h: initial: expected a finite number"),
         ({"state": {"h": Field(3, initial=1e60)}}, "state: h: initial: expected values within float32"),
         ({"module": 3}, "module: expected a torch module, got int"),
+        ({"module": nn.Linear}, "module: expected a module, got the class Linear; call it"),
+        ({"observation": Field(3, initial=1)}, "initial: only a state has a value at the start of an episode"),
+        ({"observation": {"file": 3}}, "'file': a name that is used already; choose another"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(said: dict[str, Any], told: str) -> None:

@@ -165,7 +165,7 @@ def difference_on_other_steps(original: Path, altered: Path) -> tuple[float, flo
     for path in (original, altered):
         runtime, _ = load_verifier(entry.target, Bundle.open(path).load_artifact(entry.target), 1)
         answers.append(record_reference(runtime, inputs))
-    meter = ParityMeter(manifest.spec, entry.precision, entry.activations)
+    meter = ParityMeter(manifest.spec, entry.precision, entry.activations, recorded=answers[0].outputs)
     for one, other in zip(*answers, strict=True):
         meter.add_step(one, other)
     result, allowed = meter.result(), tolerance(entry.precision, entry.activations)

@@ -36,6 +36,7 @@ from lram_export.verification.oracle import build_oracle
 from lram_export.verification.verify import (
     Comparison,
     checkpoint_steps,
+    load_bundle_reference,
     parity_meter,
     replay,
     verify_against_checkpoint,
@@ -243,7 +244,7 @@ class TestRightComputation:
                 weight = model.get_parameter(name)
                 before = weight.clone()
                 weight.mul_(1.1).add_(0.1)
-                meter = parity_meter(bundle, "native", runtime)
+                meter = parity_meter(bundle, "native", runtime, load_bundle_reference(bundle))
                 replay(runtime, record_reference(reference, inputs), meter)
                 weight.copy_(before)
                 unnoticed += [name] * meter.result().passed

@@ -28,6 +28,12 @@ GETITEM = "getitem"
 """Takes one of the results of an operator that has several."""
 VALUE, TYPE, LAYOUT = "value", "dtype", "memory_format"
 """Keys of an argument that is no number, text, flag or list: the result of a node, an input or a weight; a type."""
+BESIDE_CORE = (
+    *("linalg_vector_norm", "max", "min", "median", "mode", "kthvalue", "cumprod", "logcumsumexp", "hypot", "erfinv"),
+    *("logaddexp", "heaviside", "copysign", "unfold", "bucketize", "searchsorted", "trace", "roll", "lerp", "renorm"),
+    *("linalg_inv_ex", "_linalg_solve_ex", "_linalg_det", "linalg_matrix_exp", "linalg_cross", "cross", "std", "var"),
+)
+"""Functions of their arguments, too, that PyTorch neither counts among its core set nor takes apart into it."""
 IGNORED = ("device", "layout", "pin_memory")
 """Keywords that say where a tensor is: on the CPU, always."""
 
@@ -90,9 +96,12 @@ def operator(name: str) -> Any:
 
 
 def is_pure(found: Any) -> bool:
-    """Whether an operator is in the core set, changes none of its arguments, and gives the same every time."""
-    tags = getattr(found, "tags", ())
-    return torch.Tag.core in tags and torch.Tag.nondeterministic_seeded not in tags and not found._schema.is_mutable
+    """Whether an operator is in the core set or beside it, changes none of its arguments, and gives the same every
+    time."""
+    tags, schema = getattr(found, "tags", ()), getattr(found, "_schema", None)
+    if schema is None or schema.is_mutable or torch.Tag.nondeterministic_seeded in tags:
+        return False
+    return torch.Tag.core in tags or schema.name.removeprefix("aten::") in BESIDE_CORE
 
 
 def program_of(exported: Any) -> tuple[Program, dict[str, Tensor]]:
