@@ -145,7 +145,7 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "two outputs of one name": (
         lambda d: d["specification"]["outputs"][1].update(name="action"),
-        "specification: expected different names, got ['action', 'action']",
+        "specification: expected different names, got .'action', 'action'.",
     ),
     "a field nobody knows": (lambda d: d.update(extra=1), "extra: unknown field"),
     "activations that loosen the tolerance": (
