@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from lram_export.bundle.identity import identity
 from lram_export.model.graph import Graph
@@ -76,7 +75,7 @@ class LoweredPolicy(ABC):
         """The step graph once more, to replace layers in; it shares the weights."""
 
     @abstractmethod
-    def dequantized(self, matrices: Mapping[str, QuantizedMatrix]) -> Self:
+    def dequantized(self, matrices: Mapping[str, QuantizedMatrix]) -> LoweredPolicy:
         """The policy that computes with what codes stand for in place of its own matrices; ``quantization`` as here."""
 
     @property
