@@ -4,57 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.bundle.identity import IDENTITY_FILE, read_identity
 from lram_export.errors import BundleError
-from lram_export.runtimes.base import BaseRuntime
-from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.runtimes.arrays import ArrayRuntime
+from lram_export.runtimes.protocol import Runtime, StepOutput
 from lram_export.spec.json_fields import Fields, read_json
 from lram_export.spec.tensors import InitialTensors, StepSpec
 from lram_export.targets.pytorch.program import PROGRAM_FILE, WEIGHTS_FILE, Program, read_program, weight_of
 
 
-class ProgramRuntime(BaseRuntime):
+class ProgramRuntime(ArrayRuntime):
     """A traced step."""
-
-    in_place = False
 
     def __init__(
         self, program: Program, weights: Mapping[str, torch.Tensor], spec: StepSpec, initial: InitialTensors
     ) -> None:
         super().__init__(spec, initial)
         self._program, self._weights = program, weights
-        self._state = self._next = {name: value.copy() for name, value in self._initial.items()}
 
     @torch.no_grad()
     def _step(self) -> StepOutput:
         # copies of the inputs: a state may be one of them, as it is
         given = (*(array.copy() for array in self._inputs.arrays), *self._state.values())
-        found = [t.numpy() for t in self._program.run([torch.from_numpy(array) for array in given], self._weights)]
-        count = len(self.spec.outputs)
-        self._next = dict(zip(self._state, found[count:], strict=True))
-        return StepOutput(self.spec, found[:count])
-
-    def _commit(self) -> None:
-        self._state = self._next
-
-    def _save(self) -> State:
-        return {name: array.copy() for name, array in self._state.items()}
-
-    def _load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        self._state = {tensor.name: state[tensor.name].copy() for tensor in self.spec.states}
-
-    def _restart(self, rows: list[int]) -> None:
-        self._state = self._save()
-        for name, array in self._state.items():
-            array[rows] = self._initial[name][rows]
+        found = self._program.run([torch.from_numpy(array) for array in given], self._weights)
+        return self._results([tensor.numpy() for tensor in found])
 
     def _free(self) -> None:
-        self._state = self._next = {}
+        super()._free()
         self._weights = {}
 
 
