@@ -95,6 +95,7 @@ def sweep(
     What an earlier sweep in the same folder has done is kept as long as checkpoint, options and versions are the
     same. A cell that fails is reported and the rest goes on; the exit code is then 1.
     """
+    from lram_export.checkpoints.loading import check_exists
     from lram_export.sweep import sweep as library
     from lram_export.sweep.grid import SweepOptions, installed_targets
 
@@ -112,6 +113,7 @@ def sweep(
         episodes=episodes,
         seed=seed,
     )
+    check_exists(checkpoint)  # before a task is asked for, which what is no checkpoint does not have
     task = asked.resolve()
     progress = ConsoleProgress(quiet)
     report = library.sweep(reading.source(checkpoint, context), task, output, chosen, force=force, progress=progress)

@@ -111,7 +111,8 @@ def test_options_of_checkpoints_and_tasks_have_no_place(file: Path) -> None:
     ):
         code, line = fail("export", address, "-o", file.parent / "x.lram", *options)
         assert code == 2 and told in line, line
-    for command in (("inspect", address), ("convert", address, "-o", file.parent / "x")):
+    output = ("-o", file.parent / "x")
+    for command in (("inspect", address), ("convert", address, *output), ("sweep", address, *output)):
         code, line = fail(*command)
         assert code == 2 and "a Python file is a policy to export, verify or report, not a checkpoint" in line
 
