@@ -110,6 +110,9 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
         ("inputs", [b.manifest.spec.inputs for b in (first, second)]),
         ("outputs", [b.manifest.spec.outputs for b in (first, second)]),
     ):
+        if len(values[0]) != len(values[1]):
+            ours, theirs = (", ".join(tensor.name for tensor in tensors) for tensors in values)
+            raise UsageError(f"{what} differ: {first.path} has {ours}; {second.path} has {theirs}")
         for one, two in zip(*values, strict=True):
             if replace(one, limit=None) != replace(two, limit=None):  # limits come from the weights
                 raise UsageError(

@@ -264,6 +264,9 @@ def _check_consistent(manifest: Manifest) -> None:
         check_model_interface(manifest.spec)
     else:
         _check_module(Fields(dict(manifest.model), "model"))
+        told = {tensor.name for tensor in manifest.spec.inputs} & {"return_to_go", "reward"}
+        if told:
+            raise ValueError(f"specification.inputs: '{min(told)}' is told to models of ours only, not to a module")
     for tensor in manifest.spec.inputs[:-1]:
         limited = manifest.complete and tensor.dtype == "float32" and manifest.task is not None
         if limited != (tensor.limit is not None):
@@ -334,6 +337,9 @@ def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult
     chosen = sum(manifest.spec.outputs[place].size for place in manifest.spec.chosen)
     if parity.actions != parity.steps * chosen:
         raise ValueError(f"{where}.actions: expected {parity.steps * chosen} in {parity.steps} steps")
+    only_scores = all(manifest.spec.are_scores(place) for place in manifest.spec.computed)
+    if parity.worst is not None and only_scores and parity.worst.scale != 1.0:
+        raise ValueError(f"{where}.worst.scale: expected 1, since errors of logits are absolute")
     if parity.worst is not None and parity.worst.error != parity.max_logit_error:
         raise ValueError(f"{where}.max_logit_error: does not follow from the worst logit")
     if not parity.passed or parity.failures():

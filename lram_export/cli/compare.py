@@ -60,11 +60,16 @@ def compare(
     ]
     over = "the first one's recorded steps" if recording is None else str(recording)
     where = "" if found.first_different_step is None else f", first at step {found.first_different_step}"
+    chosen, what = f"actions differ by at most {found.largest_difference:.3g}{where}", "outputs"
+    if difference.actions:
+        chosen = (
+            f"{difference.actions_different} of {difference.actions} action values differ{where}, "
+            f"{100 * difference.disagreement:.3g}% by more than one bin, by at most {found.largest_difference:.3g}"
+        )
+        what = "action logits"
     notes = [
-        f"over {counted(difference.steps, 'step')} ({over}): {difference.actions_different} of "
-        f"{difference.actions} action values differ{where}, {100 * difference.disagreement:.3g}% by more than one bin, "
-        f"by at most {found.largest_difference:.3g}",
-        f"action logits: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
+        f"over {counted(difference.steps, 'step')} ({over}): {chosen}",
+        f"{what}: relative difference {difference.relative_error:.2g}, largest {difference.max_logit_error:.2g}",
         "both were timed in turns, so their times compare; lram-export bench has the tails and the floor",
         *(f"{side.bundle} was not timed: {side.not_timed}" for side in sides if side.not_timed is not None),
     ]

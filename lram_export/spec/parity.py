@@ -6,6 +6,7 @@ The tolerances live here and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +184,7 @@ def _worst(fields: Fields, steps: int) -> WorstLogit:
         index=tuple(whole_number(i, fields.path("index"), 0, 2**31) for i in index),
         expected=fields.number("expected"),
         actual=fields.number("actual"),
-        scale=fields.number("scale", low=0.0),
+        scale=fields.number("scale", low=sys.float_info.min),
     )
 
 

@@ -177,6 +177,14 @@ MANIFEST: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: d["artifacts"][0]["parity"].update(steps=65),
         r"artifacts\[0\].parity.actions: expected",
     ),
+    "a proof whose error is made small": (
+        lambda d: d["artifacts"][0]["parity"]["worst"].update(scale=1e9),
+        r"artifacts\[0\].parity.worst.scale: expected 1, since errors of logits are absolute",
+    ),
+    "a proof whose error is divided by nothing": (
+        lambda d: d["artifacts"][0]["parity"]["worst"].update(scale=0),
+        r"artifacts\[0\].parity.worst.scale: expected a number from 2.22507e-308 to",
+    ),
     "a proof by what cannot run it": (
         lambda d: d["artifacts"][0].update(verified_by="native"),
         r"artifacts\[0\].verified_by: 'native' runs no 'pytorch'",
