@@ -152,7 +152,7 @@ def run_recording(policy: Policy, recording: Recording, advance: Advance = lambd
         advance(1)
     single = policy.spec.batch_size == 1
     first = policy.spec.outputs[0]
-    alone = () if first.dtype == "int64" else first.shape[1:]
+    alone = () if first.dtype == "int64" and first.shape[1:] == (1,) else first.shape[1:]  # as act returns it
     return RunResult(
         actions=np.stack(actions).reshape(len(actions), *alone) if single else np.stack(actions),
         others={name: np.stack(v)[:, 0] if single else np.stack(v) for name, v in others.items()},

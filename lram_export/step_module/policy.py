@@ -19,8 +19,13 @@ from lram_export.spec.tensors import MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS
 OBSERVATION, ACTION, IS_FIRST = "observation", "action", "is_first"
 INPUT_DTYPES, OUTPUT_DTYPES, STATE_DTYPES = ("float32", "uint8"), ("float32", "int64"), ("float32",)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-RESERVED = ("return_to_go", "reward", "target_return", "file", "allow_pickle")
-"""Names of what the step API fills itself, and of what numpy calls its own arguments where steps are recorded."""
+RESERVED = (
+    *("return_to_go", "reward", "target_return"),
+    *("actions", "rewards", "environment", "environments"),
+    *("file", "allow_pickle"),
+)
+"""Names of what the step API fills itself, of what files of recorded steps have beside inputs and outputs, and of what
+numpy calls its own arguments where it writes them."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import fail, succeed
@@ -43,6 +44,15 @@ def breaks():
     return 1 / 0
 
 
+class Several(nn.Module):
+    def forward(self, x):
+        return (x > 0).long()
+
+
+def several():
+    return lram_export.StepPolicy(Several(), observation=4, action=lram_export.Field(4, "int64"))
+
+
 def impure():
     return lram_export.StepPolicy(nn.BatchNorm1d(4).double(), observation=4, action=4)
 """
@@ -66,11 +76,23 @@ def test_a_file_and_what_makes_the_policy_become_a_bundle_that_verifies_against_
     assert "right computation: passed" in succeed("verify", bundle, "--checkpoint", f"{file}:policy").stdout
 
 
+def test_several_whole_numbers_at_a_step_are_run_and_recorded(file: Path) -> None:
+    bundle, given, found = (file.parent / name for name in ("robot.lram", "given.npz", "found.npz"))
+    succeed("export", f"{file}:several", "-o", bundle, "--no-report", "-q")
+    observations = np.random.default_rng(0).standard_normal((20, 4), np.float32)
+    np.savez(given, observations=observations)
+    succeed("run", bundle, "--observations", given, "-o", found)
+    with np.load(found) as arrays:
+        assert list(arrays) == ["actions"]
+        np.testing.assert_array_equal(arrays["actions"], observations > 0)
+    assert "20 steps" in succeed("record", bundle, "--observations", given, "-o", file.parent / "steps.npz").stderr
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("", "which policy of it? Name it or the function that makes it: "),
-        (":absent", "has no 'absent'; it has: policy, make, wrong, late, leaves, breaks, impure"),
+        (":absent", "has no 'absent'; it has: policy, make, wrong, late, leaves, breaks, several, impure"),
         (":wrong", "expected a lram_export.StepPolicy or a function that returns one, got Sequential"),
         (":breaks", "ZeroDivisionError: division by zero (robot_policy.py:33: return 1 / 0)"),
         (":leaves", "SystemExit: 0 (robot_policy.py:29: raise SystemExit(0))"),

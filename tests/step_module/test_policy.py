@@ -71,6 +71,7 @@ def test_an_initial_value_may_be_a_number_an_array_or_a_tensor() -> None:
         ({"module": nn.Linear}, "module: expected a module, got the class Linear; call it"),
         ({"observation": Field(3, initial=1)}, "initial: only a state has a value at the start of an episode"),
         ({"observation": {"file": 3}}, "'file': a name that is used already; choose another"),
+        ({"action": {"x": 3, "actions": 3}}, "'actions': a name that is used already; choose another"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(said: dict[str, Any], told: str) -> None:
