@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from lram_export.backbones.registry import BACKBONES, backbone_module
 from lram_export.backbones.xlstm.config import PRESETS
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.checkpoint import Checkpoint
@@ -64,19 +65,23 @@ class Timing:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a preset or a checkpoint's path, a precision, a batch size."""
+    """What is measured: a preset (see :func:`load_model`) or a checkpoint's path, a precision, a batch size, and how a
+    transformer acts."""
 
     model: str
     precision: str
     batch: int
+    context: str | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure all cases and write one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help=f"{', '.join(PRESETS)} or a checkpoint; default: 16m, 206m")
+    sizes = f"{', '.join(PRESETS)}, with a backbone before it such as mamba-16m, or a checkpoint; default: 16m, 206m"
+    parser.add_argument("--model", action="append", help=sizes)
     parser.add_argument("--precision", action="append", help="default: fp32, fp16")
     parser.add_argument("--batch", action="append", type=int, help="default: 1, 64")
+    parser.add_argument("--context", help="how transformers act: window (their default) or cache")
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: both")
     parser.add_argument("--no-torch", action="store_true", help="times the targets alone")
     parser.add_argument("--steps", type=int, default=500, help="timed steps (500)")
@@ -87,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {reason}; this check needs an NVIDIA GPU", file=sys.stderr)
         return 2
     cases = [
-        Case(model, precision, batch)
+        Case(model, precision, batch, chosen.context if model.startswith("decision_transformer") else None)
         for model in chosen.model or ("16m", "206m")
         for precision in chosen.precision or ("fp32", "fp16")
         for batch in chosen.batch or (1, 64)
@@ -104,7 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def summary(result: dict[str, Any]) -> str:
     """A case in one line: milliseconds of the median step for every way, or why there is none."""
-    head = f"{result['model']} {result['precision']} batch {result['batch']}:"
+    model = " ".join(filter(None, (result["model"], result["context"])))
+    head = f"{model} {result['precision']} batch {result['batch']}:"
     ways = (
         f"{name} {way['error'].splitlines()[0][:150] if 'error' in way else format(way['p50_ms'], '.3f') + ' ms'}"
         for name, way in result["ways"].items()
@@ -145,7 +151,7 @@ def copy_bandwidth(repeats: int = 20) -> float:
 def measure_case(case: Case, steps: int, targets: Sequence[str], *, with_torch: bool) -> dict[str, Any]:
     """All ways to run one case; a way that fails has the reason in its place."""
     try:
-        checkpoint = load_model(case.model)
+        checkpoint = load_model(case)
     except (LramError, ValueError) as error:
         return {**dataclasses.asdict(case), "ways": {"checkpoint": {"error": describe(error)}}}
     bandwidth = copy_bandwidth()
@@ -166,11 +172,15 @@ def measure_case(case: Case, steps: int, targets: Sequence[str], *, with_torch: 
     return {**dataclasses.asdict(case), "bandwidth": bandwidth, "ways": results}
 
 
-def load_model(model: str) -> Checkpoint:
-    """A random checkpoint of a preset, or one from a file."""
-    if model in PRESETS:
-        return random_checkpoint(preset_config(model), Path(model))
-    return load_checkpoint(Path(model))
+def load_model(case: Case) -> Checkpoint:
+    """A random checkpoint of a preset, ``16m`` or ``mamba-16m``, or one from a file."""
+    backbone, _, preset = case.model.rpartition("-")
+    backbone = backbone or "xlstm"
+    if backbone in BACKBONES and preset in backbone_module(backbone, "config").PRESETS:
+        checkpoint = random_checkpoint(preset_config(preset, backbone), Path(case.model))
+    else:
+        checkpoint = load_checkpoint(Path(case.model))
+    return dataclasses.replace(checkpoint, config=checkpoint.config.in_context(case.context))
 
 
 def export_case(target: str, checkpoint: Checkpoint, case: Case, path: Path) -> Bundle:
@@ -233,7 +243,10 @@ def runtime_step(runtime: Runtime) -> Callable[[], Any]:
 
 
 def time_torch(checkpoint: Checkpoint, case: Case, steps: int, bandwidth: float, *, compiled: bool) -> dict[str, Any]:
-    """The same step graph in PyTorch on the GPU, state kept there; float32, or 16-bit products under autocast."""
+    """The same step graph in PyTorch on the GPU, state kept there; float32, or products in bfloat16 under autocast.
+
+    So for `fp16`, too: what closes a gate, -1e30, is no number in float16.
+    """
     policy = lower(checkpoint, resolve_task(TASK), name="policy", batch_size=case.batch)
     weight_bytes = 4 * sum(parameter.numel() for parameter in policy.graph.parameters())
     step = torch_step(policy, case, "cuda", compiled=compiled)
@@ -247,7 +260,6 @@ def torch_step(policy: LoweredPolicy, case: Case, device: str, *, compiled: bool
     graph: Any = policy.graph.to(device)
     if compiled:
         graph = torch.compile(graph, mode="reduce-overhead")  # CUDA graphs
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(case.precision)
     inputs, state = (
         [
             torch.full(t.shape, getattr(t, "initial", 0.0) or 0.0, dtype=getattr(torch, t.dtype), device=device)
@@ -257,7 +269,7 @@ def torch_step(policy: LoweredPolicy, case: Case, device: str, *, compiled: bool
     )
 
     def step() -> Any:
-        with torch.inference_mode(), torch.autocast(device, half, enabled=half is not None):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=case.precision != "fp32"):
             action, _, *after = graph(*inputs, *state)
         for old, new in zip(state, after, strict=True):
             old.copy_(new)  # compiled graphs overwrite what they return

@@ -56,15 +56,15 @@ class Guard:
 
 
 def use_threads_of(library: str) -> None:
-    """Note the use of a library with one set of threads for the whole process.
+    """Note the use of a library that has one set of threads, or one hold on a GPU, for the whole process.
 
     Raises:
-        LramError: it was used before this process forked; here it would wait for its threads for ever.
+        LramError: it was used before this process forked; here it would wait for its threads for ever, or find no GPU.
     """
     if library in _orphaned:
         raise LramError(
-            f"{library} was in use before this process forked, and its threads are not here; start the process with "
-            f"spawn instead of fork, or use {library} in one of the two only"
+            f"{library} was in use before this process forked, and its threads, or its GPU, are not here; start the "
+            f"process with spawn instead of fork, or use {library} in one of the two only"
         )
     _used.add(library)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.runtimes.base import BaseRuntime
+from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
 from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 from lram_export.targets.tensorrt import cuda
@@ -163,8 +164,9 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     Raises:
         UsageError: no driver or GPU; no engine for this GPU and TensorRT.
         BundleError: a damaged engine, or one that is not the step graph.
-        LramError: the GPU has not enough memory.
+        LramError: the GPU has not enough memory, or was in use before this process forked.
     """
+    use_threads_of("tensorrt")
     toolkit = find_toolkit()
     reason = cuda.unavailable() or refusal(toolkit, cuda.current_gpu())
     if reason is not None:

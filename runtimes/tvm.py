@@ -76,6 +76,7 @@ class TvmRuntime(BaseRuntime):
         self._state, self._arrays = {}, []
 
 
+TVM = "tvm"
 _REFUSALS = (RuntimeError, OSError, ValueError, TypeError, AttributeError, ImportError)
 """What TVM raises for a library that it does not accept: which of them depends on the check."""
 
@@ -109,7 +110,9 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     Raises:
         UsageError: no library in it runs on this processor; none is even loaded.
         BundleError: the artifact is damaged or was written by another version of TVM.
+        LramError: TVM was in use before this process forked.
     """
+    use_threads_of(TVM)  # first: behind a fork no GPU is found
     platform = _fitting(artifact)
     if platform is None:
         raise UsageError(f"{artifact.directory}: {unavailable(artifact)}")
@@ -131,7 +134,7 @@ def load_library(
     artifact: LoadedArtifact, interface: Interface, path: Path, platform: TvmPlatform, threads: int
 ) -> Runtime:
     """The runtime of a library that was compiled for a platform; raises BundleError."""
-    use_threads_of("tvm")
+    use_threads_of(TVM)
     artifact.identity.check(artifact.directory / INTERFACE_FILE, interface.identity)
     weights = map_weights(interface.weights, artifact.file(WEIGHTS_FILE))
     try:

@@ -40,6 +40,8 @@ class GpuRuntime(BaseRuntime):
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine
         self._run = machine["run"]
+        self._run()  # compiles the kernels and records them as a graph; what it made of the state is replaced
+        self._load(self._initial)
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)

@@ -79,12 +79,13 @@ def build_library(module: tvm.IRModule, platform: TvmPlatform, path: Path) -> No
     """Compile and link; raises LramError with the first words of nvcc or of the linker.
 
     Kernels for a GPU go into the library as CUDA's source, which TVM compiles when it loads them: without a driver it
-    can put nothing else there. That nvcc compiles them for the GPU is checked here.
+    can put nothing else there. That nvcc compiles them for the GPU is checked here. The kernels of a step are recorded
+    as one CUDA graph when the library is loaded, and launched together from then on.
     """
     target = tvm.target.Target(dict(platform.target()))
     if platform.gpu is not None:
         target = tvm.target.Target({"kind": "cuda", "arch": platform.gpu}, host=target)
-    with target:
+    with target, tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": platform.gpu is not None}):
         executable = relax.build(module, target=target, relax_pipeline=_lower(), exec_mode="compiled")
     if platform.gpu is not None:
         check_cuda(cuda_source(executable), platform.gpu, path.parent)
@@ -108,6 +109,7 @@ def _lower() -> tvm.ir.transform.Pass:
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
             relax.transform.StaticPlanBlockMemory(),
+            relax.transform.RewriteCUDAGraph(),  # nothing unless the context asks for it
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
             relax.transform.LowerRuntimeBuiltin(),

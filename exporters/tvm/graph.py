@@ -31,6 +31,9 @@ from lram_export.targets.tvm.platforms import TvmPlatform
 Value = Any
 """A tensor in the Relax function."""
 
+ATTRIBUTES = {"num_input": 0}
+"""Of the step: none of its parameters ever lies elsewhere, so a graph of CUDA may hold all their addresses."""
+
 STORED_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "uint16"}
 
 
@@ -51,7 +54,7 @@ def build_step(
     with step.function():
         x = _embed(step, config, task)
         read = backbone_kernels(config).emit(step, config.backbone, x)
-        step.result(_decide(step, config, task, read))
+        _decide(step, config, task, read)
     return step.module()
 
 
@@ -101,16 +104,12 @@ class StepBuilder:
 
     @contextmanager
     def function(self) -> Iterator[None]:
-        """Calls made inside are the step."""
+        """Calls made inside are the step; what it finds lies in its parameters then."""
         parameters = [*self.inputs.values(), *self.weights.values(), *self._states.values()]
-        with self._builder.function(STEP_FUNCTION, parameters):
+        with self._builder.function(STEP_FUNCTION, parameters, attrs=ATTRIBUTES):
             with self._builder.dataflow():
                 yield
-            self._builder.emit_func_output(self._result)
-
-    def result(self, value: Value) -> None:
-        """What the function returns, once."""
-        self._result = self._builder.emit_output(value)
+            self._builder.emit_func_output(relax.Tuple([]))
 
     def module(self) -> tvm.IRModule:
         """The step with all kernels that it calls."""
@@ -307,7 +306,7 @@ def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:
     return step.call(step.kernels.flatten, (batch, height, width, channels), [x], features)[0]
 
 
-def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value) -> Value:
+def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value) -> None:
     """Action and action logits from what the backbone left, (batch, hidden)."""
     products = step.dense("head", read, step.batch)
     head: Any = config.head
@@ -320,14 +319,14 @@ def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value)
         "channels": head.action_channels,
     }
     outputs = [step.inputs["action"], step.inputs["action_logits"]]
-    return step.call(
+    step.call(
         step.kernels.choose,
         (step.batch, actions, tokens, step.matrices["head"].width),
         [products, step.weights["head.bias"], *outputs],
         [],
         options,
         in_place=2,
-    )[0]
+    )
 
 
 def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:

@@ -245,7 +245,8 @@ class TestFork:
             step(before)
 
             def in_child() -> None:
-                if target in ("pytorch", "tvm"):  # one set of threads for the whole process, which the child has not
+                # one set of threads, or one hold on a GPU, for the whole process, which the child has not
+                if target in ("pytorch", "tvm", "tensorrt"):
                     with pytest.raises(LramError, match="in use before this process forked"):
                         load_policy(path, target, threads=2)
                     return

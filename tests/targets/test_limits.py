@@ -74,11 +74,11 @@ EXAMPLES: list[tuple[Asked, Asked, tuple[str, ...], str]] = [
     ),
     (Asked(plain(8)), Asked(plain(9)), (TVM_GPU,), "9 tokens per step, at most 8; compile for a processor"),
     (
-        Asked(model(inner_size=4 * 509, num_heads=1)),  # 509 and 1021 are prime
+        Asked(model(inner_size=4 * 467, num_heads=1)),  # 467 and 1021 are prime
         Asked(model(inner_size=4 * 1021, num_heads=1)),
         (TVM_GPU,),
         "q, k and v of 12252 channels at once (`qkv_block_size` does not divide `inner_size` into smaller parts), at "
-        "most 6144; compile for a processor",
+        "most 5632; compile for a processor",
     ),
     (
         Asked(model(hidden_size=2456, slstm_at=(0,), slstm_num_heads=1, ffn_size=64)),

@@ -577,11 +577,16 @@ class TestGpuCheck:
         assert "tensorrt" in check.summary(case) and "nowhere.zip" in check.summary(broken)
 
     def test_the_torch_step_it_times_is_the_step(self, check: ModuleType) -> None:
-        checkpoint = check.load_model(str(load_golden("state_ms").checkpoint))
+        checkpoint = check.load_model(check.Case(str(load_golden("state_ms").checkpoint), "fp32", 1))
         policy = check.lower(checkpoint, check.resolve_task(check.TASK), name="policy", batch_size=1)
         step = check.torch_step(policy, check.Case("", "fp32", 1), "cpu")
         first, second = step().clone(), step()
         assert first.shape == (1, 4) and not np.array_equal(first, second), "the state moves on"
+
+    def test_a_size_may_name_its_backbone_and_how_it_acts(self, check: ModuleType) -> None:
+        checkpoint = check.load_model(check.Case("decision_transformer-16m", "fp32", 1, "cache"))
+        assert checkpoint.config.backbone.kind == "decision_transformer" and checkpoint.config.context == "cache"
+        assert check.load_model(check.Case("16m", "fp32", 1)).config.backbone.kind == "xlstm"
 
     def test_the_floor_counts_weights_once_and_the_state_twice(
         self, check: ModuleType, exported: ExportFunction

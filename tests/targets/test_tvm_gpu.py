@@ -18,6 +18,7 @@ from lram_export.errors import LramError
 from lram_export.exporters.tvm import build
 from lram_export.exporters.tvm.graph import build_step
 from lram_export.kernels.tvm import gpu
+from lram_export.kernels.tvm.gpu import dense
 from lram_export.model.config import read_model
 from lram_export.runtimes import LoadedArtifact, load_runtime
 from lram_export.runtimes.tvm_gpu import GpuRuntime
@@ -168,13 +169,21 @@ class TestGpu:
             gpu.decision_transformer.activate(3, 40, 64, "gelu", 1),
             gpu.xlstm.mix(1, 3, 1, 256, 512, 4, 2, 4, 4, 1),
             gpu.xlstm.chunk(1, 3, 1, 4, 64, 2, 1, 1),
-            gpu.xlstm.memory(1, 3, 4, 64, 32, 1),
+            gpu.xlstm.memory(1, 3, 4, 64, gpu.COLUMNS, 1),
             gpu.xlstm.recurrence(1, 3, 1, 4, 20, 1),
             gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
         ]
         for kernel in kernels:
-            extents = re.findall(r'thread_binding\((\d+), (?:thread=)?"threadIdx\.x"', kernel.script())
-            assert set(extents) == {str(gpu.THREADS)}
+            assert threads_of(kernel) == {gpu.THREADS}
+
+    @pytest.mark.parametrize("tokens", [1, 3, 8])
+    def test_a_product_has_as_many_threads_as_its_sums_leave_registers_for(self, tokens: int) -> None:
+        for kernel in (
+            gpu.dense_float(tokens, 40, 2, 1, "float32", 1),
+            gpu.dense_int8_dequantized(tokens, 40, 2, 1),
+            gpu.dense_int4_dequantized(tokens, 40, 2, 1),
+        ):
+            assert threads_of(kernel) == {32 * dense.warps(tokens)}
 
     def test_a_missing_nvcc_is_named_with_what_to_install(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -202,3 +211,8 @@ def cuda_source_of(module: Any, architecture: str) -> str:
     with target:
         built = tvm.relax.build(module, target=target, relax_pipeline=build._lower(), exec_mode="compiled")
     return build.cuda_source(built)
+
+
+def threads_of(kernel: Any) -> set[int]:
+    """How many threads its loops over threads have."""
+    return {int(found) for found in re.findall(r'thread_binding\((\d+), (?:thread=)?"threadIdx\.x"', kernel.script())}

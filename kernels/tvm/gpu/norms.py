@@ -3,23 +3,30 @@
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.kernels.tvm.gpu.threads import FOLD, THREADS, blocks, shared, threads
 
 
 @T.inline
-def add_up(parts, count, width, total, place, finish):
-    """Sum of ``count`` numbers that threads left in shared memory, by one thread: they are few."""
+def add_up(parts, folded, width, total, place, finish):
+    """Mean over ``width`` of the numbers that the threads left in shared memory."""
+    for thread in threads():
+        if thread < FOLD:
+            share = T.alloc_buffer((1,), "float32", scope="local")
+            share[0] = parts[thread]
+            for i in T.unroll(THREADS // FOLD - 1):
+                share[0] = share[0] + parts[FOLD * (i + 1) + thread]
+            folded[thread] = share[0]
     for thread in threads():
         if thread < 1:
             result = T.alloc_buffer((1,), "float32", scope="local")
-            result[0] = parts[0]
-            for i in T.serial(count - 1):
-                result[0] = result[0] + parts[i + 1]
+            result[0] = folded[0]
+            for i in T.unroll(FOLD - 1):
+                result[0] = result[0] + folded[i + 1]
             total[place] = finish(result[0] / T.float32(width))
 
 
 @T.inline
-def moments(x, row, start, width, epsilon, parts, found):
+def moments(x, row, start, width, epsilon, parts, folded, found):
     """Mean and reciprocal deviation of ``x[row, start : start + width]`` into ``found``, in shared memory."""
     for thread in threads():
         total = T.alloc_buffer((1,), "float32", scope="local")
@@ -28,7 +35,7 @@ def moments(x, row, start, width, epsilon, parts, found):
             if i * THREADS + thread < width:
                 total[0] = total[0] + x[row, start + i * THREADS + thread]
         parts[thread] = total[0]
-    add_up(parts, THREADS, width, found, 0, lambda mean: mean)
+    add_up(parts, folded, width, found, 0, lambda mean: mean)
     for thread in threads():
         total = T.alloc_buffer((1,), "float32", scope="local")
         total[0] = T.float32(0)
@@ -37,7 +44,7 @@ def moments(x, row, start, width, epsilon, parts, found):
                 difference = T.bind(x[row, start + i * THREADS + thread] - found[0])
                 total[0] = total[0] + difference * difference
         parts[thread] = total[0]
-    add_up(parts, THREADS, width, found, 1, lambda variance: T.float32(1) / T.sqrt(variance + T.float32(epsilon)))
+    add_up(parts, folded, width, found, 1, lambda variance: T.float32(1) / T.sqrt(variance + T.float32(epsilon)))
 
 
 def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, place: int = 0) -> PrimFunc:
@@ -52,8 +59,9 @@ def layer_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1
         T.func_attr({"tirx.noalias": True})
         for row in blocks(rows):
             parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
             found = T.alloc_buffer((2,), "float32", scope=shared())
-            moments(x, row * every + place, 0, width, epsilon, parts, found)
+            moments(x, row * every + place, 0, width, epsilon, parts, folded, found)
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
@@ -75,6 +83,7 @@ def rms_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, 
         T.func_attr({"tirx.noalias": True})
         for row in blocks(rows):
             parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
             found = T.alloc_buffer((1,), "float32", scope=shared())
             for thread in threads():
                 total = T.alloc_buffer((1,), "float32", scope="local")
@@ -84,7 +93,7 @@ def rms_norm(rows: int, width: int, epsilon: float, lanes: int, every: int = 1, 
                         value = T.bind(x[row * every + place, i * THREADS + thread])
                         total[0] = total[0] + value * value
                 parts[thread] = total[0]
-            add_up(parts, THREADS, width, found, 0, lambda mean: T.float32(1) / T.sqrt(mean + T.float32(epsilon)))
+            add_up(parts, folded, width, found, 0, lambda mean: T.float32(1) / T.sqrt(mean + T.float32(epsilon)))
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)

@@ -9,8 +9,10 @@ from tvm.script import tirx as T
 WARP = 32
 WARPS = 8
 THREADS = WARP * WARPS
-COLUMNS = 32
-"""Width of the tiles of C: one warp's."""
+COLUMNS = 8
+"""Width of the tiles of C: a warp reads four rows of one. Few columns make many blocks."""
+FOLD = 16
+"""Threads that add up what all threads of a block have found, each as many, and the sums then one of them."""
 
 _emulated = False
 
@@ -31,9 +33,9 @@ def blocks(count: int) -> Any:
     return T.serial(count) if _emulated else T.thread_binding(count, "blockIdx.x")
 
 
-def threads() -> Any:
+def threads(count: int = THREADS) -> Any:
     """The threads of a block. All of them enter every loop; a loop for fewer has a condition inside."""
-    return T.serial(THREADS) if _emulated else T.thread_binding(THREADS, "threadIdx.x")
+    return T.serial(count) if _emulated else T.thread_binding(count, "threadIdx.x")
 
 
 def shared() -> str:

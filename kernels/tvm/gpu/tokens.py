@@ -5,15 +5,16 @@ from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.functions import relu
 from lram_export.kernels.tvm.gpu.norms import moments
-from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.kernels.tvm.gpu.threads import FOLD, THREADS, blocks, shared, threads
 
 
 @T.inline
 def normalize(x, row, hidden, epsilon, norm_weight, norm_bias):
     """Layer norm of a row, in place."""
     parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+    folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
     found = T.alloc_buffer((2,), "float32", scope=shared())
-    moments(x, row, 0, hidden, epsilon, parts, found)
+    moments(x, row, 0, hidden, epsilon, parts, folded, found)
     for thread in threads():
         for i in T.serial((hidden + THREADS - 1) // THREADS):
             at = T.meta_var(i * THREADS + thread)

@@ -7,6 +7,8 @@ from lram_export.targets.limits import TVM_GPU, UNROLLED_TOKENS, Asked, Limit
 
 SHARED_FLOATS = 48 * 1024 // 4
 """Memory that the threads of a GPU's block share."""
+GATE_FLOATS = 32 * 32
+"""Of it for the sums of gates that a block computes at once, one per thread of a warp."""
 SLSTM_WIDTH = SHARED_FLOATS // 5 // 8 * 8
 """Five numbers per channel, which begin at multiples of 32 bytes."""
 PROCESSOR = "compile for a processor"
@@ -40,7 +42,7 @@ LIMITS = (
     Limit(
         (TVM_GPU,),
         _channels,
-        SHARED_FLOATS // 2,
+        (SHARED_FLOATS - GATE_FLOATS) // 2,
         "q, k and v of {value} channels at once (`qkv_block_size` does not divide `inner_size` into smaller parts), at "
         "most {limit}",
         PROCESSOR,

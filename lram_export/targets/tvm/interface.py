@@ -133,7 +133,7 @@ def _interface(document: Fields) -> Interface:
         weights=tuple(weights),
         matrices={name: _packed(matrices.fields(name), {w.name for w in weights}) for name in matrices.data},
         epsilons={name: epsilons.number(name, 0.0, 1.0) for name in epsilons.data},
-        memory_columns={name: columns.integer(name, TILE // 2, 1024) for name in columns.data},
+        memory_columns={name: columns.integer(name, TILE // 4, 1024) for name in columns.data},
         identity=properties(document) if version > 1 else {},
     )
 

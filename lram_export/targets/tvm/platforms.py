@@ -145,7 +145,7 @@ def _gpu(capability: str, title: str, machine: str) -> TvmPlatform:
         name=f"cuda-sm{capability.replace('.', '')}",
         title=f"NVIDIA GPU of compute capability {capability}: {title}",
         lanes=1,
-        memory_columns=32,  # a warp's
+        memory_columns=8,  # a sector of memory
         dot=None,
         gpu=f"sm_{capability.replace('.', '')}",
     )

@@ -5,7 +5,7 @@ from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.functions import ACTIVATIONS, bind
 from lram_export.kernels.tvm.gpu.norms import moments
-from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.kernels.tvm.gpu.threads import FOLD, THREADS, blocks, shared, threads
 
 
 def add_norm(rows: int, width: int, addend_width: int, epsilon: float, lanes: int) -> PrimFunc:
@@ -23,13 +23,14 @@ def add_norm(rows: int, width: int, addend_width: int, epsilon: float, lanes: in
         T.func_attr({"tirx.noalias": True})
         for row in blocks(rows):
             parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
             found = T.alloc_buffer((2,), "float32", scope=shared())
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)
                     if i * THREADS + thread < width:
                         x[row, at] = x[row, at] + addend[row, at] + bias[at]
-            moments(x, row, 0, width, epsilon, parts, found)
+            moments(x, row, 0, width, epsilon, parts, folded, found)
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(i * THREADS + thread)

@@ -21,7 +21,12 @@ from lram_export.kernels.tvm.cpu.xlstm.mlstm import (
 from lram_export.kernels.tvm.functions import magnitude, silu
 from lram_export.kernels.tvm.gpu.convolution import convolve
 from lram_export.kernels.tvm.gpu.norms import moments
-from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.kernels.tvm.gpu.threads import FOLD, THREADS, WARP, WARPS, blocks, shared, threads
+
+AT_ONCE = 4
+"""Numbers of C that a thread reads before it needs the first of them."""
+GATES = 4 * WARPS
+"""Sums of gates, of one token each, that a block computes at once."""
 
 
 def stores_kept(buffer: Any, is_first: Any) -> Callable[[int, Any], None]:
@@ -41,10 +46,10 @@ def mix(
     size: int,
     lanes: int,
 ) -> PrimFunc:
-    """See `cpu/xlstm/mlstm.py`: one block per row and part of the channels; a thread per channel, then per gate and
-    token."""
+    """See `cpu/xlstm/mlstm.py`: one block per row and part of the channels; a thread per channel, then a warp per gate
+    and token."""
     rows, channels, gates = tokens * batch, inner // parts, 2 * heads
-    rounds, gate_rounds = -(-channels // THREADS), -(-gates * tokens // THREADS)
+    rounds = -(-channels // THREADS)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -68,6 +73,7 @@ def mix(
             # what neighbouring threads read of each other is handed on in shared memory
             mixed = T.alloc_buffer((tokens, channels), "float32", scope=shared())
             plain = T.alloc_buffer((tokens, channels), "float32", scope=shared())
+            shares = T.alloc_buffer((GATES, WARP), "float32", scope=shared())
             for thread in threads():
                 for i in T.serial(rounds):
                     of_part = T.meta_var(i * THREADS + thread)
@@ -99,18 +105,30 @@ def mix(
                             q[tokens * row + t, channel] = total[0]
                             k[tokens * row + t, channel] = total[1]
                             v[tokens * row + t, channel] = total[2]
-            for thread in threads():
-                for r in T.serial(gate_rounds):
-                    job = T.meta_var(r * THREADS + thread)
-                    if r * THREADS + thread < gates * tokens:
+            for r in T.serial((gates * tokens + GATES - 1) // GATES):
+                for thread in threads():
+                    for u in T.serial(GATES // WARPS):
+                        place = T.meta_var(u * WARPS + thread // WARP)
+                        job = T.meta_var(r * GATES + u * WARPS + thread // WARP)
+                        if r * GATES + u * WARPS + thread // WARP < gates * tokens:
+                            share = T.alloc_buffer((1,), "float32", scope="local")
+                            share[0] = T.float32(0)
+                            for i in T.serial((channels + WARP - 1) // WARP):
+                                at = T.meta_var(i * WARP + thread % WARP)
+                                if i * WARP + thread % WARP < channels:
+                                    share[0] = (
+                                        share[0]
+                                        + gate_weight[part, job // tokens, 0, at] * mixed[job % tokens, at]
+                                        + gate_weight[part, job // tokens, 1, at] * plain[job % tokens, at]
+                                    )
+                            shares[place, thread % WARP] = share[0]
+                for thread in threads():
+                    job = T.meta_var(r * GATES + thread)
+                    if T.And(thread < GATES, r * GATES + thread < gates * tokens):
                         share = T.alloc_buffer((1,), "float32", scope="local")
-                        share[0] = T.float32(0)
-                        for i in T.serial(channels):
-                            share[0] = (
-                                share[0]
-                                + gate_weight[part, job // tokens, 0, i] * mixed[job % tokens, i]
-                                + gate_weight[part, job // tokens, 1, i] * plain[job % tokens, i]
-                            )
+                        share[0] = shares[thread, 0]
+                        for i in T.unroll(WARP - 1):
+                            share[0] = share[0] + shares[thread, i + 1]
                         gate_sums[part, row, job // tokens, job % tokens, 0] = share[0]
 
     return kernel
@@ -143,6 +161,7 @@ def chunk(
             # decay of every token; weights of pairs (t, j); exp(-m) of every token
             scalars = T.alloc_buffer((2 * tokens + count,), "float32", scope=shared())
             products = T.alloc_buffer((count + tokens, THREADS), "float32", scope=shared())
+            folded = T.alloc_buffer((count + tokens, FOLD), "float32", scope=shared())
             sums = T.alloc_buffer((count + tokens,), "float32", scope=shared())
             for thread in threads():
                 if thread < 1:
@@ -194,11 +213,20 @@ def chunk(
                 for p in T.unroll(count + tokens):
                     products[p, thread] = total[p]
             for thread in threads():
+                for r in T.serial(((count + tokens) * FOLD + THREADS - 1) // THREADS):
+                    job = T.meta_var((r * THREADS + thread) // FOLD)
+                    if r * THREADS + thread < (count + tokens) * FOLD:
+                        share = T.alloc_buffer((1,), "float32", scope="local")
+                        share[0] = products[job, thread % FOLD]
+                        for i in T.unroll(THREADS // FOLD - 1):
+                            share[0] = share[0] + products[job, FOLD * (i + 1) + thread % FOLD]
+                        folded[job, thread % FOLD] = share[0]
+            for thread in threads():
                 if thread < count + tokens:
                     share = T.alloc_buffer((1,), "float32", scope="local")
-                    share[0] = T.float32(0)
-                    for i in T.serial(THREADS):
-                        share[0] = share[0] + products[thread, i]
+                    share[0] = folded[thread, 0]
+                    for i in T.unroll(FOLD - 1):
+                        share[0] = share[0] + folded[thread, i + 1]
                     sums[thread] = share[0]
             for t in threads():
                 if t < tokens:
@@ -221,6 +249,7 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
     """See `cpu/xlstm/mlstm.py`: one block per row, head and tile of columns; its rows among the warps."""
     rows, inner, tiles = tokens * batch, heads * width, -(-width // columns)
     per_block = THREADS // columns
+    rounds = -(-width // (per_block * AT_ONCE))
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -247,33 +276,39 @@ def memory(batch: int, tokens: int, heads: int, width: int, columns: int, lanes:
                     value[t] = T.float32(0)
                     if tile * columns + thread % columns < width:
                         value[t] = v[tokens * row + t, head * width + tile * columns + column]
-                for i in T.serial((width + per_block - 1) // per_block):
-                    at = T.meta_var(i * per_block + thread // columns)
-                    if i * per_block + thread // columns < width:
-                        old = T.bind(kept(C[row, head, tile, at, column], is_first[row], 1))
-                        for t in T.unroll(tokens):
-                            total[t] = total[t] + old * q[tokens * row + t, head * width + at]
-                        C[row, head, tile, at, column] = functools.reduce(
-                            operator.add,
-                            [value[j] * weighted_keys[tokens * row + j, head * width + at] for j in range(tokens)],
-                            old * coefficients[row, head, tokens - 1],
-                        )
+                for r in T.serial(rounds):
+                    old = T.alloc_buffer((AT_ONCE,), "float32", scope="local")
+                    for i in T.unroll(AT_ONCE):
+                        at = T.meta_var((r * AT_ONCE + i) * per_block + thread // columns)
+                        if (r * AT_ONCE + i) * per_block + thread // columns < width:
+                            old[i] = kept(C[row, head, tile, at, column], is_first[row], 1)
+                    for i in T.unroll(AT_ONCE):
+                        at = T.meta_var((r * AT_ONCE + i) * per_block + thread // columns)
+                        if (r * AT_ONCE + i) * per_block + thread // columns < width:
+                            for t in T.unroll(tokens):
+                                total[t] = total[t] + old[i] * q[tokens * row + t, head * width + at]
+                            C[row, head, tile, at, column] = functools.reduce(
+                                operator.add,
+                                [value[j] * weighted_keys[tokens * row + j, head * width + at] for j in range(tokens)],
+                                old[i] * coefficients[row, head, tokens - 1],
+                            )
                 for t in T.unroll(tokens):
                     sums[t, thread // columns, column] = total[t]
-            for column in threads():
-                if column < columns and tile * columns + column < width:
+            for thread in threads():
+                column = T.meta_var(thread % columns)
+                if thread < tokens * columns and tile * columns + thread % columns < width:
                     result = T.alloc_buffer((1,), "float32", scope="local")
+                    t = T.meta_var(thread // columns)
                     at = T.meta_var(head * width + tile * columns + column)
-                    for t in T.unroll(tokens):
-                        result[0] = T.float32(0)
-                        for i in T.serial(per_block):
-                            result[0] = result[0] + sums[t, i, column]
-                        result[0] = result[0] * coefficients[row, head, t]
-                        for j in T.unroll(tokens):
-                            if j <= t:
-                                weight = T.meta_var(coefficients[row, head, 2 * tokens + pair(t, j)])
-                                result[0] = result[0] + v[tokens * row + j, at] * weight
-                        h[tokens * row + t, at] = result[0] * coefficients[row, head, tokens + t]
+                    result[0] = sums[t, 0, column]
+                    for i in T.unroll(per_block - 1):
+                        result[0] = result[0] + sums[t, i + 1, column]
+                    result[0] = result[0] * coefficients[row, head, t]
+                    for j in T.unroll(tokens):
+                        if j <= t:
+                            weight = T.meta_var(coefficients[row, head, 2 * tokens + pair(t, j)])
+                            result[0] = result[0] + v[tokens * row + j, at] * weight
+                    h[tokens * row + t, at] = result[0] * coefficients[row, head, tokens + t]
 
     return kernel
 
@@ -296,8 +331,9 @@ def gated_output(rows: int, heads: int, width: int, up_width: int, epsilon: floa
             row = T.meta_var(block // heads)
             start = T.meta_var(block % heads * width)
             parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
             found = T.alloc_buffer((2,), "float32", scope=shared())
-            moments(h, row, start, width, epsilon, parts, found)
+            moments(h, row, start, width, epsilon, parts, folded, found)
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(start + i * THREADS + thread)

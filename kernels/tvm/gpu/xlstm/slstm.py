@@ -7,7 +7,7 @@ from lram_export.kernels.tvm.cpu.convolution import kept
 from lram_export.kernels.tvm.cpu.xlstm.slstm import INITIAL_M
 from lram_export.kernels.tvm.functions import ACTIVATIONS, bind, exponential, hyperbolic_tangent, log_sigmoid, sigmoid
 from lram_export.kernels.tvm.gpu.norms import moments
-from lram_export.kernels.tvm.gpu.threads import THREADS, blocks, shared, threads
+from lram_export.kernels.tvm.gpu.threads import FOLD, THREADS, blocks, shared, threads
 from lram_export.targets.layout import TILE, whole_tiles
 
 
@@ -97,8 +97,9 @@ def head_norm(rows: int, heads: int, width: int, epsilon: float, lanes: int) -> 
             row = T.meta_var(block // heads)
             start = T.meta_var(block % heads * width)
             parts = T.alloc_buffer((THREADS,), "float32", scope=shared())
+            folded = T.alloc_buffer((FOLD,), "float32", scope=shared())
             found = T.alloc_buffer((2,), "float32", scope=shared())
-            moments(x, row, start, width, epsilon, parts, found)
+            moments(x, row, start, width, epsilon, parts, folded, found)
             for thread in threads():
                 for i in T.serial((width + THREADS - 1) // THREADS):
                     at = T.meta_var(start + i * THREADS + thread)
