@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("checkpoints", "kernels", "describe"),
     ("runtimes",),
     ("step_module", "conditioning", "episodes"),
-    ("lowering",),
+    ("lowering", "trainers"),
     ("exporters",),
     ("policy", "quantization"),
     ("verification",),

@@ -78,9 +78,9 @@ def export(
     The task comes from the table (--task), from options, or from both: options win. In place of a checkpoint a Python
     file and what makes a lram_export.StepPolicy in it, policy.py:make, which has no task.
     """
-    from lram_export.checkpoints.loading import is_policy_file
+    from lram_export.trainers.files import says_its_task
 
-    own = is_policy_file(checkpoint)
+    own = says_its_task(checkpoint)
     if own and asked.given:
         raise UsageError(f"{', '.join(asked.given)}: {checkpoint} does one thing only, which it says itself")
     task = None if own else asked.resolve()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lram_export.checkpoints.loading import CheckpointSource
     from lram_export.lowering import Source
     from lram_export.spec.tasks import RewardFeedback, TaskSpec
+    from lram_export.step_module.policy import StepPolicy
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,7 +76,7 @@ context = click.option(
     help="How a model acts that can act in several ways. A transformer: window, the steps it was trained on, all anew "
     "at every step (default); or cache, the training code's cache of keys and values, cheaper, and another policy.",
 )
-READING_OPTIONS = f"--config, --weights-key, {HINT_OPTIONS}"
+READING_OPTIONS = f"--config, --weights-key, {HINT_OPTIONS}, --activation, --normalization"
 """The options of :class:`CheckpointOptions`."""
 
 
@@ -90,6 +91,8 @@ class CheckpointOptions:
     image_shape: str | None
     num_heads: int | None
     context_length: int | None
+    activation: str | None
+    normalization: Path | None
 
     @property
     def given(self) -> bool:
@@ -115,10 +118,13 @@ class CheckpointOptions:
         return CheckpointSource(path, self.config_file, self.hints(), context, self.weights_key)
 
     def load_source(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Source:
-        """Load a checkpoint, or a policy that a Python file makes (``policy.py:make``)."""
+        """Load a checkpoint, a policy that another trainer wrote, or one that a Python file makes."""
         from lram_export.checkpoints.loading import is_policy_file
         from lram_export.step_module.loading import load_step_policy
+        from lram_export.trainers.files import trainer_of
 
+        if trainer_of(path) is not None:
+            return self._load_trainers(path, progress, context)
         if not is_policy_file(path):
             return self.load(path, progress, context)
         if self.given or context is not None:
@@ -129,13 +135,38 @@ class CheckpointOptions:
     def load(self, path: Path, progress: ConsoleProgress, context: str | None = None) -> Checkpoint:
         """Load a checkpoint, and say what was assumed."""
         from lram_export.checkpoints.loading import check_exists
+        from lram_export.trainers.files import trainer_of
 
         check_exists(path)
+        trainer = trainer_of(path)
+        if trainer is not None:
+            raise UsageError(
+                f"{path}: a policy of {trainer}, which this command does not take; export it, and use the bundle"
+            )
+        if self.activation is not None or self.normalization is not None:
+            raise UsageError("--activation, --normalization: only for policies of rsl_rl and stable-baselines3")
         with progress.stage("reading the checkpoint"):
             loaded = self.source(path, context).load()
         for assumption in loaded.assumptions:
             message(f"assumed: {assumption}", progress.quiet)
         return loaded
+
+    def _load_trainers(self, path: Path, progress: ConsoleProgress, context: str | None) -> StepPolicy:
+        """Load a policy that rsl_rl or stable-baselines3 wrote, and say what was assumed."""
+        from lram_export.checkpoints.checkpoint import Hints
+        from lram_export.trainers.files import trainer_of
+        from lram_export.trainers.loading import TrainerOptions, load_trainer_policy
+
+        if self.weights_key is not None or self.hints() != Hints() or context is not None:
+            raise UsageError(
+                f"--weights-key, {HINT_OPTIONS}, --context: not for {path}, a policy of {trainer_of(path)}"
+            )
+        with progress.stage("reading the policy"):
+            options = TrainerOptions(self.config_file, self.activation, self.normalization)
+            policy, assumptions = load_trainer_policy(path, options)
+        for assumption in assumptions:
+            message(f"assumed: {assumption}", progress.quiet)
+        return policy
 
 
 def checkpoint_options(command: Command) -> Command:
@@ -169,6 +200,15 @@ def checkpoint_options(command: Command) -> Command:
         click.option("--image-shape", metavar="C,H,W", help="Weights without config: shape of the images."),
         click.option("--num-heads", type=DIMENSION, help="Weights without config: heads of a transformer."),
         click.option("--context-length", type=DIMENSION, help="Weights without config: steps that a transformer sees."),
+        click.option(
+            "--activation", metavar="NAME", help="rsl_rl without params/agent.yaml: activation of the layers, e.g. elu."
+        ),
+        click.option(
+            "--normalization",
+            type=PATH,
+            metavar="FILE",
+            help="stable-baselines3: running means of VecNormalize, .pkl or .npz; default: vecnormalize.pkl beside it.",
+        ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
 

@@ -1,0 +1,1 @@
+"""Policies as trainers leave them."""
