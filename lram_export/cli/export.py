@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @options.reference_steps
 @options.platform_options
 @click.option("--no-report", is_flag=True, help="Do not write report.html into the bundle.")
-@options.checkpoint_options
+@options.source_options
 @options.context
 @options.force
 @options.as_json

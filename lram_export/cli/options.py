@@ -76,8 +76,10 @@ context = click.option(
     help="How a model acts that can act in several ways. A transformer: window, the steps it was trained on, all anew "
     "at every step (default); or cache, the training code's cache of keys and values, cheaper, and another policy.",
 )
-READING_OPTIONS = f"--config, --weights-key, {HINT_OPTIONS}, --activation, --normalization"
-"""The options of :class:`CheckpointOptions`."""
+READING_OPTIONS = f"--config, --weights-key, {HINT_OPTIONS}"
+"""The options of :class:`CheckpointOptions` that every command has that reads a checkpoint."""
+TRAINER_OPTIONS = "--activation, --normalization"
+"""Those that only commands have which take a policy of another trainer, too."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class CheckpointOptions:
     image_shape: str | None
     num_heads: int | None
     context_length: int | None
-    activation: str | None
-    normalization: Path | None
+    activation: str | None = None
+    normalization: Path | None = None
 
     @property
     def given(self) -> bool:
@@ -144,7 +146,7 @@ class CheckpointOptions:
                 f"{path}: a policy of {trainer}, which this command does not take; export it, and use the bundle"
             )
         if self.activation is not None or self.normalization is not None:
-            raise UsageError("--activation, --normalization: only for policies of rsl_rl and stable-baselines3")
+            raise UsageError(f"{TRAINER_OPTIONS}: only for policies of rsl_rl and stable-baselines3")
         with progress.stage("reading the checkpoint"):
             loaded = self.source(path, context).load()
         for assumption in loaded.assumptions:
@@ -171,46 +173,82 @@ class CheckpointOptions:
 
 def checkpoint_options(command: Command) -> Command:
     """Add the options of :class:`CheckpointOptions`, handed to the command as ``reading``."""
+    return _reading(command, _CHECKPOINT_OPTIONS)
 
-    names = [f.name for f in dataclasses.fields(CheckpointOptions)]
 
-    @functools.wraps(command)
-    def wrapper(*arguments: Any, **others: Any) -> Any:
-        reading = CheckpointOptions(**{name: others.pop(name) for name in names})
-        return command(*arguments, reading=reading, **others)
+def source_options(command: Command) -> Command:
+    """The same for a command that takes a policy of another trainer, too."""
+    return _reading(command, (*_CHECKPOINT_OPTIONS, *_TRAINER_OPTIONS))
 
-    add = (
+
+Option = Callable[[Any], Any]
+_CHECKPOINT_OPTIONS: tuple[tuple[str, Option], ...] = (
+    (
+        "config_file",
         click.option(
             "--config",
             "config_file",
             type=PATH,
             help="Training config of weights; default: .hydra/config.yaml beside them.",
         ),
+    ),
+    (
+        "weights_key",
         click.option(
             "--weights-key",
             metavar="KEY",
             help="Which policy of a file that holds several, e.g. ema or state_dict.policy.",
         ),
+    ),
+    (
+        "act_dim",
         click.option("--act-dim", type=DIMENSION, help="Weights without config: action dimensions of the head."),
+    ),
+    (
+        "discrete_actions",
         click.option(
             "--discrete-actions",
             type=click.IntRange(0, 1_000_000),
             help="Weights without config: discrete actions of the head.",
         ),
+    ),
+    (
+        "image_shape",
         click.option("--image-shape", metavar="C,H,W", help="Weights without config: shape of the images."),
-        click.option("--num-heads", type=DIMENSION, help="Weights without config: heads of a transformer."),
+    ),
+    ("num_heads", click.option("--num-heads", type=DIMENSION, help="Weights without config: heads of a transformer.")),
+    (
+        "context_length",
         click.option("--context-length", type=DIMENSION, help="Weights without config: steps that a transformer sees."),
+    ),
+)
+_TRAINER_OPTIONS: tuple[tuple[str, Option], ...] = (
+    (
+        "activation",
         click.option(
             "--activation", metavar="NAME", help="rsl_rl without params/agent.yaml: activation of the layers, e.g. elu."
         ),
+    ),
+    (
+        "normalization",
         click.option(
             "--normalization",
             type=PATH,
             metavar="FILE",
             help="stable-baselines3: running means of VecNormalize, .pkl or .npz; default: vecnormalize.pkl beside it.",
         ),
-    )
-    return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+    ),
+)
+
+
+def _reading(command: Command, chosen: tuple[tuple[str, Option], ...]) -> Command:
+    @functools.wraps(command)
+    def wrapper(*arguments: Any, **others: Any) -> Any:
+        reading = CheckpointOptions(**{name: others.pop(name) for name, _ in chosen})
+        return command(*arguments, reading=reading, **others)
+
+    add = (option for _, option in reversed(chosen))
+    return functools.reduce(lambda decorated, option: option(decorated), add, wrapper)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from lram_export.system.files import atomic_file, check_output
 @options.threads
 @click.option("--no-timing", is_flag=True, help="Do not time the targets.")
 @options.force
-@options.checkpoint_options
+@options.source_options
 @options.other_checkpoint
 @options.quiet
 def report(
@@ -59,7 +59,9 @@ def report(
     from lram_export.system.machine import suitable_threads
 
     if (reading.given or other_checkpoint) and checkpoint is None:
-        raise UsageError(f"--other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint")
+        raise UsageError(
+            f"--other-checkpoint, {options.READING_OPTIONS}, {options.TRAINER_OPTIONS}: only with --checkpoint"
+        )
     if recording is not None and checkpoint is None:
         raise UsageError("--recording: only with --checkpoint")
     check_output(output, force=force)

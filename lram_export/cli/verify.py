@@ -39,7 +39,7 @@ COLUMNS = (
 @click.command(cls=Command)
 @options.bundle
 @click.option("--checkpoint", type=PATH, help="Compare with this checkpoint's reference model (needs torch).")
-@options.checkpoint_options
+@options.source_options
 @options.other_checkpoint
 @options.targets
 @click.option("--recording", type=INPUT_FILE, help="With --checkpoint: steps of lram-export record, not random ones.")
@@ -74,7 +74,8 @@ def verify(
     given = recording is not None or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):
         raise UsageError(
-            f"--recording, --steps, --seed, --other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint; "
+            f"--recording, --steps, --seed, --other-checkpoint, {options.READING_OPTIONS}, "
+            f"{options.TRAINER_OPTIONS}: only with --checkpoint; "
             "without, the recorded steps are replayed"
         )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)

@@ -105,7 +105,9 @@ class TestFromTheCommandLine:
 
     def test_options_of_trainers_are_not_for_checkpoints(self, tmp_path: Path) -> None:
         golden = Path(__file__).parent.parent / "golden" / "state_m" / "model.zip"
-        _, line = fail("inspect", golden, "--activation", "elu")
+        _, line = fail(
+            "export", golden, "-o", tmp_path / "p.lram", "--task", "metaworld/reach-v2", "--activation", "elu"
+        )
         assert line == "error: --activation, --normalization: only for policies of rsl_rl and stable-baselines3"
         assert trainer_of(golden) is None
 
