@@ -6,6 +6,7 @@ correctness; `docs/tvm.md` has numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def imported(policy: LoweredModule) -> tuple[tvm.IRModule, dict[str, NDArray[Any
     try:
         with quietly(), torch.no_grad():
             program = trace(policy.graph).run_decompositions()
-            module = from_exported_program(program, keep_params_as_input=True)
+            module = from_exported_program(program, keep_params_as_input=True, custom_convert_map=CONVERTERS)
     except Exception as error:
         raise UsageError(f"target '{TARGET}' cannot import {policy.step_policy.name}: {describe(error)}") from None
     module, parameters = relax.frontend.detach_params(module)
@@ -94,6 +95,38 @@ def imported(policy: LoweredModule) -> tuple[tvm.IRModule, dict[str, NDArray[Any
     if odd is not None:
         raise UsageError(f"target '{TARGET}' has no place for {odd}, which is {weights[odd].dtype}")
     return module, weights
+
+
+def _reduced(operator: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """The converter of a reduction over some dimensions, which TVM's importer has for one dimension only."""
+
+    def convert(node: Any, importer: Any) -> Any:
+        x, *rest = node.args
+        axes = rest[0] if rest and rest[0] else None
+        keep = rest[1] if len(rest) > 1 else node.kwargs.get("keepdim", False)
+        return importer.block_builder.emit(operator(importer.env[x], axis=axes, keepdims=keep))
+
+    return convert
+
+
+def _selected(node: Any, importer: Any) -> Any:
+    """One index of a dimension; TVM's own converter reads in front of the tensor where the index is counted from the
+    end."""
+    x, dimension, index = node.args
+    value = importer.env[x]
+    shape = node.args[0].meta["val"].shape
+    dimension %= len(shape)
+    index %= shape[dimension]
+    cut = relax.op.strided_slice(value, axes=[dimension], begin=[index], end=[index + 1])
+    return importer.block_builder.emit(relax.op.squeeze(importer.block_builder.emit(cut), [dimension]))
+
+
+CONVERTERS = {
+    "amax.default": _reduced(relax.op.max),
+    "amin.default": _reduced(relax.op.min),
+    "select.int": _selected,
+}
+"""Operators of PyTorch that TVM's importer does not know, or gets wrong."""
 
 
 def build_module(module: tvm.IRModule, platform: TvmPlatform, path: Path) -> None:

@@ -92,7 +92,8 @@ class Masked(nn.Linear):
 class Awkward(nn.Module):
     """What is fine and easily refused or wrong: an input that becomes a state as it is, states that change places, one
     that nobody reads, products in a row, layers that are no plain products, large and small values, a distribution,
-    scores of another kind, operators beside PyTorch's core set, an attribute that is no number."""
+    scores of another kind, operators beside PyTorch's core set, an index counted from the end, the largest over two
+    dimensions, an attribute that is no number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,12 +107,14 @@ class Awkward(nn.Module):
         hidden = self.second(self.first(x - last)) + self.constant(self.place)
         self.unused(hidden)
         mean = torch.distributions.Normal(self.head(hidden), 1.0).mean
+        halves = hidden.view(-1, 2, 4)
+        ends = hidden[:, -1] + halves.amax((1, 2)) - halves.amin((1, 2))
         outputs = {
             "large": 1e5 * torch.tanh(self.masked(hidden)),
             "small": 1e-5 * torch.tanh(self.normed(nn.functional.normalize(hidden, dim=-1))),
             "gripper": torch.sigmoid(mean),
             "gripper_logits": mean,
-            "sum": one + 2 * other,
+            "sum": one + 2 * other + ends[:, None],
         }
         return outputs, x, other, 0.5 * one + x, torch.ones_like(never)
 
