@@ -1,4 +1,4 @@
-"""lram-export: from a trained LRAM checkpoint to a verified policy on a robot.
+"""lram-export: from a trained policy in PyTorch to a verified one on a robot.
 
 Importing this package is cheap: nothing heavier than the standard library is loaded until it is used.
 """

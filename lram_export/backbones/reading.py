@@ -49,7 +49,7 @@ class FoundWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         """A weight's shape; raises CheckpointError where it is missing."""
         if name not in self.shapes:
-            raise CheckpointError(f"{self.where}: {name}: missing; is this an LRAM checkpoint?")
+            raise CheckpointError(f"{self.where}: {name}: missing; is this a checkpoint of an action model?")
         return self.shapes[name]
 
     def block_count(self, block: re.Pattern[str]) -> int:

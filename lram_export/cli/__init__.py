@@ -113,7 +113,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="lram-export")
 def main() -> None:
-    """Export Large Recurrent Action Models from PyTorch to robots, with proof that they act the same.
+    """Export policies from PyTorch to robots, with proof that they act the same.
 
     A checkpoint becomes a bundle (export); the bundle proves itself (verify), is timed (bench) and acts (run).
     """

@@ -73,7 +73,7 @@ def all_charts(report: Report) -> list[Chart]:
     return [
         chart(
             "drift",
-            "Error of the action logits over the steps",
+            "Error of the outputs over the steps",
             "Each line is a target beside its oracle. A line that stays level does not drift; one that climbs would "
             "get worse the longer an episode lasts. The dashed line is the tolerance that verify allows; where targets "
             "have different ones, errors are told in tolerances, and the line is at 1.",
@@ -83,9 +83,9 @@ def all_charts(report: Report) -> list[Chart]:
         ),
         chart(
             "errors",
-            "Distribution of the error of a logit",
-            "How often a single logit is off by how much, on a logarithmic scale. Symmetric and narrow is right; a "
-            "second hump or a long tail to one side would be a systematic error.",
+            "Distribution of the error of an output",
+            "How often a single number of it is off by how much, on a logarithmic scale. Symmetric and narrow is "
+            "right; a second hump or a long tail to one side would be a systematic error.",
             _error_distribution,
             compared,
             not_compared,
@@ -211,8 +211,8 @@ def _drift(axes: Axes, rows: list[Row]) -> None:
         axes.semilogy(np.maximum(values if alike else values / bound.logit, 1e-12), linewidth=1.2, **style)
     axes.axhline(bounds[0].logit if alike else 1.0, color="0.4", linestyle=(0, (4, 3)))
     axes.set_xlabel("step")
-    kind = "relative error of the logits" if bounds[0].relative else "largest error of a logit"
-    axes.set_ylabel(kind if alike else "error of the logits, in tolerances")
+    kind = "relative error of the outputs" if bounds[0].relative else "largest error of an output"
+    axes.set_ylabel(kind if alike else "error of the outputs, in tolerances")
     _legend(axes, rows)
 
 
@@ -225,8 +225,8 @@ def _error_distribution(axes: Axes, rows: list[Row]) -> None:
         counts, _ = np.histogram(errors, bins)
         axes.stairs(counts / row.errors.signed.size, bins, linewidth=1.4, **style)
     axes.set_yscale("log")
-    axes.set_xlabel("error of a logit")
-    axes.set_ylabel("share of the logits")
+    axes.set_xlabel("error of an output")
+    axes.set_ylabel("share of the numbers")
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     _legend(axes, rows)
 

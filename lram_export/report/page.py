@@ -13,7 +13,7 @@ from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
 
 NAMES = ("target", "precision")
-RIGHT = ("logit error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
+RIGHT = ("error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
 FAST = ("size", "peak memory", "p50 ms", "p99 ms", "p99.9 ms", "x floor")
 MISSING = "-"
 OFTEN_MISSED = 0.01
@@ -197,9 +197,10 @@ def _cost(row: Row) -> str:
 
 def _notes(report: Report) -> list[str]:
     notes = [
-        f"Logit error and same action: {report.compared}, against the model with the weights of the row's precision.",
+        f"Error and same action: {report.compared}, against the model with the weights of the row's precision; of the "
+        "action logits where an action is chosen from them, else of all outputs.",
         "Cost of the precision: what these weights change against float32, as bundles of quantized weights had it "
-        "measured when they were exported: relative error of the logits, and actions more than one bin away.",
+        "measured when they were exported: relative error of the outputs, and actions more than one bin away.",
         "x floor is the time of a step against the time to read its bytes from memory; below 1 a cache holds a part.",
     ]
     if report.bandwidth is not None:

@@ -78,6 +78,8 @@ class StepPolicy:
         Raises:
             UsageError: naming the field, what was expected and what came.
         """
+        if type(module).__name__ == "OptimizedModule":  # of torch.compile: its graph is made anew, of what it holds
+            module = module._orig_mod
         if isinstance(module, type):
             raise UsageError(f"StepPolicy: module: expected a module, got the class {module.__name__}; call it")
         if not callable(getattr(module, "forward", None)) or not callable(getattr(module, "state_dict", None)):

@@ -95,7 +95,7 @@ class TestContent:
             assert found["precision"] == "fp32"
             assert float(found["p50 ms"]) > 0
             assert float(found["p50 ms"]) <= float(found["p99 ms"]) <= float(found["p99.9 ms"])
-            assert float(found["logit error"]) < 1e-4
+            assert float(found["error"]) < 1e-4
             assert found["same action"] == "100.00%"
             assert found["verified at export"] == "passed"
             assert found["closed loop"] == "not measured"
@@ -311,7 +311,7 @@ class TestContent:
         first, second = tables(render(report))
         assert (first["tolerance"], second["tolerance"]) == ("0.0001", "0.002 relative")
         drift = next(chart for chart in all_charts(report) if chart.name == "drift")
-        assert drift.svg is not None and "error of the logits, in tolerances" in drift.svg
+        assert drift.svg is not None and "error of the outputs, in tolerances" in drift.svg
 
     def test_codes_that_were_altered_are_no_oracle(self, int8: Path, tmp_path: Path) -> None:
         from lram_export.checkpoints.loading import load_checkpoint

@@ -78,3 +78,9 @@ def test_what_cannot_be_is_refused_by_name(said: dict[str, Any], told: str) -> N
     module = said.pop("module", nn.Linear(3, 3))
     with pytest.raises(UsageError, match=f"^StepPolicy: .*{told}"):
         StepPolicy(module, **{"observation": 3, "action": 3, **said})
+
+
+def test_a_compiled_module_is_what_it_was_compiled_of() -> None:
+    module = nn.Linear(3, 3)
+    made = StepPolicy(torch.compile(module), observation=3, action=3)
+    assert made.module is module and made.name == "Linear"

@@ -1,4 +1,4 @@
-/* lram.h - runs an exported Large Recurrent Action Model, one environment step at a time, on a CPU.
+/* lram.h - runs an exported policy, one environment step at a time, on a CPU.
  *
  * A model is a memory-mapped artifact (`native/model.lrn` of a bundle) and the threads that compute. A state is the
  * recurrent memory of a batch of episodes. Many states may share one model.
