@@ -45,6 +45,8 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         model = ov.Core().read_model(onnx_path)
         if policy.quantization is not None:
             compress_weights(model, policy.quantization.matrices)
+        if isinstance(policy, LoweredModule):
+            keep_differences(model)
         make_stateful(model, policy.spec, policy.initial_tensors, guarded=isinstance(policy, LoweredModule))
         model.set_friendly_name(policy.name)
         ov.serialize(model, *paths)
@@ -82,6 +84,33 @@ def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -
     missing = sorted(set(matrices) - found)
     if missing:
         raise LramError(f"{missing[0]}: no product with this matrix in the OpenVINO model")
+
+
+def keep_differences(model: ov.Model) -> None:
+    """Compute (x - a) / b as it is written, for constants a and b.
+
+    OpenVINO would make x / b - a / b of it: where a is large beside b, as the mean of an observation may be beside its
+    deviation, both are large and nearly the same, and their difference is noise. It does not look through a Clamp.
+    """
+    largest = float(np.finfo(np.float32).max)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in ("Add", "Subtract") or not _has_constant(node):
+            continue
+        if node.get_output_element_type(0) != ov.Type.f32:
+            continue
+        inputs = [i for i in node.output(0).get_target_inputs() if _is_scaling(i.get_node())]
+        if inputs:
+            kept = ops.clamp(node, -largest, largest)
+            for target in inputs:
+                target.replace_source_output(kept.output(0))
+
+
+def _is_scaling(node: ov.Node) -> bool:
+    return node.get_type_name() in ("Add", "Subtract", "Multiply", "Divide") and _has_constant(node)
+
+
+def _has_constant(node: ov.Node) -> bool:
+    return any(node.input_value(i).get_node().get_type_name() == "Constant" for i in range(2))
 
 
 def _compressed(matrix: QuantizedMatrix) -> ov.Node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,18 @@ def read_numbers(data: bytes, where: str) -> Any:
     if len(data) > MOST_BYTES:
         raise CheckpointError(f"{where}: {len(data)} bytes, expected at most {MOST_BYTES}")
     try:
-        return _finished(_Reader(io.BytesIO(data)).load())
+        _check(data)
+        return _finished(_Reader(io.BytesIO(data)).load(), {})
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise CheckpointError(f"{where}: not a readable pickle of numbers ({describe(error)})") from None
+
+
+def _check(data: bytes) -> None:
+    """Raise ValueError where a pickle names a place that it could not need: memory would be taken up to there."""
+    for code, argument, _ in pickletools.genops(data):
+        sizes = isinstance(argument, int) and ("PUT" in code.name or "GET" in code.name)
+        if sizes and argument > len(data):
+            raise ValueError(f"{code.name} of {argument}")
 
 
 class _Reader(pickle.Unpickler):
@@ -127,22 +137,30 @@ def _scalar(dtype: _Dtype, raw: bytes) -> _Held:
 
 
 def _values(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    if not isinstance(raw, bytes | bytearray):
+        raise ValueError(f"an array of {type(raw).__name__}")
     kind, data = dtype.numpy, bytes(raw)
     if len(data) != math.prod(shape) * kind.itemsize:
         raise ValueError(f"an array of {len(data)} bytes for shape {shape} of {kind}")
     return np.frombuffer(data, kind).reshape(shape, order="F" if order == "F" else "C").astype(kind.newbyteorder("="))
 
 
-def _finished(value: Any, depth: int = 0) -> Any:
-    """Arrays in place of what stood for them."""
-    if depth > 32:
-        return None
+def _finished(value: Any, done: dict[int, Any]) -> Any:
+    """Arrays in place of what stood for them; ``done`` are the containers by identity, which may hold one another."""
     if isinstance(value, _Array | _Held):
         return value.value
+    if not isinstance(value, Thing | dict | list | tuple):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = value
     if isinstance(value, Thing):
-        value.state = {key: _finished(item, depth + 1) for key, item in value.state.items()}
+        value.state = {key: _finished(item, done) for key, item in value.state.items()}
     elif isinstance(value, dict):
-        return {key: _finished(item, depth + 1) for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        return type(value)(_finished(item, depth + 1) for item in value)
+        for key in list(value):
+            value[key] = _finished(value[key], done)
+    elif isinstance(value, list):
+        value[:] = [_finished(item, done) for item in value]
+    else:
+        done[id(value)] = value = tuple(_finished(item, done) for item in value)
     return value

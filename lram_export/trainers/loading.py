@@ -32,7 +32,10 @@ def load_trainer_policy(path: Path, options: TrainerOptions) -> tuple[StepPolicy
     """
     from lram_export.trainers import rsl_rl, stable_baselines3
 
-    if trainer_of(path) == STABLE_BASELINES3:
+    trainer = trainer_of(path)
+    if trainer is None:
+        raise UsageError(f"{path}: no policy of {RSL_RL} or {STABLE_BASELINES3} that can be read")
+    if trainer == STABLE_BASELINES3:
         if options.config_file is not None or options.activation is not None:
             raise UsageError(f"--config, --activation: not for a policy of {STABLE_BASELINES3}, which says all itself")
         return stable_baselines3.read(path, options.normalization)

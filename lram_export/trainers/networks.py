@@ -28,20 +28,26 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / deviation, then within -clip to clip if there is a ``clip``."""
+    """(x - mean) / deviation, then within -clip to clip if there is a ``clip``.
+
+    The mean is two numbers, of which the second is what float32 has no room for in the first: trainers subtract it in
+    float64, and where it is large beside the deviation the difference is an action's.
+    """
 
     mean: Tensor
+    rest: Tensor
     deviation: Tensor
 
     def __init__(self, mean: Tensor, deviation: Tensor, clip: float | None = None) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("rest", (mean.double() - mean.float().double()).float())
+        self.register_buffer("deviation", deviation.float())
         self.clip = clip
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, width) -> the same."""
-        x = (x - self.mean) / self.deviation
+        x = ((x - self.mean) - self.rest) / self.deviation
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
@@ -100,6 +106,14 @@ class Gru(nn.Module):
         new = torch.tanh(x_new + torch.sigmoid(x_reset + h_reset) * h_new)
         h = (1 - update) * new + update * h
         return h, h
+
+
+class Floats(nn.Module):
+    """Whole numbers as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape -> float32."""
+        return x.float()
 
 
 class Pixels(nn.Module):

@@ -16,8 +16,10 @@ from lram_export.spec.json_fields import shown
 from lram_export.trainers.inert_pickle import Thing, read_numbers
 from lram_export.trainers.networks import Normalizer
 
-BESIDE = ("vecnormalize.pkl", "vec_normalize.pkl")
-"""What such a file is called beside a policy."""
+BESIDE = ("*vecnormalize*.pkl", "*vec_normalize*.pkl", "*/vecnormalize.pkl")
+"""What such a file is called beside a policy: by hand, by callbacks and Isaac Lab, by the zoo of stable-baselines3."""
+NONE = Path("none")
+"""Said in place of a file: observations are not normalized."""
 HOW_TO = (
     "np.savez('normalization.npz', mean=v.obs_rms.mean, var=v.obs_rms.var, epsilon=v.epsilon, clip=v.clip_obs), v "
     "being the VecNormalize, writes the numbers alone"
@@ -25,8 +27,19 @@ HOW_TO = (
 
 
 def beside(path: Path) -> Path | None:
-    """The statistics beside a policy, in its folder; None if there are none."""
-    return next((file for name in BESIDE if (file := path.absolute().parent / name).is_file()), None)
+    """The statistics beside a policy, in its folder; None if there are none.
+
+    Raises:
+        UsageError: there are several.
+    """
+    folder = path.absolute().parent
+    found = sorted({file for pattern in BESIDE for file in folder.glob(pattern) if file.is_file()})
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in found[:4])
+        raise UsageError(
+            f"{path}: which statistics of observations are its own? --normalization says it; there are {names}"
+        )
+    return found[0] if found else None
 
 
 def read_normalization(path: Path, shape: tuple[int, ...]) -> Normalizer | None:
@@ -37,7 +50,8 @@ def read_normalization(path: Path, shape: tuple[int, ...]) -> Normalizer | None:
         CheckpointError: it is something else, or of other observations.
     """
     if not path.is_file():
-        raise UsageError(f"--normalization: {path}: no such file")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise UsageError(f"--normalization: {path}: {what}; expected a file of VecNormalize, an .npz, or none")
     found = _of_npz(path) if path.suffix == ".npz" else _of_pickle(path)
     if found is None:
         return None
@@ -46,12 +60,12 @@ def read_normalization(path: Path, shape: tuple[int, ...]) -> Normalizer | None:
         if not isinstance(values, np.ndarray) or values.shape != shape or not np.isfinite(values).all():
             got = values.shape if isinstance(values, np.ndarray) else type(values).__name__
             raise CheckpointError(f"{path}: {name}: expected finite numbers of shape {shape}, got {got}")
-    numbers = all(isinstance(v, int | float) and math.isfinite(v) and v > 0 for v in (epsilon, clip))
-    if not numbers or bool((var < 0).any()):
+    numbers = all(isinstance(v, int | float) and v >= 0 for v in (epsilon, clip))
+    if not numbers or not math.isfinite(epsilon) or clip == 0 or bool((var < 0).any() or (var + epsilon <= 0).any()):
         raise CheckpointError(f"{path}: expected variances, epsilon and clip that are positive")
     deviation = np.sqrt(var.astype(np.float64) + epsilon)
-    mean, deviation = (torch.from_numpy(values.astype(np.float32))[None] for values in (mean, deviation))
-    return Normalizer(mean, deviation, float(clip))
+    mean, deviation = (torch.from_numpy(values.astype(np.float64))[None] for values in (mean, deviation))
+    return Normalizer(mean, deviation, float(clip) if math.isfinite(clip) else None)
 
 
 def _of_npz(path: Path) -> tuple[Any, Any, Any, Any]:

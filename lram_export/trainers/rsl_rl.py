@@ -8,6 +8,7 @@ is what ``get_inference_policy`` gives: the mean, neither scaled nor clipped, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,22 @@ OTHER_NAMES = {"crelu": "celu", "lrelu": "leakyrelu", "swish": "silu"}
 MEANS = {"GaussianDistribution": Mean, "HeteroscedasticGaussianDistribution": FirstHalf, None: Mean}
 """Distribution -> how its deterministic action comes of what the network says."""
 KNOWN = "MLP, LSTM and GRU with empirical normalization"
+MODELS = ("MLPModel", "RNNModel", "ActorCritic", "ActorCriticRecurrent", "StudentTeacher", "StudentTeacherRecurrent")
+"""Classes of networks that are built of what is read here."""
+SECTIONS = {"actor_state_dict": "actor", "student_state_dict": "student"}
+"""Key of a file -> where its run's configuration has the network's settings; older ones have them in `policy`."""
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the parts of an actor are called in a version of rsl_rl."""
+    """What the parts of an actor are called in a version of rsl_rl, and in which section of the configuration its
+    settings are. ``deterministic``: it has no distribution."""
 
     perceptron: str
     recurrent: str
     normalizer: str
+    section: str
+    deterministic: bool = False
 
 
 def read(container: Container, config_file: Path | None, activation: str | None) -> tuple[StepPolicy, list[str]]:
@@ -49,12 +57,12 @@ def read(container: Container, config_file: Path | None, activation: str | None)
         CheckpointError: the file is not an actor that is known here; a setting of the run that changes acting and is
             not supported.
     """
-    content: Any = container.content
+    content = container.content if isinstance(container.content, dict) else {}
     config, found_at = _config(container.path, config_file)
     weights, parts, normalization = _actor(content, container.where)
-    settings = _settings(config, str(found_at))
+    settings = _settings(config, parts.section, str(found_at))
     assumed = []
-    chosen = _activation(activation, settings, container.path)
+    chosen = _activation(activation, settings, container.path, found_at)
     before = [] if normalization is None else [normalization]
     recurrent = weights.recurrent(parts.recurrent)
     layers = weights.layers(parts.perceptron)
@@ -63,7 +71,7 @@ def read(container: Container, config_file: Path | None, activation: str | None)
         expect_inputs(weights, parts.normalizer, inputs, normalization.mean.shape[-1])
     if recurrent:
         expect_inputs(weights, f"{parts.perceptron}.0.weight", recurrent[-1].width, layers[0][0].shape[1])
-    decide = _decision(settings, weights)
+    decide = _decision(settings, weights, parts)
     if normalization is None and settings.get("normalized"):
         raise CheckpointError(f"{found_at}: says that observations are normalized, but {container.path} has no mean")
     if config.get("clip_actions") is not None:
@@ -78,16 +86,18 @@ def read(container: Container, config_file: Path | None, activation: str | None)
 
 
 def _actor(content: Mapping[str, Any], where: str) -> tuple[NamedWeights, _Parts, Normalizer | None]:
-    for key in ("actor_state_dict", "student_state_dict"):
+    for key, section in SECTIONS.items():
         if isinstance(content.get(key), dict):
             weights = NamedWeights(content[key], f"{where}: {key}")
-            parts = _Parts("mlp", "rnn.rnn.", "obs_normalizer")
+            parts = _Parts("mlp", "rnn.rnn.", "obs_normalizer", section)
             return weights, parts, _normalizer(weights, f"{parts.normalizer}.")
-    found = content["model_state_dict"]
+    found = content.get("model_state_dict")
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{where}: expected weights under one of {', '.join(SECTIONS)}, model_state_dict")
     weights = NamedWeights(found, f"{where}: model_state_dict")
     student = any(str(name).startswith("student.") for name in found)
     who, memory = ("student", "memory_s") if student else ("actor", "memory_a")
-    parts = _Parts(who, f"{memory}.rnn.", f"{who}_obs_normalizer")
+    parts = _Parts(who, f"{memory}.rnn.", f"{who}_obs_normalizer", "policy", deterministic=student)
     normalization = _normalizer(weights, f"{parts.normalizer}.")
     if isinstance(content.get("obs_norm_state_dict"), dict):  # of rsl_rl 2
         normalization = _normalizer(NamedWeights(content["obs_norm_state_dict"], f"{where}: obs_norm_state_dict"), "")
@@ -109,13 +119,11 @@ def _config(path: Path, given: Path | None) -> tuple[dict[str, Any], Path]:
     file = given if given is not None else path.absolute().parent / RUN_CONFIG
     if given is None and not file.is_file():
         return {}, file
-    from yaml import YAMLError
-
     try:
         found = _load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config: {file}: {error.strerror or error}") from None
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # values that are none raise what their constructors do
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file}: not a readable YAML file ({reason})") from None
     if not isinstance(found, dict):
@@ -133,25 +141,21 @@ def _load_yaml(text: str) -> Any:
     def plain(loader: Any, _: str, node: Any) -> Any:
         return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else None
 
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/", plain)
+    for tag in ("tag:yaml.org,2002:python/", "!"):
+        Loader.add_multi_constructor(tag, plain)
     return yaml.load(text, Loader)
 
 
-def _settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], section: str, file: str) -> dict[str, Any]:
     """Of the run's settings those of the actor that change how it acts: activation, distribution, normalized."""
-    kinds = ("actor", "student", "policy")
-    found: dict[str, Any] = next((config[key] for key in kinds if isinstance(config.get(key), dict)), {})
+    found: Any = next((config[key] for key in (section, "policy") if isinstance(config.get(key), dict)), {})
+    _class_name(found.get("class_name"), MODELS, "class_name", file)
     distribution = found.get("distribution_cfg")
     kind = distribution.get("class_name") if isinstance(distribution, dict) else None
-    kind = str(kind).rpartition(".")[2].rpartition(":")[2] if kind is not None else None
-    if kind not in MEANS:
-        known = ", ".join(str(name) for name in MEANS if name)
-        raise CheckpointError(f"{file}: distribution_cfg: {shown(kind)} is not supported; {known} are")
+    kind = _class_name(kind, tuple(name for name in MEANS if name), "distribution_cfg", file)
     if found.get("state_dependent_std"):
         kind = "HeteroscedasticGaussianDistribution"
-    normalized = (
-        found.get("obs_normalization") or found.get("actor_obs_normalization") or found.get("student_obs_normalization")
-    )
+    normalized = any(found.get(f"{who}obs_normalization") for who in ("", "actor_", "student_"))
     return {
         "activation": found.get("activation"),
         "distribution": kind,
@@ -160,7 +164,17 @@ def _settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
     }
 
 
-def _activation(given: str | None, settings: Mapping[str, Any], path: Path) -> str:
+def _class_name(given: object, known: tuple[str, ...], what: str, file: str) -> str | None:
+    """The last part of a class of rsl_rl's own; raises CheckpointError for any other."""
+    if given is None:
+        return None
+    *package, name = re.split(r"[.:]", str(given))
+    if name not in known or (package and package[0] != "rsl_rl"):
+        raise CheckpointError(f"{file}: {what}: {shown(str(given))} is not supported; {', '.join(known)} are")
+    return name
+
+
+def _activation(given: str | None, settings: Mapping[str, Any], path: Path, file: Path) -> str:
     name = given if given is not None else settings["activation"]
     if name is None:
         raise UsageError(
@@ -171,19 +185,20 @@ def _activation(given: str | None, settings: Mapping[str, Any], path: Path) -> s
     chosen = OTHER_NAMES.get(lowered, lowered)
     if chosen not in ACTIVATIONS:
         raise UsageError(
-            f"--activation: expected one of {', '.join(sorted({*ACTIVATIONS, *OTHER_NAMES}))}, got {shown(name)}"
+            f"{'--activation' if given is not None else f'{file}: activation'}: expected one of "
+            f"{', '.join(sorted({*ACTIVATIONS, *OTHER_NAMES}))}, got {shown(str(name))}"
         )
     return chosen
 
 
-def _decision(settings: Mapping[str, Any], weights: NamedWeights) -> torch.nn.Module:
+def _decision(settings: Mapping[str, Any], weights: NamedWeights, parts: _Parts) -> torch.nn.Module:
     """How the action comes of what the network says. Without settings, a deviation beside the network says that it is
     a Gaussian's mean."""
     kind = settings["distribution"]
     one_deviation = any(
         weights.has(n) for n in ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
     )
-    if kind is None and not settings["said"] and not one_deviation and "student" not in weights.where:
+    if kind is None and not settings["said"] and not one_deviation and not parts.deterministic:
         raise UsageError(
             f"{weights.where}: has no deviation of its own, so its outputs may be more than actions: keep {RUN_CONFIG} "
             f"beside it, or give it with --config"

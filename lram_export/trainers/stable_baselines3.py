@@ -23,15 +23,16 @@ from torch import nn
 
 from lram_export.checkpoints.containers import POLICY, read_entry
 from lram_export.checkpoints.torch_files import load_torch
-from lram_export.errors import CheckpointError
+from lram_export.errors import CheckpointError, UsageError
 from lram_export.spec.json_fields import shown
 from lram_export.step_module.policy import Field, StepPolicy
 from lram_export.trainers import normalization
-from lram_export.trainers.files import DATA
+from lram_export.trainers.files import DATA, check_size
 from lram_export.trainers.inert_pickle import Thing, read_numbers
 from lram_export.trainers.networks import (
     ACTIVATIONS,
     Actor,
+    Floats,
     Largest,
     NatureEncoder,
     Pixels,
@@ -50,7 +51,12 @@ IGNORED = (
     *("n_critics", "n_quantiles", "lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm"),
 )
 """Settings of a policy that are in the weights' shapes, do not change the deterministic action, or are read below."""
-EXTRACTORS = ("FlattenExtractor", "NatureCNN")
+EXTRACTORS = tuple(
+    f"<class 'stable_baselines3.common.torch_layers.{name}'>" for name in ("FlattenExtractor", "NatureCNN")
+)
+ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.(?:activation|linear)\.(\w+)'>")
+ON_POLICY = ("stable_baselines3.common.policies", "sb3_contrib.common.recurrent.policies")
+"""Of these a zip tells whether they were trained on normalized observations."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,10 @@ def read(path: Path, statistics: Path | None) -> tuple[StepPolicy, list[str]]:
     settings = _settings(data, path)
     if kind.scaled and data.get("use_sde"):
         raise CheckpointError(f"{path}: use_sde: not supported for a policy of {module}")
-    observation = _observation(data, path)
-    before, width = _before(weights, kind, observation, settings, path)
-    normalizer, assumed = _normalizer(path, statistics, observation)
+    observation, first = _observation(data, path)
+    before, width = _before(weights, kind, observation, first, path)
+    unknown = module in ON_POLICY and data.get("_last_original_obs") is not None
+    normalizer, assumed = _normalizer(path, statistics, observation, unknown)
     recurrent = weights.recurrent(kind.recurrent)
     if recurrent:
         expect_inputs(weights, kind.recurrent, recurrent[0].inputs, width)
@@ -129,6 +136,7 @@ def read(path: Path, statistics: Path | None) -> tuple[StepPolicy, list[str]]:
 
 
 def _data(path: Path) -> dict[str, Any]:
+    check_size(path, DATA)
     try:
         found = json.loads(read_entry(path, DATA))
     except (ValueError, RecursionError) as error:
@@ -147,7 +155,7 @@ def _settings(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, value in settings.items():
         known = name in IGNORED
         if name == "features_extractor_class":
-            known = any(f".{extractor}'" in str(value) for extractor in EXTRACTORS)
+            known = str(value) in EXTRACTORS
         if name == "normalize_images":
             known = value in (True, "True")
         if name == "lstm_kwargs":
@@ -183,43 +191,48 @@ def _box(state: Mapping[str, Any], name: str, path: Path) -> tuple[np.ndarray, n
     return low, high
 
 
-def _observation(data: Mapping[str, Any], path: Path) -> Field:
+def _observation(data: Mapping[str, Any], path: Path) -> tuple[Field, nn.Module]:
+    """The observation, and what makes numbers of it: an image's are divided by 255, as by the trainer."""
     kind, state = _space(data, "observation_space", path)
     if kind != "Box":
         raise CheckpointError(f"{path}: observation_space: {shown(kind)} is not supported; Box is")
-    low, _ = _box(state, "observation_space", path)
-    return Field(low.shape, "uint8" if low.dtype == np.uint8 else "float32")
-
-
-def _is_image(observation: Field) -> bool:
-    return observation.dtype == "uint8" and len(observation.shape) == 3
+    low, high = _box(state, "observation_space", path)
+    whole = low.dtype == np.uint8
+    image = whole and low.ndim == 3 and bool((low == 0).all() and (high == 255).all())
+    return Field(low.shape, "uint8" if whole else "float32"), Pixels() if image else Floats()
 
 
 def _before(
-    weights: NamedWeights, kind: _Kind, observation: Field, settings: Mapping[str, Any], path: Path
+    weights: NamedWeights, kind: _Kind, observation: Field, first: nn.Module, path: Path
 ) -> tuple[list[nn.Module], int]:
     """What encodes the observation, and how many features it leaves."""
-    pixels: list[nn.Module] = [Pixels()] if _is_image(observation) else []
     name = f"{kind.extractor}.cnn"
     if not weights.has(f"{name}.0.weight"):
-        return [*pixels, nn.Flatten()], int(np.prod(observation.shape))
-    if not pixels:
+        return [first, nn.Flatten()], int(np.prod(observation.shape))
+    if not isinstance(first, Pixels):
         raise CheckpointError(f"{path}: an image encoder for observations of shape {observation.shape}")
     convolutions = [weights.layer(f"{name}.{number}", 4) for number in (0, 2, 4)]
     of_features = weights.layer(f"{kind.extractor}.linear.0")
-    return [*pixels, NatureEncoder(convolutions, of_features)], of_features[0].shape[0]
+    return [first, NatureEncoder(convolutions, of_features)], of_features[0].shape[0]
 
 
-def _normalizer(path: Path, statistics: Path | None, observation: Field) -> tuple[list[nn.Module], list[str]]:
+def _normalizer(
+    path: Path, statistics: Path | None, observation: Field, unknown: bool
+) -> tuple[list[nn.Module], list[str]]:
+    """What normalizes observations, and what was assumed; ``unknown``: they were normalized in training."""
     found, assumed = statistics, []
     if found is None:
         found = normalization.beside(path)
         if found is not None:
-            assumed.append(f"observations are normalized as {found.name} beside the policy says")
-    if found is None:
+            name = found.relative_to(path.absolute().parent)
+            assumed.append(f"observations are normalized as {name} beside the policy says")
+        elif unknown:
+            raise UsageError(
+                f"{path}: it was trained with VecNormalize, whose statistics are not beside it: --normalization FILE "
+                f"says where they are, --normalization none that its observations were not normalized"
+            )
+    if found is None or found == normalization.NONE:
         return [], []
-    if observation.dtype == "uint8":
-        raise CheckpointError(f"{found}: observations of whole numbers are not normalized")
     normalizer = normalization.read_normalization(found, tuple(observation.shape))
     return [] if normalizer is None else [normalizer], assumed
 
@@ -228,7 +241,8 @@ def _activation(settings: Mapping[str, Any], kind: _Kind, path: Path) -> str:
     said = settings.get("activation_fn")
     if said is None:
         return kind.activation
-    name = re.sub(r".*\.(\w+)'>?$", r"\1", str(said)).lower()
+    match = ACTIVATION.fullmatch(str(said))
+    name = match[1].lower() if match is not None else ""
     if name not in ACTIVATIONS:
         raise CheckpointError(f"{path}: policy_kwargs: activation_fn: {shown(str(said))} is not supported")
     return name
@@ -251,16 +265,19 @@ def _behind(weights: NamedWeights, kind: _Kind, activation: str, width: int) -> 
 def _decision(data: Mapping[str, Any], kind: _Kind, settings: Mapping[str, Any], outputs: int, path: Path) -> nn.Module:
     space, state = _space(data, "action_space", path)
     if space == "Discrete":
-        if state.get("n") != outputs or state.get("start", 0) != 0:
+        if state.get("start", 0) != 0:
+            raise CheckpointError(f"{path}: action_space: actions that do not begin with 0 are not supported")
+        if state.get("n") != outputs:
             raise CheckpointError(
-                f"{path}: action_space: {shown(state.get('n'))} actions from {shown(state.get('start', 0))} on do not "
-                f"fit the network's {outputs} outputs"
+                f"{path}: action_space: {shown(str(state.get('n')))} actions do not fit the network's {outputs} outputs"
             )
         return Largest()
     if space != "Box":
         raise CheckpointError(f"{path}: action_space: {shown(space)} is not supported; Box and Discrete are")
     low, high = _box(state, "action_space", path)
-    if low.ndim != 1 or len(low) != outputs:
+    if low.ndim != 1:
+        raise CheckpointError(f"{path}: action_space: a Box of shape {low.shape} is not supported; one dimension is")
+    if len(low) != outputs:
         raise CheckpointError(f"{path}: action_space: shape {low.shape} does not fit the network's {outputs} outputs")
     limits = (torch.from_numpy(values.astype(np.float32)) for values in (low, high))
     squashed = kind.scaled or settings.get("squash_output") in (True, "True")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from lram_export.errors import CheckpointError, LramError, UsageError
 from lram_export.runtimes import load_verifier
 from lram_export.trainers.files import trainer_of
 from lram_export.trainers.loading import TrainerOptions, load_trainer_policy
+from lram_export.trainers.networks import Actor, Mean, Normalizer, perceptron, policy_of
 from tests.conftest import SLOW, fail, succeed
 from tests.trainers import trained
 from tests.trainers.trained import ROWS, Trained
@@ -27,6 +30,16 @@ RSL = ("mlp", "lstm", "gru", "heteroscedastic")
 SB3 = ("ppo", "a2c", "squashed", "sac", "tqc", "td3", "dqn", "pixels", "recurrent", "recurrent discrete")
 ON_EVERY_TARGET = ("mlp", "lstm", "recurrent")
 """The others are so in the slow tests."""
+
+DAMAGED = [
+    b"",
+    b"\x80\x05N.",
+    b"junk",
+    b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x80\x02]r\x00\xc2\xeb\x0b.",  # a place that would take gigabytes
+    pickle.dumps(functools.reduce(lambda inner, _: [inner, inner], range(30), [])),  # a list of 2 ** 30
+]
+"""Files that are no statistics: they are named, in no time and with no memory."""
 
 Make = Callable[[str], Trained]
 
@@ -139,6 +152,7 @@ class TestNormalization:
             ({"mean": np.zeros(9), "var": np.ones(9), "epsilon": 1e-8}, "clip: missing; np.savez"),
             ({"mean": np.zeros(8), "var": np.ones(8), "epsilon": 1e-8, "clip": 10.0}, r"mean: .* \(9,\), got \(8,\)"),
             ({"mean": np.zeros(9), "var": -np.ones(9), "epsilon": 1e-8, "clip": 10.0}, "that are positive"),
+            ({"mean": np.zeros(9), "var": np.zeros(9), "epsilon": 0.0, "clip": 10.0}, "that are positive"),
             ({"mean": np.full(9, np.nan), "var": np.ones(9), "epsilon": 1e-8, "clip": 10.0}, "mean: .*finite"),
         ],
     )
@@ -149,6 +163,42 @@ class TestNormalization:
         with pytest.raises(CheckpointError, match=told):
             load_trainer_policy(made("ppo").path, TrainerOptions(normalization=tmp_path / "n.npz"))
 
+    def test_without_a_bound_nothing_is_clipped(self, made: Make, tmp_path: Path) -> None:
+        np.savez(tmp_path / "n.npz", mean=np.zeros(9), var=np.ones(9), epsilon=0.0, clip=np.inf)
+        read, _ = load_trainer_policy(made("ppo").path, TrainerOptions(normalization=tmp_path / "n.npz"))
+        plain, _ = load_trainer_policy(made("ppo").path, TrainerOptions())
+        observation = 100 * torch.randn(4, 9)
+        assert torch.equal(read.module(observation)[0], plain.module(observation)[0])
+
+    def test_statistics_that_are_missing_are_asked_for(self, tmp_path: Path) -> None:
+        policy, _ = trained.normalized(tmp_path)
+        (tmp_path / "vecnormalize.pkl").rename(tmp_path / "elsewhere")
+        with pytest.raises(UsageError, match="was trained with VecNormalize, whose statistics are not beside it"):
+            load_trainer_policy(policy.path, TrainerOptions())
+        load_trainer_policy(policy.path, TrainerOptions(normalization=Path("none")))
+        (tmp_path / "elsewhere").rename(tmp_path / "rl_model_vecnormalize_96_steps.pkl")
+        assert "rl_model_vecnormalize_96_steps.pkl" in load_trainer_policy(policy.path, TrainerOptions())[1][0]
+        (tmp_path / "vecnormalize.pkl").write_bytes(b"")
+        with pytest.raises(UsageError, match="which statistics .* there are rl_model_.*, vecnormalize.pkl"):
+            load_trainer_policy(policy.path, TrainerOptions())
+
+    @pytest.mark.parametrize("target", [*EVERY[:3], pytest.param("tvm", marks=SLOW)])
+    def test_a_mean_that_is_large_beside_the_deviation_is_subtracted_exactly(self, target: str, tmp_path: Path) -> None:
+        """Trainers do so in float64; OpenVINO would scale before it subtracts."""
+        generator = torch.Generator().manual_seed(0)
+        mean = 1013 + torch.randn((1, 8), generator=generator, dtype=torch.float64)
+        head = perceptron([(torch.randn((3, 8), generator=generator) / 3, torch.zeros(3))], "tanh")
+        actor = Actor([Normalizer(mean, torch.full((1, 8), 0.01), 10.0)], [], head, Mean())
+        options = ExportOptions((target,), ROWS, report=False, reference_steps=4)
+        bundle = export_bundle(policy_of(actor, 8, 3), None, tmp_path / "p.lram", options)
+        runtime, _ = load_verifier(target, bundle.load_artifact(target), 1)
+        for _ in range(10):
+            observation = (mean + 0.01 * torch.randn((ROWS, 8), generator=generator, dtype=torch.float64)).float()
+            expected = head(((observation.double() - mean) / 0.01).clamp(-10, 10).float())
+            found = runtime.step(observation.numpy(), np.zeros(ROWS, np.float32))["action"]
+            np.testing.assert_allclose(found, expected.detach(), atol=CLOSE, rtol=0)
+        runtime.close()
+
     def test_a_pickle_that_wants_to_run_something_runs_nothing(self, made: Make, tmp_path: Path) -> None:
         witness = tmp_path / "witness"
         path = tmp_path / "vecnormalize.pkl"
@@ -157,7 +207,7 @@ class TestNormalization:
             load_trainer_policy(made("ppo").path, TrainerOptions(normalization=path))
         assert not witness.exists()
 
-    @pytest.mark.parametrize("content", [b"", b"\x80\x05N.", b"junk", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f"])
+    @pytest.mark.parametrize("content", DAMAGED)
     def test_a_file_of_something_else_is_named(self, content: bytes, made: Make, tmp_path: Path) -> None:
         path = tmp_path / "vecnormalize.pkl"
         path.write_bytes(content)
@@ -212,7 +262,14 @@ class TestRslRl:
         ("settings", "told"),
         [
             ("actor: {distribution_cfg: {class_name: BetaDistribution}, activation: elu}", "'BetaDistribution' is not"),
-            ("actor: {activation: sine}", "got 'sine'"),
+            ("actor: {activation: sine}", "agent.yaml: activation: expected one of .* got 'sine'"),
+            (
+                "actor: {distribution_cfg: {class_name: mine:GaussianDistribution}}",
+                "'mine:GaussianDistribution' is not",
+            ),
+            ("actor: {class_name: 'mine:TanhModel', activation: elu}", "class_name: 'mine:TanhModel' is not supported"),
+            ("actor: {class_name: CNNModel, activation: elu}", "class_name: 'CNNModel' is not supported"),
+            ("actor: {activation: elu}\nwhen: 2024-99-99", "not a readable YAML file"),
             ("- a list", "expected the settings of a run"),
             ("a: [", "not a readable YAML file"),
         ],
@@ -226,10 +283,43 @@ class TestRslRl:
 
     def test_objects_in_a_configuration_are_not_made(self, made: Make, tmp_path: Path) -> None:
         config, witness = tmp_path / "agent.yaml", tmp_path / "witness"
-        run = f"!!python/object/apply:os.system ['touch {witness}']"
+        run = f"[!!python/object/apply:os.system ['touch {witness}'], !mine {{a: 1}}]"
         config.write_text(f"actor: {{activation: elu}}\nother: {run}\n")
         load_trainer_policy(made("mlp").path, TrainerOptions(config_file=config))
         assert not witness.exists()
+
+    def test_the_folder_says_nothing_about_the_network(self, made: Make, tmp_path: Path) -> None:
+        alone = tmp_path / "student" / "model.pt"
+        alone.parent.mkdir()
+        alone.write_bytes(made("heteroscedastic").path.read_bytes())
+        with pytest.raises(UsageError, match="has no deviation of its own"):
+            load_trainer_policy(alone, TrainerOptions(activation="elu"))
+
+    def test_settings_are_those_of_the_network_in_the_file(self, made: Make, tmp_path: Path) -> None:
+        content = torch.load(made("mlp").path, weights_only=True)
+        student, config = tmp_path / "student.pt", tmp_path / "agent.yaml"
+        torch.save({"student_state_dict": content["actor_state_dict"]}, student)
+        config.write_text("actor: {activation: relu}\nstudent: {activation: elu}\n")
+        read, _ = load_trainer_policy(student, TrainerOptions(config_file=config))
+        expected, _ = load_trainer_policy(made("mlp").path, TrainerOptions())
+        observation = torch.randn(4, trained.OBSERVATIONS)
+        assert torch.equal(read.module(observation)[0], expected.module(observation)[0])
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"student_state_dict_x": {"mlp.0.weight": torch.zeros(1)}},
+            {"actor_state_dict": None, "x": {"mlp.0.weight": torch.zeros(1)}},
+            {"model_state_dict": [torch.zeros(1)], "x": {"actor.0.weight": torch.zeros(1)}},
+        ],
+    )
+    def test_a_file_of_another_script_is_one_line(self, content: Any, tmp_path: Path) -> None:
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(CheckpointError, match="expected weights under one of actor_state_dict"):
+            load_trainer_policy(tmp_path / "model.pt", TrainerOptions(activation="elu"))
+        torch.save(torch.zeros(3), tmp_path / "other.pt")
+        with pytest.raises(UsageError, match="no policy of rsl_rl or stable-baselines3"):
+            load_trainer_policy(tmp_path / "other.pt", TrainerOptions(activation="elu"))
 
     @pytest.mark.parametrize(
         ("change", "told"),
@@ -278,7 +368,16 @@ class TestStableBaselines:
             ),
             ("ppo", lambda d: d["policy_kwargs"].update(frobnicate=1), "policy_kwargs: 'frobnicate': '1' is not supp"),
             ("pixels", lambda d: d["policy_kwargs"].update(normalize_images=False), "'normalize_images': 'False'"),
-            ("ppo", lambda d: d["policy_kwargs"].update(activation_fn="<class 'my.Snake'>"), "activation_fn: .*Snake"),
+            (
+                "ppo",
+                lambda d: d["policy_kwargs"].update(activation_fn="<class 'mine.ELU'>"),
+                "activation_fn: .*mine.ELU",
+            ),
+            (
+                "pixels",
+                lambda d: d["policy_kwargs"].update(features_extractor_class="<class 'mine.NatureCNN'>"),
+                "'features_extractor_class': .*mine.NatureCNN.* is not supported",
+            ),
             ("sac", lambda d: d.update(use_sde=True), "use_sde: not supported"),
             ("ppo", lambda d: d.update(action_space="Box(3)"), "action_space: expected a space, got 'Box"),
             (
@@ -295,6 +394,27 @@ class TestStableBaselines:
         path = self.changed(made(name).path, change, tmp_path / "changed.zip")
         with pytest.raises(CheckpointError, match=told):
             load_trainer_policy(path, TrainerOptions())
+
+
+class TestWholeNumbers:
+    """Observations of bytes are an image, divided by 255, only where the trainer takes them for one."""
+
+    @pytest.mark.parametrize(("shape", "highest"), [((3, 4, 5), 10), ((3, 4, 5), 255), ((6,), 255), ((2, 3), 255)])
+    def test_they_are_what_the_trainer_makes_of_them(
+        self, shape: tuple[int, ...], highest: int, tmp_path: Path
+    ) -> None:
+        import stable_baselines3 as sb3
+        from gymnasium import spaces
+
+        env = trained.Reach()
+        env.observation_space = spaces.Box(0, highest, shape, np.uint8)
+        model = sb3.PPO("MlpPolicy", env, n_steps=32, batch_size=16, seed=0, device="cpu")
+        model.save(tmp_path / "model.zip")
+        read, _ = load_trainer_policy(tmp_path / "model.zip", TrainerOptions())
+        observation = np.random.default_rng(0).integers(0, highest + 1, (5, *shape), np.uint8)
+        expected, _ = model.predict(observation, deterministic=True)
+        found = read.module(torch.from_numpy(observation))[0]
+        np.testing.assert_allclose(found, expected, atol=CLOSE, rtol=0)
 
 
 @SLOW
