@@ -21,6 +21,8 @@ NO_WEIGHTS = ("n_averaged", "_extra_state")
 """How names among the weights end that are none: what ``torch.optim.swa_utils`` and ``torch.nn.Module`` keep there."""
 MARK = "embed_ln.weight"
 """A weight that every policy has."""
+OF_STABLE_BASELINES3 = ("mlp_extractor.", "actor.latent_pi.", "actor.mu.", "q_net.q_net.")
+"""How names begin in policies of stable-baselines3, whose weights alone do not say how they act."""
 DEEPEST = 32
 """Levels of dictionaries and lists."""
 STATISTICS = re.compile(r"(^|[._])(state_mean|state_std|obs_rms|ret_rms|\w*normaliz\w*)([._]|$)")
@@ -178,6 +180,8 @@ def _no_policy(dictionaries: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str
     if not tensors.get(keys):
         return "it holds no named weights"
     inside = f" under {'.'.join(keys)}" if keys else ""
+    if any(name.startswith(OF_STABLE_BASELINES3) for name in tensors[keys]):
+        return f"{len(tensors[keys])} tensors{inside} of stable-baselines3; give the zip that model.save writes"
     return (
         f"{len(tensors[keys])} tensors{inside}, {tensors[keys][0]} and others, and none is called {MARK}: these are "
         f"not the weights of a policy that this lram-export knows"

@@ -75,15 +75,20 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle for one or more targets (default: onnxruntime), and verify it.
 
-    The task comes from the table (--task), from options, or from both: options win. In place of a checkpoint a Python
-    file and what makes a lram_export.StepPolicy in it, policy.py:make, which has no task.
+    The task comes from the table (--task), from options, or from both: options win. In place of a checkpoint a
+    policy of rsl_rl or stable-baselines3, or a Python file and what makes a lram_export.StepPolicy in it,
+    policy.py:make: those have no task.
     """
     from lram_export.trainers.files import says_its_task
 
     own = says_its_task(checkpoint)
     if own and asked.given:
         raise UsageError(f"{', '.join(asked.given)}: {checkpoint} does one thing only, which it says itself")
-    task = None if own else asked.resolve()
+    try:
+        task = None if own else asked.resolve()
+    except UsageError:
+        reading.load(checkpoint, ConsoleProgress(quiet=True), context)  # what is wrong with it is said first
+        raise
     if output.suffix != BUNDLE_SUFFIX:
         raise UsageError(f"--output: a bundle's name ends with {BUNDLE_SUFFIX}, got '{output.name}'")
     check_output(output, force=force, marker=MANIFEST_FILE)

@@ -71,8 +71,7 @@ def read_numbers(data: bytes, where: str) -> Any:
 def _check(data: bytes) -> None:
     """Raise ValueError where a pickle names a place that it could not need: memory would be taken up to there."""
     for code, argument, _ in pickletools.genops(data):
-        sizes = isinstance(argument, int) and ("PUT" in code.name or "GET" in code.name)
-        if sizes and argument > len(data):
+        if isinstance(argument, int) and ("PUT" in code.name or "GET" in code.name) and argument > len(data):
             raise ValueError(f"{code.name} of {argument}")
 
 

@@ -101,8 +101,8 @@ def check_source(bundle: Bundle, policy: LoweredPolicy, *, other_checkpoint: boo
     if source["sha256"] != manifest.source.get("sha256") and not other_checkpoint:
         raise UsageError(
             f"{source['file']}: not the file this bundle was exported from (SHA-256 {source['sha256']}, the manifest "
-            f"names {manifest.source.get('sha256')}); add --other-checkpoint if it is meant, as for a converted "
-            f"checkpoint"
+            f"names {manifest.source.get('sha256')}), or read with other options; add --other-checkpoint if it is "
+            f"meant, as for a converted checkpoint"
         )
 
 

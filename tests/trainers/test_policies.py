@@ -117,6 +117,23 @@ class TestFromTheCommandLine:
         assert code == 2 and re.search(told, line), line
         assert list(tmp_path.iterdir()) == []
 
+    def test_weights_alone_and_a_part_of_a_file_are_named_before_a_task_is_asked_for(
+        self, made: Make, tmp_path: Path
+    ) -> None:
+        import zipfile
+
+        whole = made("ppo").path
+        with zipfile.ZipFile(whole) as archive:
+            (tmp_path / "policy.pth").write_bytes(archive.read("policy.pth"))
+        (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-400])
+        told = {
+            "policy.pth": "tensors of stable-baselines3; give the zip that model.save writes",
+            "cut.zip": "damaged",
+        }
+        for name, words in told.items():
+            code, line = fail("export", tmp_path / name, "-o", tmp_path / "p.lram")
+            assert code == 1 and words in line, line
+
     def test_options_of_trainers_are_not_for_checkpoints(self, tmp_path: Path) -> None:
         golden = Path(__file__).parent.parent / "golden" / "state_m" / "model.zip"
         _, line = fail(
@@ -179,7 +196,7 @@ class TestNormalization:
         (tmp_path / "elsewhere").rename(tmp_path / "rl_model_vecnormalize_96_steps.pkl")
         assert "rl_model_vecnormalize_96_steps.pkl" in load_trainer_policy(policy.path, TrainerOptions())[1][0]
         (tmp_path / "vecnormalize.pkl").write_bytes(b"")
-        with pytest.raises(UsageError, match="which statistics .* there are rl_model_.*, vecnormalize.pkl"):
+        with pytest.raises(UsageError, match=r"which statistics .* there are rl_model_.*, vecnormalize.pkl"):
             load_trainer_policy(policy.path, TrainerOptions())
 
     @pytest.mark.parametrize("target", [*EVERY[:3], pytest.param("tvm", marks=SLOW)])
