@@ -87,10 +87,7 @@ class _BlockStackStep(_Step):
     def __init__(self, stack: Any) -> None:
         super().__init__()
         sizes = _sizes(stack)
-        reference = XLSTMReference.__new__(XLSTMReference)
-        nn.Module.__init__(reference)
-        reference.layers, reference.sizes = stack, sizes
-        self.stack = fused.build(reference, PLAIN, torch.zeros(1, sizes.hidden_size))
+        self.stack = fused.build(XLSTMReference(sizes, stack), PLAIN, torch.zeros(1, sizes.hidden_size))
         names = {f"block{spec.name.removeprefix('state.').replace('.', '_')}": spec for spec in sizes.states(1, 1)}
         self.states = {name: Field(spec.shape[1:], initial=spec.initial) for name, spec in names.items()}
         self.requires_grad_(False)

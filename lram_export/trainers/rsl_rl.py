@@ -192,8 +192,8 @@ def _activation(given: str | None, settings: Mapping[str, Any], path: Path, file
 
 
 def _decision(settings: Mapping[str, Any], weights: NamedWeights, parts: _Parts) -> torch.nn.Module:
-    """How the action comes of what the network says. Without settings, a deviation beside the network says that it is
-    a Gaussian's mean."""
+    """How the action comes of what the network says. A deviation beside the network says that it is a Gaussian's mean;
+    a configuration that says otherwise is another run's."""
     kind = settings["distribution"]
     one_deviation = any(
         weights.has(n) for n in ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
@@ -202,5 +202,12 @@ def _decision(settings: Mapping[str, Any], weights: NamedWeights, parts: _Parts)
         raise UsageError(
             f"{weights.where}: has no deviation of its own, so its outputs may be more than actions: keep {RUN_CONFIG} "
             f"beside it, or give it with --config"
+        )
+    own = {"GaussianDistribution": True, "HeteroscedasticGaussianDistribution": False}.get(str(kind), one_deviation)
+    if own != one_deviation:
+        has = "one" if one_deviation else "no"
+        raise CheckpointError(
+            f"{weights.where}: has {has} deviation beside its network, the configuration says {kind}: it is another "
+            f"run's"
         )
     return MEANS[kind]()

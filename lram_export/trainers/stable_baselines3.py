@@ -63,8 +63,8 @@ ON_POLICY = ("stable_baselines3.common.policies", "sb3_contrib.common.recurrent.
 class _Kind:
     """What the parts of a kind of policy are called.
 
-    ``hidden`` layers are all activated; ``out`` is the last one, or with ``whole`` that of ``hidden``. ``scaled``: its
-    action is a hyperbolic tangent, scaled to the space.
+    ``hidden`` layers are all activated, and ``out`` is the last one; where that is None it is the last of ``hidden``.
+    ``recurrent``: how the names of the LSTM's weights begin. ``scaled``: its action is a hyperbolic tangent, scaled to the space.
     """
 
     activation: str

@@ -249,6 +249,17 @@ class TestRslRl:
         with pytest.raises(UsageError, match="has no deviation of its own"):
             load_trainer_policy(alone, TrainerOptions(activation="elu"))
 
+    @pytest.mark.parametrize(
+        ("name", "said"), [("mlp", "HeteroscedasticGaussianDistribution"), ("heteroscedastic", "GaussianDistribution")]
+    )
+    def test_the_configuration_of_another_run_is_noticed(
+        self, name: str, said: str, made: Make, tmp_path: Path
+    ) -> None:
+        config = tmp_path / "agent.yaml"
+        config.write_text(f"actor: {{activation: elu, distribution_cfg: {{class_name: {said}}}}}\n")
+        with pytest.raises(CheckpointError, match=f"the configuration says {said}: it is another run's"):
+            load_trainer_policy(made(name).path, TrainerOptions(config_file=config))
+
     @pytest.mark.parametrize("student", [False, True])
     @pytest.mark.parametrize("name", ["mlp", "lstm"])
     def test_files_of_before_version_5_are_the_same_policy(

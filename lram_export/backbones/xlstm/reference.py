@@ -27,10 +27,9 @@ from lram_export.spec.tensors import state_name
 class XLSTMReference(TokenByToken):
     """The package's own stack; each token goes through its ``step``."""
 
-    def __init__(self, config: XLSTMConfig, context_length: int) -> None:
+    def __init__(self, config: XLSTMConfig, layers: xLSTMBlockStack) -> None:
         super().__init__()
-        self.layers = xLSTMBlockStack(stack_config(config, context_length))
-        self.sizes = config
+        self.layers, self.sizes = layers, config
 
     def forward(self, x: Tensor) -> Tensor:
         """Whole sequences at once, as in training: (B, tokens, hidden) -> the same."""
@@ -53,7 +52,7 @@ class XLSTMReference(TokenByToken):
 
 def build(config: XLSTMConfig, context_length: int = 1) -> XLSTMReference:
     """The stack with room for sequences of ``context_length`` tokens in its parallel form, which training uses."""
-    return XLSTMReference(config, context_length)
+    return XLSTMReference(config, xLSTMBlockStack(stack_config(config, context_length)))
 
 
 def stack_config(config: XLSTMConfig, context_length: int) -> xLSTMBlockStackConfig:
