@@ -64,7 +64,8 @@ class _Kind:
     """What the parts of a kind of policy are called.
 
     ``hidden`` layers are all activated, and ``out`` is the last one; where that is None it is the last of ``hidden``.
-    ``recurrent``: how the names of the LSTM's weights begin. ``scaled``: its action is a hyperbolic tangent, scaled to the space.
+    ``recurrent``: how the names of the LSTM's weights begin. ``scaled``: its action is a hyperbolic tangent, scaled to
+    the space.
     """
 
     activation: str
