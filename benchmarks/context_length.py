@@ -352,7 +352,7 @@ def describe(options: Options, checkpoint: Checkpoint, transformer: DecisionTran
         "transformer": {
             "layers": config.n_layer,
             "heads": config.n_head,
-            "hidden_size": config.backbone.hidden_size,
+            "hidden_size": config.hidden_size,
             "attention": config._attn_implementation,
         },
     }
