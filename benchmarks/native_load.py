@@ -58,7 +58,7 @@ def engine(bundle: Path, parts: Parts, threads: int) -> None:
         model = _native.Model(str(bundle / MODEL), threads=threads)
     with parts.part("create state"):
         state = _native.State(model, spec.batch_size)
-    state.bind(*inputs, *outputs)
+    state.bind(inputs, outputs)
     inputs[3][:] = 1
     with parts.part("first step"):
         state.step()

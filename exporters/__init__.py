@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.precision import MIXED, PRECISIONS
-from lram_export.targets.backbones import ANY_BACKBONE
 from lram_export.targets.limits import COLUMNS, TVM_GPU, Asked, refusal
 from lram_export.targets.registry import TargetModule, load_target
 
@@ -100,20 +99,8 @@ def support(config: ModelConfig) -> dict[str, Support]:
 
 def export_target(target: str, policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write one target's artifact; raises UsageError or TargetNotInstalledError before anything is written."""
-    _check_kernels(target, policy)
     artifact: ExportedArtifact = load_target(EXPORTERS, target).export(policy, directory, progress)
     return artifact
-
-
-def _check_kernels(target: str, policy: LoweredPolicy) -> None:
-    """Raise UsageError where a target's kernels are of our backbones, and a policy is something else."""
-    from lram_export.lowering import LoweredModel
-
-    if target == "native" and not isinstance(policy, LoweredModel):
-        raise UsageError(
-            f"target '{target}' has kernels for the models of this project only, none for a module of one's own; it "
-            f"runs on {', '.join((*ANY_BACKBONE, 'tvm'))}"
-        )
 
 
 def stored_bytes(target: str, policy: LoweredPolicy) -> dict[str, int]:
@@ -122,7 +109,6 @@ def stored_bytes(target: str, policy: LoweredPolicy) -> dict[str, int]:
     An exporter that brings matrices into a layout of its own counts them itself (``stored_bytes`` in its module):
     what it has no kernels for it stores as float32. The others keep codes and scales as the bundle holds them.
     """
-    _check_kernels(target, policy)
     count = getattr(load_target(EXPORTERS, target), "stored_bytes", _as_in_the_bundle)
     sizes: dict[str, int] = count(policy)
     return sizes

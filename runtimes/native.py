@@ -16,9 +16,11 @@ from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import initial_values
+from lram_export.spec.tensors import TensorSpec, initial_values
 from lram_export.targets.native.format import HEADER_BYTES, Header, step_fields, stored_name
 from lram_export.targets.native.options import NativeOptions
+from lram_export.targets.native.program import HEADER_BYTES as PROGRAM_HEADER_BYTES
+from lram_export.targets.native.program import ProgramHeader
 
 MODEL_FILE = "model.lrn"
 
@@ -32,9 +34,9 @@ class NativeRuntime(BaseRuntime):
         self.state_format = state_format
         self._outputs = StepOutput.zeros(spec)
         self._episodes: Any = _native.State(model, spec.batch_size)
+        # by name: an artifact of a network does not say in which order the manifest lists them
         inputs = dict(zip((t.name for t in spec.inputs), self._inputs.arrays, strict=True))
-        numbers = inputs.get("return_to_go"), inputs.get("reward")
-        self._episodes.bind(inputs["observation"], *numbers, inputs["is_first"], *self._outputs)
+        self._episodes.bind([inputs[name] for name, _, _ in model.inputs], list(self._outputs))
         # the memory itself, which nobody but a test that spoils it writes to
         self._state = {"memory": self._episodes.memory()}
 
@@ -95,8 +97,10 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     except RuntimeError as error:
         raise BundleError(str(error)) from None
     check_header(path, artifact)
-    if sorted(model.inputs) != sorted(t.name for t in artifact.spec.inputs):
+    if sorted(model.inputs) != sorted(map(of_row, artifact.spec.inputs)):
         raise BundleError(f"{path}: its inputs are not those that the manifest describes; export the bundle again")
+    if model.outputs != list(map(of_row, artifact.spec.outputs)):
+        raise BundleError(f"{path}: its outputs are not those that the manifest describes; export the bundle again")
     if not same_state(model.state_tensors(), artifact):
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     try:
@@ -105,6 +109,11 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         raise BundleError(f"{path}: not what the manifest describes: {error}") from None
     except MemoryError as error:
         raise LramError(str(error)) from None
+
+
+def of_row(tensor: TensorSpec) -> tuple[str, tuple[int, ...], str]:
+    """A field of the manifest as the engine describes its own: name, shape of a row, dtype."""
+    return tensor.name, tensor.shape[1:], tensor.dtype
 
 
 def same_state(found: list[tuple[str, tuple[int, ...], Any]], artifact: LoadedArtifact) -> bool:
@@ -118,12 +127,20 @@ def same_state(found: list[tuple[str, tuple[int, ...], Any]], artifact: LoadedAr
 
 def check_header(path: Path, artifact: LoadedArtifact) -> None:
     """Compare what an artifact's header says with the manifest; raises BundleError naming the field."""
-    with path.open("rb") as file:
-        own = dataclasses.asdict(Header.unpack(file.read(HEADER_BYTES)))
     one_plane = artifact.activations == "int8"
-    said = step_fields(artifact.spec, artifact.required_task, one_plane=one_plane)
-    for name in ("target_return", "reward_scale"):
-        said[name] = float(np.float32(said[name]))
+    with path.open("rb") as file:
+        start = file.read(max(HEADER_BYTES, PROGRAM_HEADER_BYTES))
+    try:
+        header = ProgramHeader.unpack(start) if artifact.task is None else Header.unpack(start)
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}, as the manifest has it; export the bundle again") from None
+    own: dict[str, Any] = dataclasses.asdict(header)
+    if artifact.task is None:
+        said: dict[str, Any] = {"batch": artifact.spec.batch_size, "planes": 1 if one_plane else 2}
+    else:
+        said = step_fields(artifact.spec, artifact.task, one_plane=one_plane)
+        for name in ("target_return", "reward_scale"):
+            said[name] = float(np.float32(said[name]))
     if own["name"] or own["source_sha256"]:  # an artifact need not say what it is
         known = artifact.identity.properties
         said["name"] = stored_name(known[PREFIX + "name"])

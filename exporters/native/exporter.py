@@ -1,6 +1,6 @@
 """Exporter of the target `native`: one file in the layout that the C++ kernels read (`kernels/native/src/format.h`).
 
-What every backbone needs is here: header, tokens, encoders, head. The blocks are packed by the module of the backbone
+A module of one's own becomes a program (``exporters/native/module.py``). What every backbone needs is here: header, tokens, encoders, head. The blocks are packed by the module of the backbone
 beside this one, ``exporters/native/<backbone>.py``: ``pack(number, block, config, matrices)`` is a block's entry and
 tensors.
 """
@@ -15,7 +15,8 @@ from typing import Any
 from lram_export.backbones.layers import RMSNorm
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
-from lram_export.lowering import LoweredModel
+from lram_export.exporters.native.module import export_module, stored_module_bytes
+from lram_export.lowering import LoweredModel, LoweredModule
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.tensors import array
@@ -43,18 +44,24 @@ TARGET = "native"
 MODEL_FILE = "model.lrn"
 
 
-def export(policy: LoweredModel, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
-    """Write ``model.lrn``; raises UsageError for a backbone or sizes that the kernels do not know."""
-    content = pack(policy)
+def export(
+    policy: LoweredModel | LoweredModule, directory: Path, progress: Progress = SILENT
+) -> ExportedArtifact:
+    """Write ``model.lrn``; raises UsageError for a backbone, an operator or sizes that the kernels do not know."""
     path = directory / MODEL_FILE
+    if isinstance(policy, LoweredModule):
+        return export_module(policy, path)
+    content = pack(policy)
     tokens = [TokenEntry(t.input, Presence.of(t)) for t in policy.checkpoint.config.tokens.tokens]
     write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
     tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
     return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))
 
 
-def stored_bytes(policy: LoweredModel) -> dict[str, int]:
+def stored_bytes(policy: LoweredModel | LoweredModule) -> dict[str, int]:
     """Bytes of each large matrix in ``model.lrn``, see :func:`lram_export.exporters.stored_bytes`."""
+    if isinstance(policy, LoweredModule):
+        return stored_module_bytes(policy)
     return {tensor.matrix: tensor.bytes for tensor in pack(policy).tensors if tensor.matrix is not None}
 
 

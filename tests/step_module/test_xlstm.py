@@ -30,8 +30,8 @@ from lram_export.step_module.xlstm import xlstm_policy
 from tests.conftest import SLOW
 
 ROWS, STEPS, CLOSE = 2, 100, 1e-4
-EVERY = ("pytorch", "onnxruntime", "openvino", "tensorrt", "tvm")
-FEW = ("onnxruntime",)
+EVERY = ("pytorch", "onnxruntime", "openvino", "native", "tensorrt", "tvm")
+FEW = ("onnxruntime", "native")
 
 
 def small(**changed: Any) -> xLSTMBlockStack:

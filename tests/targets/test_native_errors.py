@@ -208,6 +208,24 @@ except MemoryError as error:
         code, line = fail("verify", bundle)
         assert code == 1 and "header.action_dim: the file says 4, the manifest 8" in line
 
+    @pytest.mark.parametrize(
+        ("kind", "edit"),
+        [
+            ("inputs", lambda fields: fields.pop(2)),
+            ("inputs", lambda fields: fields[1].update(name="reward_to_go")),
+        ],
+    )
+    def test_fields_that_are_not_the_manifests_are_one_line(
+        self, kind: str, edit: Callable[[list[dict[str, object]]], object], bundle: Path, tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "edited.lram"
+        subprocess.run(["cp", "-r", bundle, copy], check=True)
+        manifest = json.loads((copy / MANIFEST_FILE).read_text(encoding="utf-8"))
+        edit(manifest["specification"][kind])
+        (copy / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+        with pytest.raises(BundleError, match=f"its {kind} are not those that the manifest describes"):
+            load_policy(copy, "native", threads=1)
+
 
 class TestState:
     """Through the binding, without the checks of the runtime before it."""
@@ -218,7 +236,7 @@ class TestState:
         spec = Bundle.open(bundle).manifest.spec
         arrays = [np.zeros(t.shape, t.dtype) for t in (*spec.inputs, *spec.outputs)]
         state = _native.State(_native.Model(str(bundle / "native" / "model.lrn"), threads=1), spec.batch_size)
-        state.bind(*arrays)
+        state.bind(arrays[:4], arrays[4:])
         arrays[0][:] = np.random.default_rng(0).standard_normal(arrays[0].shape)
         for _ in range(5):
             state.step()
@@ -314,7 +332,34 @@ class TestState:
     ) -> None:
         state = _native.State(_native.Model(str(bundle / "native" / "model.lrn"), threads=1), 2)
         with pytest.raises(ValueError, match=r"observation: expected 1632 bytes, got 816"):
-            state.bind(*running[1])
+            state.bind(running[1][:4], running[1][4:])
+
+    def test_arrays_that_cannot_be_used_as_they_are_are_refused(
+        self, running: tuple[_native.State, list[np.ndarray]]
+    ) -> None:
+        state, arrays = running
+        given, wanted = arrays[:4], arrays[4:]
+        shown = wanted[1].copy()
+        shown.flags.writeable = False
+        before = self.saved(state)
+        for inputs, outputs, message in (
+            (given[:3], wanted, "inputs: expected 4 arrays, got 3"),
+            (given, wanted[:1], "outputs: expected 2 arrays, got 1"),
+            ([np.zeros((1, 408), np.float32)[:, ::2], *given[1:]], wanted, "observation: expected a contiguous array"),
+            ([given[0].tolist(), *given[1:]], wanted, "observation: expected a contiguous array"),
+            (given, [wanted[0], shown], "action_logits: expected a contiguous array"),
+            (given, [wanted[0][:, :3].copy(), wanted[1]], "action: expected 32 bytes, got 12"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                state.bind(inputs, outputs)
+        state.step()  # with the arrays from before
+        assert not np.array_equal(self.saved(state), before)
+
+    def test_an_input_that_is_read_is_not_none(self, running: tuple[_native.State, list[np.ndarray]]) -> None:
+        state, arrays = running
+        state.bind([*arrays[:2], None, arrays[3]], arrays[4:])
+        with pytest.raises(ValueError, match="reward: expected an array, got NULL"):
+            state.step()
 
     @pytest.mark.parametrize("batch", [0, -1, 5000])
     def test_a_batch_that_cannot_be_is_named(self, batch: int, bundle: Path) -> None:

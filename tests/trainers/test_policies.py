@@ -25,7 +25,7 @@ from tests.trainers import trained
 from tests.trainers.trained import ROWS, Trained
 
 STEPS, CLOSE = 1000, 1e-5
-EVERY = ("pytorch", "onnxruntime", "openvino", "tensorrt", "tvm")
+EVERY = ("pytorch", "onnxruntime", "openvino", "native", "tensorrt", "tvm")
 RSL = ("mlp", "lstm", "gru", "heteroscedastic")
 SB3 = ("ppo", "a2c", "squashed", "sac", "tqc", "td3", "dqn", "pixels", "recurrent", "recurrent discrete")
 ON_EVERY_TARGET = ("mlp", "lstm", "recurrent")
@@ -79,7 +79,7 @@ def compare(policy: Trained, bundle: Bundle, targets: tuple[str, ...]) -> None:
 def test_a_thousand_steps_are_the_trainers_own(name: str, made: Make, tmp_path: Path) -> None:
     policy = made(name)
     read, assumed = load_trainer_policy(policy.path, TrainerOptions())
-    targets = EVERY if name in ON_EVERY_TARGET else ("onnxruntime",)
+    targets = EVERY if name in ON_EVERY_TARGET else ("onnxruntime", "native")
     options = ExportOptions(targets, ROWS, report=False, reference_steps=16)
     compare(policy, export_bundle(read, None, tmp_path / "policy.lram", options), targets)
     assert assumed == []

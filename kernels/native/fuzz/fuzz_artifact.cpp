@@ -2,29 +2,22 @@
 #include <algorithm>
 #include <cstring>
 
-#include "artifact_writer.h"
+#include "engine.h"
 #include "error.h"
-#include "model.h"
-#include "state.h"
-#include "step.h"
+#include "testing.h"
 
 namespace {
 
 // Two steps, the first of an episode and one after it, of a batch of two.
-void run(lram::Model& model) {
+void run(lram::Engine& engine) {
   constexpr std::size_t kRows = 2;
-  lram::State state(model, kRows);
-  const std::vector<float> observation(kRows * model.encoders().observation_size(),
-                                       0.5F);  // also enough bytes for an image
-  std::vector<std::int64_t> action(kRows * static_cast<std::size_t>(model.head().actions()));
-  std::vector<float> logits(kRows * static_cast<std::size_t>(model.head().logits()));
-  for (const float first : {1.0F, 0.0F}) {
-    const float is_first[kRows] = {first, first};
-    const float scalar[kRows] = {0.5F, -0.5F};
-    const lram_inputs inputs = {observation.data(), scalar, scalar, is_first};
-    const lram_outputs outputs = {action.data(), logits.data()};
-    lram::check_inputs(state, inputs, outputs);
-    lram::run_step(state, inputs, outputs);
+  const std::unique_ptr<lram::Episodes> episodes = engine.start(kRows);
+  lram_testing::FieldArrays arrays(engine, kRows);
+  for (std::size_t i = 0; i < arrays.inputs.size(); ++i) arrays.fill(i, 0.5);
+  for (const double first : {1.0, 0.0}) {
+    arrays.fill("is_first", first);
+    episodes->check(arrays.inputs.data(), arrays.outputs.data());
+    episodes->step(arrays.inputs.data(), arrays.outputs.data());
   }
 }
 
@@ -48,10 +41,10 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
     size = LLVMFuzzerMutate(data, size, most);
   if (size < sizeof header || seed % 32 == 1) return size;
   std::memcpy(&header, data, sizeof header);
-  std::memcpy(header.magic, lram::kMagic, sizeof header.magic);
-  header.version = lram::kFormatVersion;
-  header.header_bytes = sizeof header;
-  header.file_bytes = size;
+  std::memcpy(header.start.magic, lram::kMagic, sizeof header.start.magic);
+  header.start.version = lram::kFormatVersion;
+  header.start.header_bytes = sizeof header;
+  header.start.file_bytes = size;
   std::memcpy(data, &header, sizeof header);
   return size;
 }
@@ -59,8 +52,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   lram_testing::Bytes bytes({data, data + size});
   try {
-    lram::Model model(bytes.data(), bytes.size());
-    run(model);
+    run(*lram::open_engine(bytes.data(), bytes.size()));
   } catch (const lram::Error&) {  // refused
   }
   return 0;

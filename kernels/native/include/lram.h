@@ -3,6 +3,10 @@
  * A model is a memory-mapped artifact (`native/model.lrn` of a bundle) and the threads that compute. A state is the
  * recurrent memory of a batch of episodes. Many states may share one model.
  *
+ * There are two kinds of artifacts: a policy that is one of lram-export's networks, whose inputs and outputs are those
+ * of lram_inputs and lram_outputs, and the step of a module of somebody's own, which may have others. Either kind tells
+ * its fields by name (lram_input, lram_output), for lram_step_fields; lram_step is for those of the first kind.
+ *
  *     lram_model *model;
  *     lram_state *state;
  *     if (lram_open("arm.lram/native/model.lrn", NULL, &model) != LRAM_OK) die(lram_last_error());
@@ -22,8 +26,8 @@
  * Pointers that are neither NULL nor valid, and arrays shorter than asked for, cannot be told from good ones.
  *
  * Errors. Whatever can fail returns a status; LRAM_OK is 0. After a failure nothing has changed: no state, no output
- * array but the handle of the function that creates one, which is then NULL (one exception: lram_step).
- * lram_last_error tells in one line what was wrong, what was expected and what came.
+ * array but the handle of the function that creates one, which is then NULL (one exception: see
+ * lram_step). lram_last_error tells in one line what was wrong, what was expected and what came.
  *
  * Threads. Calls on different models never interfere. A model may be used from any thread. Different states of one
  * model may be used at the same time, except that one model runs one step at a time: a second one is refused with
@@ -143,10 +147,12 @@ typedef struct lram_description {
   int threads;     /* threads in use */
   int batch;       /* batch the artifact was exported for; states may have another */
   lram_observation observation;
-  size_t observation_size; /* elements per row: float for vectors, uint8_t (channels, height, width) for images */
+  size_t observation_size; /* elements per row: float for vectors, uint8_t (channels, height, width) for images; 0: the
+                              model has no input of that name */
   lram_action action;
-  size_t action_size; /* elements per row: float for continuous, int64_t for discrete actions */
-  size_t logits_size; /* floats per row */
+  size_t action_size; /* elements per row: float for continuous, int64_t for discrete actions; 0: the model has no
+                         output of that name */
+  size_t logits_size; /* floats per row; 0: the model has no output `action_logits` */
   size_t state_size;  /* floats per row of a saved state */
   size_t state_tensors;
   size_t weight_bytes;    /* bytes of weights the artifact holds */
@@ -160,17 +166,41 @@ typedef struct lram_description {
                                       not say */
   int reads_return_to_go;          /* not 0: the policy reads lram_inputs.return_to_go; 0: it may be NULL */
   int reads_reward;                /* not 0: it reads lram_inputs.reward; 0: it may be NULL */
+  size_t inputs;                   /* of a step, see lram_input */
+  size_t outputs;                  /* see lram_output */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any
  * time, also during a step. Fails with ARGUMENT only. */
 LRAM_API lram_status lram_describe(const lram_model *model, lram_description *description);
 
+/* What an input or output consists of: float, uint8_t or int64_t. */
+typedef enum lram_element { LRAM_FLOAT32 = 0, LRAM_UINT8 = 1, LRAM_INT64 = 2 } lram_element;
+
+/* One input or output of a step. */
+typedef struct lram_field {
+  char name[72]; /* as in the bundle's manifest, e.g. "observation" */
+  lram_element element;
+  int rank;          /* how many extents there are */
+  size_t extents[7]; /* without the batch dimension, which comes first; 0 beyond the rank */
+  size_t size;       /* elements per row */
+  int read;          /* of an input: not 0: a step reads it; 0: its array may be NULL. Of an output: 0 */
+} lram_field;
+
+/* Describes input `index`, which counts from 0 to description.inputs - 1. A module's are those of the bundle's
+ * manifest, in its order. A network's are the members of lram_inputs that it reads, in their order. `field` receives
+ * the description, a copy. Any thread, at any time, also during a step. Fails with ARGUMENT only. */
+LRAM_API lram_status lram_input(const lram_model *model, size_t index, lram_field *field);
+
+/* The same for output `index`, from 0 to description.outputs - 1, in the order of the manifest, which is that of
+ * lram_outputs in a network's. */
+LRAM_API lram_status lram_output(const lram_model *model, size_t index, lram_field *field);
+
 /* One tensor of a saved state. */
 typedef struct lram_tensor {
-  char name[32];     /* as in the bundle's manifest, e.g. "state.0.C" */
+  char name[72];     /* as in the bundle's manifest, e.g. "state.0.C" */
   int rank;          /* how many extents there are */
-  size_t extents[3]; /* without the batch dimension, which comes first; 0 beyond the rank */
+  size_t extents[7]; /* without the batch dimension, which comes first; 0 beyond the rank */
   float initial;     /* value of every element at the start of an episode, 0 where initial_values is not NULL */
   const float *initial_values; /* NULL, or the values of a row's elements at the start of an episode, one by one: the
                                   model's, valid until it is closed */
@@ -227,7 +257,8 @@ LRAM_API lram_status lram_state_load(lram_state *state, const float *values, siz
 
 /* ---- step -------------------------------------------------------------------------------------------------- */
 
-/* What goes in; all arrays are the caller's, are only read, and have one entry per row.
+/* What goes in; all arrays are the caller's, are only read, and have one entry per row. What the model does not list
+ * among its inputs is not looked at and may be NULL.
  *
  * The library keeps no return-to-go. An episode starts with target_return / reward_scale; after every step whose reward
  * is known, return_to_go -= reward / reward_scale, and a robot without a reward leaves it as it is. */
@@ -249,6 +280,9 @@ typedef struct lram_outputs {
 /* One environment step of every row. Returns when it is done. Allocates nothing; the only lock is the one under which
  * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads.
  *
+ * Of a model that has another input or output than those of lram_inputs and lram_outputs it is refused with ARGUMENT
+ * and a text that names some: it needs lram_step_fields.
+ *
  * Fails with ARGUMENT, INPUT (not finite, or is_first neither 0 nor 1: the text names the field), BUSY, and OVERFLOW:
  * an input is so large that its encoding is beyond 1e17, where the arithmetic of float32 ends (the text names it). A
  * control loop that gets an error holds its last action; the state is as it was.
@@ -259,6 +293,21 @@ typedef struct lram_outputs {
  * not bring a policy there: what a step adds to a state is bounded by its weights. Damaged weights do, or a state that
  * no run produced. */
 LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, const lram_outputs *outputs);
+
+/* The same step of any model, with an array per input and output that it lists. Where lram_step is not refused the two
+ * compute the same, bit by bit.
+ *
+ * inputs   arrays in the order of lram_input, (batch, extents) of their elements each, the caller's, only read. NULL
+ *          where the field is not read.
+ * outputs  arrays in the order of lram_output, the caller's, written at the end of a step that succeeds; they must not
+ *          overlap with inputs or with one another. NULL: not wanted.
+ *
+ * input_count and output_count are the description's `inputs` and `outputs`; anything else is LRAM_ERROR_ARGUMENT.
+ *
+ * What holds for lram_step holds here, also that nothing is allocated, and what becomes of the state after which error.
+ * But a module's step whose results are not finite has changed nothing: no row is lost. */
+LRAM_API lram_status lram_step_fields(lram_state *state, const void *const *inputs, size_t input_count,
+                                      void *const *outputs, size_t output_count);
 
 #ifdef __cplusplus
 }

@@ -1,20 +1,20 @@
 // The Python module `lram_export._native`: models and states of lram.h as objects, arrays as buffers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine.h"
+#include "handles.h"
 #include "kernels/kernels.h"
 #include "lram.h"
-#include "state.h"
 
 namespace nb = nanobind;
 
@@ -51,6 +51,16 @@ using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using AnyConst = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Any = nb::ndarray<nb::c_contig, nb::device::cpu>;
+
+nb::tuple shape_of(int rank, const std::size_t* extents) {
+  nb::list shape;
+  for (int axis = 0; axis < rank; ++axis) shape.append(extents[axis]);
+  return nb::tuple(shape);
+}
+
+const char* dtype_of(lram_element element) {
+  return element == LRAM_FLOAT32 ? "float32" : element == LRAM_UINT8 ? "uint8" : "int64";
+}
 
 struct Model {
   std::shared_ptr<lram_model> handle;
@@ -92,20 +102,32 @@ struct Model {
     for (std::size_t i = 0; i < description().state_tensors; ++i) {
       lram_tensor tensor;
       check(lram_state_tensor(handle.get(), i, &tensor));
-      nb::list extents;
-      for (int axis = 0; axis < tensor.rank; ++axis) extents.append(tensor.extents[axis]);
-      tensors.append(nb::make_tuple(std::string(tensor.name), nb::tuple(extents), initial(tensor)));
+      tensors.append(nb::make_tuple(std::string(tensor.name), shape_of(tensor.rank, tensor.extents), initial(tensor)));
     }
     return tensors;
   }
+
+  using Describe = lram_status (*)(const lram_model*, std::size_t, lram_field*);
+  nb::list fields(std::size_t count, Describe describe) const {
+    nb::list found;
+    for (std::size_t i = 0; i < count; ++i) {
+      lram_field field;
+      check(describe(handle.get(), i, &field));
+      found.append(nb::make_tuple(std::string(field.name), shape_of(field.rank, field.extents),
+                                  std::string(dtype_of(field.element))));
+    }
+    return found;
+  }
+  nb::list inputs() const { return fields(description().inputs, lram_input); }
+  nb::list outputs() const { return fields(description().outputs, lram_output); }
 };
 
 struct State {
   std::shared_ptr<lram_model> model;  // a model lives as long as its states
   std::shared_ptr<lram_state> handle;
   // the addresses of bound arrays, and what keeps them alive
-  lram_inputs inputs = {};
-  lram_outputs outputs = {};
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
   std::vector<nb::object> bound;
 
   State(const Model& owner, int batch) : model(owner.handle) {
@@ -114,39 +136,52 @@ struct State {
     handle = std::shared_ptr<lram_state>(created, lram_state_free);
   }
 
-  const lram::State& inner() const { return reinterpret_cast<const lram::State&>(*handle); }
+  const lram::Episodes& inner() const { return *handle->episodes; }
 
-  static void expect(const char* name, std::size_t got, std::size_t expected) {
-    if (got != expected)
+  // An array of a field, which stays where it is.
+  template <class Array>
+  Array array_of(const lram::Field& field, const nb::handle& given) const {
+    Array array;
+    if (!nb::try_cast(given, array, false))
+      throw nb::value_error((field.name + ": expected a contiguous array that may be used as it is").c_str());
+    const std::size_t expected =
+        static_cast<std::size_t>(inner().batch()) * field.size() * lram::element_bytes(field.element);
+    if (array.nbytes() != expected)
       throw nb::value_error(
-          (std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(got))
+          (field.name + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(array.nbytes()))
+              .c_str());
+    return array;
+  }
+
+  static void expect_count(const char* name, std::size_t expected, std::size_t count) {
+    if (count != expected)
+      throw nb::value_error(
+          (std::string(name) + ": expected " + std::to_string(expected) + " arrays, got " + std::to_string(count))
               .c_str());
   }
 
-  // Arrays that stay where they are; steps read and write them. None: the policy does not read it.
-  void bind(const AnyConst& observation, const std::optional<ConstFloats>& return_to_go,
-            const std::optional<ConstFloats>& reward, const ConstFloats& is_first, const Any& action,
-            const Floats& logits) {
-    lram_description about;
-    check(lram_describe(model.get(), &about));
-    const auto rows = static_cast<std::size_t>(inner().batch());
-    expect("observation", observation.nbytes(),
-           rows * about.observation_size * (about.observation == LRAM_IMAGE ? 1 : 4));
-    if (return_to_go) expect("return_to_go", return_to_go->nbytes(), 4 * rows);
-    if (reward) expect("reward", reward->nbytes(), 4 * rows);
-    expect("is_first", is_first.nbytes(), 4 * rows);
-    expect("action", action.nbytes(), rows * about.action_size * (about.action == LRAM_DISCRETE ? 8 : 4));
-    expect("action_logits", logits.nbytes(), 4 * rows * about.logits_size);
-    inputs = {observation.data(), return_to_go ? return_to_go->data() : nullptr, reward ? reward->data() : nullptr,
-              is_first.data()};
-    outputs = {action.data(), logits.data()};
-    bound = {nb::find(observation), nb::find(is_first), nb::find(action), nb::find(logits)};
-    for (const auto* given : {&return_to_go, &reward})
-      if (*given) bound.push_back(nb::find(**given));
+  // Arrays that stay where they are, in the order of the model's fields; steps read and write them. None: an input that
+  // a step does not read.
+  void bind(const nb::list& given, const nb::list& wanted) {
+    const lram::Engine& engine = *model->engine;
+    expect_count("inputs", engine.inputs().size(), given.size());
+    expect_count("outputs", engine.outputs().size(), wanted.size());
+    std::vector<const void*> read;
+    std::vector<void*> written;
+    for (std::size_t i = 0; i < given.size(); ++i)
+      read.push_back(given[i].is_none() ? nullptr : array_of<AnyConst>(engine.inputs()[i], given[i]).data());
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      written.push_back(array_of<Any>(engine.outputs()[i], wanted[i]).data());
+    inputs = std::move(read);
+    outputs = std::move(written);
+    bound.clear();
+    for (const nb::list* arrays : {&given, &wanted})
+      for (const nb::handle array : *arrays) bound.push_back(nb::borrow(array));
   }
 
   void step() {
-    check(unlocked([&] { return lram_step(handle.get(), &inputs, &outputs); }));
+    check(unlocked(
+        [&] { return lram_step_fields(handle.get(), inputs.data(), inputs.size(), outputs.data(), outputs.size()); }));
   }
 
   void save(const Floats& values) const {
@@ -197,18 +232,8 @@ NB_MODULE(_native, m) {
            nb::arg("verify") = true)
       .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
-      .def_prop_ro("batch", [](const Model& model) { return model.description().batch; })
-      .def_prop_ro("observation_size", [](const Model& model) { return model.description().observation_size; })
-      .def_prop_ro("logits_size", [](const Model& model) { return model.description().logits_size; })
-      .def_prop_ro("inputs",
-                   [](const Model& model) {
-                     const lram_description about = model.description();
-                     std::vector<std::string> names = {"observation"};
-                     if (about.reads_return_to_go != 0) names.emplace_back("return_to_go");
-                     if (about.reads_reward != 0) names.emplace_back("reward");
-                     names.emplace_back("is_first");
-                     return names;
-                   })
+      .def_prop_ro("inputs", &Model::inputs)
+      .def_prop_ro("outputs", &Model::outputs)
       .def_prop_ro("name", [](const Model& model) { return std::string(model.description().name); })
       .def_prop_ro("source_sha256",
                    [](const Model& model) {
@@ -220,8 +245,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))
       .def_prop_ro("size", &State::size)
       .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
-      .def("bind", &State::bind, nb::arg("observation"), nb::arg("return_to_go").none(), nb::arg("reward").none(),
-           nb::arg("is_first"), nb::arg("action"), nb::arg("action_logits"))
+      .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"))
       .def("step", &State::step)
       .def("save", &State::save, nb::arg("values"))
       .def("load", &State::load, nb::arg("values"))

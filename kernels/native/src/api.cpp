@@ -6,20 +6,13 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "engine.h"
 #include "error.h"
+#include "handles.h"
 #include "lram.h"
-#include "model.h"
-#include "state.h"
-#include "step.h"
-
-struct lram_model : lram::Model {
-  using lram::Model::Model;
-};
-
-struct lram_state : lram::State {
-  using lram::State::State;
-};
 
 namespace {
 
@@ -49,20 +42,106 @@ void expect(bool holds, const char* text) {
 }
 
 // A child has no threads of its parent's models, and finds a state in the middle of a step.
-void expect_own(const lram::Model& model) {
-  if (model.forked())
+void expect_own(const lram_model& model) {
+  if (model.engine->forked())
     throw lram::Error(LRAM_ERROR_FORKED,
                       "model: it was opened before fork(), whose child has none of its threads; open "
                       "it in the child");
 }
 
-void expect_size(const lram::State& state, std::size_t count) {
-  if (count != state.size())
-    throw lram::Error(LRAM_ERROR_STATE, "count: this state has " + std::to_string(state.size()) + " values, got " +
+void expect_size(const lram_state& state, std::size_t count) {
+  const std::size_t size = state.episodes->size();
+  if (count != size)
+    throw lram::Error(LRAM_ERROR_STATE, "count: this state has " + std::to_string(size) + " values, got " +
                                             std::to_string(count) + "; is it the state of another model or batch?");
 }
 
+void expect_count(const char* name, std::size_t expected, std::size_t count) {
+  if (count != expected)
+    throw lram::Error(LRAM_ERROR_ARGUMENT, std::string(name) + ": this model has " + std::to_string(expected) +
+                                               ", got " + std::to_string(count));
+}
+
+template <class Fields>
+const typename Fields::value_type& at(const Fields& fields, std::size_t index) {
+  if (index >= fields.size())
+    throw lram::Error(LRAM_ERROR_ARGUMENT,
+                      "index: expected less than " + std::to_string(fields.size()) + ", got " + std::to_string(index));
+  return fields[index];
+}
+
+// What lram_field and lram_tensor have in common.
+template <class From, class To>
+void copy_shape(const From& from, To* to) {
+  std::snprintf(to->name, sizeof to->name, "%s", from.name.c_str());
+  to->rank = static_cast<int>(from.extents.size());
+  std::copy(from.extents.begin(), from.extents.end(), std::begin(to->extents));
+}
+
+void copy_field(const lram::Field& from, lram_field* to) {
+  *to = {};
+  copy_shape(from, to);
+  to->element = static_cast<lram_element>(from.element);
+  to->size = from.size();
+}
+
+// A member of lram_inputs or lram_outputs: what an input or output is to be of whose array it can be.
+struct Member {
+  const char* name;
+  bool number;              // one float per row
+  lram::Element otherwise;  // what its elements may be beside float32
+};
+constexpr Member kInputMembers[] = {{"observation", false, lram::Element::uint8},
+                                    {"return_to_go", true, lram::Element::float32},
+                                    {"reward", true, lram::Element::float32},
+                                    {"is_first", true, lram::Element::float32}};
+constexpr Member kOutputMembers[] = {{"action", false, lram::Element::int64},
+                                     {"action_logits", false, lram::Element::float32}};
+constexpr std::size_t kMostInputs = std::size(kInputMembers);
+constexpr std::size_t kMostOutputs = std::size(kOutputMembers);
+
+// Which member each field is, no two the same; the names of those that are none are added to `others`.
+template <std::size_t count>
+std::vector<std::size_t> members_of(const std::vector<lram::Field>& fields, const Member (&members)[count],
+                                    std::vector<std::string>& others) {
+  std::vector<std::size_t> found;
+  for (const lram::Field& field : fields) {
+    const Member* member = std::find_if(std::begin(members), std::end(members), [&](const Member& known) {
+      return field.name == known.name && (!known.number || field.size() == 1) &&
+             (field.element == lram::Element::float32 || field.element == known.otherwise);
+    });
+    const auto number = static_cast<std::size_t>(member - members);
+    if (number == count || std::find(found.begin(), found.end(), number) != found.end()) others.push_back(field.name);
+    found.push_back(number);
+  }
+  return found;
+}
+
+std::string first_of(const std::vector<std::string>& names) {
+  constexpr std::size_t most = 4;
+  std::string text;
+  for (std::size_t i = 0; i < names.size() && i < most; ++i) text += (i == 0 ? "" : ", ") + names[i];
+  return names.size() > most ? text + ", ..." : text;
+}
+
+void step(lram_state& state, const void* const* inputs, void* const* outputs) {
+  lram::Engine& engine = *state.model.engine;
+  state.episodes->check(inputs, outputs);
+  if (!engine.begin_step())
+    throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");
+  const std::unique_ptr<lram::Engine, void (*)(lram::Engine*)> stepping(
+      &engine, [](lram::Engine* entered) { entered->end_step(); });
+  state.episodes->step(inputs, outputs);
+}
+
 }  // namespace
+
+lram_model::lram_model(std::unique_ptr<lram::Engine> opened) : engine(std::move(opened)) {
+  std::vector<std::string> others;
+  input_members = members_of(engine->inputs(), kInputMembers, others);
+  output_members = members_of(engine->outputs(), kOutputMembers, others);
+  own_names = first_of(others);
+}
 
 extern "C" {
 
@@ -110,7 +189,7 @@ lram_status lram_open(const char* path, const lram_options* options, lram_model*
     lram_options chosen;
     lram_options_init(&chosen);
     if (options != nullptr) chosen = *options;
-    *model = new lram_model(path, chosen);
+    *model = new lram_model(lram::open_engine(path, chosen));
   });
 }
 
@@ -119,46 +198,42 @@ void lram_close(lram_model* model) { delete model; }
 lram_status lram_describe(const lram_model* model, lram_description* description) {
   return guarded([&] {
     expect(model != nullptr && description != nullptr, "model, description: expected both, got NULL");
-    auto& held = *const_cast<lram_model*>(model);
-    const lram::FileHeader& h = model->header();
-    const lram::Encoders& encoders = model->encoders();
+    const lram::Engine& engine = *model->engine;
     *description = {};
-    description->isa = model->kernels().name;
-    description->threads = held.pool().threads();
-    description->batch = static_cast<int>(h.batch);
-    description->observation = static_cast<lram_observation>(h.observation);
-    description->observation_size = encoders.observation_size();
-    description->action = static_cast<lram_action>(h.action);
-    description->action_size = static_cast<std::size_t>(model->head().actions());
-    description->logits_size = static_cast<std::size_t>(model->head().logits());
-    description->state_size = model->state_size();
-    description->state_tensors = model->state_tensors().size();
-    description->weight_bytes = model->artifact().weight_bytes();
-    description->feedback = static_cast<lram_feedback>(h.feedback);
-    description->target_return = h.target_return;
-    description->reward_scale = h.reward_scale;
-    description->reads_return_to_go = encoders.reads(lram::Input::return_to_go) ? 1 : 0;
-    description->reads_reward = encoders.reads(lram::Input::reward) ? 1 : 0;
-    std::copy(std::begin(h.name), std::end(h.name), description->name);
-    std::copy(std::begin(h.source_sha256), std::end(h.source_sha256), description->source_sha256);
+    engine.describe(*description);
+    description->isa = engine.kernels().name;
+    description->threads = engine.pool().threads();
+    description->state_size = engine.state_size();
+    description->state_tensors = engine.state_fields().size();
+    description->inputs = engine.inputs().size();
+    description->outputs = engine.outputs().size();
+  });
+}
+
+lram_status lram_input(const lram_model* model, size_t index, lram_field* field) {
+  return guarded([&] {
+    expect(model != nullptr && field != nullptr, "model, field: expected both, got NULL");
+    const lram::Field& found = at(model->engine->inputs(), index);
+    copy_field(found, field);
+    field->read = found.read ? 1 : 0;
+  });
+}
+
+lram_status lram_output(const lram_model* model, size_t index, lram_field* field) {
+  return guarded([&] {
+    expect(model != nullptr && field != nullptr, "model, field: expected both, got NULL");
+    copy_field(at(model->engine->outputs(), index), field);
   });
 }
 
 lram_status lram_state_tensor(const lram_model* model, size_t index, lram_tensor* tensor) {
   return guarded([&] {
     expect(model != nullptr && tensor != nullptr, "model, tensor: expected both, got NULL");
-    const std::vector<lram::StateTensor>& tensors = model->state_tensors();
-    if (index >= tensors.size())
-      throw lram::Error(LRAM_ERROR_ARGUMENT, "index: expected less than " + std::to_string(tensors.size()) + ", got " +
-                                                 std::to_string(index));
-    const lram::StateTensor& found = tensors[index];
+    const lram::StateField& found = at(model->engine->state_fields(), index);
     *tensor = {};
-    std::snprintf(tensor->name, sizeof tensor->name, "%s", found.name.c_str());
-    const lram::StatePart& part = *found.described;
-    tensor->rank = static_cast<int>(part.extents.size());
-    for (std::size_t i = 0; i < part.extents.size(); ++i) tensor->extents[i] = part.extents[i];
-    tensor->initial = part.initial_values == nullptr ? part.initial : 0;
-    tensor->initial_values = part.initial_values;
+    copy_shape(found, tensor);
+    tensor->initial = found.initial_values == nullptr ? found.initial : 0;
+    tensor->initial_values = found.initial_values;
   });
 }
 
@@ -168,7 +243,7 @@ lram_status lram_state_create(lram_model* model, int batch, lram_state** state) 
     *state = nullptr;
     expect(model != nullptr, "model: expected one, got NULL");
     expect_own(*model);
-    *state = new lram_state(*model, batch);
+    *state = new lram_state{*model, model->engine->start(batch)};
   });
 }
 
@@ -177,8 +252,8 @@ lram_status lram_state_clone(const lram_state* state, lram_state** copy) {
     expect(copy != nullptr, "copy: expected a place for the result, got NULL");
     *copy = nullptr;
     expect(state != nullptr, "state: expected one, got NULL");
-    expect_own(state->model());
-    *copy = new lram_state(*state);
+    expect_own(state->model);
+    *copy = new lram_state{state->model, state->episodes->clone()};
   });
 }
 
@@ -187,34 +262,35 @@ void lram_state_free(lram_state* state) { delete state; }
 lram_status lram_state_reset(lram_state* state, const int* rows, size_t count) {
   return guarded([&] {
     expect(state != nullptr, "state: expected one, got NULL");
-    expect_own(state->model());
+    expect_own(state->model);
+    lram::Episodes& episodes = *state->episodes;
     if (rows == nullptr) {
-      for (int row = 0; row < state->batch(); ++row) state->reset(row);
+      for (int row = 0; row < episodes.batch(); ++row) episodes.reset(row);
       return;
     }
     for (size_t i = 0; i < count; ++i)
-      if (rows[i] < 0 || rows[i] >= state->batch())
-        throw lram::Error(LRAM_ERROR_ARGUMENT, "rows: expected 0 to " + std::to_string(state->batch() - 1) + ", got " +
-                                                   std::to_string(rows[i]));
-    for (size_t i = 0; i < count; ++i) state->reset(rows[i]);
+      if (rows[i] < 0 || rows[i] >= episodes.batch())
+        throw lram::Error(LRAM_ERROR_ARGUMENT, "rows: expected 0 to " + std::to_string(episodes.batch() - 1) +
+                                                   ", got " + std::to_string(rows[i]));
+    for (size_t i = 0; i < count; ++i) episodes.reset(rows[i]);
   });
 }
 
 lram_status lram_state_save(const lram_state* state, float* values, size_t count) {
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
-    expect_own(state->model());
+    expect_own(state->model);
     expect_size(*state, count);
-    state->save(values);
+    state->episodes->save(values);
   });
 }
 
 lram_status lram_state_load(lram_state* state, const float* values, size_t count) {
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
-    expect_own(state->model());
+    expect_own(state->model);
     expect_size(*state, count);
-    state->load(values);
+    state->episodes->load(values);
   });
 }
 
@@ -222,13 +298,35 @@ lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_o
   return guarded([&] {
     expect(state != nullptr && inputs != nullptr && outputs != nullptr,
            "state, inputs, outputs: expected all, got NULL");
-    expect_own(state->model());
-    lram::check_inputs(*state, *inputs, *outputs);
-    if (!state->model().begin_step())
-      throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");
-    const std::unique_ptr<lram::Model, void (*)(lram::Model*)> stepping(&state->model(),
-                                                                        [](lram::Model* model) { model->end_step(); });
-    lram::run_step(*state, *inputs, *outputs);
+    const lram_model& model = state->model;
+    expect_own(model);
+    if (!model.own_names.empty())
+      throw lram::Error(LRAM_ERROR_ARGUMENT, "model: its inputs and outputs have names of their own (" +
+                                                 model.own_names + "); use lram_step_fields");
+    // in the order of kInputMembers and kOutputMembers
+    const void* const given[kMostInputs] = {inputs->observation, inputs->return_to_go, inputs->reward,
+                                            inputs->is_first};
+    void* const wanted[kMostOutputs] = {outputs->action, outputs->logits};
+    const void* in[kMostInputs] = {};
+    void* out[kMostOutputs] = {};
+    for (std::size_t i = 0; i < model.input_members.size(); ++i) in[i] = given[model.input_members[i]];
+    for (std::size_t i = 0; i < model.output_members.size(); ++i) {
+      out[i] = wanted[model.output_members[i]];
+      expect(out[i] != nullptr || model.output_members[i] != 0, "action: expected an array, got NULL");
+    }
+    step(*state, in, out);
+  });
+}
+
+lram_status lram_step_fields(lram_state* state, const void* const* inputs, size_t input_count, void* const* outputs,
+                             size_t output_count) {
+  return guarded([&] {
+    expect(state != nullptr && inputs != nullptr && outputs != nullptr,
+           "state, inputs, outputs: expected all, got NULL");
+    expect_own(state->model);
+    expect_count("input_count", state->model.engine->inputs().size(), input_count);
+    expect_count("output_count", state->model.engine->outputs().size(), output_count);
+    step(*state, inputs, outputs);
   });
 }
 

@@ -1,18 +1,11 @@
 #include "artifact.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <iterator>
+#include <utility>
 
-#include "arena.h"
-#include "error.h"
+#include "lram.h"
 #include "text.h"
 
 namespace lram {
@@ -28,144 +21,42 @@ std::string tensor_name(std::uint32_t role, int of) {
   return "tensor " + number(role) + owner + std::to_string(of);
 }
 
-struct Checksum {
-  std::uint64_t sum = 0;
-  std::uint64_t weighted = 0;
-};
-
-// Without a multiplication per word, in lanes that compilers turn into vectors: at the speed of memory.
-Checksum checksum(const std::uint8_t* bytes, std::size_t size) {
-  constexpr std::size_t lanes = 16;
-  std::uint64_t sums[lanes] = {};
-  std::uint64_t running[lanes] = {};  // sum of the sums: a lane's first word counts once for every round
-  const std::size_t rounds = size / (4 * lanes);
-  for (std::size_t round = 0; round < rounds; ++round) {
-    std::uint32_t words[lanes];
-    std::memcpy(words, bytes + round * sizeof words, sizeof words);
-    for (std::size_t i = 0; i < lanes; ++i) {
-      sums[i] += words[i];
-      running[i] += sums[i];
-    }
-  }
-  Checksum found;
-  for (std::size_t i = 0; i < lanes; ++i) {
-    found.sum += sums[i];
-    // word r of lane i is number r * lanes + i + 1, and counts rounds - r times in `running`
-    found.weighted += (rounds * lanes + i + 1) * sums[i] - lanes * running[i];
-  }
-  for (std::size_t at = rounds * 4 * lanes; at + 4 <= size; at += 4) {
-    std::uint32_t word = 0;
-    std::memcpy(&word, bytes + at, sizeof word);
-    found.sum += word;
-    found.weighted += (at / 4 + 1) * word;
-  }
-  return found;
-}
-
 // Where the tables end; the counts of tokens and blocks have been checked.
 std::uint64_t data_start(const FileHeader& h) {
   return sizeof(FileHeader) + h.token_count * sizeof(TokenEntry) + h.block_count * sizeof(BlockEntry) +
          h.tensor_count * sizeof(TensorEntry);
 }
 
-// Closes the descriptor on every way out of the constructor.
-struct File {
-  // not blocking: a pipe is refused, not waited for
-  explicit File(const std::string& path) : descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
-  ~File() {
-    if (descriptor >= 0) close(descriptor);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int descriptor;
-};
-
 }  // namespace
 
-Artifact::Artifact(const std::string& path, bool verify, bool lock) : path_(path) {
-  const File file(path);
-  struct stat about = {};
-  if (file.descriptor < 0 || fstat(file.descriptor, &about) != 0)
-    throw Error(LRAM_ERROR_FILE, path + ": cannot be opened: " + std::strerror(errno));
-  if (!S_ISREG(about.st_mode)) throw Error(LRAM_ERROR_FILE, path + ": expected a file");
-  size_ = static_cast<std::size_t>(about.st_size);
-  if (size_ < sizeof(FileHeader))
-    refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
-  // before anything is mapped: what is no artifact may be as large as it likes
-  FileHeader start;
-  const ssize_t got = pread(file.descriptor, &start, sizeof start, 0);
-  if (got != static_cast<ssize_t>(sizeof start))
-    throw Error(LRAM_ERROR_FILE, path + ": cannot be read: " + (got < 0 ? std::strerror(errno) : "it became shorter"));
-  check_start(start);
-  const std::uint64_t memory = machine_memory().total;
-  if (size_ > memory)
-    throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes do not fit the memory of this machine, " +
-                                       number(memory) + " bytes");
-  // populated here, so that no step meets a page fault
-  void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.descriptor, 0);
-  if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path + ": cannot be mapped: " + std::strerror(errno));
-  bytes_ = static_cast<const std::uint8_t*>(mapped);
-  mapped_ = true;
-  try {
-    check(verify);
-    if (lock && mlock(bytes_, size_) != 0)
-      throw Error(LRAM_ERROR_MEMORY, path + ": " + number(size_) + " bytes cannot be locked: " + std::strerror(errno) +
-                                         "; raise the limit (ulimit -l) or do not lock");
-  } catch (...) {
-    munmap(mapped, size_);
-    throw;
-  }
+Artifact::Artifact(MappedFile file, bool verify, bool lock) : file_(std::move(file)) {
+  file_.map(kMagic, kFormatVersion, sizeof(FileHeader));
+  find_tables();
+  if (verify) file_.check_checksum();
+  check_sizes();
+  check_tokens();
+  check_name();
+  check_tensors();
+  if (lock) file_.lock();
 }
 
-Artifact::Artifact(const std::uint8_t* bytes, std::size_t size, bool verify)
-    : path_("memory"), bytes_(bytes), size_(size) {
-  if (size_ < sizeof(FileHeader))
-    refuse("expected at least " + number(sizeof(FileHeader)) + " bytes, got " + number(size_));
-  check(verify);
-}
-
-Artifact::~Artifact() {
-  if (mapped_) munmap(const_cast<std::uint8_t*>(bytes_), size_);
-}
-
-void Artifact::refuse(const std::string& problem) const { throw Error(LRAM_ERROR_ARTIFACT, path_ + ": " + problem); }
-
-void Artifact::check_start(const FileHeader& h) const {
-  if (std::memcmp(h.magic, kMagic, sizeof kMagic) != 0) refuse("magic: not an artifact of the target `native`");
-  if (h.version > kFormatVersion)
-    throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
-                                        ", this library reads " + number(kFormatVersion) + "; update lram-export");
-  if (h.version < kFormatVersion)
-    throw Error(LRAM_ERROR_VERSION, path_ + ": version: this artifact has " + number(h.version) +
-                                        ", this library reads " + number(kFormatVersion) + "; export the bundle again");
-  if (h.header_bytes != sizeof(FileHeader))
-    refuse("header_bytes: expected " + number(sizeof(FileHeader)) + ", got " + number(h.header_bytes));
-  if (h.file_bytes != size_) refuse("file_bytes: expected " + number(h.file_bytes) + ", the file has " + number(size_));
+void Artifact::find_tables() {
+  header_ = reinterpret_cast<const FileHeader*>(file_.bytes());
+  const FileHeader& h = *header_;
   if (h.token_count < 1 || h.token_count > kMostTokens)
     refuse("token_count: expected 1 to " + number(kMostTokens) + ", got " + number(h.token_count));
   if (h.block_count < 1 || h.block_count > kMostBlocks)
     refuse("block_count: expected 1 to " + number(kMostBlocks) + ", got " + number(h.block_count));
-  if (data_start(h) > size_) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
-  if (size_ % 8 != 0) refuse("file_bytes: expected a multiple of 8, got " + number(size_));
-}
-
-void Artifact::check(bool verify) {
-  header_ = reinterpret_cast<const FileHeader*>(bytes_);
-  const FileHeader& h = *header_;
-  check_start(h);
-  if (verify) {
-    const Checksum found = checksum(bytes_ + kChecksumStart, size_ - kChecksumStart);
-    if (found.sum != h.checksum[0] || found.weighted != h.checksum[1])
-      refuse("checksum: the file was altered; copy or export it again");
-  }
-  tokens_ = reinterpret_cast<const TokenEntry*>(bytes_ + sizeof(FileHeader));
+  if (data_start(h) > file_.size()) refuse("tensor_count: " + number(h.tensor_count) + " entries do not fit the file");
+  tokens_ = reinterpret_cast<const TokenEntry*>(file_.bytes() + sizeof(FileHeader));
   blocks_ = reinterpret_cast<const BlockEntry*>(tokens_ + h.token_count);
   entries_ = reinterpret_cast<const TensorEntry*>(blocks_ + h.block_count);
-  check_sizes();
-  check_tokens();
-  check_name();
-  const std::uint64_t data = data_start(h);
-  for (std::uint32_t i = 0; i < h.tensor_count; ++i) {
+}
+
+void Artifact::check_tensors() {
+  const std::uint64_t data = data_start(*header_);
+  const std::size_t size = file_.size();
+  for (std::uint32_t i = 0; i < header_->tensor_count; ++i) {
     const TensorEntry& e = entries_[i];
     const std::string name = "tensor " + number(i);
     if ((e.layout & ~kTwoPlanes) > static_cast<std::uint32_t>(Layout::tiled_int4))
@@ -176,7 +67,7 @@ void Artifact::check(bool verify) {
              number(e.cols));
     const std::uint64_t expected = tensor_bytes(layout_of(e), e.parts, e.rows, e.cols);
     if (e.bytes != expected) refuse(name + ": bytes: expected " + number(expected) + ", got " + number(e.bytes));
-    if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size_ || e.bytes > size_ - e.offset)
+    if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size || e.bytes > size - e.offset)
       refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
     weight_bytes_ += e.bytes;
   }
@@ -252,7 +143,7 @@ const float* Artifact::plain(std::uint32_t role, int of, std::uint64_t count) co
   if (layout_of(e) != Layout::plain_float32 || e.parts * e.rows * e.cols != count)
     refuse(tensor_name(role, of) + ": expected " + number(count) + " plain floats, got " +
            number(e.parts * e.rows * e.cols) + " in layout " + number(e.layout));
-  return reinterpret_cast<const float*>(bytes_ + e.offset);
+  return reinterpret_cast<const float*>(file_.bytes() + e.offset);
 }
 
 std::vector<Matrix> Artifact::matrices(std::uint32_t role, int of, int parts, int rows, int cols) const {
@@ -275,7 +166,7 @@ std::vector<Matrix> Artifact::matrices(std::uint32_t role, int of, int parts, in
   std::vector<Matrix> found;
   found.reserve(static_cast<std::size_t>(parts));
   for (int part = 0; part < parts; ++part)
-    found.push_back({format, rows, cols, tiles, per_tile, bytes_ + e.offset + part * tiles * per_tile, planes});
+    found.push_back({format, rows, cols, tiles, per_tile, file_.bytes() + e.offset + part * tiles * per_tile, planes});
   return found;
 }
 

@@ -1,22 +1,18 @@
-// A checked, memory-mapped artifact. Nothing in it is copied.
+// The checked artifact of a network. Nothing in it is copied.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "format.h"
 #include "kernels/kernels.h"
+#include "mapped_file.h"
 
 namespace lram {
 
 class Artifact {
  public:
   // Throws Error: the file cannot be mapped, or is not what its header says.
-  Artifact(const std::string& path, bool verify, bool lock);
-  // The same over bytes in memory, which must outlive the artifact and start at a multiple of 64; for the fuzzer.
-  Artifact(const std::uint8_t* bytes, std::size_t size, bool verify);
-  ~Artifact();
-  Artifact(const Artifact&) = delete;
-  Artifact& operator=(const Artifact&) = delete;
+  Artifact(MappedFile file, bool verify, bool lock);
 
   const FileHeader& header() const { return *header_; }
   int hidden() const { return static_cast<int>(header_->hidden); }
@@ -30,20 +26,17 @@ class Artifact {
   const float* plain(std::uint32_t role, int of, std::uint64_t count) const;
   std::vector<Matrix> matrices(std::uint32_t role, int of, int parts, int rows, int cols) const;
 
-  [[noreturn]] void refuse(const std::string& problem) const;
+  [[noreturn]] void refuse(const std::string& problem) const { file_.refuse(problem); }
 
  private:
-  void check_start(const FileHeader& header) const;
-  void check(bool verify);
+  void find_tables();
   void check_sizes() const;
   void check_tokens() const;
   void check_name() const;
+  void check_tensors();
   const TensorEntry& entry(std::uint32_t role, int of) const;
 
-  std::string path_;
-  const std::uint8_t* bytes_ = nullptr;
-  std::size_t size_ = 0;
-  bool mapped_ = false;
+  MappedFile file_;
   const FileHeader* header_ = nullptr;
   const TokenEntry* tokens_ = nullptr;
   const BlockEntry* blocks_ = nullptr;

@@ -1,7 +1,7 @@
 // The artifact `model.lrn` as it lies on disk: header, tables, tensors. Little endian; the layout of the weights is the
 // one the kernels read.
 //
-//   FileHeader                     192 bytes
+//   FileHeader                     192 bytes, of which the first 40 are a FileStart
 //   TokenEntry[token_count]        8 bytes each: the tokens of a step, in their order
 //   BlockEntry[block_count]        64 bytes each: the blocks, in their order
 //   TensorEntry[tensor_count]      48 bytes each
@@ -26,10 +26,14 @@ constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
 constexpr std::uint32_t kFormatVersion = 3;
 constexpr std::size_t kAlignment = 64;
 
-constexpr int room_of(int width) { return (width + 15) / 16 * 16; }
-constexpr std::size_t kChecksumStart = 40;  // the checksum covers everything after itself
+// The other kind of file that the engine opens: a module's traced step (see program/).
+constexpr char kProgramMagic[8] = {'L', 'R', 'A', 'M', 'S', 'T', 'P', '\n'};
+constexpr std::uint32_t kProgramVersion = 1;
 
-struct FileHeader {
+constexpr int room_of(int width) { return (width + 15) / 16 * 16; }
+
+// What every kind of file begins with (see mapped_file.h).
+struct FileStart {
   char magic[8];
   std::uint32_t version;
   std::uint32_t header_bytes;
@@ -37,6 +41,12 @@ struct FileHeader {
   // of the 32-bit words w_1, w_2, ...: sum of w_i, sum of i * w_i, modulo 2^64: no change of one word or of two bits
   // leaves both as they were
   std::uint64_t checksum[2];
+};
+constexpr std::size_t kChecksumStart = 40;  // the checksum covers everything after itself
+static_assert(sizeof(FileStart) == kChecksumStart, "the start is part of the format");
+
+struct FileHeader {
+  FileStart start;
   std::uint32_t tensor_count;
   std::uint32_t token_count;
   std::uint32_t block_count;

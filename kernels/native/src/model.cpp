@@ -1,66 +1,66 @@
 #include "model.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string>
+#include <utility>
 
-#include "error.h"
+#include "state.h"
 
 namespace lram {
-namespace {
 
-// Checks the options that do not belong to one member, before anything is read.
-lram_options checked(lram_options options) {
-  if (options.threads < 1 || options.threads > 1024)
-    throw Error(LRAM_ERROR_ARGUMENT, "threads: expected 1 to 1024, got " + std::to_string(options.threads));
-  if (options.spin_microseconds < 0 || options.spin_microseconds > 1000000)
-    throw Error(LRAM_ERROR_ARGUMENT,
-                "spin_microseconds: expected 0 to 1000000, got " + std::to_string(options.spin_microseconds));
-  if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF)
-    throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 or 1, got " + std::to_string(options.state_format));
-  return options;
-}
-
-std::vector<int> pinned_cpus(const lram_options& options) {
-  if (options.cpus == nullptr) return {};
-  if (options.cpu_count < 1)
-    throw Error(LRAM_ERROR_ARGUMENT, "cpu_count: expected at least 1, got " + std::to_string(options.cpu_count));
-  return {options.cpus, options.cpus + options.cpu_count};
-}
-
-}  // namespace
-
-Model::Model(const std::string& path, const lram_options& options)
-    : artifact_(path, checked(options).verify != 0, options.lock_memory != 0),
-      kernels_(choose_kernels()),
-      lock_memory_(options.lock_memory != 0),
-      generation_(fork_generation()),
+Model::Model(MappedFile file, const lram_options& options)
+    : Engine(options),
+      artifact_(std::move(file), options.verify != 0, options.lock_memory != 0),
       encoders_(artifact_),
       head_(artifact_) {
   make_blocks(options.state_format == LRAM_STATE_LAZY_HALF);
-  pool_ = std::make_unique<ThreadPool>(std::min(options.threads, std::max(needs_.units, needs_.shares)),
-                                       pinned_cpus(options), options.spin_microseconds);
+  name_fields();
+  start_threads(std::max(needs_.units, needs_.shares));
 }
 
-Model::Model(const std::uint8_t* bytes, std::size_t size)
-    : artifact_(bytes, size, false),
-      kernels_(choose_kernels()),
-      lock_memory_(false),
-      generation_(fork_generation()),
-      encoders_(artifact_),
-      head_(artifact_) {
-  make_blocks(false);
-  pool_ = std::make_unique<ThreadPool>(1, std::vector<int>(), 0);
+void Model::describe(lram_description& description) const {
+  const FileHeader& h = header();
+  description.batch = static_cast<int>(h.batch);
+  description.observation = static_cast<lram_observation>(h.observation);
+  description.observation_size = encoders_.observation_size();
+  description.action = static_cast<lram_action>(h.action);
+  description.action_size = static_cast<std::size_t>(head_.actions());
+  description.logits_size = static_cast<std::size_t>(head_.logits());
+  description.weight_bytes = artifact_.weight_bytes();
+  description.feedback = static_cast<lram_feedback>(h.feedback);
+  description.target_return = h.target_return;
+  description.reward_scale = h.reward_scale;
+  description.reads_return_to_go = encoders_.reads(Input::return_to_go) ? 1 : 0;
+  description.reads_reward = encoders_.reads(Input::reward) ? 1 : 0;
+  std::copy(std::begin(h.name), std::end(h.name), description.name);
+  std::copy(std::begin(h.source_sha256), std::end(h.source_sha256), description.source_sha256);
 }
 
-Model::~Model() {
-  // no thread is there to be waited for, and a lock may be held for ever: a child gives up its copy of the pool
-  if (forked()) {
-    [[maybe_unused]] ThreadPool* given_up = pool_.release();
-  }
+std::unique_ptr<Episodes> Model::start(int batch) { return std::make_unique<State>(*this, batch); }
+
+// A state takes its arrays in this order (state.cpp).
+void Model::name_fields() {
+  const FileHeader& h = header();
+  if (encoders_.images())
+    inputs_.push_back({"observation", Element::uint8, {h.image_channels, h.image_height, h.image_width}});
+  else
+    inputs_.push_back({"observation", Element::float32, {h.observation_dim}});
+  if (encoders_.reads(Input::return_to_go)) inputs_.push_back({"return_to_go", Element::float32, {}});
+  if (encoders_.reads(Input::reward)) inputs_.push_back({"reward", Element::float32, {}});
+  inputs_.push_back({"is_first", Element::float32, {}});
+  const auto actions = static_cast<std::size_t>(head_.actions());
+  const auto logits = static_cast<std::size_t>(head_.logits());
+  outputs_.push_back({"action", head_.discrete() ? Element::int64 : Element::float32, {actions}});
+  if (head_.discrete())
+    outputs_.push_back({"action_logits", Element::float32, {logits}});
+  else
+    outputs_.push_back({"action_logits", Element::float32, {actions, logits / actions}});
 }
 
 void Model::make_blocks(bool lazy_state) {
   for (int number = 0; number < artifact_.blocks(); ++number) {
-    blocks_.push_back(make_block({artifact_, number, kernels_, lazy_state}));
+    blocks_.push_back(make_block({artifact_, number, kernels(), lazy_state}));
     const Block& block = *blocks_.back();
     needs_.units = std::max(needs_.units, block.needs().units);
     needs_.width = std::max(needs_.width, block.needs().width);
@@ -73,9 +73,9 @@ void Model::make_blocks(bool lazy_state) {
     needs_.common_per_row = std::max(needs_.common_per_row, block.needs().common_per_row);
     for (std::size_t part = 0; part < block.parts().size(); ++part) {
       const StatePart& described = block.parts()[part];
-      const std::string name = "state." + std::to_string(number) + "." + described.name;
-      state_tensors_.push_back({name, static_cast<std::size_t>(number), part, described.size(), &described});
-      state_size_ += described.size();
+      state_tensors_.push_back({static_cast<std::size_t>(number), part, &described});
+      state_fields_.push_back({"state." + std::to_string(number) + "." + described.name, described.extents,
+                               described.initial, described.initial_values});
     }
   }
 }

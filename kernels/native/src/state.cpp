@@ -6,15 +6,10 @@
 #include <string>
 
 #include "error.h"
+#include "step.h"
 
 namespace lram {
 namespace {
-
-int checked_batch(int batch) {
-  if (batch < 1 || batch > 4096)
-    throw Error(LRAM_ERROR_ARGUMENT, "batch: expected 1 to 4096, got " + std::to_string(batch));
-  return batch;
-}
 
 bool allowed(const StatePart& part, float value) {
   if (part.places > 0) return value >= 0 && value < static_cast<float>(part.places) && std::trunc(value) == value;
@@ -29,20 +24,22 @@ std::string what_is_allowed(const StatePart& part, float value) {
 }  // namespace
 
 State::State(Model& model, int batch)
-    : model_(model),
-      batch_(checked_batch(batch)),
+    : Episodes(model, batch),
+      model_(model),
       arena_(planned_bytes(), model.lock_memory()),
       lost_(static_cast<std::size_t>(batch), false) {
   Planner planner(arena_.begin());
   plan(planner);
   for (std::size_t block = 0; block < memories_.size(); ++block)
-    model_.blocks()[block]->start(*memories_[block], batch_);
+    model_.blocks()[block]->start(*memories_[block], batch);
 }
 
-State::State(const State& other) : State(other.model_, other.batch_) {
+State::State(const State& other) : State(other.model_, other.batch()) {
   std::memcpy(memory(), other.memory(), state_bytes_);
   lost_ = other.lost_;
 }
+
+std::unique_ptr<Episodes> State::clone() const { return std::make_unique<State>(*this); }
 
 std::size_t State::planned_bytes() {
   Planner counting(nullptr);
@@ -54,14 +51,14 @@ void State::plan(Planner& planner) {
   memories_.clear();
   units.clear();
   threads.clear();
-  for (const auto& block : model_.blocks()) memories_.push_back(block->plan(planner, batch_));
+  for (const auto& block : model_.blocks()) memories_.push_back(block->plan(planner, batch()));
   state_bytes_ = planner.used();
   planner.guard();
   plan_buffers(planner);
 }
 
 void State::plan_buffers(Planner& planner) {
-  const auto rows = static_cast<std::size_t>(batch_);
+  const auto rows = static_cast<std::size_t>(batch());
   const auto count = static_cast<std::size_t>(tokens());
   const auto hidden = static_cast<std::size_t>(padded_hidden());
   constexpr std::size_t planes = 2;
@@ -92,14 +89,14 @@ void State::plan_buffers(Planner& planner) {
     b.scratch = planner.take<float>(needs.of_thread);
     threads.push_back(b);
   }
-  encoders = model_.encoders().plan(planner, batch_);
+  encoders = model_.encoders().plan(planner, batch());
   mixed = planner.take<float>(count * hidden);
   common = planner.take<float>(needs.common + rows * needs.common_per_row);
   logits = planner.take<float>(rows * static_cast<std::size_t>(padded(model_.head().logits())));
 }
 
 void State::require(const float* is_first) const {
-  for (int row = 0; row < batch_; ++row)
+  for (int row = 0; row < batch(); ++row)
     if (lost(row) && (is_first == nullptr || is_first[row] == 0))
       throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(row) +
                                            " was lost in an earlier step; reset it, load one, or start an episode");
@@ -114,26 +111,44 @@ void State::reset(int row) {
 void State::save(float* values) const {
   require(nullptr);
   for (const StateTensor& tensor : model_.state_tensors()) {
-    model_.blocks()[tensor.block]->save(*memories_[tensor.block], tensor.part, batch_, values);
-    values += tensor.size * static_cast<std::size_t>(batch_);
+    model_.blocks()[tensor.block]->save(*memories_[tensor.block], tensor.part, batch(), values);
+    values += tensor.described->size() * static_cast<std::size_t>(batch());
   }
 }
 
 void State::load(const float* values) {
   const float* at = values;
-  for (const StateTensor& tensor : model_.state_tensors()) {
-    const std::size_t count = tensor.size * static_cast<std::size_t>(batch_);
+  for (std::size_t number = 0; number < model_.state_tensors().size(); ++number) {
+    const StatePart& part = *model_.state_tensors()[number].described;
+    const std::size_t count = part.size() * static_cast<std::size_t>(batch());
     for (std::size_t i = 0; i < count; ++i)
-      if (!allowed(*tensor.described, at[i]))
-        throw Error(LRAM_ERROR_STATE, tensor.name + ": expected " + what_is_allowed(*tensor.described, at[i]) +
-                                          ", got " + shown(at[i]) + " at element " + std::to_string(i));
+      if (!allowed(part, at[i]))
+        throw Error(LRAM_ERROR_STATE, model_.state_fields()[number].name + ": expected " +
+                                          what_is_allowed(part, at[i]) + ", got " + shown(at[i]) + " at element " +
+                                          std::to_string(i));
     at += count;
   }
   lost_.assign(lost_.size(), false);
   for (const StateTensor& tensor : model_.state_tensors()) {
-    model_.blocks()[tensor.block]->load(*memories_[tensor.block], tensor.part, batch_, values);
-    values += tensor.size * static_cast<std::size_t>(batch_);
+    model_.blocks()[tensor.block]->load(*memories_[tensor.block], tensor.part, batch(), values);
+    values += tensor.described->size() * static_cast<std::size_t>(batch());
   }
+}
+
+// Arrays in the order of the model's fields (model.cpp), by their names.
+lram_inputs State::named(const void* const* inputs) const {
+  lram_inputs found = {};
+  found.observation = *inputs++;
+  if (model_.encoders().reads(Input::return_to_go)) found.return_to_go = static_cast<const float*>(*inputs++);
+  if (model_.encoders().reads(Input::reward)) found.reward = static_cast<const float*>(*inputs++);
+  found.is_first = static_cast<const float*>(*inputs);
+  return found;
+}
+
+void State::check(const void* const* inputs, void* const* /*outputs*/) const { check_inputs(*this, named(inputs)); }
+
+void State::step(const void* const* inputs, void* const* outputs) {
+  run_step(*this, named(inputs), {outputs[0], static_cast<float*>(outputs[1])});
 }
 
 }  // namespace lram

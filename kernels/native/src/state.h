@@ -1,4 +1,4 @@
-// The recurrent memory of a batch, and the buffers a step of it needs.
+// The recurrent memory of a batch of a network's episodes, and the buffers a step of it needs.
 #pragma once
 #include <memory>
 #include <vector>
@@ -37,24 +37,25 @@ struct ThreadBuffers {
   float* scratch;
 };
 
-class State {
+class State : public Episodes {
  public:
   State(Model& model, int batch);
   State(const State& other);
   State& operator=(const State&) = delete;
-  ~State() = default;
+  ~State() override = default;
 
   Model& model() const { return model_; }
-  int batch() const { return batch_; }
   int tokens_per_row() const { return model_.artifact().tokens(); }
-  int tokens() const { return batch_ * tokens_per_row(); }
+  int tokens() const { return batch() * tokens_per_row(); }
   int padded_hidden() const { return padded(model_.hidden()); }
   BlockMemory& memory_of(std::size_t block) { return *memories_[block]; }
-  std::size_t size() const { return model_.state_size() * static_cast<std::size_t>(batch_); }  // floats
 
-  void reset(int row);
-  void save(float* values) const;
-  void load(const float* values);  // throws Error if one is not finite, or too large
+  std::unique_ptr<Episodes> clone() const override;
+  void reset(int row) override;
+  void save(float* values) const override;
+  void load(const float* values) override;
+  void check(const void* const* inputs, void* const* outputs) const override;
+  void step(const void* const* inputs, void* const* outputs) override;
 
   // Rows whose step came to what is no number; reset and load make them whole.
   bool lost(int row) const { return lost_[static_cast<std::size_t>(row)]; }
@@ -62,9 +63,8 @@ class State {
   void require(const float* is_first) const;
   void set_lost(int row, bool lost) { lost_[static_cast<std::size_t>(row)] = lost; }
 
-  // The recurrent memory as it is, for tests that need to spoil it.
-  float* memory() const { return reinterpret_cast<float*>(arena_.begin()); }
-  std::size_t memory_floats() const { return state_bytes_ / sizeof(float); }
+  float* memory() const override { return reinterpret_cast<float*>(arena_.begin()); }
+  std::size_t memory_floats() const override { return state_bytes_ / sizeof(float); }
 
   std::vector<UnitBuffers> units;
   std::vector<ThreadBuffers> threads;
@@ -79,9 +79,9 @@ class State {
   void plan(Planner& planner);
   void plan_buffers(Planner& planner);
   std::size_t planned_bytes();
+  lram_inputs named(const void* const* inputs) const;
 
   Model& model_;
-  int batch_;
   std::vector<std::unique_ptr<BlockMemory>> memories_;
   std::size_t state_bytes_ = 0;
   Arena arena_;

@@ -48,7 +48,7 @@ bool within(const float* values, int count, float largest) {
   return beyond == 0;
 }
 
-void check_inputs(const State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
+void check_inputs(const State& state, const lram_inputs& inputs) {
   const Encoders& encoders = state.model().encoders();
   const auto rows = static_cast<std::size_t>(state.batch());
   const auto present = [](const char* name, const void* pointer) {
@@ -66,7 +66,6 @@ void check_inputs(const State& state, const lram_inputs& inputs, const lram_outp
   for (const Number& number : numbers)
     if (number.read) present(number.name, number.values);
   present("is_first", inputs.is_first);
-  present("action", outputs.action);
   if (!encoders.images())
     check_finite("observation", static_cast<const float*>(inputs.observation), rows * encoders.observation_size());
   for (const Number& number : numbers)

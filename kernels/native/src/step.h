@@ -10,10 +10,10 @@
 namespace lram {
 
 // Throws Error naming the first input that is not finite or not allowed, or the row that is lost.
-void check_inputs(const State& state, const lram_inputs& inputs, const lram_outputs& outputs);
+void check_inputs(const State& state, const lram_inputs& inputs);
 
-// Advances the state; inputs must have been checked. Throws Error (OVERFLOW): an input too large, which changes
-// nothing; or logits that are not finite, whose rows are lost then.
+// Advances the state; inputs must have been checked, outputs that are NULL are not written. Throws Error (OVERFLOW): an
+// input too large, which changes nothing; or logits that are not finite, whose rows are lost then.
 void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs);
 
 // What the parts of a step share.

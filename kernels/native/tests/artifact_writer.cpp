@@ -73,7 +73,7 @@ class Writer {
       entry.offset = offset;
       offset = aligned(offset + entry.bytes);
     }
-    header.file_bytes = offset;
+    header.start.file_bytes = offset;
     header.tensor_count = static_cast<std::uint32_t>(entries_.size());
     header.token_count = static_cast<std::uint32_t>(tokens.size());
     header.block_count = static_cast<std::uint32_t>(blocks_.size());
@@ -334,9 +334,9 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   w.plain(lram::kHeadBias, 0, actions * tokens, 0.1F);
 
   lram::FileHeader h = {};
-  std::memcpy(h.magic, lram::kMagic, sizeof h.magic);
-  h.version = lram::kFormatVersion;
-  h.header_bytes = sizeof h;
+  std::memcpy(h.start.magic, lram::kMagic, sizeof h.start.magic);
+  h.start.version = lram::kFormatVersion;
+  h.start.header_bytes = sizeof h;
   h.batch = 1;
   const auto number = [](int value) { return static_cast<std::uint32_t>(value); };
   h.hidden = number(s.hidden);

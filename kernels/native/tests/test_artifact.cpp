@@ -90,7 +90,7 @@ TEST(other_files_are_refused) {
 TEST(an_artifact_larger_than_memory_is_refused_before_it_is_read) {
   const std::uint64_t size = std::uint64_t{1} << 43;  // a hole: it takes no room on the disk
   std::vector<std::uint8_t> bytes = make_artifact({});
-  std::memcpy(bytes.data() + offsetof(lram::FileHeader, file_bytes), &size, sizeof size);
+  std::memcpy(bytes.data() + offsetof(lram::FileStart, file_bytes), &size, sizeof size);
   const TemporaryFile file(bytes);
   CHECK(truncate(file.path().c_str(), static_cast<off_t>(size)) == 0);
   lram_model* model = nullptr;

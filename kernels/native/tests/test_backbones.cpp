@@ -26,7 +26,7 @@ TEST(a_row_that_starts_an_episode_forgets_every_value) {
     const ModelPointer model = open_model(file, isa.c_str(), 2);
     Driver fresh(model, 2);
     Driver spoilt(model, 2);
-    const auto& inner = reinterpret_cast<const lram::State&>(*spoilt.state);
+    const lram::Episodes& inner = *spoilt.state->episodes;
     std::memset(inner.memory(), 0xff, inner.memory_floats() * sizeof(float));
     for (unsigned step = 0; step < 12; ++step) {
       const std::vector<int> first = step == 0   ? std::vector<int>{0, 1}
@@ -74,8 +74,7 @@ TEST(a_state_that_is_no_number_makes_no_action) {
   for_each([](const TemporaryFile& file, const std::string& isa) {
     const ModelPointer model = open_model(file, isa.c_str());
     const Driver driver(model, 1);
-    const auto& inner = reinterpret_cast<const lram::State&>(*driver.state);
-    inner.memory()[40] = std::nanf("");
+    driver.state->episodes->memory()[40] = std::nanf("");
     const std::vector<float> observation(driver.about.observation_size, 0.5F);
     float action[3] = {17, 17, 17};
     const float zero = 0;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "state.h"
 #include "testing.h"
 
 using namespace lram_testing;
@@ -50,8 +51,8 @@ struct Loop {
   }
 
   // The recurrent memory as it lies.
-  float* memory() const { return reinterpret_cast<const lram::State&>(*driver.state).memory(); }
-  std::size_t memory_floats() const { return reinterpret_cast<const lram::State&>(*driver.state).memory_floats(); }
+  float* memory() const { return driver.state->episodes->memory(); }
+  std::size_t memory_floats() const { return driver.state->episodes->memory_floats(); }
 
   Driver driver;
   std::vector<float> observation;
@@ -176,9 +177,9 @@ TEST(a_lost_row_is_refused_until_it_starts_anew) {
   for_each_kind([](const ModelPointer& model) {
     const std::vector<float> whole = Loop(model).driver.save();
     const auto lost = [&](Loop& loop) {  // row 1
-      auto& state = reinterpret_cast<lram::State&>(*loop.driver.state);
-      const lram::StateTensor& y_or_n = state.model().state_tensors()[2];
-      state.memory_of(0).parts[2][2 * y_or_n.size - 1] = kNan;
+      auto& state = static_cast<lram::State&>(*loop.driver.state->episodes);
+      const lram::StateField& y_or_n = model->engine->state_fields()[2];
+      state.memory_of(0).parts[2][2 * y_or_n.size() - 1] = kNan;
       CHECK(loop.step() == LRAM_ERROR_OVERFLOW);
       CHECK(told("row 1"));
       for (int again = 0; again < 2; ++again) {

@@ -125,9 +125,8 @@ class Replay {
     std::vector<float> values(rows_ * about_.state_size);
     CHECK_OK(lram_state_save(state_.get(), values.data(), values.size()));
     const float* tensor = values.data();
-    const auto& inner = reinterpret_cast<const lram::State&>(*state_);
-    for (const lram::StateTensor& described : inner.model().state_tensors()) {
-      const std::size_t size = rows_ * described.size;
+    for (const lram::StateField& field : state_->model.engine->state_fields()) {
+      const std::size_t size = rows_ * field.size();
       const std::size_t stride = (size + kSample - 1) / kSample;
       std::vector<float> expected((size + stride - 1) / stride);
       recording_.read(expected);

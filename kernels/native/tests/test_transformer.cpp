@@ -1,6 +1,7 @@
 // Decision Transformers: products with many tokens, the two contexts, and what their blocks refuse.
 #include <algorithm>
 
+#include "artifact.h"
 #include "testing.h"
 
 using namespace lram_testing;
@@ -41,7 +42,7 @@ TEST(products_with_many_tokens_are_those_with_a_few) {
     shape.hidden = kCols;
     shape.ffn = kRows;
     const TemporaryFile file(make_artifact(shape));
-    const lram::Artifact artifact(file.path(), true, false);
+    const lram::Artifact artifact(lram::MappedFile(file.path()), true, false);
     const lram::Matrix matrix = artifact.matrices(42, 0, 1, kRows, kCols)[0];
     std::vector<float> x(kMany * kCols);
     std::vector<float> bias(static_cast<std::size_t>(matrix.tiles) * 32);

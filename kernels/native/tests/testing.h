@@ -1,6 +1,8 @@
 // The little that tests need: checks that say where and what, and a main that runs every test.
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -11,9 +13,9 @@
 #include <vector>
 
 #include "artifact_writer.h"
+#include "handles.h"
 #include "kernels/kernels.h"
 #include "lram.h"
-#include "state.h"
 
 namespace lram_testing {
 
@@ -72,9 +74,8 @@ inline bool emulated() { return std::getenv("LRAM_EMULATED") != nullptr; }
 
 // The recurrent memory of a state as it lies, to the byte.
 inline std::vector<std::uint8_t> bytes_of(const lram_state* state) {
-  const auto& inner = reinterpret_cast<const lram::State&>(*state);
-  const auto* begin = reinterpret_cast<const std::uint8_t*>(inner.memory());
-  return {begin, begin + inner.memory_floats() * sizeof(float)};
+  const auto* begin = reinterpret_cast<const std::uint8_t*>(state->episodes->memory());
+  return {begin, begin + state->episodes->memory_floats() * sizeof(float)};
 }
 
 inline int run_all() {
@@ -158,6 +159,46 @@ class Driver {
  public:
   lram_description about = {};
   StatePointer state;
+};
+
+// An array per input and output of a model, of zeros at first, as lram_step_fields takes them.
+class FieldArrays {
+ public:
+  FieldArrays(const lram::Engine& engine, std::size_t rows) : engine_(engine), rows_(rows) {
+    for (const lram::Field& field : engine.inputs()) inputs.push_back(room(field));
+    for (const lram::Field& field : engine.outputs()) outputs.push_back(room(field));
+  }
+
+  // All elements of an input; nothing if the model has none of that name.
+  void fill(const std::string& name, double value) {
+    for (std::size_t i = 0; i < engine_.inputs().size(); ++i)
+      if (engine_.inputs()[i].name == name) fill(i, value);
+  }
+  void fill(std::size_t input, double value) {
+    const lram::Field& field = engine_.inputs()[input];
+    void* values = memory_[input].data();
+    const std::size_t count = rows_ * field.size();
+    if (field.element == lram::Element::float32)
+      std::fill_n(static_cast<float*>(values), count, static_cast<float>(value));
+    else if (field.element == lram::Element::int64)
+      std::fill_n(static_cast<std::int64_t*>(values), count, static_cast<std::int64_t>(value));
+    else
+      std::fill_n(static_cast<std::uint8_t*>(values), count, static_cast<std::uint8_t>(value));
+  }
+
+  std::vector<const void*> inputs;
+  std::vector<void*> outputs;
+
+ private:
+  void* room(const lram::Field& field) {
+    constexpr std::size_t unit = sizeof(std::int64_t);
+    memory_.emplace_back((rows_ * field.size() * lram::element_bytes(field.element) + unit - 1) / unit);
+    return memory_.back().data();
+  }
+
+  const lram::Engine& engine_;
+  std::size_t rows_;
+  std::vector<std::vector<std::int64_t>> memory_;
 };
 
 inline double relative_error(const std::vector<float>& expected, const std::vector<float>& actual) {

@@ -277,14 +277,22 @@ def write_artifact(
     path: Path, header: Header, tokens: Sequence[TokenEntry], blocks: Sequence[BlockEntry], tensors: Sequence[Tensor]
 ) -> None:
     """Write header, tables and tensors."""
+    front = header.pack(len(tensors), len(tokens), len(blocks))
     tables = b"".join([*(token.pack() for token in tokens), *(block.pack() for block in blocks)])
-    start = _aligned(HEADER_BYTES + len(tables) + ENTRY_BYTES * len(tensors))
+    write_file(path, MAGIC, FORMAT_VERSION, HEADER_BYTES, front + tables, tensors)
+
+
+def write_file(
+    path: Path, magic: bytes, version: int, header_bytes: int, front: bytes, tensors: Sequence[Tensor]
+) -> None:
+    """Write what every kind of file begins with, the rest of the header and tables (``front``), then the directory of
+    tensors and the tensors."""
+    start = _aligned(CHECKSUM_START + len(front) + ENTRY_BYTES * len(tensors))
     offset = start
     for t in tensors:
         layout = t.layout | (TWO_PLANES if t.two_planes else 0)
-        tables += struct.pack("<4I4Q", t.role, t.number, layout, t.parts, t.rows, t.cols, offset, t.bytes)
+        front += struct.pack("<4I4Q", t.role, t.number, layout, t.parts, t.rows, t.cols, offset, t.bytes)
         offset = _aligned(offset + t.bytes)
-    front = header.pack(len(tensors), len(tokens), len(blocks)) + tables
     with path.open("wb") as file:
         file.write(bytes(CHECKSUM_START))
         covered = _Checksummed(file)
@@ -292,7 +300,7 @@ def write_artifact(
         for t in tensors:
             covered.write(t.data.reshape(-1).view(np.uint8), covered.position + _aligned(t.bytes))
         file.seek(0)
-        file.write(MAGIC + struct.pack("<IIQQQ", FORMAT_VERSION, HEADER_BYTES, offset, *covered.checksum))
+        file.write(magic + struct.pack("<IIQQQ", version, header_bytes, offset, *covered.checksum))
 
 
 class _Checksummed:

@@ -62,7 +62,7 @@ void ActionBins::add_bias(StepContext& context) const {
 void ActionBins::choose(const StepContext& context) const {
   for (int row = 0; row < context.state.batch(); ++row) {
     const float* of_row = context.logits(row);
-    for (int action = 0; action < actions_; ++action) {
+    for (int action = 0; action < actions_ && context.outputs.action != nullptr; ++action) {
       const int token = arg_max(of_row + action * tokens_, tokens_);
       const int at = row * actions_ + action;
       if (discrete_)

@@ -18,7 +18,7 @@ class ActionBins {
   // Logits of every row from the residual stream, before their bias, divided among the threads by tiles.
   void run(StepContext& context, int thread) const;
   void add_bias(StepContext& context) const;
-  // Writes actions, and logits where they are asked for.
+  // Writes actions and logits, each where it is asked for.
   void choose(const StepContext& context) const;
 
  private:

@@ -8,6 +8,7 @@
 
 #include "decision_transformer/decision_transformer.h"
 #include "mamba/mamba.h"
+#include "program/program.h"
 #include "xlstm/xlstm.h"
 
 namespace lram {
@@ -117,6 +118,8 @@ struct Kernels {
   void (*convolve)(const Convolution&);
 
   void (*image_convolution)(const ImageConvolution&, int first_row, int last_row);
+
+  ProgramKernels program;
 
   // of one backbone each
   XlstmKernels xlstm;

@@ -4,19 +4,40 @@
 
 namespace {
 
-LRAM_INLINE F exponential(F x) {
+// e^x as 2^n times e^r, r near 0
+struct Exponent {
+  F n;
+  F r;
+};
+
+LRAM_INLINE Exponent exponent_of(F x) {
   x = vmin(set(88.0F), vmax(set(-87.3F), x));
   const F n = round_even(x * set(1.44269504088896341F));
-  F r = fma(n, set(-0.693359375F), x);
-  r = fma(n, set(2.12194440e-4F), r);
+  const F r = fma(n, set(-0.693359375F), x);
+  return {n, fma(n, set(2.12194440e-4F), r)};
+}
+
+// (e^r - 1 - r) / r^2
+LRAM_INLINE F beyond_linear(F r) {
   F p = set(1.9875691500e-4F);
   p = fma(p, r, set(1.3981999507e-3F));
   p = fma(p, r, set(8.3334519073e-3F));
   p = fma(p, r, set(4.1665795894e-2F));
   p = fma(p, r, set(1.6666665459e-1F));
-  p = fma(p, r, set(5.0000001201e-1F));
-  p = fma(p * r, r, r + set(1.0F));
-  return scale_by_power(p, n);
+  return fma(p, r, set(5.0000001201e-1F));
+}
+
+LRAM_INLINE F exponential(F x) {
+  const Exponent e = exponent_of(x);
+  const F p = beyond_linear(e.r);
+  return scale_by_power(fma(p * e.r, e.r, e.r + set(1.0F)), e.n);
+}
+
+LRAM_INLINE F exponential_less_one(F x) {
+  const Exponent e = exponent_of(x);
+  const F p = beyond_linear(e.r);
+  const F power = scale_by_power(set(1.0F), e.n);
+  return fma(fma(p * e.r, e.r, e.r), power, power - set(1.0F));
 }
 
 LRAM_INLINE F sigmoid(F x) { return set(1.0F) / (set(1.0F) + exponential(set(0.0F) - x)); }

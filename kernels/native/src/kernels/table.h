@@ -10,6 +10,7 @@
 #include "mamba/table.h"
 #include "math.h"
 #include "pointwise.h"
+#include "program/table.h"
 #include "xlstm/table.h"
 
 #define LRAM_KERNELS(name) \
@@ -28,6 +29,7 @@
    gemm,                   \
    convolve,               \
    image_convolution,      \
+  LRAM_PROGRAM_KERNELS,   \
    LRAM_XLSTM_KERNELS,     \
    LRAM_MAMBA_KERNELS,     \
    LRAM_DECISION_TRANSFORMER_KERNELS}

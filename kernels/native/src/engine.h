@@ -1,0 +1,134 @@
+// What the C interface knows of a model and of the episodes that it is in, whatever computes a step: a network of this
+// project (model.h, state.h), or the traced step of a module (program/).
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "forked.h"
+#include "kernels/kernels.h"
+#include "lram.h"
+#include "thread_pool.h"
+
+namespace lram {
+
+// What a field may have at most, of a name in bytes and of extents: what lram_field and lram_tensor have room for.
+constexpr std::size_t kLongestName = sizeof(lram_field::name) - 1;
+constexpr std::size_t kMostExtents = sizeof(lram_field::extents) / sizeof(std::size_t);
+
+enum class Element : std::uint32_t { float32 = 0, uint8 = 1, int64 = 2 };
+std::size_t element_bytes(Element element);
+
+// An input or an output of a step, without the rows of the batch.
+struct Field {
+  std::string name;
+  Element element;
+  std::vector<std::size_t> extents;
+  bool read = true;  // of an input: whether a step looks at it; if not, its array may be NULL
+
+  std::size_t size() const;  // elements
+};
+
+// One tensor of a state, without the rows of the batch, in the order in which they are saved.
+struct StateField {
+  std::string name;
+  std::vector<std::size_t> extents;
+  float initial = 0;  // as StatePart
+  const float* initial_values = nullptr;
+
+  std::size_t size() const;  // floats
+};
+
+class Episodes;
+
+class Engine {
+ public:
+  virtual ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Kernels& kernels() const { return kernels_; }
+  ThreadPool& pool() const { return *pool_; }
+  bool lock_memory() const { return lock_memory_; }
+  // Whether this is a child of the process that opened the model.
+  bool forked() const { return generation_ != fork_generation(); }
+  // Set while a step runs; true if it was not.
+  bool begin_step() { return !stepping_.test_and_set(std::memory_order_acquire); }
+  void end_step() { stepping_.clear(std::memory_order_release); }
+
+  // What the bundle's manifest lists, in its order; a network does not know that order of its inputs, see model.cpp.
+  const std::vector<Field>& inputs() const { return inputs_; }
+  const std::vector<Field>& outputs() const { return outputs_; }
+  const std::vector<StateField>& state_fields() const { return state_fields_; }
+  std::size_t state_size() const;  // floats per row
+
+  // Everything of a description but isa, threads, state_size, state_tensors, inputs, outputs. It is 0 before.
+  virtual void describe(lram_description& description) const = 0;
+  // Episodes of `batch` rows at their start. Throws Error: the batch, or no memory.
+  virtual std::unique_ptr<Episodes> start(int batch) = 0;
+
+ protected:
+  // Throws Error: options that make no sense.
+  explicit Engine(const lram_options& options);
+  // As many threads as the options say, but at most so many. Once, when it is known how work is divided.
+  void start_threads(int most);
+
+  std::vector<Field> inputs_;
+  std::vector<Field> outputs_;
+  std::vector<StateField> state_fields_;
+
+ private:
+  int threads_;
+  std::vector<int> cpus_;
+  int spin_microseconds_;
+  bool lock_memory_;
+  const Kernels& kernels_;
+  std::uint32_t generation_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
+};
+
+class Episodes {
+ public:
+  virtual ~Episodes() = default;
+  Episodes(const Episodes&) = delete;
+  Episodes& operator=(const Episodes&) = delete;
+
+  Engine& engine() const { return engine_; }
+  int batch() const { return batch_; }
+  std::size_t size() const { return engine_.state_size() * static_cast<std::size_t>(batch_); }  // floats
+
+  virtual std::unique_ptr<Episodes> clone() const = 0;
+  virtual void reset(int row) = 0;
+  // Throw Error: a row that was lost in a step; a value that no state may have, which changes nothing.
+  virtual void save(float* values) const = 0;
+  virtual void load(const float* values) = 0;
+
+  // Arrays in the order of the engine's fields; NULL where an input is not read, or an output not wanted. `check` comes
+  // before begin_step and throws Error naming an input that is missing, not finite or not allowed. A step that throws
+  // Error (OVERFLOW) has changed nothing, or has lost rows (see lram_step).
+  virtual void check(const void* const* inputs, void* const* outputs) const = 0;
+  virtual void step(const void* const* inputs, void* const* outputs) = 0;
+
+  // The recurrent memory as it lies, for tests that need to spoil it.
+  virtual float* memory() const = 0;
+  virtual std::size_t memory_floats() const = 0;
+
+ protected:
+  // Throws Error: a batch that is not 1 to 4096.
+  Episodes(Engine& engine, int batch);
+
+ private:
+  Engine& engine_;
+  int batch_;
+};
+
+// A model of whichever kind the file is, which its first bytes say. Throws Error.
+std::unique_ptr<Engine> open_engine(const std::string& path, const lram_options& options);
+// The same over bytes in memory (see MappedFile), not compared with their checksum, with one thread; for the fuzzer.
+std::unique_ptr<Engine> open_engine(const std::uint8_t* bytes, std::size_t size);
+
+}  // namespace lram

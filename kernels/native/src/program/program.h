@@ -1,0 +1,80 @@
+// The traced step of a module: tensor operations over buffers, for one row, with all sizes known. See format.h.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "engine.h"
+#include "mapped_file.h"
+#include "program/format.h"
+
+namespace lram {
+
+// Throws Error: what is not a program that can run, naming the entry.
+std::unique_ptr<Engine> open_program(MappedFile file, const lram_options& options);
+
+// An instruction, checked against the buffers that it reads and writes.
+struct Instruction : InstructionEntry {
+  Matrix matrix;  // of dense
+};
+
+class Program : public Engine {
+ public:
+  Program(MappedFile file, const lram_options& options);
+
+  void describe(lram_description& description) const override;
+  std::unique_ptr<Episodes> start(int batch) override;
+
+  const ProgramHeader& header() const { return *header_; }
+  const std::vector<BufferEntry>& buffers() const { return buffers_; }
+  const std::vector<Instruction>& instructions() const { return instructions_; }
+  const FieldEntry& input(std::size_t number) const { return fields_[number]; }
+  const FieldEntry& output(std::size_t number) const { return fields_[header_->inputs + number]; }
+  const FieldEntry& state(std::size_t number) const { return fields_[header_->inputs + header_->outputs + number]; }
+  const float* constant(std::uint32_t tensor) const;
+  // Elements of a row of each field.
+  const std::vector<std::size_t>& input_sizes() const { return input_sizes_; }
+  const std::vector<std::size_t>& output_sizes() const { return output_sizes_; }
+  const std::vector<std::size_t>& state_sizes() const { return state_sizes_; }
+  std::size_t is_first() const { return is_first_; }  // which input it is; inputs().size(): none
+
+  // The most that a product needs: columns, and tokens per row.
+  int most_columns() const { return most_columns_; }
+  int most_tokens() const { return most_tokens_; }
+  // Whether so many rows are worth more threads than one.
+  bool worth_threads(int rows) const;
+
+ private:
+  void read_tables();
+  void read_fields();
+  void read_field(const FieldEntry& entry, std::uint32_t number);
+  void check_buffers() const;
+  void check_tensors();
+  void read_instruction(const InstructionEntry& entry, const std::string& name);
+  void check_pointwise(const Instruction& instruction, const std::string& name) const;
+  void check_gather(const Instruction& instruction, const std::string& name) const;
+  void read_dense(Instruction& instruction, const std::string& name);
+
+  // Throws unless so many floats from a place on are in its buffer; `written`: and it is a step's own.
+  void check_place(const Place& place, std::uint64_t count, bool written, const std::string& name) const;
+  const TensorEntry& tensor_of(const Place& place, const std::string& name) const;
+  void check_text(const char* text, std::size_t room, bool may_be_empty, const std::string& name) const;
+  void within(const std::string& name, std::uint64_t value, std::uint64_t low, std::uint64_t high) const;
+
+  MappedFile file_;
+  const ProgramHeader* header_ = nullptr;
+  const FieldEntry* fields_ = nullptr;
+  const TensorEntry* tensors_ = nullptr;
+  std::vector<BufferEntry> buffers_;
+  std::vector<Instruction> instructions_;
+  std::vector<std::size_t> input_sizes_;
+  std::vector<std::size_t> output_sizes_;
+  std::vector<std::size_t> state_sizes_;
+  std::size_t is_first_ = 0;
+  std::size_t weight_bytes_ = 0;
+  std::size_t work_ = 0;  // of a row, in multiplications
+  int most_columns_ = 0;
+  int most_tokens_ = 0;
+  int most_tiles_ = 1;
+};
+
+}  // namespace lram

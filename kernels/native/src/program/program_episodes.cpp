@@ -1,0 +1,208 @@
+#include "program/program_episodes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "error.h"
+#include "program/program_rows.h"
+
+namespace lram {
+namespace {
+
+constexpr int kMostRowsAtOnce = 64;
+
+bool finite(const float* values, std::size_t count, float largest) {
+  int beyond = 0;
+  for (std::size_t i = 0; i < count; ++i) beyond |= static_cast<int>(!(std::fabs(values[i]) <= largest));
+  return beyond == 0;
+}
+
+int rows_at_once(const Program& program, int batch) {
+  return std::min(batch, std::max(1, kMostRowsAtOnce / std::max(1, program.most_tokens())));
+}
+
+struct Job {
+  ProgramEpisodes& episodes;
+  const void* const* inputs;
+  int threads;
+};
+
+// One row: threads share the outputs of its matrices.
+void together(void* opaque, int thread) {
+  const Job& job = *static_cast<Job*>(opaque);
+  ProgramRows(job.episodes, job.inputs, thread, job.threads).run_together();
+}
+
+// Many rows: threads share them.
+void apart(void* opaque, int thread) {
+  const Job& job = *static_cast<Job*>(opaque);
+  ProgramRows(job.episodes, job.inputs, thread, 1).run_share(job.threads);
+}
+
+}  // namespace
+
+ProgramEpisodes::ProgramEpisodes(Program& program, int batch)
+    : Episodes(program, batch),
+      program_(program),
+      rows_at_once_(rows_at_once(program, batch)),
+      rows_of_buffers_(rows_at_once_ + program.kernels().gemm_tokens),
+      arena_(planned_bytes(), program.lock_memory()) {
+  Planner planner(arena_.begin());
+  plan(planner);
+  for (int row = 0; row < batch; ++row) reset(row);
+}
+
+ProgramEpisodes::ProgramEpisodes(const ProgramEpisodes& other) : ProgramEpisodes(other.program_, other.batch()) {
+  for (std::size_t i = 0; i < current().size(); ++i)
+    std::copy_n(other.current()[i], stride_of(i) * static_cast<std::size_t>(batch()), current()[i]);
+}
+
+std::unique_ptr<Episodes> ProgramEpisodes::clone() const { return std::make_unique<ProgramEpisodes>(*this); }
+
+std::size_t ProgramEpisodes::planned_bytes() {
+  Planner counting(nullptr);
+  plan(counting);
+  return counting.used();
+}
+
+std::size_t ProgramEpisodes::stride_of(std::size_t state) const {
+  return (program_.state_sizes()[state] + 15) / 16 * 16;
+}
+
+void ProgramEpisodes::plan(Planner& planner) {
+  const auto rows = static_cast<std::size_t>(batch());
+  threads_.clear();
+  outputs_.clear();
+  for (auto& side : states_) {
+    side.clear();
+    for (std::size_t i = 0; i < program_.state_fields().size(); ++i)
+      side.push_back(planner.take<float>(rows * stride_of(i)));
+    if (&side == &states_[0]) state_floats_ = planner.used() / sizeof(float);
+  }
+  if (states_[0].empty()) states_[0].push_back(planner.take<float>(0));
+  planner.guard();
+  for (const Field& output : program_.outputs()) outputs_.push_back(planner.take<float>(rows * output.size()));
+  const auto held = static_cast<std::size_t>(rows_of_buffers_);
+  const auto columns = static_cast<std::size_t>(program_.most_columns());
+  const std::size_t tokens = held * static_cast<std::size_t>(std::max(1, program_.most_tokens()));
+  constexpr std::size_t planes = 2;
+  for (int thread = 0; thread < program_.pool().threads(); ++thread) {
+    ProgramBuffers b = {};
+    b.arena = planner.take<float>(held * program_.header().arena);
+    b.codes = planner.take<std::int8_t>(tokens * planes * (columns + kGroup));
+    b.code_scales = planner.take<float>(tokens);
+    b.code_sums = planner.take<std::int32_t>(tokens * planes * (columns / kGroup + 1));
+    b.packed = planner.take<float>(tokens * columns);
+    b.scratch = planner.take<float>(kGemmScratch);
+    b.bases.assign(program_.buffers().size(), nullptr);
+    threads_.push_back(b);
+  }
+}
+
+void ProgramEpisodes::reset(int row) {
+  for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
+    const StateField& field = program_.state_fields()[i];
+    float* values = current()[i] + static_cast<std::size_t>(row) * stride_of(i);
+    if (field.initial_values != nullptr)
+      std::copy_n(field.initial_values, field.size(), values);
+    else
+      std::fill_n(values, field.size(), field.initial);
+  }
+}
+
+void ProgramEpisodes::save(float* values) const {
+  for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
+    const std::size_t size = program_.state_fields()[i].size();
+    for (int row = 0; row < batch(); ++row, values += size)
+      std::copy_n(current()[i] + static_cast<std::size_t>(row) * stride_of(i), size, values);
+  }
+}
+
+void ProgramEpisodes::load(const float* values) {
+  const float* at = values;
+  for (const StateField& field : program_.state_fields())
+    for (std::size_t i = 0; i < field.size() * static_cast<std::size_t>(batch()); ++i, ++at)
+      if (!std::isfinite(*at))
+        throw Error(LRAM_ERROR_STATE, field.name + ": expected finite values, got " + shown(*at) + " at element " +
+                                          std::to_string(i));
+  for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
+    const std::size_t size = program_.state_fields()[i].size();
+    for (int row = 0; row < batch(); ++row, values += size)
+      std::copy_n(values, size, current()[i] + static_cast<std::size_t>(row) * stride_of(i));
+  }
+}
+
+void ProgramEpisodes::check(const void* const* inputs, void* const* /*outputs*/) const {
+  const auto rows = static_cast<std::size_t>(batch());
+  for (std::size_t i = 0; i < program_.inputs().size(); ++i) {
+    const Field& field = program_.inputs()[i];
+    if (inputs[i] == nullptr && field.read)
+      throw Error(LRAM_ERROR_ARGUMENT, field.name + ": expected an array, got NULL");
+    if (inputs[i] == nullptr || field.element != Element::float32) continue;
+    const auto* values = static_cast<const float*>(inputs[i]);
+    const std::size_t count = rows * program_.input_sizes()[i];
+    if (!finite(values, count, std::numeric_limits<float>::max())) {
+      const float* odd = std::find_if(values, values + count, [](float value) { return !std::isfinite(value); });
+      throw Error(LRAM_ERROR_INPUT, field.name + ": expected finite values, got " + shown(*odd) + " at element " +
+                                        std::to_string(odd - values));
+    }
+    if (i != program_.is_first()) continue;
+    const float* odd = std::find_if(values, values + count, [](float value) { return value != 0 && value != 1; });
+    if (odd != values + count)
+      throw Error(LRAM_ERROR_INPUT,
+                  "is_first: expected 0 or 1, got " + shown(*odd) + " at element " + std::to_string(odd - values));
+  }
+}
+
+void ProgramEpisodes::step(const void* const* inputs, void* const* outputs) {
+  ThreadPool& pool = program_.pool();
+  const FloatingPointMode mode;
+  Job job = {*this, inputs, pool.threads()};
+  for (ProgramBuffers& thread : threads_) thread.finite = true;
+  if (pool.threads() == 1 || !program_.worth_threads(batch())) {
+    job.threads = 1;
+    apart(&job, 0);
+  } else {
+    pool.run(batch() == 1 ? together : apart, &job);
+  }
+  for (const ProgramBuffers& thread : threads_)
+    if (!thread.finite) refuse();
+  hand_out(outputs);
+  side_ = 1 - side_;
+}
+
+void ProgramEpisodes::hand_out(void* const* outputs) const {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    if (outputs[i] == nullptr) continue;
+    const Field& field = program_.outputs()[i];
+    const std::size_t count = program_.output_sizes()[i] * static_cast<std::size_t>(batch());
+    if (field.element == Element::float32)
+      std::copy_n(outputs_[i], count, static_cast<float*>(outputs[i]));
+    else if (field.element == Element::int64)
+      std::transform(outputs_[i], outputs_[i] + count, static_cast<std::int64_t*>(outputs[i]),
+                     [](float value) { return static_cast<std::int64_t>(value); });
+    else
+      std::transform(outputs_[i], outputs_[i] + count, static_cast<std::uint8_t*>(outputs[i]),
+                     [](float value) { return static_cast<std::uint8_t>(value); });
+  }
+}
+
+void ProgramEpisodes::refuse() const {
+  const auto look = [&](const std::string& name, const float* values, std::size_t size, std::size_t stride) {
+    for (int row = 0; row < batch(); ++row)
+      if (!finite(values + static_cast<std::size_t>(row) * stride, size, std::numeric_limits<float>::max()))
+        throw Error(LRAM_ERROR_OVERFLOW, name + ": expected finite values, got others in row " + std::to_string(row) +
+                                             "; nothing has changed");
+  };
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const std::size_t size = program_.outputs()[i].size();
+    look(program_.outputs()[i].name, outputs_[i], size, size);
+  }
+  for (std::size_t i = 0; i < program_.state_fields().size(); ++i)
+    look(program_.state_fields()[i].name, states_[1 - side_][i], program_.state_fields()[i].size(), stride_of(i));
+  throw Error(LRAM_ERROR_OVERFLOW, "step: expected finite values; nothing has changed");
+}
+
+}  // namespace lram
