@@ -15,37 +15,54 @@ constexpr int vectors_at_once() {
   return v;
 }
 
+// Among how many sums the products of one token are divided, so that none waits for the one before; whole numbers, whose
+// sum is the same in any order.
+template <int Accumulators>
+constexpr int chains() {
+  return Accumulators >= 8 || kWidth == 4 ? 1 : Accumulators >= 4 ? 2 : 4;
+}
+
 // One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes]
 template <int T, int P>
 LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
                             std::size_t y_stride) {
   constexpr int V = vectors_at_once<T * P>();
+  constexpr int C = chains<T * P * V>();
   const auto* scales = reinterpret_cast<const float*>(tile);
   const auto* code_sums = reinterpret_cast<const std::int32_t*>(tile) + lram::kTileRows;
   const std::uint8_t* codes = tile + 8 * lram::kTileRows;
   const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
   for (int part = 0; part < kPerTile; part += V) {
-    I acc[T * P][V];
+    I acc[C][T * P][V];
     for (int v = 0; v < V; ++v) {
       I start = zero_sums();
       if (kUnsignedActivations) start = load_sums(code_sums + (part + v) * kWidth);
-      for (auto& a : acc) a[v] = start;
+      for (int p = 0; p < T * P; ++p)
+        for (int chain = 0; chain < C; ++chain) acc[chain][p][v] = chain == 0 ? start : zero_sums();
     }
     const std::uint8_t* w = codes + part * kWidth * 4;
-    for (int k = 0; k < quads; ++k, w += 4 * lram::kTileRows) {
+    const auto multiply = [&](int k, I(&sums)[T * P][V]) {
       I wv[V];
       prefetch(w + kAhead);
       if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
-      for (int v = 0; v < V; ++v) wv[v] = load_codes(w + v * kWidth * 4);
+      for (int v = 0; v < V; ++v) wv[v] = in_register(load_codes(w + v * kWidth * 4));
       for (int p = 0; p < T * P; ++p) {
         const I a = four_codes(planes + p * x.code_stride + 4 * k);
-        for (int v = 0; v < V; ++v) acc[p][v] = dot_int8(acc[p][v], wv[v], a);
+        for (int v = 0; v < V; ++v) sums[p][v] = dot_int8(sums[p][v], wv[v], a);
       }
-    }
+      w += 4 * lram::kTileRows;
+    };
+    int k = 0;
+    for (; k + C <= quads; k += C)
+      for (int chain = 0; chain < C; ++chain) multiply(k + chain, acc[chain]);
+    for (; k < quads; ++k) multiply(k, acc[0]);
+    for (int chain = 1; chain < C; ++chain)
+      for (int p = 0; p < T * P; ++p)
+        for (int v = 0; v < V; ++v) acc[0][p][v] = add_sums(acc[0][p][v], acc[chain][p][v]);
     for (int t = 0; t < T; ++t)
       for (int v = 0; v < V; ++v) {
-        F total = to_float(acc[t * P][v]);
-        if (P == 2) total = fma(total, set(128.0F), to_float(acc[t * P + P - 1][v]));
+        F total = to_float(acc[0][t * P][v]);
+        if (P == 2) total = fma(total, set(128.0F), to_float(acc[0][t * P + P - 1][v]));
         const int o = (part + v) * kWidth;
         store(y + t * y_stride + o, total * set(x.scales[token + t]) * load(scales + o));
       }

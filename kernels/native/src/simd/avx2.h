@@ -59,6 +59,7 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) {
 
 LRAM_INLINE I zero_sums() { return _mm256_setzero_si256(); }
 LRAM_INLINE I set_sums(std::int32_t x) { return _mm256_set1_epi32(x); }
+LRAM_INLINE I add_sums(I a, I b) { return _mm256_add_epi32(a, b); }
 LRAM_INLINE I load_sums(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
 LRAM_INLINE I load_codes(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }

@@ -52,6 +52,7 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) {
 
 LRAM_INLINE I zero_sums() { return _mm512_setzero_si512(); }
 LRAM_INLINE I set_sums(std::int32_t x) { return _mm512_set1_epi32(x); }
+LRAM_INLINE I add_sums(I a, I b) { return _mm512_add_epi32(a, b); }
 LRAM_INLINE I load_sums(const std::int32_t* p) { return _mm512_loadu_si512(p); }
 LRAM_INLINE I load_codes(const void* p) { return _mm512_loadu_si512(p); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }

@@ -47,6 +47,7 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) { vst1_u16(p, vreinterpret_u1
 
 LRAM_INLINE I zero_sums() { return vdupq_n_s32(0); }
 LRAM_INLINE I set_sums(std::int32_t x) { return vdupq_n_s32(x); }
+LRAM_INLINE I add_sums(I a, I b) { return vaddq_s32(a, b); }
 LRAM_INLINE I load_sums(const std::int32_t* p) { return vld1q_s32(p); }
 LRAM_INLINE I load_codes(const void* p) { return vreinterpretq_s32_s8(vld1q_s8(static_cast<const std::int8_t*>(p))); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return vdupq_n_s32(*reinterpret_cast<const Unaligned32*>(p)); }

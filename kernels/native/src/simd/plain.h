@@ -69,6 +69,7 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) {
 
 LRAM_INLINE I zero_sums() { return I{0, 0, 0, 0}; }
 LRAM_INLINE I set_sums(std::int32_t x) { return I{x, x, x, x}; }
+LRAM_INLINE I add_sums(I a, I b) { return a + b; }
 LRAM_INLINE I load_sums(const std::int32_t* p) {
   I v;
   std::memcpy(&v, p, sizeof v);

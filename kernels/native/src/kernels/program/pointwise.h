@@ -28,12 +28,44 @@ LRAM_INLINE void plainly_of_one(const lram::Pointwise& p, Of of) {
   for (int i = 0; i < p.count; ++i) p.y[i] = of(p.a[i * p.a_step]);
 }
 
+// a ? b : c, all of one of them where `a` is one number.
+void choose(const lram::Pointwise& p) {
+  const int n = p.count;
+  const float* a = p.a;
+  const float* b = p.b;
+  const float* c = p.c;
+  float* y = p.y;
+  if (p.a_step == 0) {
+    const float* x = *a != 0 ? b : c;
+    const int step = *a != 0 ? p.b_step : p.c_step;
+    for (int i = 0; i < n; ++i) y[i] = x[i * step];
+  } else if (p.b_step == 1 && p.c_step == 1) {
+    for (int i = 0; i < n; ++i) {
+      const float yes = b[i];
+      const float no = c[i];
+      y[i] = a[i] != 0 ? yes : no;
+    }
+  } else {
+    for (int i = 0; i < n; ++i) y[i] = a[i] != 0 ? b[i * p.b_step] : c[i * p.c_step];
+  }
+}
+
 template <class Of>
 LRAM_INLINE void plainly_of_three(const lram::Pointwise& p, Of of) {
-  if (p.a_step == 1 && p.b_step == 1 && p.c_step == 1)
-    for (int i = 0; i < p.count; ++i) p.y[i] = of(p.a[i], p.b[i], p.c[i]);
-  else
-    for (int i = 0; i < p.count; ++i) p.y[i] = of(p.a[i * p.a_step], p.b[i * p.b_step], p.c[i * p.c_step]);
+  const int n = p.count;
+  const float* a = p.a;
+  const float* b = p.b;
+  const float* c = p.c;
+  float* y = p.y;
+  if (p.a_step == 1 && p.b_step == 1 && p.c_step == 1) {
+    for (int i = 0; i < n; ++i) y[i] = of(a[i], b[i], c[i]);
+  } else if (p.a_step == 1 && p.b_step == 0 && p.c_step == 0) {
+    const float second = *b;
+    const float third = *c;
+    for (int i = 0; i < n; ++i) y[i] = of(a[i], second, third);
+  } else {
+    for (int i = 0; i < n; ++i) y[i] = of(a[i * p.a_step], b[i * p.b_step], c[i * p.c_step]);
+  }
 }
 
 // A function of vectors of one operand.
@@ -163,7 +195,7 @@ void pointwise_of_three(const lram::Pointwise& p) {
   using lram::Function;
   switch (p.function) {
     case Function::choose:
-      return plainly_of_three(p, [](float a, float b, float c) { return a != 0 ? b : c; });
+      return choose(p);
     case Function::clamp:
       return plainly_of_three(p, [](float a, float b, float c) { return lesser(greater(a, b), c); });
     default:
