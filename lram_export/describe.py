@@ -72,12 +72,12 @@ def policy_facts(manifest: Manifest, path: Path) -> list[tuple[str, str]]:
     spec, task = manifest.spec, manifest.task
     batch = ("batch", str(manifest.batch_size))
     if task is None:
-        matrices = len(manifest.model["matrices"])
+        matrices = counted(len(manifest.model["matrices"]), "matrix")
         return [
             *((f"input {tensor.name}", _shape_of(tensor)) for tensor in spec.inputs[:-1]),
             *((f"output {tensor.name}", _shape_of(tensor)) for tensor in spec.outputs),
             batch,
-            ("module", f"{manifest.model['class']}, {counted(matrices, 'matrix')} that a precision applies to"),
+            ("module", f"{manifest.model['class']}, {matrices} in linear layers that a precision applies to"),
             *_sizes(manifest.parameters, spec.state_bytes // spec.batch_size),
         ]
     discrete = f"one of {spec.outputs[1].shape[-1]} discrete"

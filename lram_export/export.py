@@ -62,7 +62,7 @@ class TargetFailure:
 def export_bundle(
     source: Source,
     task: TaskSpec | None,
-    path: Path,
+    path: str | Path,
     options: ExportOptions | None = None,
     progress: Progress = SILENT,
     failures: dict[str, TargetFailure] | None = None,
@@ -85,7 +85,7 @@ def export_bundle(
         ParityError: a target does not do what the reference does; nothing is written.
         LramError: with ``failures``, no target is left; nothing is written.
     """
-    options = options or ExportOptions()
+    options, path = options or ExportOptions(), Path(path)
     check_targets(options)
     with write_bundle(path, force=options.force) as writer:
         with progress.stage("lowering the model"):

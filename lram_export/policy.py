@@ -41,6 +41,7 @@ class Policy:
         self.spec: StepSpec = runtime.spec
         self._conditioning = conditioning(self.spec, task)
         self._observations = observations_of(self.spec)
+        self._inputs = tuple(tensor.name for tensor in self.spec.inputs)
         self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.spec.outputs}
         aims = task is not None and self.spec.input("return_to_go") is not None
@@ -130,11 +131,15 @@ class Policy:
         observed, single = self._observed(observation)
         told = self._conditioning.inputs(reward, self._is_first)
         given = {**observed, **told, "is_first": self._is_first}
-        output = self.runtime.step(*(given[tensor.name] for tensor in self.spec.inputs))
+        try:
+            output = self.runtime.step(*[given[name] for name in self._inputs])
+        except ValueError:
+            self._check_as_given(observation)
+            raise
         self._conditioning.commit(told)
         self._is_first.fill(0.0)
         for kept, values in zip(self._outputs.values(), output, strict=True):
-            np.copyto(kept, values)
+            kept[...] = values
         return single
 
     def state(self) -> State:
@@ -197,6 +202,13 @@ class Policy:
             raise ValueError(f"observation: expected rows in all of {', '.join(names)}, or in none of them")
         return {name: values for name, (values, _) in found.items()}, without[0]
 
+    def _check_as_given(self, observation: Observation) -> None:
+        """Name the value that the runtime refuses by its place in the caller's array, which may have no rows."""
+        for tensor in self._observations:
+            values = observation[tensor.name] if isinstance(observation, Mapping) else observation
+            if tensor.dtype == "float32":
+                check_magnitude(tensor.name, np.asarray(values), tensor.limit)
+
     def _expected(self, spec: TensorSpec) -> str:
         return f"{spec.name}: expected {spec.dtype} of shape {' or '.join(str(s) for s in self._shapes(spec))}"
 
@@ -207,13 +219,16 @@ class Policy:
         """An observation with rows, and whether it came without."""
         if not isinstance(observation, np.ndarray):
             raise ValueError(f"{self._expected(spec)}, got {type(observation).__name__}")
-        right_type = observation.dtype.kind == "f" if spec.dtype == "float32" else observation.dtype == spec.dtype
-        if observation.shape not in self._shapes(spec) or not right_type:
-            raise ValueError(f"{self._expected(spec)}, got {observation.dtype} of shape {observation.shape}")
+        shape, dtype = observation.shape, observation.dtype
+        right_type = dtype == spec.dtype or (spec.dtype == "float32" and dtype.kind == "f")
+        single = shape == spec.shape[1:] and self.spec.batch_size == 1
+        if not (single or shape == spec.shape) or not right_type:
+            raise ValueError(f"{self._expected(spec)}, got {dtype} of shape {shape}")
         values = np.asarray(observation)  # numpy.ma hides what is under a mask
-        if spec.dtype == "float32":
+        if dtype != spec.dtype:  # what float64 holds, float32 may not; all others are checked by the runtime
             check_magnitude(spec.name, values, spec.limit)
-        return values.astype(spec.dtype, copy=False).reshape(spec.shape), observation.shape == spec.shape[1:]
+            values = values.astype(spec.dtype)
+        return values.reshape(spec.shape), single
 
 
 def observations_of(spec: StepSpec) -> tuple[TensorSpec, ...]:

@@ -26,15 +26,18 @@ class BaseRuntime(ABC):
 
     in_place = True
     """Whether a step overwrites the state it starts from."""
+    checked_by_engine = False
+    """Whether the engine itself finds inputs and outputs that are not finite."""
 
     def __init__(self, spec: StepSpec, initial: InitialTensors, inputs: StepInputs | None = None) -> None:
         """Keep what every runtime has; ``initial`` are the states that start as a tensor, each for one row."""
         self.spec = spec
         self._initial = {state.name: initial_values(state, initial) for state in spec.states}
-        self._inputs = StepInputs(spec) if inputs is None else inputs
+        self._inputs = StepInputs(spec, checked_by_engine=self.checked_by_engine) if inputs is None else inputs
         self._guard = Guard(self)
         self._lost: set[int] = set()
-        self._zeros = {i: np.zeros(spec.outputs[i].size, np.float32) for i in spec.computed}
+        checked = () if self.checked_by_engine else spec.computed
+        self._zeros = {i: np.zeros(spec.outputs[i].size, np.float32) for i in checked}
 
     @abstractmethod
     def _step(self) -> StepOutput:
@@ -69,6 +72,8 @@ class BaseRuntime(ABC):
             except LramError:
                 raise
             except Exception as error:  # toolkits are foreign code, which raises whatever it likes
+                if self.checked_by_engine:
+                    self._inputs.check()
                 self._lose()
                 raise BundleError(
                     f"the step failed: {describe(error)}; is the artifact damaged? Copy or export the bundle again"

@@ -28,6 +28,8 @@ MODEL_FILE = "model.lrn"
 class NativeRuntime(BaseRuntime):
     """One state of a model; the recurrent memory lies in the engine, in the layout its kernels read."""
 
+    checked_by_engine = True
+
     def __init__(self, model: _native.Model, artifact: LoadedArtifact, state_format: str) -> None:
         spec = artifact.spec
         super().__init__(spec, artifact.initial)

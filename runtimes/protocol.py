@@ -102,11 +102,20 @@ class Runtime(Protocol):
 class StepInputs:
     """The inputs of a step in buffers that stay where they are, so that a runtime can bind them once."""
 
-    def __init__(self, spec: StepSpec, arrays: Sequence[NDArray[Any]] | None = None) -> None:
-        """Use the given arrays, of the specification's shapes and types, or make some."""
+    def __init__(
+        self, spec: StepSpec, arrays: Sequence[NDArray[Any]] | None = None, *, checked_by_engine: bool = False
+    ) -> None:
+        """Use the given arrays, of the specification's shapes and types, or make some.
+
+        ``checked_by_engine``: values that are not finite, or no flags, are found by the engine that reads the buffers;
+        :meth:`check` then says what they were.
+        """
         self._specs = spec.inputs
         self.arrays = tuple(np.zeros(t.shape, t.dtype) for t in spec.inputs) if arrays is None else tuple(arrays)
         self._signatures = tuple((a.shape, a.dtype) for a in self.arrays)
+        floats = [(i, t) for i, t in enumerate(spec.inputs) if t.dtype == "float32" and t.name != "is_first"]
+        self._floats = [(i, t) for i, t in floats if t.limit is not None or not checked_by_engine]
+        self._all_floats, self._checked_by_engine = floats, checked_by_engine
 
     def fill(self, *values: NDArray[np.generic]) -> None:
         """Check all inputs, then copy them in; raises ValueError before anything has changed."""
@@ -115,16 +124,27 @@ class StepInputs:
             raise ValueError(f"inputs: expected {len(self._specs)} ({names}), got {len(values)}")
         # numpy.ma hides what is under a mask
         plain = [v if type(v) is np.ndarray or not isinstance(v, np.ndarray) else np.asarray(v) for v in values]
-        for spec, signature, value in zip(self._specs, self._signatures, plain, strict=True):
-            if not isinstance(value, np.ndarray) or (value.shape, value.dtype) != signature:
+        for value, signature, spec in zip(plain, self._signatures, self._specs, strict=True):
+            if type(value) is not np.ndarray or (value.shape, value.dtype) != signature:
                 raise ValueError(_mismatch(spec, value))
-            if spec.dtype == "float32" and spec.name != "is_first":
-                check_magnitude(spec.name, value, spec.limit)
-        is_first = plain[-1].tolist()
-        if any(value not in (0.0, 1.0) for value in is_first):
-            raise ValueError(f"is_first: expected 0 or 1, got {is_first}")
+        for place, spec in self._floats:
+            check_magnitude(spec.name, plain[place], spec.limit)
+        if not self._checked_by_engine:
+            _check_flags(plain[-1])
         for array, value in zip(self.arrays, plain, strict=True):
-            np.copyto(array, value, casting="no")
+            array[...] = value
+
+    def check(self) -> None:
+        """Raise ValueError, naming the input, where a buffer holds what no step takes."""
+        for place, spec in self._all_floats:
+            check_magnitude(spec.name, self.arrays[place], spec.limit)
+        _check_flags(self.arrays[-1])
+
+
+def _check_flags(values: NDArray[np.generic]) -> None:
+    is_first = values.tolist()
+    if any(value not in (0.0, 1.0) for value in is_first):
+        raise ValueError(f"is_first: expected 0 or 1, got {is_first}")
 
 
 def check_state(spec: StepSpec, state: Mapping[str, NDArray[np.float32]]) -> None:

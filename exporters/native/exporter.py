@@ -1,8 +1,8 @@
 """Exporter of the target `native`: one file in the layout that the C++ kernels read (`kernels/native/src/format.h`).
 
-A module of one's own becomes a program (``exporters/native/module.py``). What every backbone needs is here: header, tokens, encoders, head. The blocks are packed by the module of the backbone
-beside this one, ``exporters/native/<backbone>.py``: ``pack(number, block, config, matrices)`` is a block's entry and
-tensors.
+A module of one's own becomes a program (``exporters/native/module.py``). What every backbone needs is here: header,
+tokens, encoders, head. The blocks are packed by the module of the backbone beside this one,
+``exporters/native/<backbone>.py``: ``pack(number, block, config, matrices)`` is a block's entry and tensors.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ TARGET = "native"
 MODEL_FILE = "model.lrn"
 
 
-def export(
-    policy: LoweredModel | LoweredModule, directory: Path, progress: Progress = SILENT
-) -> ExportedArtifact:
+def export(policy: LoweredModel | LoweredModule, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.lrn``; raises UsageError for a backbone, an operator or sizes that the kernels do not know."""
     path = directory / MODEL_FILE
     if isinstance(policy, LoweredModule):

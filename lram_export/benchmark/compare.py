@@ -59,7 +59,7 @@ def compare_bundles(
     second: Bundle,
     *,
     targets: tuple[str | None, str | None] = (None, None),
-    recording: Path | None = None,
+    recording: str | Path | None = None,
     threads: int,
     progress: Progress = SILENT,
 ) -> Comparison:
@@ -126,7 +126,7 @@ def check_comparable(first: Bundle, second: Bundle) -> None:
         raise UsageError(f"heads differ: {first.path} has {heads[0].fact()}, {second.path} has {heads[1].fact()}")
 
 
-def _recorded(first: Bundle, second: Bundle, recording: Path) -> StepSequence:
+def _recorded(first: Bundle, second: Bundle, recording: str | Path) -> StepSequence:
     """The steps of a recording; raises LramError unless both bundles can take them."""
     for bundle in (first, second):
         steps = load_steps(recording, bundle.manifest.spec)

@@ -23,13 +23,14 @@ SCHEMA_VERSION = 2
 """Version 1 had all sizes side by side."""
 
 
-def save_checkpoint(checkpoint: Checkpoint, directory: Path, *, force: bool = False) -> None:
+def save_checkpoint(checkpoint: Checkpoint, directory: str | Path, *, force: bool = False) -> None:
     """Write our own format, whole or not at all.
 
     Raises:
         UsageError: ``directory`` exists and ``force`` is not set.
         LramError: the disk has no space for it.
     """
+    directory = Path(directory)
     with atomic_directory(directory, marker=CONFIG_FILE, force=force) as temporary:
         check_space(directory, sum(weight.nbytes for weight in checkpoint.weights.values()))
         write_checkpoint(checkpoint, temporary)

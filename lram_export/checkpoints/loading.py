@@ -20,8 +20,8 @@ class CheckpointSource:
     """Where a checkpoint is and how to read it: the arguments of :func:`load_checkpoint`, and the way to act where the
     model has several (``ModelConfig.contexts``); None: its default."""
 
-    path: Path
-    config_file: Path | None = None
+    path: str | Path
+    config_file: str | Path | None = None
     hints: Hints | None = None
     context: str | None = None
     weights_key: str | None = None
@@ -56,7 +56,10 @@ def check_exists(path: Path) -> None:
 
 
 def load_checkpoint(
-    path: Path, config_file: Path | None = None, hints: Hints | None = None, weights_key: str | None = None
+    path: str | Path,
+    config_file: str | Path | None = None,
+    hints: Hints | None = None,
+    weights_key: str | None = None,
 ) -> Checkpoint:
     """Load and check a checkpoint.
 
@@ -72,6 +75,7 @@ def load_checkpoint(
         UsageError: the path does not exist, or something must be given that cannot be inferred.
         CheckpointError: anything wrong with the content, naming file, key, expected and actual.
     """
+    path, config_file = Path(path), None if config_file is None else Path(config_file)
     check_exists(path)
     hints, path = hints or Hints(), fetched(path)
     if path.name == SAFETENSORS_FILE and is_own_folder(path.parent):

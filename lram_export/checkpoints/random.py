@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lram_export.backbones.registry import backbone_module
@@ -12,8 +13,6 @@ from lram_export.model.config import ModelConfig, lram_encoders
 from lram_export.model.heads import ActionBins
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 PUBLISHED_STATE_DIM, PUBLISHED_IMAGE_SHAPE = 204, (3, 64, 64)
@@ -37,7 +36,7 @@ def preset_config(preset: str, backbone: str = "xlstm", *, image: bool = False, 
 
 
 def random_checkpoint(
-    config: ModelConfig, path: Path, seed: int = 0, advance: Callable[[int], None] | None = None
+    config: ModelConfig, path: str | Path, seed: int = 0, advance: Callable[[int], None] | None = None
 ) -> Checkpoint:
     """A checkpoint in which every weight is random and none is trivial.
 
@@ -57,4 +56,4 @@ def random_checkpoint(
         weights[spec.name] = drawn
         if advance is not None:
             advance(drawn.numel())
-    return Checkpoint(path / CONFIG_FILE, config, weights, sha256="")
+    return Checkpoint(Path(path) / CONFIG_FILE, config, weights, sha256="")

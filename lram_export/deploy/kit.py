@@ -48,10 +48,10 @@ class Kit:
 
 def write_kit(
     bundle: Bundle,
-    path: Path,
+    path: str | Path,
     *,
     targets: Sequence[str] = (),
-    wheel: Path | None = None,
+    wheel: str | Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Kit:
@@ -71,6 +71,7 @@ def write_kit(
             none for it.
         BundleError: the bundle is damaged.
     """
+    path, wheel = Path(path), None if wheel is None else Path(wheel)
     if not path.name.endswith(KIT_SUFFIX):
         raise UsageError(f"--output: a kit's name ends with {KIT_SUFFIX}, got '{path.name}'")
     if not bundle.manifest.complete:

@@ -114,17 +114,17 @@ class RecordedSteps(StepSequence):
     environments: tuple[str, ...]
 
 
-def save_steps(steps: StepSequence, path: Path) -> None:
+def save_steps(steps: StepSequence, path: str | Path) -> None:
     """Write ``steps.npz``; names of environments as bytes of UTF-8 with line breaks between, since it holds numbers."""
     arrays: dict[str, NDArray[Any]] = dict(steps.inputs)
     if isinstance(steps, RecordedSteps):
         names = np.frombuffer("\n".join(steps.environments).encode(), np.uint8)
         arrays |= {ENVIRONMENT: steps.environment, NAMES: names}
-    with path.open("wb") as file:
+    with Path(path).open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def load_steps(path: Path, spec: StepSpec) -> StepSequence:
+def load_steps(path: str | Path, spec: StepSpec) -> StepSequence:
     """Read and check ``steps.npz``, of any batch size.
 
     Raises:
@@ -133,7 +133,7 @@ def load_steps(path: Path, spec: StepSpec) -> StepSequence:
     """
     names = [tensor.name for tensor in spec.inputs]
     try:
-        with open_npz(path, RECORDING_EXPANSION) as file:
+        with open_npz(Path(path), RECORDING_EXPANSION) as file:
             missing = [name for name in names if name not in file.headers]
             if missing:
                 raise ValueError(f"{missing[0]}: missing; make the file with lram-export record")

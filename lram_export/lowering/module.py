@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,27 @@ from lram_export.bundle.manifest import STEP_MODULE
 from lram_export.errors import UsageError, describe
 from lram_export.lowering.policy import LoweredPolicy
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.step_module.checking import ModuleFacts, check_module
+from lram_export.step_module.checking import ModuleFacts, check_module, products_of
 from lram_export.step_module.graph import ModuleGraph, sharing_copy
 from lram_export.step_module.policy import StepPolicy
+from lram_export.step_module.recurrent import with_linear_layers
 from lram_export.step_module.runtime import ModuleRuntime
+from lram_export.step_module.tracing import trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoweredModule(LoweredPolicy):
-    """A module that its user wrote, lowered."""
+    """A module that its user wrote, lowered.
 
+    Attributes:
+        own: the policy as its user wrote it, which is the reference.
+        step_policy: what the graph computes: ``own``; where it is quantized, with linear layers in the place of
+            recurrent ones (see :mod:`~lram_export.step_module.recurrent`).
+        facts: what was found out about ``step_policy``.
+        sha256: of the weights before any was quantized.
+    """
+
+    own: StepPolicy
     step_policy: StepPolicy
     facts: ModuleFacts
     sha256: str
@@ -34,12 +46,12 @@ class LoweredModule(LoweredPolicy):
         """See :class:`LoweredPolicy`."""
         layers = self.graph.layers()
         matrices = {name: list(layers[name].weight.shape) for name in self.facts.products}
-        return {"kind": STEP_MODULE, "class": self.step_policy.name, "matrices": matrices}
+        return {"kind": STEP_MODULE, "class": self.own.name, "matrices": matrices}
 
     @property
     def source(self) -> dict[str, str]:
         """See :class:`LoweredPolicy`."""
-        return {"file": self.step_policy.name, "sha256": self.sha256}
+        return {"file": self.own.name, "sha256": self.sha256}
 
     @property
     def parameters(self) -> int:
@@ -55,40 +67,64 @@ class LoweredModule(LoweredPolicy):
         """See :class:`LoweredPolicy`."""
         return self.facts.products
 
+    def quantizable(self) -> LoweredModule:
+        """See :class:`LoweredPolicy`: float32 keeps torch's recurrent layers, which runtimes know as a whole."""
+        if self.step_policy is not self.own or not self.facts.recurrent:
+            return self
+        step_policy = self._linear(self.own)
+        graph = ModuleGraph(step_policy, self.spec.batch_size)
+        facts = dataclasses.replace(self.facts, products=products_of(graph, trace(graph)))
+        return dataclasses.replace(self, step_policy=step_policy, graph=graph, facts=facts)
+
     def state_matrices(self) -> frozenset[str]:
         """See :class:`LoweredPolicy`: which drive a state is not known; what rounding does is measured."""
         return frozenset()
 
     def reference(self) -> ModuleRuntime:
         """See :class:`LoweredPolicy`."""
-        return ModuleRuntime(self.step_policy, self.spec.batch_size)
+        return ModuleRuntime(self.own, self.spec.batch_size)
 
     def fresh_graph(self) -> ModuleGraph:
         """See :class:`LoweredPolicy`."""
-        return ModuleGraph(self._copied(), self.spec.batch_size)
+        return ModuleGraph(self._as_here(self._copied({})), self.spec.batch_size)
 
     def dequantized(self, matrices: Mapping[str, QuantizedMatrix]) -> LoweredModule:
-        """See :class:`LoweredPolicy`."""
-        policy = self._copied()
-        graph = ModuleGraph(policy, self.spec.batch_size)
-        layers = graph.layers()
+        """See :class:`LoweredPolicy`: the reference is the user's module, with these weights wherever they are read."""
+        layers, instead = self.graph.layers(), {}
         for name, matrix in matrices.items():
-            layers[name].weight = torch.nn.Parameter(torch.from_numpy(matrix.dequantize()), requires_grad=False)
-        return dataclasses.replace(self, step_policy=policy, graph=graph)
+            values = torch.from_numpy(matrix.dequantize())
+            instead[id(layers[name].weight)] = torch.nn.Parameter(values, requires_grad=False)
+        own = self._copied(instead)
+        step_policy = self._as_here(own)
+        graph = ModuleGraph(step_policy, self.spec.batch_size)
+        return dataclasses.replace(self, own=own, step_policy=step_policy, graph=graph)
 
-    def _copied(self) -> StepPolicy:
+    def _as_here(self, own: StepPolicy) -> StepPolicy:
+        """What the graph computes for other weights."""
+        return own if self.step_policy is self.own else self._linear(own)
+
+    def _linear(self, own: StepPolicy) -> StepPolicy:
+        with self._copying():
+            return with_linear_layers(own, self.facts.recurrent)
+
+    def _copied(self, instead: Mapping[int, Any]) -> StepPolicy:
+        with self._copying():
+            return self.own.around(sharing_copy(self.own.module, instead))
+
+    @contextmanager
+    def _copying(self) -> Iterator[None]:
         try:
-            module = sharing_copy(self.step_policy.module)
+            yield
         except Exception as error:
-            raise UsageError(f"{self.step_policy.name}: cannot be copied: {describe(error)}") from None
-        return self.step_policy.around(module)
+            raise UsageError(f"{self.own.name}: cannot be copied: {describe(error)}") from None
 
 
 def lower_module(policy: StepPolicy, *, name: str, batch_size: int = 1) -> LoweredModule:
     """Check a module and make it a step graph; see :func:`~lram_export.step_module.checking.check_module`."""
     facts = check_module(policy)
     graph = ModuleGraph(policy, batch_size)
-    return LoweredModule(name=name, graph=graph, step_policy=policy, facts=facts, sha256=weights_sha256(policy.module))
+    sha256 = weights_sha256(policy.module)
+    return LoweredModule(name=name, graph=graph, own=policy, step_policy=policy, facts=facts, sha256=sha256)
 
 
 def weights_sha256(module: torch.nn.Module) -> str:

@@ -62,6 +62,10 @@ class LoweredPolicy(ABC):
     def matrix_names(self) -> tuple[str, ...]:
         """Every matrix of the step graph that can be quantized, in the graph's order."""
 
+    def quantizable(self) -> LoweredPolicy:
+        """The same with every matrix that a precision applies to in a linear layer; what is quantized is made of it."""
+        return self
+
     @abstractmethod
     def state_matrices(self) -> frozenset[str]:
         """Those whose inputs keep float32 (`w8a8`): their outputs drive the recurrent state and its exponentials."""

@@ -71,10 +71,10 @@ class Calibration:
         return chosen
 
 
-def load_calibration(paths: Sequence[Path], spec: StepSpec) -> Calibration:
+def load_calibration(paths: Sequence[str | Path], spec: StepSpec) -> Calibration:
     """Read recordings of `lram-export record`; raises LramError naming file and array."""
     recordings = [load_steps(path, spec) for path in paths]
-    return Calibration(tuple(split_episodes(recordings)), tuple(file_sha256(path) for path in paths))
+    return Calibration(tuple(split_episodes(recordings)), tuple(file_sha256(Path(path)) for path in paths))
 
 
 def check_enough(calibration: Calibration, graph: Graph, names: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ class QuantizationOptions:
 
     precision: str = "fp32"
     keep_fp32: Sequence[str] = ()
-    calibration: Sequence[Path] = ()
+    calibration: Sequence[str | Path] = ()
     max_disagreement: float | None = None
 
     @property
@@ -89,13 +89,15 @@ def quantize(
         raise UsageError(
             f"--precision {AUTO}: judges by actions that are chosen from scores, and this policy has none; name one"
         )
-    names = select_matrices(policy.matrix_names(), options.keep_fp32)
     if options.precision == "fp32":
+        select_matrices(policy.matrix_names(), options.keep_fp32)
         return policy
+    policy = policy.quantizable()
+    names = select_matrices(policy.matrix_names(), options.keep_fp32)
     if not names:
         raise UsageError(
-            f"--precision {options.precision}: there is no matrix to apply it to; it applies to linear layers that a "
-            f"step uses once, less those of --keep-fp32. Use fp32"
+            f"--precision {options.precision}: there is no matrix to apply it to; it applies to linear and recurrent "
+            f"layers that a step uses once, less those of --keep-fp32. Use fp32"
         )
     if not options.calibration:
         weights = PRECISIONS[options.precision].weights

@@ -74,9 +74,15 @@ def run_stage(
             outputs.append(stage.run(graph, batch, x))
         for name, steps in per_step.items():
             for values, active in zip(steps, batch.active, strict=True):
-                rows = values[torch.from_numpy(active)]
-                seen[name].append(rows.reshape(-1, rows.shape[-1]))
+                seen[name].append(_of_rows(values, active).reshape(-1, values.shape[-1]))
     return outputs, {name: torch.cat(vectors) for name, vectors in seen.items()}
+
+
+def _of_rows(values: Tensor, active: NDArray[np.bool_]) -> Tensor:
+    """Of what a matrix was given, (..., in), that of some rows: they come first, but in a module of one's own the steps
+    of a sequence may come before them. Where no axis has them, what belongs to the others is kept, too."""
+    axis = next((axis for axis, extent in enumerate(values.shape[:-1]) if extent == len(active)), None)
+    return values if axis is None else values.index_select(axis, torch.from_numpy(active.nonzero()[0]))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class ReportOptions:
     """
 
     steps: int = 500
-    recording: Path | None = None
+    recording: str | Path | None = None
     rate: float | None = None
     measure: bool = True
     time: bool = True
@@ -168,7 +168,7 @@ def collect(
     others: Sequence[Bundle] = (),
     options: ReportOptions | None = None,
     checkpoint: Source | None = None,
-    evaluations: Sequence[Path] = (),
+    evaluations: Sequence[str | Path] = (),
     progress: Progress = SILENT,
 ) -> Report:
     """Measure what can be measured here.
@@ -275,7 +275,7 @@ def _check_same_policy(bundle: Bundle, others: Sequence[Bundle]) -> None:
             raise UsageError(f"--also: {other.path} is for another task or batch size than {bundle.path}")
 
 
-def read_evaluations(paths: Sequence[Path], known: Collection[str]) -> dict[str, str]:
+def read_evaluations(paths: Sequence[str | Path], known: Collection[str]) -> dict[str, str]:
     """Digest of an artifact -> its success in closed loop, in words, from `evaluate --json`.
 
     ``known`` are the digests of the report's artifacts. Raises UsageError for a file that is none, or has none of them.
@@ -283,7 +283,7 @@ def read_evaluations(paths: Sequence[Path], known: Collection[str]) -> dict[str,
     found: dict[str, list[str]] = {}
     for path in paths:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
             early = "" if document["failure"] is None else ", ended early by a failure"
             results = [(str(r["artifact"]), f"{r['environment']}: {_success(r)}{early}") for r in document["results"]]
         except (OSError, ValueError, KeyError, TypeError) as error:

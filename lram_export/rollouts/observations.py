@@ -50,7 +50,7 @@ class RunResult:
     seconds: NDArray[np.float64]
 
 
-def read_recording(path: Path, spec: StepSpec) -> Recording:
+def read_recording(path: str | Path, spec: StepSpec) -> Recording:
     """Read an ``.npz`` with ``observations`` and, optionally, ``rewards`` and ``is_first``.
 
     Of a policy with several observations the file has one array for each, under its name.
@@ -59,7 +59,7 @@ def read_recording(path: Path, spec: StepSpec) -> Recording:
     Raises:
         LramError: not such a file, a misspelt name, or arrays that do not fit together, naming the array.
     """
-    names = [tensor.name for tensor in observations_of(spec)]
+    path, names = Path(path), [tensor.name for tensor in observations_of(spec)]
     observed = dict.fromkeys(names, ARRAYS[0]) if len(names) == 1 else {name: name for name in names}
     try:
         with path.open("rb") as start:

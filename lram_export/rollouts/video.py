@@ -27,12 +27,12 @@ GIF_STRIDE = 2
 """A GIF is written at half the size."""
 
 
-def check_video(file: Path, environments: Sequence[str]) -> None:
+def check_video(file: str | Path, environments: Sequence[str]) -> None:
     """Raise UsageError unless the file's ending is known, its packages are installed, and pictures can be drawn.
 
     Call it before the first environment is made: that settles how MuJoCo draws.
     """
-    packages = PACKAGES.get(file.suffix.lower())
+    packages = PACKAGES.get(Path(file).suffix.lower())
     if packages is None:
         raise UsageError(f"--video {file}: expected a name that ends in {' or '.join(PACKAGES)}")
     for package in packages:
@@ -45,7 +45,7 @@ def check_video(file: Path, environments: Sequence[str]) -> None:
 
 
 def record_video(
-    bundle: Bundle, options: EvaluationOptions, file: Path, *, force: bool = False, progress: Progress = SILENT
+    bundle: Bundle, options: EvaluationOptions, file: str | Path, *, force: bool = False, progress: Progress = SILENT
 ) -> None:
     """Play the first seed of every environment once more with the first target, and write what it looks like.
 
@@ -53,7 +53,7 @@ def record_video(
         UsageError: there is no way to draw here (see :mod:`lram_export.rollouts.environments.rendering`).
         EnvironmentFailure: an environment failed; nothing is written then.
     """
-    manifest, target = bundle.manifest, options.targets[0]
+    manifest, target, file = bundle.manifest, options.targets[0], Path(file)
     policy = Policy(load_runtime(target, bundle.load_artifact(target), options.threads), manifest.task)
     frames: list[NDArray[np.uint8]] = []
     with policy, progress.stage("filming", len(options.environments)) as advance:

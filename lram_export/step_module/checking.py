@@ -24,6 +24,7 @@ from lram_export.errors import LramError, UsageError, describe
 from lram_export.spec.tensors import TensorSpec
 from lram_export.step_module.graph import ModuleGraph, returned
 from lram_export.step_module.policy import IS_FIRST, StepPolicy
+from lram_export.step_module.recurrent import layers_run_once
 from lram_export.step_module.tracing import quietly, trace
 
 ROWS = 3
@@ -35,14 +36,22 @@ INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent), "
 """What the names of files begin with that are not the user's."""
 OF_TORCH = ("_parameters", "_buffers", "_modules")
 """Attributes in which torch keeps what is looked at by itself."""
+INSIDE_GRAPH = "policy_module."
+"""Where a graph has the module."""
 AS_STATE = "make it a state: take it as an argument, and return what it becomes"
 
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """What was found out: the linear layers whose matrix is read by one product of a step, in their order."""
+    """What was found out.
+
+    Attributes:
+        products: the linear layers whose matrix is read by one product of a step, in their order.
+        recurrent: torch's recurrent layers that a step runs once, see :mod:`~lram_export.step_module.recurrent`.
+    """
 
     products: tuple[str, ...]
+    recurrent: tuple[str, ...] = ()
 
 
 def check_module(policy: StepPolicy) -> ModuleFacts:
@@ -62,7 +71,7 @@ def check_module(policy: StepPolicy) -> ModuleFacts:
         first = _call(policy, trials[0])
         _check_attributes(policy, before)
         _check_outputs(policy, first, ROWS)
-        products = _check_traced(policy)
+        facts = _check_traced(policy)
         before = _attributes(module)  # anew: to be traced some modules arrange their weights anew
         for trial in trials:
             expected = _call(policy, trial)
@@ -70,7 +79,7 @@ def check_module(policy: StepPolicy) -> ModuleFacts:
             _check_repeated(policy, trial, expected)
         _check_repeated(policy, trials[0], first)
         _check_attributes(policy, before)
-    return ModuleFacts(products)
+    return facts
 
 
 def _trials(policy: StepPolicy) -> list[dict[str, Tensor]]:
@@ -197,12 +206,8 @@ def _check_outputs(policy: StepPolicy, found: tuple[Tensor, ...], rows: int) -> 
             raise _refused(policy, f"{_called(said, policy)}: not finite for a random input{where}")
 
 
-def _check_traced(policy: StepPolicy) -> tuple[str, ...]:
-    """Trace the module; raises where it writes what it was given or what it owns, or needs values to know its way.
-
-    Returns:
-        The linear layers whose matrix, as it is, is read by one product of a step.
-    """
+def _check_traced(policy: StepPolicy) -> ModuleFacts:
+    """Trace the module; raises where it writes what it was given or what it owns, or needs values to know its way."""
     graph = ModuleGraph(policy)
     try:
         program = trace(graph)
@@ -229,14 +234,15 @@ def _check_traced(policy: StepPolicy) -> tuple[str, ...]:
         if name in signature.user_inputs:
             given = graph.spec.input_names[signature.user_inputs.index(name)]
             raise _impure(policy, f"it writes its input '{given}'{place}; write a copy")
-        raise _impure(policy, f"it writes its buffer '{name.removeprefix('policy_module.')}'{place}; {AS_STATE}")
-    return _products(graph, program)
+        raise _impure(policy, f"it writes its buffer '{name.removeprefix(INSIDE_GRAPH)}'{place}; {AS_STATE}")
+    return ModuleFacts(products_of(graph, program), layers_run_once(policy.module, program, INSIDE_GRAPH))
 
 
-def _products(graph: ModuleGraph, program: Any) -> tuple[str, ...]:
-    """The linear layers, in the order of a step, whose weight one product reads, of something that inputs decide."""
+def products_of(graph: ModuleGraph, program: Any) -> tuple[str, ...]:
+    """The linear layers, in the order of a step, whose weight, as it is, one product reads, of something that inputs
+    decide; ``program`` is the trace of the graph."""
     parameters, found = program.graph_signature.inputs_to_parameters, []
-    plain = {f"policy_module.{path}.weight": path for path, part in graph.layers().items() if type(part) is nn.Linear}
+    plain = {f"{INSIDE_GRAPH}{path}.weight": path for path, part in graph.layers().items() if type(part) is nn.Linear}
     decided = set(program.graph_signature.user_inputs)
     for node in program.graph.nodes:
         if any(given.name in decided for given in node.all_input_nodes):

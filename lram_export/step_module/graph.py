@@ -60,7 +60,12 @@ def returned(result: Any, outputs: tuple[str, ...]) -> tuple[Tensor, ...]:
     raise TypeError(f"returned {type(result).__name__}, expected tensors")
 
 
-def sharing_copy(module: nn.Module) -> nn.Module:
-    """A module of its own with the same tensors, so that layers can get other ones."""
+def sharing_copy(module: nn.Module, instead: Mapping[int, Any] | None = None) -> nn.Module:
+    """A module of its own with the same tensors, so that layers can get other ones.
+
+    Args:
+        module: what to copy.
+        instead: by the ``id`` of a tensor or a part: what the copy has in its place, wherever it appears.
+    """
     tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    return copy.deepcopy(module, {**{id(tensor): tensor for tensor in tensors}, **(instead or {})})

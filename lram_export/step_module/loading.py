@@ -15,7 +15,7 @@ from lram_export.errors import LramError, UsageError, describe
 from lram_export.step_module.policy import StepPolicy
 
 
-def load_step_policy(address: Path) -> StepPolicy:
+def load_step_policy(address: str | Path) -> StepPolicy:
     """Run the file and take the policy, or call the function that makes it.
 
     Raises:

@@ -58,8 +58,8 @@ class SweepOptions:
     targets: Sequence[str]
     precisions: Sequence[str] = DEFAULT_PRECISIONS
     keep_fp32: Sequence[str] = ()
-    calibration: Sequence[Path] = ()
-    recordings: Sequence[Path] = ()
+    calibration: Sequence[str | Path] = ()
+    recordings: Sequence[str | Path] = ()
     batch_size: int = 1
     reference_steps: int = REFERENCE_STEPS
     bench_steps: int = BENCH_STEPS
@@ -138,7 +138,7 @@ def check_options(options: SweepOptions) -> None:
     if all(reasons):
         raise UsageError(f"--precisions: no cell of this grid is possible: {reasons[0]}")
     for option, paths in (("--calibration", options.calibration), ("--recording", options.recordings)):
-        missing = [path for path in paths if not path.is_file()]
+        missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise UsageError(f"{option}: {missing[0]}: no such file; make one with lram-export record")
     if options.calibration and not any(calibrated(precision) for precision in options.precisions):

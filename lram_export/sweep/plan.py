@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lram_export.checkpoints.checkpoint import Checkpoint
@@ -70,7 +71,7 @@ def prepare(source: CheckpointSource, task: TaskSpec, options: SweepOptions) -> 
         parameters=checkpoint.parameters,
         episodes=episodes,
         compared_over=compared_over,
-        calibration=[file_sha256(p) for p in options.calibration],
+        calibration=[file_sha256(Path(p)) for p in options.calibration],
         assumptions=checkpoint.assumptions,
     )
 

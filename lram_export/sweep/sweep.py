@@ -32,7 +32,7 @@ class SweepReport:
 def sweep(
     source: CheckpointSource,
     task: TaskSpec,
-    path: Path,
+    path: str | Path,
     options: SweepOptions,
     *,
     force: bool = False,
@@ -46,6 +46,7 @@ def sweep(
         UsageError: wrong options, or a folder that is not a sweep of this checkpoint and task.
         LramError: the checkpoint or a recording cannot be read.
     """
+    path = Path(path)
     check_options(options)
     check_sweep(path, force=force)
     with progress.stage("reading the checkpoint"):

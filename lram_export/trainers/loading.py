@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class TrainerOptions:
     """What a file does not say itself: the run's configuration, how layers are activated, running means."""
 
-    config_file: Path | None = None
+    config_file: str | Path | None = None
     activation: str | None = None
-    normalization: Path | None = None
+    normalization: str | Path | None = None
 
 
-def load_trainer_policy(path: Path, options: TrainerOptions) -> tuple[StepPolicy, list[str]]:
+def load_trainer_policy(path: str | Path, options: TrainerOptions) -> tuple[StepPolicy, list[str]]:
     """The policy of a trainer's file, and what was assumed; see ``read`` of the trainer's module.
 
     Raises:
@@ -32,13 +32,15 @@ def load_trainer_policy(path: Path, options: TrainerOptions) -> tuple[StepPolicy
     """
     from lram_export.trainers import rsl_rl, stable_baselines3
 
+    path = Path(path)
+    config, normalization = (None if p is None else Path(p) for p in (options.config_file, options.normalization))
     trainer = trainer_of(path)
     if trainer is None:
         raise UsageError(f"{path}: no policy of {RSL_RL} or {STABLE_BASELINES3} that can be read")
     if trainer == STABLE_BASELINES3:
-        if options.config_file is not None or options.activation is not None:
+        if config is not None or options.activation is not None:
             raise UsageError(f"--config, --activation: not for a policy of {STABLE_BASELINES3}, which says all itself")
-        return stable_baselines3.read(path, options.normalization)
-    if options.normalization is not None:
+        return stable_baselines3.read(path, normalization)
+    if normalization is not None:
         raise UsageError(f"--normalization: not for a policy of {RSL_RL}, which holds its running means itself")
-    return rsl_rl.read(read_container(path), options.config_file, options.activation)
+    return rsl_rl.read(read_container(path), config, options.activation)

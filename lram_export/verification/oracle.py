@@ -88,6 +88,7 @@ def build_oracle(
     with progress.stage("comparing the codes with the checkpoint"):
         bundle.check_files([manifest.quantization.file])
         matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
+        policy = policy.quantizable()
         return Oracle(bundle, policy, matrices, check_codes(manifest.quantization.method, matrices, policy))
 
 

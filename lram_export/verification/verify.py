@@ -243,7 +243,7 @@ def verify_against_checkpoint(
     return Comparison(policy.source["sha256"], source, oracle, meters, recorded, different)
 
 
-def checkpoint_steps(bundle: Bundle, recording: Path | None, steps: int | None, seed: int) -> StepSequence:
+def checkpoint_steps(bundle: Bundle, recording: str | Path | None, steps: int | None, seed: int) -> StepSequence:
     """What to compare on: steps of a recording, or fresh random ones in which rows start an episode now and then.
 
     Raises:

@@ -72,7 +72,9 @@ def test_a_file_and_what_makes_the_policy_become_a_bundle_that_verifies_against_
         result = succeed("export", f"{file}:{name}", "-o", bundle, "--target", "onnxruntime", "--force", "--no-report")
         assert "verified over 64 steps: largest error" in result.stderr
     shown = succeed("inspect", bundle).stdout
-    assert "Sequential, 2 matrices that a precision applies to" in shown and "input observation" in shown
+    assert (
+        "Sequential, 2 matrices in linear layers that a precision applies to" in shown and "input observation" in shown
+    )
     assert "right computation: passed" in succeed("verify", bundle, "--checkpoint", f"{file}:policy").stdout
 
 

@@ -216,7 +216,9 @@ def test_every_instruction_set_computes_the_same(isa: str, tmp_path: Path, monke
 
 
 def test_the_bits_of_a_row_depend_neither_on_threads_nor_on_the_other_rows(tmp_path: Path) -> None:
-    wide = seeded(lambda: Layer(nn.Sequential(nn.Linear(24, 1100), nn.Tanh(), nn.Linear(1100, 1100)), lambda x: x.flatten(1)))
+    wide = seeded(
+        lambda: Layer(nn.Sequential(nn.Linear(24, 1100), nn.Tanh(), nn.Linear(1100, 1100)), lambda x: x.flatten(1))
+    )
     width = compiled(wide, tmp_path / "model.lrn", 4)
     x = np.random.default_rng(0).normal(size=(200, *SHAPE)).astype(np.float32)
     for rows in (1, 2, 15, 200):
@@ -244,7 +246,9 @@ REFUSED: dict[str, tuple[Function_, str]] = {
 def test_what_the_engine_has_no_kernel_for_is_named_with_its_line(name: str, tmp_path: Path) -> None:
     function, told = REFUSED[name]
     policy = StepPolicy(Of(function), observation=Field(SHAPE), action=Of(function)(torch.zeros(1, *SHAPE)).shape[1])
-    message = rf"target 'native' has no kernel for {re.escape(told)} \(test_native.py, line \d+\); the module runs on pyt"
+    message = (
+        rf"target 'native' has no kernel for {re.escape(told)} \(test_native.py, line \d+\); the module runs on pyt"
+    )
     with pytest.raises(UsageError, match=message):
         export_bundle(policy, None, tmp_path / "x.lram", ExportOptions(("native",), report=False))
     assert not list(tmp_path.iterdir())

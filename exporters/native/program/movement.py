@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,16 +17,19 @@ MOST_PIECES = 16
 """Where a result is made of more pieces than this, its sources are put together first."""
 
 MOVES = frozenset(
-    """
-    view _unsafe_view reshape permute transpose t squeeze unsqueeze expand expand_copy slice select split
-    split_with_sizes unbind chunk cat stack flip roll repeat clone alias detach lift_fresh_copy constant_pad_nd unfold
-    as_strided diagonal index_select index gather slice_scatter select_scatter index_put scatter tril triu copy
-    view_copy squeeze_copy unsqueeze_copy permute_copy transpose_copy select_copy slice_copy t_copy alias_copy
-    split_copy split_with_sizes_copy unbind_copy unfold_copy diagonal_copy as_strided_copy contiguous
-    """.split()
+    (
+        *("view", "_unsafe_view", "reshape", "contiguous", "squeeze", "unsqueeze", "permute", "transpose", "t"),
+        *("expand", "repeat", "slice", "select", "split", "split_with_sizes", "unbind", "chunk", "cat", "stack"),
+        *("flip", "roll", "unfold", "as_strided", "diagonal", "tril", "triu", "constant_pad_nd"),
+        *("clone", "alias", "detach", "lift_fresh_copy", "copy", "slice_scatter", "select_scatter"),
+        *("index_select", "index", "gather", "index_put", "scatter"),
+        *("view_copy", "squeeze_copy", "unsqueeze_copy", "permute_copy", "transpose_copy", "t_copy", "expand_copy"),
+        *("select_copy", "slice_copy", "alias_copy", "split_copy", "split_with_sizes_copy", "unbind_copy"),
+        *("unfold_copy", "diagonal_copy", "as_strided_copy"),
+    )
 )
 """Names of the operators, of any overload."""
-INDEXED = frozenset("index_select index gather index_put scatter".split())
+INDEXED = frozenset(("index_select", "index", "gather", "index_put", "scatter"))
 """Those with an index among their arguments, which must be a constant."""
 
 
@@ -96,7 +100,7 @@ def rearranged(tape: Tape, numbers: Tensor, values: list[Value], starts: list[in
             at += value.size
         return tape.gathered(together, numbers - 1, fill)  # values are numbered one after the other, from 1 on
     result = tape.new(numbers.shape, values[0].dtype)
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in pairwise(cuts):
         source = int(owner[begin]) - 1
         tape.gather_into(_behind(result, begin), values[source], flat[begin:end] - starts[source])
     return result

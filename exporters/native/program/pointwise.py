@@ -136,11 +136,6 @@ def clamped(tape: Tape, given: Value, low: Operand | None = None, high: Operand 
     return tape.apply(Function.CLAMP, given, low, high)
 
 
-def chosen(tape: Tape, condition: Operand, yes: Operand, no: Operand, dtype: torch.dtype) -> Value:
-    """``where``."""
-    return tape.apply(Function.CHOOSE, condition, yes, no, dtype=dtype)
-
-
 def converted(tape: Tape, given: Value, dtype: torch.dtype) -> Value:
     """The same in another type; raises Unsupported for one that the engine does not compute with."""
     if dtype == given.dtype:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lram_export.exporters.native.matrices import columns
+from lram_export.exporters.native.matrices import roomy
 from lram_export.exporters.native.program.tape import Constant, Tape, Unsupported, Value
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.targets.layout import TILE
@@ -37,14 +37,11 @@ class Codes:
 
 def linear(tape: Tape, codes: Codes, given: Value, weight: Constant, bias: Constant | None) -> Value:
     """``given`` (..., inputs) times a weight (outputs, inputs), plus a bias."""
-    inputs = given.shape[-1]
     matrix = codes.of(weight)
     if matrix is None:
         stored = stored_floats(weight.tensor)
     else:
-        width = room_of(inputs)
-        matrix = columns(matrix, np.arange(inputs), width)
-        given = with_room(tape, given, width)
+        given = with_room(tape, given, room_of(given.shape[-1]))
         stored = stored_codes(matrix, codes.one_plane)
     stored = dataclasses.replace(stored, matrix=weight.matrix)
     tokens = tokens_of(tape, given.reshaped(math.prod(given.shape[:-1]), given.shape[-1]))
@@ -59,9 +56,11 @@ def stored_floats(matrix: Tensor) -> StoredTensor:
 
 
 def stored_codes(matrix: QuantizedMatrix, one_plane: bool) -> StoredTensor:
-    """Codes of a matrix in tiles."""
+    """Codes of a matrix in tiles, with room for the inputs that kernels read."""
+    roomy_matrix = roomy(matrix)
+    assert isinstance(roomy_matrix, QuantizedMatrix)
     pack = tiled_int8 if matrix.format == "int8" else tiled_int4
-    stored = pack(0, 0, [(matrix.codes, matrix.scales)])
+    stored = pack(0, 0, [(roomy_matrix.codes, roomy_matrix.scales)])
     return dataclasses.replace(stored, two_planes=one_plane and matrix.activation is None)
 
 
@@ -125,10 +124,6 @@ def product(tape: Tape, left: Value, right: Value) -> Value:
     return result
 
 
-def with_bias(tape: Tape, value: Value, bias: Value | Constant | None, beta: float = 1) -> Value:
+def with_bias(tape: Tape, value: Value, bias: Value | Constant | None) -> Value:
     """The sum with what a product has beside it."""
-    if bias is None:
-        return value
-    if beta != 1:
-        bias = tape.apply(Function.MULTIPLY, bias, beta)
-    return tape.apply(Function.ADD, value, bias)
+    return value if bias is None else tape.apply(Function.ADD, value, bias)

@@ -14,7 +14,12 @@ from lram_export.step_module.tracing import quietly, trace
 
 TAKEN_APART = (
     *("elu", "celu", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish", "softplus", "mish", "softshrink"),
-    *("log_sigmoid_forward", "glu", "_softmax", "_log_softmax",),
+    *(
+        "log_sigmoid_forward",
+        "glu",
+        "_softmax",
+        "_log_softmax",
+    ),
     *("addcmul", "addcdiv", "lerp", "rsub", "masked_fill", "baddbmm", "addmv", "addr", "hardshrink", "softsign"),
     *("threshold", "silu", "std", "var_mean", "std_mean", "upsample_nearest1d", "upsample_nearest2d"),
     *("upsample_bilinear2d", "pixel_shuffle", "linalg_vector_norm"),

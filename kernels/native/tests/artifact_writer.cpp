@@ -57,6 +57,16 @@ class Writer {
     add(role, number, layout, parts, rows, cols, bytes.data(), bytes.size());
   }
 
+  std::vector<std::uint8_t> tiles(int rows, int cols, int used) {
+    std::vector<std::uint8_t> bytes;
+    for (int first = 0; first < rows; first += 32) {
+      bool filled[32] = {};
+      for (int o = 0; o < 32; ++o) filled[o] = first + o < rows;
+      tile(shape_.layout, filled, cols, used, bytes);
+    }
+    return bytes;
+  }
+
   void block(std::uint32_t kind, const std::vector<int>& integers, const std::vector<float>& floats) {
     lram::BlockEntry entry = {};
     entry.kind = kind;
@@ -360,6 +370,13 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   std::copy_n(s.name.begin(), std::min(s.name.size(), sizeof h.name), h.name);
   std::fill(std::begin(h.source_sha256), std::end(h.source_sha256), s.source);
   return w.finish(h);
+}
+
+std::vector<std::uint8_t> random_tiles(Layout layout, int rows, int cols, int used, unsigned seed) {
+  Shape shape;
+  shape.layout = layout;
+  shape.seed = seed;
+  return Writer(shape).tiles(rows, cols, used);
 }
 
 void seal(std::vector<std::uint8_t>& artifact) {

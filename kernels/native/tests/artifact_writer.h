@@ -60,6 +60,9 @@ class Bytes {
 
 std::vector<std::uint8_t> make_artifact(const Shape& shape);
 
+// A matrix in tiles as it lies in a file, of random weights; those of the inputs from `used` on are 0.
+std::vector<std::uint8_t> random_tiles(lram::Layout layout, int rows, int cols, int used, unsigned seed);
+
 // A file that is removed at the end.
 class TemporaryFile {
  public:

@@ -175,15 +175,33 @@ class FieldArrays {
       if (engine_.inputs()[i].name == name) fill(i, value);
   }
   void fill(std::size_t input, double value) {
-    const lram::Field& field = engine_.inputs()[input];
+    for (std::size_t i = 0; i < rows_ * engine_.inputs()[input].size(); ++i) set(input, i, value);
+  }
+  // An element of an input, counted through all rows.
+  void set(std::size_t input, std::size_t element, double value) {
     void* values = memory_[input].data();
-    const std::size_t count = rows_ * field.size();
-    if (field.element == lram::Element::float32)
-      std::fill_n(static_cast<float*>(values), count, static_cast<float>(value));
-    else if (field.element == lram::Element::int64)
-      std::fill_n(static_cast<std::int64_t*>(values), count, static_cast<std::int64_t>(value));
-    else
-      std::fill_n(static_cast<std::uint8_t*>(values), count, static_cast<std::uint8_t>(value));
+    switch (engine_.inputs()[input].element) {
+      case lram::Element::float32:
+        static_cast<float*>(values)[element] = static_cast<float>(value);
+        break;
+      case lram::Element::int64:
+        static_cast<std::int64_t*>(values)[element] = static_cast<std::int64_t>(value);
+        break;
+      case lram::Element::uint8:
+        static_cast<std::uint8_t*>(values)[element] = static_cast<std::uint8_t>(value);
+        break;
+    }
+  }
+  double get(std::size_t output, std::size_t element) const {
+    const void* values = outputs[output];
+    switch (engine_.outputs()[output].element) {
+      case lram::Element::int64:
+        return static_cast<double>(static_cast<const std::int64_t*>(values)[element]);
+      case lram::Element::uint8:
+        return static_cast<const std::uint8_t*>(values)[element];
+      default:
+        return static_cast<const float*>(values)[element];
+    }
   }
 
   std::vector<const void*> inputs;

@@ -205,9 +205,7 @@ class ProgramHeader:
         if len(data) < HEADER_BYTES or data[: len(MAGIC)] != MAGIC:
             raise ValueError("magic: not the traced step of a module")
         *_, batch, _, planes, _, _, name, digest = struct.unpack_from(_HEADER, data, 40)
-        return ProgramHeader(
-            batch, planes, name.rstrip(b"\0").decode(), digest.hex() if any(digest) else ""
-        )
+        return ProgramHeader(batch, planes, name.rstrip(b"\0").decode(), digest.hex() if any(digest) else "")
 
 
 _HEADER = f"<11I{NAME_BYTES}s32s"

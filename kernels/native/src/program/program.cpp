@@ -15,7 +15,8 @@ namespace lram {
 namespace {
 
 constexpr std::uint32_t kMostSize = 1U << 24;
-constexpr std::size_t kSmall = std::size_t{1} << 20;  // multiplications that one thread does sooner than it wakes another
+constexpr std::size_t kSmall = std::size_t{1}
+                               << 20;  // multiplications that one thread does sooner than it wakes another
 
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
@@ -38,11 +39,13 @@ Program::Program(MappedFile file, const lram_options& options)
   check_tensors();
   check_buffers();
   read_fields();
-  const auto* instructions =
-      reinterpret_cast<const InstructionEntry*>(reinterpret_cast<const BufferEntry*>(
-          fields_ + header_->inputs + header_->outputs + header_->states) + header_->buffers);
+  check_state_buffers();
+  const auto* instructions = reinterpret_cast<const InstructionEntry*>(
+      reinterpret_cast<const BufferEntry*>(fields_ + header_->inputs + header_->outputs + header_->states) +
+      header_->buffers);
   for (std::uint32_t i = 0; i < header_->instructions; ++i)
     read_instruction(instructions[i], "instruction " + number(i));
+  check_results();
   const int shares = work_ > kSmall ? most_tiles_ : 1;
   start_threads(std::max(static_cast<int>(header_->batch), shares));
 }
@@ -89,12 +92,14 @@ void Program::read_tables() {
 }
 
 void Program::check_tensors() {
-  const auto data = static_cast<std::uint64_t>(reinterpret_cast<const std::uint8_t*>(tensors_ + header_->tensors) -
-                                               file_.bytes());
+  const auto data =
+      static_cast<std::uint64_t>(reinterpret_cast<const std::uint8_t*>(tensors_ + header_->tensors) - file_.bytes());
   for (std::uint32_t i = 0; i < header_->tensors; ++i) {
     const TensorEntry& e = tensors_[i];
     const std::string name = "tensor " + number(i);
     if (layout_of(e) > Layout::tiled_int4) file_.refuse(name + ": layout: unknown: " + number(e.layout));
+    within(name + ": role", e.role, 0, 0);
+    within(name + ": number", e.number, i, i);
     within(name + ": parts", e.parts, 1, 1);
     within(name + ": rows", e.rows, 1, kMostSize);
     within(name + ": cols", e.cols, 1, kMostSize);
@@ -108,6 +113,7 @@ void Program::check_tensors() {
 }
 
 void Program::check_buffers() const {
+  std::uint64_t end = 0;
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
     const BufferEntry& b = buffers_[i];
     const std::string name = "buffer " + number(i);
@@ -122,7 +128,19 @@ void Program::check_buffers() const {
       if (b.number >= header_->states) file_.refuse(name + ": number: no such state: " + number(b.number));
     } else if (b.number % 16 != 0 || b.number > header_->arena || b.stride > header_->arena - b.number) {
       file_.refuse(name + ": number: expected to lie within the arena, got " + number(b.number));
+    } else {
+      end = std::max(end, std::uint64_t{b.number} + b.stride);
     }
+  }
+  within("arena", header_->arena, end, end);  // memory that no buffer has is not asked for
+}
+
+void Program::check_state_buffers() const {
+  for (std::size_t i = 0; i < buffers_.size(); ++i) {
+    const BufferEntry& b = buffers_[i];
+    if (b.kind != static_cast<std::uint32_t>(BufferKind::state)) continue;
+    const std::uint64_t room = (state_sizes_[b.number] + 15) / 16 * 16;
+    within("buffer " + number(i) + ": stride", b.stride, room, room);
   }
 }
 
@@ -145,7 +163,8 @@ void Program::check_place(const Place& place, std::uint64_t count, bool written,
   std::uint64_t room = b.stride;
   if (b.kind == static_cast<std::uint32_t>(BufferKind::constant)) {
     const TensorEntry& tensor = tensors_[b.number];
-    if (tensor.layout != static_cast<std::uint32_t>(Layout::plain_float32)) file_.refuse(name + ": expected plain floats");
+    if (tensor.layout != static_cast<std::uint32_t>(Layout::plain_float32))
+      file_.refuse(name + ": expected plain floats");
     room = tensor.rows * tensor.cols;
   }
   if (place.offset > room || count > room - place.offset)
@@ -179,6 +198,10 @@ void Program::read_field(const FieldEntry& entry, std::uint32_t place) {
     within(where + ": size", size, 1, kMostSize);
   }
   check_place(entry.place, size, input, where);
+  if (input && entry.read != 0) written_.add(buffers_[entry.place.buffer], entry.place.offset, size);
+  if ((!state || entry.initial_tensor != 0) && !(entry.initial == 0))
+    file_.refuse(where + ": initial: expected 0 where it is not what a state starts as");
+  within(where + ": initial_tensor", entry.initial_tensor, 0, state ? header_->tensors : 0);
   (input ? input_sizes_ : state ? state_sizes_ : output_sizes_).push_back(size);
   if (!state) {
     (input ? inputs_ : outputs_)
@@ -190,7 +213,6 @@ void Program::read_field(const FieldEntry& entry, std::uint32_t place) {
   } else {
     const float* initial = nullptr;
     if (entry.initial_tensor != 0) {
-      within(where + ": initial_tensor", entry.initial_tensor, 1, header_->tensors);
       const TensorEntry& tensor = tensors_[entry.initial_tensor - 1];
       if (tensor.layout != 0 || tensor.rows * tensor.cols != size)
         file_.refuse(where + ": initial_tensor: expected " + number(size) + " plain floats");
@@ -199,78 +221,129 @@ void Program::read_field(const FieldEntry& entry, std::uint32_t place) {
     for (std::uint64_t i = 0; i < (initial == nullptr ? 1 : size); ++i)
       if (!std::isfinite(initial == nullptr ? entry.initial : initial[i]))
         file_.refuse(where + ": initial: expected finite numbers");
-    state_fields_.push_back({name, extents, initial == nullptr ? entry.initial : 0, initial});
+    state_fields_.push_back({name, extents, entry.initial, initial});
   }
-  if (state)
-    for (const BufferEntry& b : buffers_)
-      if (b.kind == static_cast<std::uint32_t>(BufferKind::state) &&
-          b.number == place - header_->inputs - header_->outputs && b.stride != (size + 15) / 16 * 16)
-        file_.refuse(where + ": its buffer: stride: expected " + number((size + 15) / 16 * 16) + ", got " +
-                     number(b.stride));
+}
+
+void Program::check_results() const {
+  for (std::uint32_t i = header_->inputs; i < header_->inputs + header_->outputs + header_->states; ++i) {
+    const std::uint32_t output = i - header_->inputs;
+    const std::uint64_t size =
+        output < header_->outputs ? output_sizes_[output] : state_sizes_[output - header_->outputs];
+    check_written(fields_[i].place, size, "field " + number(i));
+  }
+}
+
+void Program::check_written(const Place& place, std::uint64_t count, const std::string& name) const {
+  const BufferEntry& b = buffers_[place.buffer];
+  if (b.kind == static_cast<std::uint32_t>(BufferKind::arena) && !written_.holds(b, place.offset, count))
+    file_.refuse(name + ": " + number(count) + " floats from " + number(place.offset) + " on in buffer " +
+                 number(place.buffer) + " are not all written before");
+}
+
+void Program::check_result(const InstructionEntry& entry, std::uint64_t count, const std::string& name) const {
+  check_place(entry.operands[0], count, true, name + ": result");
+}
+
+void Program::check_operand(const InstructionEntry& entry, int operand, const Reach& reach, std::uint64_t results,
+                            const std::string& name) const {
+  const Place& place = entry.operands[operand];
+  const Place& result = entry.operands[0];
+  const std::string where = name + ": operand " + std::to_string(operand);
+  const std::uint64_t count = (reach.times - 1) * reach.step + reach.count;
+  check_place(place, count, false, where);
+  const BufferEntry& from = buffers_[place.buffer];
+  const BufferEntry& to = buffers_[result.buffer];
+  if (from.kind != static_cast<std::uint32_t>(BufferKind::arena)) return;
+  if (!written_.holds(from, place.offset, count))  // what is not read in between need not be written
+    for (std::uint64_t time = 0; time < reach.times; ++time)
+      check_written({place.buffer, static_cast<std::uint32_t>(place.offset + time * reach.step)}, reach.count, where);
+  const bool same = from.number == to.number && from.stride == to.stride;
+  const bool disjoint = place.offset + count <= result.offset || result.offset + results <= place.offset;
+  const bool whole = reach.times == 1 || reach.step == reach.count;
+  const bool in_place = entry.operation == static_cast<std::uint32_t>(Operation::pointwise) && whole &&
+                        count == results && place.offset == result.offset;
+  if (in_the_way(from, to) || (same && !disjoint && !in_place))
+    file_.refuse(where + ": the result would be written over it");
+}
+
+void Program::check_rest(const InstructionEntry& entry, int sizes, int operands, const std::string& name) const {
+  const bool function = entry.operation == static_cast<std::uint32_t>(Operation::pointwise) ||
+                        entry.operation == static_cast<std::uint32_t>(Operation::reduce);
+  if (!function) within(name + ": function", entry.function, 0, 0);
+  for (const std::uint32_t* size = entry.sizes + sizes; size != std::end(entry.sizes); ++size)
+    within(name + ": sizes it has not", *size, 0, 0);
+  for (const Place* place = entry.operands + operands; place != std::end(entry.operands); ++place)
+    if (place->buffer != kNowhere || place->offset != 0)
+      file_.refuse(name + ": expected " + std::to_string(operands - 1) + " operands");
 }
 
 void Program::read_instruction(const InstructionEntry& entry, const std::string& name) {
   Instruction instruction = {entry, {}};
   const std::uint32_t* sizes = entry.sizes;
   for (const std::uint32_t size : entry.sizes) within(name + ": sizes", size, 0, kMostSize);
-  const auto result = [&](std::uint64_t count) { check_place(entry.operands[0], count, true, name + ": result"); };
-  const auto operand = [&](int i, std::uint64_t count) {
-    check_place(entry.operands[i], count, false, name + ": operand " + std::to_string(i));
-  };
+  std::uint64_t results = sizes[0];
   switch (static_cast<Operation>(entry.operation)) {
     case Operation::pointwise:
-      check_pointwise(instruction, name);
+      results *= sizes[1];
+      check_pointwise(entry, name);
       break;
     case Operation::copy:
-      result(sizes[0]);
-      operand(1, sizes[0]);
+      check_result(entry, results, name);
+      check_operand(entry, 1, {1, 0, results}, results, name);
+      check_rest(entry, 1, 2, name);
       break;
     case Operation::gather:
-      check_gather(instruction, name);
+      check_gather(entry, name);
       break;
     case Operation::dense:
-      read_dense(instruction, name);
+      results = read_dense(instruction, name);
       break;
     case Operation::reduce:
       within(name + ": function", entry.function, 0, kReductions - 1);
       within(name + ": sizes", sizes[1], 1, kMostSize);
-      result(sizes[0]);
-      operand(1, std::uint64_t{sizes[0]} * sizes[1]);
+      check_result(entry, results, name);
+      check_operand(entry, 1, {1, 0, results * sizes[1]}, results, name);
+      check_rest(entry, 2, 2, name);
       break;
     case Operation::product:
       for (int i = 0; i < 4; ++i) within(name + ": sizes", sizes[i], 1, 1U << 14);
-      result(std::uint64_t{sizes[0]} * sizes[1] * sizes[3]);
-      operand(1, std::uint64_t{sizes[0]} * sizes[1] * sizes[2]);
-      operand(2, std::uint64_t{sizes[0]} * sizes[2] * sizes[3]);
+      results *= std::uint64_t{sizes[1]} * sizes[3];
+      check_result(entry, results, name);
+      check_operand(entry, 1, {1, 0, std::uint64_t{sizes[0]} * sizes[1] * sizes[2]}, results, name);
+      check_operand(entry, 2, {1, 0, std::uint64_t{sizes[0]} * sizes[2] * sizes[3]}, results, name);
+      check_rest(entry, 4, 3, name);
       break;
     default:
       file_.refuse(name + ": operation: unknown: " + number(entry.operation));
   }
+  written_.add(buffers_[entry.operands[0].buffer], entry.operands[0].offset, results);
   instructions_.push_back(instruction);
 }
 
-void Program::check_pointwise(const Instruction& instruction, const std::string& name) const {
-  within(name + ": function", instruction.function, 0, kFunctions - 1);
-  const std::uint32_t* sizes = instruction.sizes;
+void Program::check_pointwise(const InstructionEntry& entry, const std::string& name) const {
+  within(name + ": function", entry.function, 0, kFunctions - 1);
+  const std::uint32_t* sizes = entry.sizes;
   const std::uint64_t times = sizes[0];
   within(name + ": sizes", times, 1, kMostSize);
   within(name + ": sizes", sizes[1], 1, kMostSize);
-  within(name + ": sizes", sizes[5], 0, 7);
-  check_place(instruction.operands[0], times * sizes[1], true, name + ": result");
-  const int arguments = arguments_of(static_cast<Function>(instruction.function));
+  const int arguments = arguments_of(static_cast<Function>(entry.function));
+  within(name + ": sizes", sizes[5], 0, (1U << arguments) - 1);
+  for (int i = arguments; i < 3; ++i) within(name + ": sizes it has not", sizes[2 + i], 0, 0);
+  check_result(entry, times * sizes[1], name);
   for (int i = 0; i < arguments; ++i) {
-    const std::uint64_t last = (sizes[5] >> i & 1) != 0 ? sizes[1] : 1;
-    check_place(instruction.operands[i + 1], (times - 1) * sizes[2 + i] + last, false,
-                name + ": operand " + std::to_string(i + 1));
+    const std::uint64_t count = (sizes[5] >> i & 1) != 0 ? sizes[1] : 1;
+    check_operand(entry, i + 1, {times, sizes[2 + i], count}, times * sizes[1], name);
   }
+  check_rest(entry, 6, 1 + arguments, name);
 }
 
-void Program::check_gather(const Instruction& instruction, const std::string& name) const {
-  const std::uint32_t* sizes = instruction.sizes;
-  check_place(instruction.operands[0], sizes[0], true, name + ": result");
-  check_place(instruction.operands[1], sizes[1], false, name + ": operand 1");
-  check_place(instruction.operands[3], 1, false, name + ": operand 3");
-  const TensorEntry& places = tensor_of(instruction.operands[2], name + ": operand 2");
+void Program::check_gather(const InstructionEntry& entry, const std::string& name) const {
+  const std::uint32_t* sizes = entry.sizes;
+  check_result(entry, sizes[0], name);
+  check_operand(entry, 1, {1, 0, sizes[1]}, sizes[0], name);
+  check_operand(entry, 3, {1, 0, 1}, sizes[0], name);
+  const TensorEntry& places = tensor_of(entry.operands[2], name + ": operand 2");
   if (places.layout != 0 || places.rows * places.cols != sizes[0])
     file_.refuse(name + ": operand 2: expected " + number(sizes[0]) + " places");
   const auto* from = reinterpret_cast<const std::int32_t*>(file_.bytes() + places.offset);
@@ -278,9 +351,10 @@ void Program::check_gather(const Instruction& instruction, const std::string& na
     if (from[i] < -1 || from[i] >= static_cast<std::int64_t>(sizes[1]))
       file_.refuse(name + ": operand 2: expected places below " + number(sizes[1]) + ", got " +
                    std::to_string(from[i]));
+  check_rest(entry, 2, 4, name);
 }
 
-void Program::read_dense(Instruction& instruction, const std::string& name) {
+std::uint64_t Program::read_dense(Instruction& instruction, const std::string& name) {
   const std::uint32_t* sizes = instruction.sizes;
   within(name + ": sizes", sizes[0], 1, 1U << 16);
   within(name + ": sizes", sizes[1], 1, kMostSize);
@@ -305,9 +379,12 @@ void Program::read_dense(Instruction& instruction, const std::string& name) {
                         static_cast<std::size_t>(tile_bytes(layout, e.cols)),
                         file_.bytes() + e.offset,
                         planes};
-  check_place(instruction.operands[0], sizes[0] * wide, true, name + ": result");
-  check_place(instruction.operands[1], std::uint64_t{sizes[0] - 1} * sizes[3] + sizes[2], false, name + ": operand 1");
+  const std::uint64_t results = sizes[0] * wide;
+  check_result(instruction, results, name);
+  check_operand(instruction, 1, {sizes[0], sizes[3], sizes[2]}, results, name);
   check_place(instruction.operands[3], wide, false, name + ": operand 3");
+  if (buffers_[instruction.operands[3].buffer].kind != static_cast<std::uint32_t>(BufferKind::constant))
+    file_.refuse(name + ": operand 3: expected a tensor, which all rows share");
   if (sizes[0] > 1) {  // tokens of all rows lie one after the other
     if (buffers_[instruction.operands[0].buffer].stride != sizes[0] * wide || instruction.operands[0].offset != 0)
       file_.refuse(name + ": result: expected a buffer of its own");
@@ -318,6 +395,8 @@ void Program::read_dense(Instruction& instruction, const std::string& name) {
   most_tokens_ = std::max(most_tokens_, static_cast<int>(sizes[0]));
   most_tiles_ = std::max(most_tiles_, tiles);
   work_ += std::size_t{sizes[0]} * sizes[1] * sizes[2];
+  check_rest(instruction, 4, 4, name);
+  return results;
 }
 
 bool Program::worth_threads(int rows) const { return work_ * static_cast<std::size_t>(rows) > kSmall; }

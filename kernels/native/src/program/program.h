@@ -6,6 +6,7 @@
 #include "engine.h"
 #include "mapped_file.h"
 #include "program/format.h"
+#include "program/written.h"
 
 namespace lram {
 
@@ -48,14 +49,30 @@ class Program : public Engine {
   void read_fields();
   void read_field(const FieldEntry& entry, std::uint32_t number);
   void check_buffers() const;
+  void check_state_buffers() const;
   void check_tensors();
   void read_instruction(const InstructionEntry& entry, const std::string& name);
-  void check_pointwise(const Instruction& instruction, const std::string& name) const;
-  void check_gather(const Instruction& instruction, const std::string& name) const;
-  void read_dense(Instruction& instruction, const std::string& name);
+  void check_pointwise(const InstructionEntry& entry, const std::string& name) const;
+  void check_gather(const InstructionEntry& entry, const std::string& name) const;
+  std::uint64_t read_dense(Instruction& instruction, const std::string& name);  // floats of the result
 
-  // Throws unless so many floats from a place on are in its buffer; `written`: and it is a step's own.
+  // Which floats from a place on an instruction reads: some times `count` of them, `step` floats apart.
+  struct Reach {
+    std::uint64_t times;
+    std::uint64_t step;
+    std::uint64_t count;
+  };
+  // Throw unless so many floats from a place on are in its buffer; `written`: and it is a step's own.
   void check_place(const Place& place, std::uint64_t count, bool written, const std::string& name) const;
+  void check_result(const InstructionEntry& entry, std::uint64_t count, const std::string& name) const;
+  // And those of a step's own are there by now, and not where the `results` of the instruction go: rows, and threads,
+  // would find what others have written. Functions of numbers may put each of them in the place of what it is of.
+  void check_operand(const InstructionEntry& entry, int operand, const Reach& reach, std::uint64_t results,
+                     const std::string& name) const;
+  void check_written(const Place& place, std::uint64_t count, const std::string& name) const;
+  void check_results() const;
+  // Throws unless that is all that an instruction has.
+  void check_rest(const InstructionEntry& entry, int sizes, int operands, const std::string& name) const;
   const TensorEntry& tensor_of(const Place& place, const std::string& name) const;
   void check_text(const char* text, std::size_t room, bool may_be_empty, const std::string& name) const;
   void within(const std::string& name, std::uint64_t value, std::uint64_t low, std::uint64_t high) const;
@@ -69,6 +86,7 @@ class Program : public Engine {
   std::vector<std::size_t> input_sizes_;
   std::vector<std::size_t> output_sizes_;
   std::vector<std::size_t> state_sizes_;
+  Written written_;  // by a step, up to what was read last of the file
   std::size_t is_first_ = 0;
   std::size_t weight_bytes_ = 0;
   std::size_t work_ = 0;  // of a row, in multiplications
