@@ -159,17 +159,23 @@ def _notes(results: dict[str, ParityResult], drift: dict[str, dict[str, list[flo
     notes, bounds = [], []
     for target, result in results.items():
         notes += [f"{target}: {line}" for line in result.failures()]
+        of_what = "logit error" if result.actions else "error"
         for environment, (first, *others) in drift.get(target, {}).items():
             notes.append(
-                f"{target}, {environment}: largest logit error {first:.2g} in the first tenth of an episode, "
+                f"{target}, {environment}: largest {of_what} {first:.2g} in the first tenth of an episode, "
                 f"{[first, *others][-1]:.2g} in the last"
             )
         bound = result.tolerance
         relative = " (relative)" if bound.relative else ""
+        choice = (
+            f"; an action may differ where the reference's logits are tied within {bound.tie:g}{relative}"
+            if result.actions
+            else ""
+        )
         bounds.append(
-            f"tolerance for {result.precision} with {result.activations} activations: logits "
-            f"{bound.logit:g}{relative}, state {bound.state:g} (relative); an action may differ where the "
-            f"reference's logits are tied within {bound.tie:g}{relative}"
+            f"tolerance for {result.precision} with {result.activations} activations: "
+            f"{'logits' if result.actions else 'outputs'} {bound.logit:g}{relative}, state {bound.state:g} (relative)"
+            f"{choice}"
         )
     return notes + list(dict.fromkeys(bounds))
 

@@ -157,11 +157,12 @@ class ParityResult:
         lines = []
         if (error is None or not error <= bound.logit) and self.worst is not None:
             w = self.worst
-            what = "relative" if bound.relative else "largest"
+            what = ("relative" if bound.relative else "largest") + (" logit error" if self.actions else " error")
+            place = "logit" if self.actions else "element"
             found = "not measured" if error is None else f"{error:.3g}"
             lines.append(
-                f"{what} logit error {found} exceeds {bound.logit:.3g}: step {w.step}, row "
-                f"{w.row}, logit {list(w.index)}: reference {w.expected:.6g}, target {w.actual:.6g}"
+                f"{what} {found} exceeds {bound.logit:.3g}: step {w.step}, row "
+                f"{w.row}, {place} {list(w.index)}: reference {w.expected:.6g}, target {w.actual:.6g}"
             )
         if self.state_error is not None and not self.state_error <= bound.state:
             lines.append(f"relative state error {self.state_error:.3g} exceeds {bound.state:.3g}: {self.worst_state}")

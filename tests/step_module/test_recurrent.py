@@ -327,7 +327,9 @@ LEFT_ALONE: dict[str, Callable[[], Layer]] = {
     "projections": lambda: Layer(nn.LSTM(4, 8, proj_size=3), once, 3),
     "a subclass": lambda: Layer(Own(4, 8), once),
     "a hook": lambda: Layer(hooked(), once),
-    "a parametrization": lambda: Layer(nn.utils.parametrizations.weight_norm(nn.GRU(4, 8), "weight_hh_l0"), once),
+    "a parametrization": lambda: Layer(
+        nn.utils.parametrizations.weight_norm(nn.GRUCell(4, 8), "weight_hh"), lambda layer, x: layer(x)
+    ),
     "tied weights": lambda: Layer(tied(), lambda layer, x: once(layer, x.repeat(1, 2))),
     "weights that are read": lambda: Layer(nn.RNN(4, 8), lambda layer, x: once(layer, x) + layer.weight_hh_l0.sum()),
     "run twice": lambda: Layer(nn.GRUCell(8, 8), lambda layer, x: layer(layer(x.repeat(1, 2)))),

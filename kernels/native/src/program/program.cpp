@@ -391,7 +391,6 @@ std::uint64_t Program::read_dense(Instruction& instruction, const std::string& n
     if (buffers_[instruction.operands[1].buffer].stride != std::uint64_t{sizes[0]} * sizes[3])
       file_.refuse(name + ": operand 1: expected a buffer of its own");
   }
-  most_columns_ = std::max(most_columns_, static_cast<int>(sizes[2]));
   most_tokens_ = std::max(most_tokens_, static_cast<int>(sizes[0]));
   most_tiles_ = std::max(most_tiles_, tiles);
   work_ += std::size_t{sizes[0]} * sizes[1] * sizes[2];

@@ -38,8 +38,7 @@ class Program : public Engine {
   const std::vector<std::size_t>& state_sizes() const { return state_sizes_; }
   std::size_t is_first() const { return is_first_; }  // which input it is; inputs().size(): none
 
-  // The most that a product needs: columns, and tokens per row.
-  int most_columns() const { return most_columns_; }
+  // The most tokens per row that a product has.
   int most_tokens() const { return most_tokens_; }
   // Whether so many rows are worth more threads than one.
   bool worth_threads(int rows) const;
@@ -90,7 +89,6 @@ class Program : public Engine {
   std::size_t is_first_ = 0;
   std::size_t weight_bytes_ = 0;
   std::size_t work_ = 0;  // of a row, in multiplications
-  int most_columns_ = 0;
   int most_tokens_ = 0;
   int most_tiles_ = 1;
 };

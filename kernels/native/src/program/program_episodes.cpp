@@ -23,6 +23,38 @@ int rows_at_once(const Program& program, int batch) {
   return std::min(batch, std::max(1, kMostRowsAtOnce / std::max(1, program.most_tokens())));
 }
 
+int round_up(int count, int step) { return (count + step - 1) / step * step; }
+
+// What the products of some rows need.
+struct ProductNeeds {
+  int rows;            // that buffers have room for: products of many tokens write whole groups of them
+  std::size_t tokens;  // most that have codes
+  std::size_t codes;
+  std::size_t sums;
+  std::size_t packed;
+};
+
+ProductNeeds needs_of(const Program& program, int batch, int rows) {
+  ProductNeeds needs = {rows, 0, 0, 0, 0};
+  constexpr std::size_t planes = 2;
+  for (const Instruction& instruction : program.instructions()) {
+    if (static_cast<Operation>(instruction.operation) != Operation::dense) continue;
+    const int per_row = static_cast<int>(instruction.sizes[0]);
+    const auto columns = static_cast<std::size_t>(instruction.matrix.cols);
+    if (by_groups(batch, per_row)) {
+      const int tokens = round_up(rows * per_row, program.kernels().gemm_tokens);
+      needs.rows = std::max(needs.rows, round_up(tokens, per_row) / per_row);
+      needs.packed = std::max(needs.packed, static_cast<std::size_t>(tokens) * columns);
+    } else {
+      const auto tokens = static_cast<std::size_t>(rows * per_row);
+      needs.tokens = std::max(needs.tokens, tokens);
+      needs.codes = std::max(needs.codes, tokens * planes * (columns + kGroup));
+      needs.sums = std::max(needs.sums, tokens * planes * (columns / kGroup + 1));
+    }
+  }
+  return needs;
+}
+
 struct Job {
   ProgramEpisodes& episodes;
   const void* const* inputs;
@@ -47,7 +79,7 @@ ProgramEpisodes::ProgramEpisodes(Program& program, int batch)
     : Episodes(program, batch),
       program_(program),
       rows_at_once_(rows_at_once(program, batch)),
-      rows_of_buffers_(rows_at_once_ + program.kernels().gemm_tokens),
+      rows_of_buffers_(needs_of(program, batch, rows_at_once_).rows),
       arena_(planned_bytes(), program.lock_memory()) {
   Planner planner(arena_.begin());
   plan(planner);
@@ -84,17 +116,14 @@ void ProgramEpisodes::plan(Planner& planner) {
   if (states_[0].empty()) states_[0].push_back(planner.take<float>(0));
   planner.guard();
   for (const Field& output : program_.outputs()) outputs_.push_back(planner.take<float>(rows * output.size()));
-  const auto held = static_cast<std::size_t>(rows_of_buffers_);
-  const auto columns = static_cast<std::size_t>(program_.most_columns());
-  const std::size_t tokens = held * static_cast<std::size_t>(std::max(1, program_.most_tokens()));
-  constexpr std::size_t planes = 2;
+  const ProductNeeds needs = needs_of(program_, batch(), rows_at_once_);
   for (int thread = 0; thread < program_.pool().threads(); ++thread) {
     ProgramBuffers b = {};
-    b.arena = planner.take<float>(held * program_.header().arena);
-    b.codes = planner.take<std::int8_t>(tokens * planes * (columns + kGroup));
-    b.code_scales = planner.take<float>(tokens);
-    b.code_sums = planner.take<std::int32_t>(tokens * planes * (columns / kGroup + 1));
-    b.packed = planner.take<float>(tokens * columns);
+    b.arena = planner.take<float>(static_cast<std::size_t>(rows_of_buffers_) * program_.header().arena);
+    b.codes = planner.take<std::int8_t>(needs.codes);
+    b.code_scales = planner.take<float>(needs.tokens);
+    b.code_sums = planner.take<std::int32_t>(needs.sums);
+    b.packed = planner.take<float>(needs.packed);
     b.scratch = planner.take<float>(kGemmScratch);
     b.bases.assign(program_.buffers().size(), nullptr);
     threads_.push_back(b);

@@ -7,9 +7,6 @@
 namespace lram {
 namespace {
 
-// From so many tokens in a batch on, products are bound by arithmetic.
-constexpr int kManyTokens = 16;
-
 // A contiguous share of some work.
 int start_of(int total, int number, int shares) {
   return static_cast<int>(static_cast<std::int64_t>(total) * number / shares);
@@ -170,7 +167,7 @@ void ProgramRows::dense(const Instruction& instruction) {
   const float* bias = at(operands[3], 0);
   float* y = to(operands[0], 0);
   const std::size_t y_stride = per_row == 1 ? stride(operands[0]) : static_cast<std::size_t>(wide);
-  if (episodes.batch() * per_row >= kManyTokens) {
+  if (by_groups(episodes.batch(), per_row)) {
     const int group = kernels.gemm_tokens;
     const int groups = (tokens + group - 1) / group;
     for (int i = 0; i < groups; ++i)

@@ -4,6 +4,10 @@
 
 namespace lram {
 
+// From so many tokens in a batch on, products are bound by arithmetic, and are computed for groups of tokens.
+constexpr int kManyTokens = 16;
+inline bool by_groups(int batch, int tokens_per_row) { return batch * tokens_per_row >= kManyTokens; }
+
 struct ProgramRows {
   ProgramRows(ProgramEpisodes& of, const void* const* given, int thread, int threads)
       : episodes(of),
