@@ -103,16 +103,21 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def _name_products(graph: onnx_ir.Graph, module: Graph) -> None:
-    """Name every product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
+    """Name the product of a linear layer after the layer: values cannot tell, two layers may hold the same ones.
 
-    Weights lose their names where they are transposed at translation, the products keep where they come from.
+    Weights lose their names where they are transposed at translation, the products keep where they come from. A layer
+    that is used several times stays float32, and its products keep their names: no two nodes may have the same.
     """
     layers = {id(layer): name for name, layer in module.layers().items()}
     linear = {path: layers[id(part)] for path, part in module.named_modules() if id(part) in layers}
+    products: dict[str, list[onnx_ir.Node]] = {}
     for node in graph:
         scopes: list[str] = ast.literal_eval(node.metadata_props.get(NAME_SCOPES, "[]"))
         if node.op_type in ("MatMul", "Gemm") and len(scopes) > 1 and scopes[-2] in linear:
-            node.name = linear[scopes[-2]]
+            products.setdefault(linear[scopes[-2]], []).append(node)
+    for name, nodes in products.items():
+        if len(nodes) == 1:
+            nodes[0].name = name
 
 
 def save_onnx(

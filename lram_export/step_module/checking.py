@@ -38,6 +38,8 @@ OF_TORCH = ("_parameters", "_buffers", "_modules")
 """Attributes in which torch keeps what is looked at by itself."""
 INSIDE_GRAPH = "policy_module."
 """Where a graph has the module."""
+OF_WEIGHTS = ("_flat_weights", "_flat_weight_refs")
+"""Attributes of torch's recurrent layers: their weights in a row, put together anew where one was replaced."""
 AS_STATE = "make it a state: take it as an argument, and return what it becomes"
 
 
@@ -139,7 +141,8 @@ def _attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
     for path, part in module.named_modules():
         for name, value in (*vars(part).items(), *part._buffers.items(), *part._parameters.items()):
             inside = [] if name in OF_TORCH else _inside(value)
-            found[path, name] = (_told_apart(value), *map(_told_apart, inside))
+            if not (isinstance(part, nn.RNNBase) and name in OF_WEIGHTS):
+                found[path, name] = (_told_apart(value), *map(_told_apart, inside))
     return found
 
 

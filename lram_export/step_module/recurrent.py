@@ -38,21 +38,16 @@ def layers_run_once(module: nn.Module, program: Any, prefix: str) -> tuple[str, 
         prefix: path of the module in what was traced, with a dot.
     """
     parameters = program.graph_signature.inputs_to_parameters
-    nodes = {parameters[node.name]: node for node in program.graph.nodes if node.name in parameters}
+    readers = {parameters[n.name]: [*n.users] for n in program.graph.nodes if n.name in parameters}
 
-    def readers(path: str, layer: nn.Module) -> set[Any]:
-        """The nodes that read its weights; None among them for a weight that is known by another name."""
-        names = [name for name, weight in layer._parameters.items() if weight is not None]
-        weights = [nodes.get(f"{prefix}{path}.{name}" if path else prefix + name) for name in names]
-        return {reader for node in weights for reader in ([None] if node is None else node.users)}
+    def is_run_once(path: str, layer: nn.Module) -> bool:
+        """Whether one operator alone reads its weights, each under its own name."""
+        start = f"{prefix}{path}." if path else prefix
+        read = [readers.get(start + name, []) for name, weight in layer._parameters.items() if weight is not None]
+        first = read[0]
+        return len(first) == 1 and str(first[0].target) in OPERATORS and all(each == first for each in read)
 
-    found = []
-    for path, layer in module.named_modules():
-        if _has_twin(layer):
-            read = readers(path, layer)
-            if len(read) == 1 and str(getattr(read.pop(), "target", "")) in OPERATORS:
-                found.append(path)
-    return tuple(found)
+    return tuple(path for path, layer in module.named_modules() if _has_twin(layer) and is_run_once(path, layer))
 
 
 def with_linear_layers(policy: StepPolicy, paths: Iterable[str]) -> StepPolicy:

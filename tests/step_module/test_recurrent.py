@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -316,6 +315,11 @@ def tied() -> nn.Module:
     return layer
 
 
+def named_twice(module: Layer) -> Layer:
+    module.other = module.layer
+    return module
+
+
 def packed(layer: Any, x: Tensor) -> Tensor:
     sequence = nn.utils.rnn.PackedSequence(x, torch.tensor([len(x)]))
     found: Tensor = layer(sequence)[0].data
@@ -334,6 +338,7 @@ LEFT_ALONE: dict[str, Callable[[], Layer]] = {
     "weights that are read": lambda: Layer(nn.RNN(4, 8), lambda layer, x: once(layer, x) + layer.weight_hh_l0.sum()),
     "run twice": lambda: Layer(nn.GRUCell(8, 8), lambda layer, x: layer(layer(x.repeat(1, 2)))),
     "a packed sequence": lambda: Layer(nn.LSTM(4, 8), packed),
+    "two names": lambda: named_twice(Layer(nn.LSTM(4, 8), once)),
     "not run": lambda: Layer(nn.LSTM(4, 8), lambda layer, x: x.repeat(1, 2)),
 }
 
@@ -341,7 +346,8 @@ LEFT_ALONE: dict[str, Callable[[], Layer]] = {
 @pytest.mark.parametrize("what", LEFT_ALONE)
 def test_what_linear_layers_cannot_equal_is_left_alone(what: str) -> None:
     torch.manual_seed(0)
-    found = lowered(StepPolicy(LEFT_ALONE[what](), observation=4, action=2))
+    module = LEFT_ALONE[what]()
+    found = lowered(StepPolicy(module, observation=4, action=2))
     assert found.facts.recurrent == () and found.matrix_names() == ("head",) and found.quantizable() is found
     assert with_linear_layers(found.own, found.facts.recurrent) is found.own
 
@@ -358,13 +364,13 @@ def test_a_layer_that_is_run_once_has_a_twin_without_a_state_only_its_input_is_m
     assert found.facts.recurrent == ("layer",) and found.matrix_names() == ("layer.of_input", "head")
 
 
-def test_a_layer_may_be_known_by_several_names_and_be_the_policy_itself() -> None:
-    module = Layer(nn.GRU(4, 8), lambda layer, x: once(layer, x))
-    module.other, module.kept = module.layer, [module.layer]  # type: ignore[assignment]
+def test_a_layer_may_be_kept_elsewhere_and_be_the_policy_itself() -> None:
+    module: Any = Layer(nn.GRU(4, 8), once)
+    module.kept = [module.layer]
     found = lowered(StepPolicy(module, observation=4, action=2)).quantizable()
     copied: Any = found.step_policy.module
-    assert copied.layer is copied.other is copied.kept[0] and type(copied.layer) is TWINS[nn.GRU]
-    assert module.layer is module.kept[0] and type(module.layer) is nn.GRU  # type: ignore[index]
+    assert copied.layer is copied.kept[0] and type(copied.layer) is TWINS[nn.GRU]
+    assert module.layer is module.kept[0] and type(module.layer) is nn.GRU
     cell = lowered(StepPolicy(nn.GRUCell(4, 8), observation={"x": 4, "h": 8}, action=8)).quantizable()
     assert cell.matrix_names() == ("of_input", "of_state") and cell.model["class"] == "GRUCell"
 
@@ -381,9 +387,28 @@ def test_of_a_sequence_the_input_has_one_product_and_the_state_many(tmp_path: Pa
     assert verify_against_checkpoint(calibrated, listening(4), ("onnxruntime",), inputs=inputs, threads=1).passed
 
 
+def test_a_linear_layer_that_is_used_twice_stays_float32_on_every_target(tmp_path: Path) -> None:
+    module = Layer(nn.Linear(4, 4), lambda layer, x: layer(torch.tanh(layer(x))), 4)
+    targets = ("pytorch", "onnxruntime", "openvino", "native")
+    bundle = export(StepPolicy(module, observation=4, action=2), tmp_path / "policy.lram", "int8", targets)
+    assert names_of(bundle) == ("head",)
+
+
+def test_a_layer_whose_weights_were_replaced_is_what_it_is_now(tmp_path: Path) -> None:
+    policy, other = choosing(), choosing()
+    other.module.lstm.weight_hh_l0 = nn.Parameter(policy.module.lstm.weight_hh_l0.detach().clone())
+    for given, targets in ((policy, ("onnxruntime",)), (other, ("openvino",))):
+        export(given, tmp_path / f"{targets[0]}.lram", "int8", targets)
+    bundle = Bundle.open(tmp_path / "onnxruntime.lram")
+    inputs = checkpoint_steps(bundle, None, 20, seed=3)
+    assert verify_against_checkpoint(bundle, other, ("onnxruntime",), inputs=inputs, threads=1).passed
+
+
 def test_a_twin_is_traced_into_products_and_nothing_recurrent() -> None:
     found = lowered(gated()).quantizable()
-    operators = {str(node.target) for node in trace(found.graph).graph.nodes}
-    assert "aten.linear.default" in operators and not [name for name in operators if "gru" in name]
-    operators = {str(node.target) for node in trace(ModuleGraph(copy.copy(found.own), ROWS)).graph.nodes}
-    assert "aten.gru.input" in operators
+
+    def operators(graph: ModuleGraph) -> set[str]:
+        return {str(node.target) for node in trace(graph).graph.nodes}
+
+    assert "aten.linear.default" in operators(found.graph) and "aten.gru.input" not in operators(found.graph)
+    assert "aten.gru.input" in operators(ModuleGraph(found.own, ROWS))

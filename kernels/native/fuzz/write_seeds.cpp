@@ -6,6 +6,7 @@
 #include <string>
 
 #include "artifact_writer.h"
+#include "program_writer.h"
 
 using lram_testing::Shape;
 
@@ -60,11 +61,13 @@ void write_artifacts(const std::string& folder) {
   Shape image = smallest(lram::Layout::tiled_int4);
   image.images = image.discrete = true;
   add(image);
+  for (const std::vector<std::uint8_t>& program : lram_testing::program_seeds())
+    write(folder + "/" + std::to_string(number++), program);
 }
 
 void write_states(const std::string& folder) {
   int number = 0;
-  for (std::uint8_t model = 0; model < 16; ++model)  // more than the fuzzer has, twice
+  for (std::uint8_t model = 0; model < 20; ++model)  // more than the fuzzer has, twice
     for (const float value : {0.0F, 1.0F, -9e16F, -3e38F, 1e-40F}) {
       std::vector<std::uint8_t> bytes = {model};
       for (int i = 0; i < 600; ++i) {

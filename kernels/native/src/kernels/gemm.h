@@ -109,6 +109,11 @@ void gemm(const lram::Gemm& g) {
 
 // `count` tokens [count][stride] as a group: [cols][kGemmTokens], filled up with zeros.
 void pack_group(const float* x, std::size_t stride, int count, int cols, float* packed) {
+  if (count == kGemmTokens) {
+    for (int k = 0; k < cols; ++k, packed += kGemmTokens)
+      for (int t = 0; t < kGemmTokens; ++t) packed[t] = x[t * stride + k];
+    return;
+  }
   for (int k = 0; k < cols; ++k, packed += kGemmTokens) {
     for (int t = 0; t < count; ++t) packed[t] = x[t * stride + k];
     for (int t = count; t < kGemmTokens; ++t) packed[t] = 0;
