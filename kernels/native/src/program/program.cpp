@@ -184,7 +184,7 @@ void Program::read_field(const FieldEntry& entry, std::uint32_t place) {
   check_text(entry.name, sizeof entry.name, false, where + ": name");
   const std::string name(entry.name);
   for (std::uint32_t i = 0; i < place; ++i)
-    if (name == fields_[i].name) file_.refuse(where + ": name: an earlier field has it, too: " + name);
+    if (name == fields_[i].name) file_.refuse((where + ": name: an earlier field has it, too: ").append(name));
   within(where + ": element", entry.element, 0, static_cast<std::uint32_t>(state ? Element::float32 : Element::int64));
   within(where + ": rank", entry.rank, 0, kFieldExtents);
   within(where + ": read", entry.read, 0, input ? 1 : 0);

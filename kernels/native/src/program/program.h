@@ -46,7 +46,7 @@ class Program : public Engine {
  private:
   void read_tables();
   void read_fields();
-  void read_field(const FieldEntry& entry, std::uint32_t number);
+  void read_field(const FieldEntry& entry, std::uint32_t place);
   void check_buffers() const;
   void check_state_buffers() const;
   void check_tensors();
