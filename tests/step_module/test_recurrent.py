@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,10 +234,11 @@ def test_the_reference_of_a_quantized_policy_is_the_users_own_layer_with_what_co
     quantized = quantize(lowered(policy), QuantizationOptions("int4"))
     assert isinstance(quantized, LoweredModule) and quantized.quantization is not None
     codes = quantized.quantization.matrices["lstm.of_state"]
-    layer, graph = quantized.own.module.lstm, cast(Any, quantized.graph)
+    layer: Any = quantized.own.module.lstm
+    layers = quantized.graph.layers()
     assert type(layer) is nn.LSTM and layer is not policy.module.lstm
     np.testing.assert_array_equal(layer.weight_hh_l0.detach().numpy(), codes.dequantize())
-    assert layer._flat_weights[1] is layer.weight_hh_l0 is graph.layers()["lstm.of_state"].weight
+    assert layer._flat_weights[1] is layer.weight_hh_l0 is layers["lstm.of_state"].weight
     assert layer.bias_hh_l0 is policy.module.lstm.bias_hh_l0
     assert not torch.equal(layer.weight_hh_l0, policy.module.lstm.weight_hh_l0)
 
