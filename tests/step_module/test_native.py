@@ -127,6 +127,7 @@ REDUCTIONS: dict[str, Function_] = {
 }
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "sequence": lambda: Layer(nn.Linear(8, 5)),
+    "some of a sequence": lambda: Layer(nn.Linear(8, 5), lambda x: torch.tanh(torch.cat([x, x[:, :1]], 1))[:, :2]),
     "wide": lambda: Layer(nn.Linear(24, 70, bias=False), lambda x: x.flatten(1)),
     "layer norm": lambda: Layer(nn.LayerNorm(8)),
     "layer norm without weights": lambda: Layer(nn.LayerNorm((3, 8), elementwise_affine=False)),

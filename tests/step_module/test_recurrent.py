@@ -236,7 +236,7 @@ def test_the_reference_of_a_quantized_policy_is_the_users_own_layer_with_what_co
     codes = quantized.quantization.matrices["lstm.of_state"]
     layer: Any = quantized.own.module.lstm
     layers = quantized.graph.layers()
-    assert type(layer) is nn.LSTM and layer is not policy.module.lstm
+    assert type(quantized.own.module.lstm) is nn.LSTM and layer is not policy.module.lstm
     np.testing.assert_array_equal(layer.weight_hh_l0.detach().numpy(), codes.dequantize())
     assert layer._flat_weights[1] is layer.weight_hh_l0 is layers["lstm.of_state"].weight
     assert layer.bias_hh_l0 is policy.module.lstm.bias_hh_l0

@@ -92,11 +92,13 @@ def _product_of(to: Context, given: Any, weight: Any, bias: Any, *, transposed: 
 
 
 def _linear(to: Context, call: Call) -> Value:
-    return _product_of(to, *call.arguments[:2], call.argument(2, "bias", None), transposed=False)
+    given, weight, *_ = call.arguments
+    return _product_of(to, given, weight, call.argument(2, "bias", None), transposed=False)
 
 
 def _mm(to: Context, call: Call) -> Value:
-    return _product_of(to, *call.arguments, None, transposed=True)
+    given, weight = call.arguments
+    return _product_of(to, given, weight, None, transposed=True)
 
 
 def _addmm(to: Context, call: Call) -> Value:

@@ -85,7 +85,8 @@ def tokens_of(tape: Tape, value: Value) -> Tokens:
     """Those of a value (count, inputs). Where there are several, those of all rows of a batch have to lie one after
     the other, in a buffer of their own."""
     count, inputs = value.shape
-    if count == 1 or (value.place.offset == 0 and tape.buffers[value.place.buffer].size == count * room_of(inputs)):
+    alone = value.place.offset == 0 and tape.buffers[value.place.buffer].size == count * inputs
+    if count == 1 or (alone and inputs == room_of(inputs)):
         return Tokens(value, inputs)
     return gathered_tokens(tape, value, torch.arange(value.size).view(count, inputs))
 

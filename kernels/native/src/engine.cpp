@@ -44,7 +44,6 @@ std::size_t product(const std::vector<std::size_t>& extents) {
 std::unique_ptr<Engine> open_file(MappedFile file, const lram_options& options) {
   if (file.starts_with(kMagic)) return std::make_unique<Model>(std::move(file), options);
   if (file.starts_with(kProgramMagic)) return open_program(std::move(file), options);
-  if (file.starts_with(kProgramMagic)) return open_program(std::move(file), options);
   file.refuse_kind();
 }
 

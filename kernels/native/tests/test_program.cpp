@@ -726,6 +726,39 @@ TEST(results_that_are_not_finite_change_nothing) {
     }
 }
 
+TEST(results_that_their_type_does_not_hold_change_nothing) {
+  ProgramWriter w;
+  const Place x = w.input("x", {2});
+  const Place y = w.input("y", {});
+  w.output("bytes", {2}, x, kUint8);
+  w.output("whole", {}, y, kInt64);
+  const Place last = w.state("state.last", {}, 0);
+  static_cast<void>(last);
+  w.next(y);
+  const TemporaryFile file(w.finish());
+  for (const std::string& isa : supported_isas()) {
+    const ModelPointer model = open_model(file, isa.c_str());
+    Stepper stepper(model, rows_up_to(3), [](const lram::Field&, int, unsigned) { return Numbers{}; });
+    stepper.arrays.set(0, 3, 255.75);
+    stepper.arrays.set(0, 4, -0.75);
+    stepper.arrays.set(1, 2, -0x1p63);
+    CHECK_OK(step(stepper.state, stepper.arrays));
+    CHECK((stepper.outputs(1) == Numbers{0, 255, 0} && stepper.outputs(2) == Numbers{0, 0, -0x1p63}));
+    const std::vector<float> before = stepper.save();
+    const auto refused = [&](std::size_t input, std::size_t element, double value, const std::string& text) {
+      stepper.arrays.set(input, element, value);
+      CHECK(step(stepper.state, stepper.arrays) == LRAM_ERROR_OVERFLOW && told(text + "; nothing has changed"));
+      CHECK(stepper.save() == before && (stepper.outputs(1) == Numbers{0, 255, 0}));
+      stepper.arrays.set(input, element, 1);
+    };
+    refused(0, 5, 256, "bytes: expected numbers that uint8 holds, got 256 at element 5");
+    refused(0, 0, -1, "bytes: expected numbers that uint8 holds, got -1 at element 0");
+    refused(1, 1, 0x1p63, "whole: expected numbers that int64 holds, got 9.22337e+18 at element 1");
+    refused(1, 0, -1e30, "whole: expected numbers that int64 holds, got -1e+30 at element 0");
+    CHECK_OK(step(stepper.state, stepper.arrays));
+  }
+}
+
 TEST(batches_are_any_that_states_may_have) {
   const TemporaryFile file(Perceptron(Layout::tiled_float32, 2, 20).file);
   const ModelPointer model = open_model(file, "", 2);

@@ -73,7 +73,8 @@ struct BufferEntry {
 static_assert(sizeof(BufferEntry) == 16, "the table of buffers is part of the format");
 
 enum class Operation : std::uint32_t {
-  // function of operands 1 to 3, for sizes[0] times sizes[1] elements; sizes[2 to 4]: floats from one of the sizes[0] to
+  // function of operands 1 to 3, for sizes[0] times sizes[1] elements; sizes[2 to 4]: floats from one of the sizes[0]
+  // to
   // the next in an operand; sizes[5]: bit i is set where operand i + 1 has sizes[1] elements, else it has one
   pointwise = 0,
   copy = 1,    // sizes[0] elements of operand 1

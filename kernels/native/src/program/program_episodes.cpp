@@ -83,7 +83,7 @@ ProgramEpisodes::ProgramEpisodes(Program& program, int batch)
       arena_(planned_bytes(), program.lock_memory()) {
   Planner planner(arena_.begin());
   plan(planner);
-  for (int row = 0; row < batch; ++row) reset(row);
+  for (int row = 0; row < batch; ++row) begin(row);
 }
 
 ProgramEpisodes::ProgramEpisodes(const ProgramEpisodes& other) : ProgramEpisodes(other.program_, other.batch()) {
@@ -113,7 +113,8 @@ void ProgramEpisodes::plan(Planner& planner) {
       side.push_back(planner.take<float>(rows * stride_of(i)));
     if (&side == &states_[0]) state_floats_ = planner.used() / sizeof(float);
   }
-  if (states_[0].empty()) states_[0].push_back(planner.take<float>(0));
+  for (auto& side : states_)
+    if (side.empty()) side.push_back(planner.take<float>(0));
   planner.guard();
   for (const Field& output : program_.outputs()) outputs_.push_back(planner.take<float>(rows * output.size()));
   const ProductNeeds needs = needs_of(program_, batch(), rows_at_once_);
@@ -130,7 +131,9 @@ void ProgramEpisodes::plan(Planner& planner) {
   }
 }
 
-void ProgramEpisodes::reset(int row) {
+void ProgramEpisodes::reset(int row) { begin(row); }
+
+void ProgramEpisodes::begin(int row) {
   for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
     const StateField& field = program_.state_fields()[i];
     float* values = current()[i] + static_cast<std::size_t>(row) * stride_of(i);
@@ -154,8 +157,8 @@ void ProgramEpisodes::load(const float* values) {
   for (const StateField& field : program_.state_fields())
     for (std::size_t i = 0; i < field.size() * static_cast<std::size_t>(batch()); ++i, ++at)
       if (!std::isfinite(*at))
-        throw Error(LRAM_ERROR_STATE, field.name + ": expected finite values, got " + shown(*at) + " at element " +
-                                          std::to_string(i));
+        throw Error(LRAM_ERROR_STATE,
+                    field.name + ": expected finite values, got " + shown(*at) + " at element " + std::to_string(i));
   for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
     const std::size_t size = program_.state_fields()[i].size();
     for (int row = 0; row < batch(); ++row, values += size)
@@ -198,8 +201,27 @@ void ProgramEpisodes::step(const void* const* inputs, void* const* outputs) {
   }
   for (const ProgramBuffers& thread : threads_)
     if (!thread.finite) refuse();
+  check_whole_numbers();
   hand_out(outputs);
   side_ = 1 - side_;
+}
+
+void ProgramEpisodes::check_whole_numbers() const {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const Field& field = program_.outputs()[i];
+    if (field.element == Element::float32) continue;
+    const bool byte = field.element == Element::uint8;
+    const auto within = [byte](float value) {
+      return byte ? value > -1 && value < 256 : value >= -0x1p63F && value < 0x1p63F;
+    };
+    const float* begin = outputs_[i];
+    const float* end = begin + program_.output_sizes()[i] * static_cast<std::size_t>(batch());
+    const float* odd = std::find_if_not(begin, end, within);
+    if (odd != end)
+      throw Error(LRAM_ERROR_OVERFLOW, field.name + ": expected numbers that " + (byte ? "uint8" : "int64") +
+                                           " holds, got " + shown(*odd) + " at element " + std::to_string(odd - begin) +
+                                           "; nothing has changed");
+  }
 }
 
 void ProgramEpisodes::hand_out(void* const* outputs) const {

@@ -40,18 +40,21 @@ class ProgramEpisodes : public Episodes {
   void load(const float* values) override;
   void check(const void* const* inputs, void* const* outputs) const override;
   void step(const void* const* inputs, void* const* outputs) override;
-  float* memory() const override { return states_[0][0]; }
+  float* memory() const override { return states_[side_][0]; }
   std::size_t memory_floats() const override { return state_floats_; }
 
  private:
   friend struct ProgramRows;
 
+  void begin(int row);
   void plan(Planner& planner);
   std::size_t planned_bytes();
   std::size_t stride_of(std::size_t state) const;
   std::vector<float*>& current() { return states_[side_]; }
   const std::vector<float*>& current() const { return states_[side_]; }
   std::vector<float*>& next() { return states_[1 - side_]; }
+  // Throws Error: an output that its type does not hold.
+  void check_whole_numbers() const;
   void hand_out(void* const* outputs) const;
   [[noreturn]] void refuse() const;
 

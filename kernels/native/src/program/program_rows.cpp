@@ -121,7 +121,8 @@ void ProgramRows::run(const Instruction& instruction) {
     case Operation::product:
       for (int row = 0; row < rows_; ++row)
         for (int i = 0; i < size(0); ++i)
-          kernels.program.product({size(1), size(2), size(3), at(operands[1], row) + std::ptrdiff_t{i} * size(1) * size(2),
+          kernels.program.product({size(1), size(2), size(3),
+                                   at(operands[1], row) + std::ptrdiff_t{i} * size(1) * size(2),
                                    at(operands[2], row) + std::ptrdiff_t{i} * size(2) * size(3),
                                    to(operands[0], row) + std::ptrdiff_t{i} * size(1) * size(3)});
       return;
@@ -171,12 +172,15 @@ void ProgramRows::dense(const Instruction& instruction) {
     const int group = kernels.gemm_tokens;
     const int groups = (tokens + group - 1) / group;
     for (int i = 0; i < groups; ++i)
-      kernels.pack_group(x + static_cast<std::size_t>(i * group) * x_stride, x_stride, std::min(group, tokens - i * group),
-                         matrix.cols, own.packed + static_cast<std::size_t>(i * group) * static_cast<std::size_t>(matrix.cols));
+      kernels.pack_group(x + static_cast<std::size_t>(i * group) * x_stride, x_stride,
+                         std::min(group, tokens - i * group), matrix.cols,
+                         own.packed + static_cast<std::size_t>(i * group) * static_cast<std::size_t>(matrix.cols));
     kernels.gemm({&matrix, first, last, own.packed, 0, groups, bias, false, y, y_stride, own.scratch});
     return;
   }
-  const Tokens codes = {tokens, x, x_stride, matrix.planes, own.codes, static_cast<std::size_t>(matrix.cols) + kGroup,
+  const Tokens codes = {tokens,          x,
+                        x_stride,        matrix.planes,
+                        own.codes,       static_cast<std::size_t>(matrix.cols) + kGroup,
                         own.code_scales, own.code_sums};
   kernels.quantize(codes, matrix.format, matrix.cols);
   kernels.dense(matrix, first, last, codes, y, y_stride);

@@ -44,8 +44,8 @@ struct ProgramRows {
   Program& program;
   const Kernels& kernels;
   const void* const* inputs;
-  int number;             // of the thread
-  int together;           // threads that share the outputs of matrices
+  int number;    // of the thread
+  int together;  // threads that share the outputs of matrices
   ProgramBuffers& own;
   ProgramBuffers& buffers;  // with the arena that is computed in
   int first_ = 0;
