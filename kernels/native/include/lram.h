@@ -251,8 +251,8 @@ LRAM_API lram_status lram_state_save(const lram_state *state, float *values, siz
  * count   batch * state_size; anything else is LRAM_ERROR_STATE.
  *
  * Magnitudes are at most 1e17, but for stabilizers (`m`): beyond, a step may leave float32, and no run comes there. An
- * index of a ring (`index`) is a whole number below the ring's steps. Of a module's state any finite number is taken. All
- * of it is checked before any of it is taken.
+ * index of a ring (`index`) is a whole number below the ring's steps. Of a module's state any finite number is taken.
+ * All of it is checked before any of it is taken.
  * Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_load(lram_state *state, const float *values, size_t count);
 

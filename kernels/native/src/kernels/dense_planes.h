@@ -15,8 +15,8 @@ constexpr int vectors_at_once() {
   return v;
 }
 
-// Among how many sums the products of one token are divided, so that none waits for the one before; whole numbers, whose
-// sum is the same in any order.
+// Among how many sums the products of one token are divided, so that none waits for the one before; whole numbers,
+// whose sum is the same in any order.
 template <int Accumulators>
 constexpr int chains() {
   return Accumulators >= 8 || kWidth == 4 ? 1 : Accumulators >= 4 ? 2 : 4;
@@ -41,7 +41,7 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
         for (int chain = 0; chain < C; ++chain) acc[chain][p][v] = chain == 0 ? start : zero_sums();
     }
     const std::uint8_t* w = codes + part * kWidth * 4;
-    const auto multiply = [&](int k, I(&sums)[T * P][V]) {
+    const auto multiply = [&](int k, I(&sums)[T* P][V]) {
       I wv[V];
       prefetch(w + kAhead);
       if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);

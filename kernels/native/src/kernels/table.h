@@ -29,7 +29,7 @@
    gemm,                   \
    convolve,               \
    image_convolution,      \
-  LRAM_PROGRAM_KERNELS,   \
+   LRAM_PROGRAM_KERNELS,   \
    LRAM_XLSTM_KERNELS,     \
    LRAM_MAMBA_KERNELS,     \
    LRAM_DECISION_TRANSFORMER_KERNELS}

@@ -1,5 +1,5 @@
-// What the kernels of traced programs are called with; see kernels.h for what holds for all. Unlike elsewhere, sizes are
-// what they are: nothing is read or written beyond them.
+// What the kernels of traced programs are called with; see kernels.h for what holds for all. Unlike elsewhere, sizes
+// are what they are: nothing is read or written beyond them.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -46,7 +46,8 @@ LRAM_INLINE float reduce_one(lram::Reduction reduction, const float* x, int n) {
 }
 
 void reduce(const lram::Reduce& r) {
-  for (int i = 0; i < r.count; ++i) r.y[i] = reduce_one(r.reduction, r.x + static_cast<std::size_t>(i) * r.length, r.length);
+  for (int i = 0; i < r.count; ++i)
+    r.y[i] = reduce_one(r.reduction, r.x + static_cast<std::size_t>(i) * r.length, r.length);
 }
 
 void product(const lram::Product& p) {
