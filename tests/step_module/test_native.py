@@ -236,6 +236,17 @@ REFUSED: dict[str, tuple[Function_, str]] = {
     "double": (lambda x: x.double() * 2, "numbers of type float64"),
     "sorted": (lambda x: torch.sort(x, 1)[0], "the operator 'sort'"),
     "cumulative": (lambda x: torch.cumsum(x, 1), "the operator 'cumsum'"),
+    "decimals": (lambda x: torch.round(x, decimals=1), "'round' with decimals"),
+    "put in": (
+        lambda x: torch.scatter(x, 2, torch.zeros(len(x), 3, 1, dtype=torch.int64), 5.0),
+        "'scatter' as it is called here",
+    ),
+    "added up": (
+        lambda x: x.transpose(0, 1).index_put((torch.tensor([1, 1]),), torch.ones(()), accumulate=True).transpose(0, 1),
+        "'index_put' as it is called here",
+    ),
+    "bits": (lambda x: x.view(torch.int32), "'view' as it is called here"),
+    "sums of double": (lambda x: x.sum(2, dtype=torch.float64), "numbers of type float64"),
     "transposed": (
         lambda x: functional.conv_transpose1d(x, torch.ones(3, 2, 2)),
         "transposed convolutions",

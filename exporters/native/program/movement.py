@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -20,12 +21,12 @@ MOVES = frozenset(
     (
         *("view", "_unsafe_view", "reshape", "contiguous", "squeeze", "unsqueeze", "permute", "transpose", "t"),
         *("expand", "repeat", "slice", "select", "split", "split_with_sizes", "unbind", "chunk", "cat", "stack"),
-        *("flip", "roll", "unfold", "as_strided", "diagonal", "tril", "triu", "constant_pad_nd"),
+        *("flip", "roll", "unfold", "diagonal", "tril", "triu", "constant_pad_nd"),
         *("clone", "alias", "detach", "lift_fresh_copy", "copy", "slice_scatter", "select_scatter"),
         *("index_select", "index", "gather", "index_put", "scatter"),
         *("view_copy", "squeeze_copy", "unsqueeze_copy", "permute_copy", "transpose_copy", "t_copy", "expand_copy"),
         *("select_copy", "slice_copy", "alias_copy", "split_copy", "split_with_sizes_copy", "unbind_copy"),
-        *("unfold_copy", "diagonal_copy", "as_strided_copy"),
+        *("unfold_copy", "diagonal_copy"),
     )
 )
 """Names of the operators, of any overload."""
@@ -33,12 +34,15 @@ INDEXED = frozenset(("index_select", "index", "gather", "index_put", "scatter"))
 """Those with an index among their arguments, which must be a constant."""
 
 
-def moved(tape: Tape, name: str, operator: Callable[..., Any], arguments: Any, keywords: Any) -> Any:
-    """The result of an operator of :data:`MOVES`, which may be a list.
+def moved(
+    tape: Tape, name: str, operator: Callable[..., Any], arguments: Any, keywords: Any, dtype: torch.dtype
+) -> Any:
+    """The result of an operator of :data:`MOVES`, of a type, or the list of its results, of that of its argument.
 
     Raises:
-        Unsupported: an index that is computed.
+        Unsupported: an index that is computed; what does more than to move.
     """
+    _check_moves_only(name, arguments, keywords)
     fill = 0.0
     if name == "constant_pad_nd":
         fill, arguments = float(arguments[2] if len(arguments) > 2 else 0.0), [*arguments[:2], 0]
@@ -67,7 +71,17 @@ def moved(tape: Tape, name: str, operator: Callable[..., Any], arguments: Any, k
     values = [tape.value(source) for source in sources]
     if isinstance(found, list | tuple):
         return [rearranged(tape, part, values, starts, fill) for part in found]
-    return rearranged(tape, found, values, starts, fill)
+    if dtype != torch.float32 and any(value.dtype == torch.float32 for value in values):
+        raise Unsupported(f"'{name}' to another type")
+    return dataclasses.replace(rearranged(tape, found, values, starts, fill), dtype=dtype)
+
+
+def _check_moves_only(name: str, arguments: list[Any], keywords: dict[str, Any]) -> None:
+    """What puts a number in, adds up, or reads bits as another type would be taken for places of elements."""
+    computes = name == "index_put" and ((len(arguments) > 3 and arguments[3]) or keywords.get("accumulate"))
+    writes = name == "scatter" and (len(arguments) != 4 or bool(keywords) or not isinstance(arguments[3], Given))
+    if computes or writes or any(isinstance(a, torch.dtype) for a in arguments[1:]):
+        raise Unsupported(f"'{name}' as it is called here")
 
 
 def _is_index(given: Any) -> bool:

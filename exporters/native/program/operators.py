@@ -18,6 +18,9 @@ from lram_export.targets.native.program import Function
 CONVERSIONS = frozenset(("_to_copy", "to", "convert_element_type"))
 """Operators that change the type of their argument, and nothing else."""
 
+TYPES = frozenset((torch.float32, torch.bool, torch.int64, torch.int32, torch.uint8))
+"""Of what a step computes: numbers that float32 holds, or that are not computed with."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -54,8 +57,10 @@ def computed(to: Context, call: Call) -> Any:
         Unsupported: the engine has no kernel for it.
     """
     tape, name = to.tape, call.name
+    if call.dtype not in TYPES:
+        raise Unsupported(f"numbers of type {pointwise.shown_type(call.dtype)}")
     if name in MOVES:
-        return moved(tape, name, call.operator, call.arguments, call.keywords)
+        return moved(tape, name, call.operator, call.arguments, call.keywords, call.dtype)
     if name in CONVERSIONS:
         return pointwise.converted(tape, call.arguments[0], call.argument(1, "dtype", None) or call.arguments[0].dtype)
     if name in pointwise.COMPARISONS:
@@ -82,13 +87,17 @@ def _of_two(call: Call) -> bool:
 def _product_of(to: Context, given: Any, weight: Any, bias: Any, *, transposed: bool) -> Value:
     """With weights (outputs, inputs), ``transposed`` or not, or of two tensors that a step computes."""
     if not isinstance(weight, Constant) or weight.tensor.dim() != 2:
-        turned = weight if transposed else moved(to.tape, "t", torch.t, [weight], {})
+        turned = weight if transposed else moved(to.tape, "t", _turned, [weight], {}, torch.float32)
         return with_bias(to.tape, product(to.tape, to.tape.value(given), to.tape.value(turned)), bias)
     if transposed:
         weight = Constant(weight.tensor.T, weight.matrix, not weight.transposed)
     fixed = bias if isinstance(bias, Constant) and bias.tensor.shape == weight.tensor.shape[:1] else None
     found = linear(to.tape, to.codes, to.tape.value(given), weight, fixed)
     return found if fixed is not None else with_bias(to.tape, found, bias)
+
+
+def _turned(matrices: torch.Tensor) -> torch.Tensor:
+    return matrices.transpose(-2, -1)
 
 
 def _linear(to: Context, call: Call) -> Value:
@@ -155,10 +164,13 @@ def _batch_norm(to: Context, call: Call) -> list[Any]:
 
 
 def _variance(to: Context, call: Call) -> Value:
-    axes = call.argument(1, "dim", None) or []
+    axes, correction = call.argument(1, "dim", None), call.argument(2, "unbiased", True)
+    if isinstance(axes, bool):  # of all elements
+        axes, correction = None, axes
+    correction = call.keywords.get("correction", correction)
+    correction = 1.0 if correction is None else float(correction)
     keep = bool(call.argument(3, "keepdim", False))
-    correction = call.keywords.get("correction", call.argument(2, "unbiased", True))
-    return reductions.variance(to.tape, call.arguments[0], axes, 1 if correction is None else int(correction), keep)[0]
+    return reductions.variance(to.tape, call.arguments[0], axes or [], correction, keep)[0]
 
 
 # -- elements
@@ -232,7 +244,6 @@ OPERATORS: dict[str, Operator] = {
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
-    "native_batch_norm": _batch_norm,
     "var": _variance,
     "clamp": _clamp,
     "clamp_min": _clamp,

@@ -97,6 +97,9 @@ def function_of(
     """
     if dtype != torch.float32:
         raise Unsupported(f"'{name}' of numbers of type {shown_type(dtype)}")
+    odd = sorted(keywords.keys() - {"alpha", "rounding_mode"})
+    if odd:
+        raise Unsupported(f"'{name}' with {odd[0]}")
     if name in ("add", "sub") and keywords.get("alpha", 1) != 1:
         arguments = [arguments[0], tape.apply(Function.MULTIPLY, arguments[1], keywords["alpha"])]
     if name == "pow":

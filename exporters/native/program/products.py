@@ -19,7 +19,7 @@ from lram_export.targets.native.format import Tensor as StoredTensor
 from lram_export.targets.native.format import room_of, tiled_float32, tiled_int4, tiled_int8
 from lram_export.targets.native.program import Function, Operation
 
-MOST_TOKENS = 1 << 16
+MOST_TOKENS, MOST_EXTENT = 1 << 16, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +120,8 @@ def product(tape: Tape, left: Value, right: Value) -> Value:
     rows, inner = left.shape[-2:]
     cols = right.shape[-1]
     times = math.prod(left.shape[:-2])
+    if max(times, rows, inner, cols) > MOST_EXTENT:
+        raise Unsupported(f"products of matrices beyond {MOST_EXTENT} rows or columns that a step computes")
     result = tape.new((*left.shape[:-2], rows, cols))
     tape.emit(Operation.PRODUCT, (times, rows, inner, cols), result.place, left.place, right.place)
     return result

@@ -70,9 +70,15 @@ class Tape:
     # -- values
 
     def new(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, room: int | None = None) -> Value:
-        """A value of a step's own, not computed yet, with room for more floats than it has elements."""
+        """A value of a step's own, not computed yet, with room for more floats than it has elements.
+
+        Raises:
+            Unsupported: it has none.
+        """
         size = math.prod(shape)
-        self.buffers.append(Buffer(BufferKind.ARENA, max(1, size, room or 0)))
+        if size == 0:
+            raise Unsupported("tensors without elements")
+        self.buffers.append(Buffer(BufferKind.ARENA, max(size, room or 0)))
         return Value(Place(len(self.buffers) - 1), tuple(shape), dtype)
 
     def state(self, number: int, shape: Sequence[int]) -> Value:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from lram_export.errors import UsageError
+from lram_export.errors import UsageError, describe
 from lram_export.exporters.native.program.operators import Call, Context, computed
 from lram_export.exporters.native.program.planning import planned
 from lram_export.exporters.native.program.products import Codes
@@ -90,6 +90,11 @@ class Translation:
             raise UsageError(
                 f"target 'native' has no kernel for {error}{_line_of(node)}; the module runs on pytorch, onnxruntime, "
                 f"openvino"
+            ) from None
+        except Exception as error:  # a user's module may call any operator in any way
+            raise UsageError(
+                f"target 'native' cannot take {node.target} as it is called{_line_of(node)}: {describe(error)}; the "
+                f"module runs on pytorch, onnxruntime, openvino"
             ) from None
 
     def _result(self, node: fx.Node) -> Any:

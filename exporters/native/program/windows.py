@@ -39,8 +39,8 @@ def each(given: Any, axes: int) -> list[int]:
 def convolution(
     tape: Tape,
     given: Value,
-    weight: Constant,
-    bias: Constant | None,
+    weight: Value | Constant,
+    bias: Value | Constant | None,
     stride: Any,
     padding: Any,
     dilation: Any,
@@ -55,6 +55,8 @@ def convolution(
     """
     if transposed:
         raise Unsupported("transposed convolutions")
+    if isinstance(weight, Value) or isinstance(bias, Value):
+        raise Unsupported("convolutions whose weights are computed")
     outputs, per_group, *kernel = weight.tensor.shape
     axes = len(kernel)
     shape = given.shape[-axes - 1 :]
