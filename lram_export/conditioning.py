@@ -5,17 +5,19 @@ Everything here is scaled as the step graph takes it, float32, one number per ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lram_export.arrays import numbers, to_numpy
 from lram_export.runtimes.protocol import check_magnitude, check_tensor, short
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import MAX_FLOAT32, StepSpec, TensorSpec
 
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 class Conditioning(Protocol):
@@ -31,11 +33,16 @@ class Conditioning(Protocol):
     def start(self, rows: Sequence[int], target: Floats) -> None:
         """Rows start an episode with what :meth:`check_target` returned."""
 
-    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
-        """The inputs of a step by name, for the reward of the previous step; rows that start an episode ignore it.
+    def inputs(self, reward: ArrayLike | None, is_first: Floats, starting: Mask | None = None) -> dict[str, Floats]:
+        """The inputs of a step by name. Changes nothing.
+
+        Args:
+            reward: of the previous step; rows at the first step of an episode ignore theirs.
+            is_first: 1 for those rows, else 0.
+            starting: those of them that start with this step what they aim at, True; None: no row does.
 
         Raises:
-            ValueError: a reward that is missing, not finite, too large or of the wrong shape; nothing has changed.
+            ValueError: a reward that is missing, not finite, too large or of the wrong shape.
         """
 
     def commit(self, inputs: Mapping[str, Floats]) -> None:
@@ -47,6 +54,9 @@ class Conditioning(Protocol):
 
     def state(self) -> dict[str, Floats]:
         """What a run needs to go on elsewhere, by name; copies."""
+
+    def restarted(self) -> dict[str, Floats]:
+        """What :meth:`state` would be if all rows started an episode."""
 
     def check_state(self, state: Mapping[str, Floats]) -> None:
         """Raise ValueError, naming the entry, unless a saved state has what :meth:`state` gives."""
@@ -82,16 +92,20 @@ class Unconditioned:
     def start(self, rows: Sequence[int], target: Floats) -> None:
         """See :class:`Conditioning`."""
 
-    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
+    def inputs(self, reward: ArrayLike | None, is_first: Floats, starting: Mask | None = None) -> dict[str, Floats]:
         """See :class:`Conditioning`: rewards are checked and not used."""
         if reward is not None:
-            numbers("reward", reward)
+            numbers("reward", reward, missing=True)
         return {}
 
     def commit(self, inputs: Mapping[str, Floats]) -> None:
         """See :class:`Conditioning`."""
 
     def state(self) -> dict[str, Floats]:
+        """See :class:`Conditioning`."""
+        return {}
+
+    def restarted(self) -> dict[str, Floats]:
         """See :class:`Conditioning`."""
         return {}
 
@@ -122,7 +136,8 @@ class ReturnConditioning:
         """See :class:`Conditioning`."""
         if target_return is None:
             return self._target[list(rows)]
-        given = self._scaled("target_return", target_return, self._limits.get("return_to_go"))
+        found = numbers("target_return", target_return)
+        given = self._scaled("target_return", found, self._limits.get("return_to_go"))
         if given.shape not in ((), (len(rows),)):
             raise ValueError(f"target_return: expected one number or shape ({len(rows)},), got shape {given.shape}")
         return given
@@ -133,12 +148,14 @@ class ReturnConditioning:
         self._target[chosen] = target
         self._return_to_go[chosen] = self._target[chosen]
 
-    def inputs(self, reward: ArrayLike | None, is_first: Floats) -> dict[str, Floats]:
+    def inputs(self, reward: ArrayLike | None, is_first: Floats, starting: Mask | None = None) -> dict[str, Floats]:
         """See :class:`Conditioning`."""
         rewards = self._checked_reward(reward, is_first)
         return_to_go, token = self._return_to_go, self._no_reward
+        if starting is not None:
+            return_to_go = np.where(starting, self._target, return_to_go)
         if rewards is not None:
-            return_to_go = np.where(is_first > 0, return_to_go, return_to_go - rewards)
+            return_to_go = return_to_go - rewards
             if self._task.reward_feedback == "observed":
                 token = rewards
         found = {"return_to_go": return_to_go}
@@ -152,6 +169,10 @@ class ReturnConditioning:
         """See :class:`Conditioning`."""
         return {"return_to_go": self._return_to_go.copy(), "target_return": self._target.copy()}
 
+    def restarted(self) -> dict[str, Floats]:
+        """See :class:`Conditioning`."""
+        return {"return_to_go": self._target.copy(), "target_return": self._target.copy()}
+
     def check_state(self, state: Mapping[str, Floats]) -> None:
         """See :class:`Conditioning`."""
         for name in ("return_to_go", "target_return"):
@@ -163,6 +184,7 @@ class ReturnConditioning:
         self._target = np.array(state["target_return"], np.float32)
 
     def _checked_reward(self, reward: ArrayLike | None, is_first: Floats) -> Floats | None:
+        """Scaled; 0 for rows at the first step of an episode."""
         if reward is None:
             if self._task.reward_feedback == "observed" and not is_first.all():
                 raise ValueError(
@@ -170,19 +192,28 @@ class ReturnConditioning:
                     "reward feedback 'observed'"
                 )
             return None
-        rewards = self._scaled("reward", reward, self._limits.get("reward"))
+        rewards = numbers("reward", reward, missing=True)
         if rewards.shape == () and self._batch == 1:
             rewards = rewards.reshape(1)
         if rewards.shape != (self._batch,):
             raise ValueError(f"reward: expected shape ({self._batch},), got shape {rewards.shape}")
-        return rewards
+        if is_first.any():  # what came before an episode is no reward of it, whatever it is
+            rewards[is_first > 0] = 0.0
+        try:
+            return self._scaled("reward", rewards, self._limits.get("reward"))
+        except ValueError:
+            missing = np.flatnonzero(np.isnan(rewards))
+            if not missing.size:
+                raise
+        raise ValueError(
+            f"reward: expected finite values, got nan in row {missing[0]}, which is past the first step of its episode"
+        )
 
-    def _scaled(self, name: str, values: ArrayLike, limit: float | None) -> Floats:
+    def _scaled(self, name: str, values: NDArray[np.float64], limit: float | None) -> Floats:
         """What came in the environment's units, divided by the reward scale as the original does: in float32."""
         scale = self._task.reward_scale
-        found = numbers(name, values)
-        check_magnitude(name, found, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
-        return found.astype(np.float32) / np.float32(scale)
+        check_magnitude(name, values, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
+        return values.astype(np.float32) / np.float32(scale)
 
 
 def check_saved(tensor: TensorSpec, state: Mapping[str, Floats]) -> None:
@@ -192,16 +223,20 @@ def check_saved(tensor: TensorSpec, state: Mapping[str, Floats]) -> None:
     check_tensor(tensor, state[tensor.name])
 
 
-def numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Numbers as an array; raises ValueError unless all are numbers (text that reads like one is none)."""
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiubO" or any(isinstance(value, str | bytes) for value in _objects(array)):
-            raise TypeError
-        return array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}: expected numbers, got {short(values)}") from None
+def check_first(first: ArrayLike | None, batch_size: int) -> Mask | None:
+    """Which rows start an episode, (B,); None: no row does.
 
-
-def _objects(array: NDArray[np.generic]) -> Iterable[object]:
-    return array.ravel().tolist() if array.dtype.kind == "O" else ()
+    Raises:
+        ValueError: neither a boolean nor a mask with one per row, or 0 and 1 in place of them; a number alone could be
+            a row's.
+    """
+    if first is None or first is False:
+        return None
+    mask = to_numpy("first", first)
+    if mask.dtype.kind in "iuf" and (mask.shape != () or batch_size == 1) and np.isin(mask, (0, 1)).all():
+        mask = mask != 0
+    if mask.dtype.kind != "b" or mask.shape not in ((), (batch_size,)):
+        raise ValueError(f"first: expected a boolean, or a mask of {batch_size} booleans, got {short(first)}")
+    if not mask.any():
+        return None
+    return mask if mask.shape else np.full(batch_size, True)

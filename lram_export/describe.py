@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lram_export.model.config import ModelConfig, read_model
+from lram_export.spec.interface import FieldInterface, Interface, Numbers, actions_of, observations_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lram_export.bundle.manifest import Manifest, QuantizationEntry
     from lram_export.spec.parity import ParityResult
-    from lram_export.spec.tensors import TensorSpec
+    from lram_export.spec.tensors import StepSpec, TensorSpec
 
 
 def counted(number: int, what: str) -> str:
@@ -89,6 +91,66 @@ def policy_facts(manifest: Manifest, path: Path) -> list[tuple[str, str]]:
         batch,
         *model_facts(read_model(manifest.model, path), manifest.parameters),
     ]
+
+
+def interface_facts(interface: Interface, spec: StepSpec) -> list[tuple[str, str]]:
+    """What a policy says of its robot, and what it does not, in a line for each field."""
+    facts = [("rate", "unknown" if interface.rate is None else f"{interface.rate:g} Hz")]
+    for side, tensors, fields in (
+        ("observation", observations_of(spec), interface.observation),
+        ("action", actions_of(spec), interface.action),
+    ):
+        for name, tensor in tensors.items():
+            of = fields.get(name, FieldInterface())
+            wanted = {"float32": ("elements", "units", "limits"), "uint8": ("image",), "int64": ("elements",)}
+            unknown = [part for part in wanted[tensor.dtype] if getattr(of, part) is None]
+            said = [part for part in wanted[tensor.dtype] if part not in unknown]
+            done = {"normalization": "normalized", "scaling": "scaled"}
+            inside = [word for part, word in done.items() if getattr(of, part) is not None]
+            inside += ["clamped"] if side == "action" and of.limits is not None else []
+            parts = [
+                f"{', '.join(inside)} in the graph" if inside else "",
+                f"{', '.join(said)} known" if said else "",
+                f"{', '.join(unknown)} unknown" if unknown else "",
+            ]
+            facts.append((f"interface {name}", "; ".join(filter(None, parts))))
+    return facts
+
+
+def interface_rows(interface: Interface, spec: StepSpec) -> list[list[str]]:
+    """What a policy says of its robot, by elements: field, element, unit, low, high, what the graph does."""
+    rows = []
+    for tensors, fields in ((observations_of(spec), interface.observation), (actions_of(spec), interface.action)):
+        for name, tensor in tensors.items():
+            of = fields.get(name, FieldInterface())
+            if tensor.dtype != "float32":
+                choices = "" if of.elements is None else ", ".join(of.elements)
+                rows.append([name, choices or _shape_of(tensor), "", "", "", "" if of.image is None else "image"])
+                continue
+            of_field = []
+            for i in range(math.prod(tensor.shape[1:])):
+                unit = "" if of.units is None else of.units[i if len(of.units) > 1 else 0]
+                low, high = ("", "") if of.limits is None else (_at(of.limits.low, i), _at(of.limits.high, i))
+                element = str(i) if of.elements is None else of.elements[i]
+                of_field.append([name, element, unit, low, high, _inside(of, i)])
+            if of.elements is None and len(of_field) > 1 and all(row[2:] == of_field[0][2:] for row in of_field):
+                of_field = [[name, f"0 to {len(of_field) - 1}", *of_field[0][2:]]]
+            rows += of_field
+    return rows
+
+
+def _at(numbers: Numbers, i: int) -> str:
+    return f"{numbers[i] if isinstance(numbers, tuple) else numbers:g}"
+
+
+def _inside(of: FieldInterface, i: int) -> str:
+    """What the graph does to an element, as a formula."""
+    if of.normalization is not None:
+        clip = "" if of.normalization.clip is None else f", within ±{of.normalization.clip:g}"
+        return f"(x - {_at(of.normalization.mean, i)}) / {_at(of.normalization.deviation, i)}{clip}"
+    if of.scaling is not None:
+        return f"{_at(of.scaling.scale, i)} x + {_at(of.scaling.offset, i)}"
+    return ""
 
 
 def _shape_of(tensor: TensorSpec) -> str:

@@ -19,7 +19,7 @@ from lram_export.episodes.reference import REFERENCE_FILE, Reference, record_ref
 from lram_export.episodes.steps import DEFAULT_STEPS, StepSequence, random_steps
 from lram_export.errors import LramError, ParityError, UsageError, describe
 from lram_export.exporters import EXPORTERS, check_precision, export_target
-from lram_export.lowering import LoweredPolicy, Source, lower
+from lram_export.lowering import LoweredPolicy, Source, lower, own_interface
 from lram_export.progress import SILENT, Progress
 from lram_export.quantization.calibration import Calibration, load_calibration
 from lram_export.quantization.quantize import QuantizationOptions, check_options, cost_on_episodes, quantize
@@ -28,6 +28,7 @@ from lram_export.report.collect import Recorder, of_export
 from lram_export.runtimes import Runtime, check_verifiable, load_verifier
 from lram_export.spec.codes import QUANTIZED_FILE, save_quantized
 from lram_export.spec.cost import QuantizationCost, quantization_cost
+from lram_export.spec.interface import Interface
 from lram_export.spec.precision import activation_format
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.devices import Platform
@@ -49,6 +50,7 @@ class ExportOptions:
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     platform: Platform = field(default_factory=Platform)
     report: bool = True
+    interface: Interface = field(default_factory=Interface)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ def export_bundle(
     check_targets(options)
     with write_bundle(path, force=options.force) as writer:
         with progress.stage("lowering the model"):
-            policy: LoweredPolicy = lower(source, task, name=writer.name, batch_size=options.batch_size)
+            interface = interface_of(source, task, options.interface)
+            policy: LoweredPolicy = lower(
+                source, task, name=writer.name, batch_size=options.batch_size, interface=interface
+            )
         calibration = _load_calibration(policy, options)
         inputs = _reference_inputs(policy, options, calibration)
         quantization = None
@@ -122,6 +127,7 @@ def export_bundle(
             "source": policy.source,
             "quantization": quantization,
             "initial": initial,
+            "interface": policy.interface,
         }
         writer.finish(**about)  # type: ignore[arg-type]
         del policy, source
@@ -163,6 +169,14 @@ def _write_report(writer: BundleWriter, path: Path, recorders: dict[str, Recorde
     written = writer.directory / REPORT_FILE
     written.write_text(page, encoding="utf-8")
     return written
+
+
+def interface_of(source: Source, task: TaskSpec | None, said: Interface) -> Interface:
+    """What a policy's own file and its user say of its robot; raises UsageError where they contradict each other."""
+    try:
+        return own_interface(source, task).and_also(said)
+    except ValueError as error:
+        raise UsageError(f"interface: {error}") from None
 
 
 def check_targets(options: ExportOptions) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.conditioning import check_saved, conditioning
-from lram_export.errors import UsageError
+from lram_export.conditioning import Floats, Mask, check_first, check_saved, conditioning
+from lram_export.errors import LramError, StepError, UsageError
+from lram_export.observations import Arrays, Observation, Observations, observations_of
+from lram_export.origin import SIGNATURE, Origin, check_signature
+from lram_export.priming import told_over
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
-from lram_export.runtimes.protocol import State, check_magnitude, check_rows
+from lram_export.runtimes.protocol import check_magnitude, check_rows
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
-from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.spec.tensors import StepSpec
+from lram_export.swapping import check_same_interface, check_same_robot, load_settled
 from lram_export.system.machine import suitable_threads
 
-Observation = NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
-"""The observation, or all of them by name."""
+__all__ = ["Observation", "Policy", "default_target", "load_policy", "observations_of"]
 
 
 class Policy:
@@ -33,17 +40,28 @@ class Policy:
         runtime: the target's runtime, for callers that keep return-to-go themselves.
         task: what the policy was exported for; None for a module of one's own.
         spec: names and shapes of a step.
+        origin: the bundle it was loaded from; None for one around a runtime of the caller's.
+        interface: what the bundle says of its robot: names, units, limits, rate.
     """
 
-    def __init__(self, runtime: Runtime, task: TaskSpec | None) -> None:
-        self.runtime, self.task = runtime, task
+    def __init__(
+        self,
+        runtime: Runtime,
+        task: TaskSpec | None,
+        origin: Origin | None = None,
+        interface: Interface | None = None,
+    ) -> None:
+        """Act with a runtime; ``origin`` is where :func:`load_policy` found it, ``interface`` what is said there."""
+        self.runtime, self.task, self.origin = runtime, task, origin
+        self.interface = Interface() if interface is None else interface
         self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
         self._conditioning = conditioning(self.spec, task)
-        self._observations = observations_of(self.spec)
+        self._observations = Observations(self.spec)
         self._inputs = tuple(tensor.name for tensor in self.spec.inputs)
         self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.spec.outputs}
+        self._stumbled = False
         aims = task is not None and self.spec.input("return_to_go") is not None
         self.reset(target_return=task.target_return if task is not None and aims else None)
 
@@ -88,16 +106,21 @@ class Policy:
             self._conditioning.start(chosen, target)
             self._is_first[chosen] = 1.0
 
-    def act(self, observation: Observation, reward: ArrayLike | None = None) -> NDArray[np.generic] | np.int64:
+    def act(
+        self, observation: Observation, reward: ArrayLike | None = None, *, first: ArrayLike | None = None
+    ) -> NDArray[np.generic] | np.int64:
         """One environment step: the action for an observation.
 
         Args:
-            observation: (observation_dim,) or, for batch B, (B, observation_dim), any float type; images
-                (3, 64, 64) or (B, 3, 64, 64) uint8. Of a policy with several inputs, or by name: a mapping from each
-                input's name to such an array.
+            observation: (observation_dim,) or, for batch B, (B, observation_dim), of any type of number; images
+                (3, 64, 64) or (B, 3, 64, 64), whole numbers from 0 to 255. An array, nested lists, or whatever offers
+                ``__array__``. Of a policy with several inputs, or by name: a mapping from each input's name to such.
             reward: reward of the previous step in the environment's units, a number or (B,). It lowers the
                 return-to-go; with reward feedback `observed` it also is the reward token, and is then
-                required after an episode's first step. Rows at the first step of an episode ignore it.
+                required after an episode's first step. Rows at the first step of an episode ignore it: there it may
+                be None or NaN.
+            first: whether this observation is the first of a new episode, a boolean for all rows or (B,) of them; as
+                :meth:`reset` with that mask just before, but that nothing is reset if anything is refused.
 
         Returns:
             (action_dim,) or (B, action_dim) float32, a new array. Discrete actions as Gymnasium takes them: an int64,
@@ -110,57 +133,185 @@ class Policy:
             BundleError: the target's runtime failed.
         """
         with self._guard:
-            single = self._step(observation, reward)
+            single = self._step(observation, reward, first)
             chosen = self._outputs[self.spec.outputs[0].name]
             if chosen.dtype == np.int64 and chosen.ndim == 2 and chosen.shape[1] == 1:
                 chosen = chosen[:, 0]
             return chosen[0].copy() if single else chosen.copy()
 
-    def step(self, observation: Observation, reward: ArrayLike | None = None) -> dict[str, NDArray[np.generic]]:
+    def step(
+        self, observation: Observation, reward: ArrayLike | None = None, *, first: ArrayLike | None = None
+    ) -> dict[str, NDArray[np.generic]]:
         """One environment step: every output by name, as the step gives it, see :meth:`act`.
 
         Returns:
             New arrays of the shapes of ``spec.outputs``, without rows where the observation had none.
         """
         with self._guard:
-            single = self._step(observation, reward)
+            single = self._step(observation, reward, first)
             return {name: (values[0] if single else values).copy() for name, values in self._outputs.items()}
 
-    def _step(self, observation: Observation, reward: ArrayLike | None) -> bool:
+    def prime(self, observations: Observation, rewards: ArrayLike | None = None) -> None:
+        """Run a history through the state: as :meth:`act` with one observation and reward after the other, to the bit.
+
+        Args:
+            observations: (N, ...) for one row, (N, B, ...), or a mapping from each input's name to such.
+            rewards: (N,) for one row or (N, B): what :meth:`act` would be given with each, that of the step before.
+
+        Raises:
+            ValueError: naming the field, what was expected and what came; nothing has changed then.
+            StepError: the results of a step are not finite, naming it; those before it were taken.
+            BundleError: the target's runtime failed, likewise.
+        """
+        with self._guard:
+            observed, steps = self._observations.history(observations)
+            told = told_over(self._conditioning, self.spec, rewards, steps, self._is_first)
+            for step in range(steps):
+                try:
+                    self._advance({name: values[step] for name, values in observed.items()}, told[step], self._is_first)
+                except LramError as error:
+                    raise type(error)(f"step {step}: {error}") from None
+
+    def _step(self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None) -> bool:
         """Take a step and keep its outputs; whether the observation came without rows."""
-        observed, single = self._observed(observation)
-        told = self._conditioning.inputs(reward, self._is_first)
-        given = {**observed, **told, "is_first": self._is_first}
+        observed, single = self._observations.read(observation)
+        is_first, starting = self._is_first, check_first(first, self.spec.batch_size)
+        if starting is not None:
+            is_first = np.where(starting, np.float32(1.0), is_first)
+        told = self._conditioning.inputs(reward, is_first, starting)
+        try:
+            if starting is not None and self._stumbled:
+                self._restart(starting, {**observed, **told})
+            self._advance(observed, told, is_first)
+        except ValueError:
+            self._observations.check_as_given(observation)
+            raise
+        return single
+
+    def _advance(self, observed: Arrays, told: dict[str, Floats], is_first: Floats) -> None:
+        """Take a step with what was checked but for the magnitude, and keep what came of it."""
+        given = {**observed, **told, "is_first": is_first}
         try:
             output = self.runtime.step(*[given[name] for name in self._inputs])
-        except ValueError:
-            self._check_as_given(observation)
+        except LramError:
+            self._stumbled = True
             raise
         self._conditioning.commit(told)
         self._is_first.fill(0.0)
         for kept, values in zip(self._outputs.values(), output, strict=True):
             kept[...] = values
-        return single
 
-    def state(self) -> State:
-        """Everything a run needs to go on elsewhere: the recurrent state, ``return_to_go`` and ``target_return`` where
-        the policy aims at a return, and ``is_first``, as named float32 arrays with the same names on every target."""
+    def _restart(self, starting: Mask, given: Arrays) -> None:
+        """Reset rows below, where ``is_first`` alone does not help: a state that was lost takes no step at all."""
+        for tensor in self.spec.inputs:
+            if tensor.name in given and tensor.dtype == "float32":
+                check_magnitude(tensor.name, given[tensor.name], tensor.limit)
+        self.runtime.reset(starting)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything a run needs to go on elsewhere, as named arrays with the same names on every target.
+
+        The recurrent state, ``return_to_go`` and ``target_return`` where the policy aims at a return, and
+        ``is_first``, all float32. Of a policy that was loaded from a bundle also whose state it is: ``weights``, the
+        SHA-256 of the checkpoint's, uint8 (32,), and ``precision``, the letters of a text, uint8.
+        """
         with self._guard:
-            return {**self.runtime.state(), **self._conditioning.state(), "is_first": self._is_first.copy()}
+            return self._saved()
 
-    def load_state(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """Continue from a :meth:`state` of any target; raises ValueError and changes nothing if it does not fit."""
+    def _saved(self) -> dict[str, NDArray[Any]]:
+        whose = {} if self.origin is None else self.origin.signature()
+        own = {**self._conditioning.state(), "is_first": self._is_first.copy()}
+        return {**self.runtime.state(), **own, **whose}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]], force: bool = False) -> None:
+        """Continue from a :meth:`state` of any target and precision.
+
+        Args:
+            state: one that says nothing of its weights is taken, too.
+            force: take it, though it is of other weights.
+
+        Raises:
+            ValueError: it does not fit, or is of other weights; nothing has changed.
+        """
         with self._guard:
             if not isinstance(state, Mapping):
                 raise ValueError(f"state: expected named arrays, as state() returns them, got {type(state).__name__}")
+            check_signature(state, self.origin, force=force)
             self._conditioning.check_state(state)
             check_saved(self.spec.inputs[-1], state)
             if not np.isin(state["is_first"], (0.0, 1.0)).all():
                 raise ValueError(f"is_first: expected 0 or 1, got {state['is_first'].tolist()}")
-            own = {*self._conditioning.state(), "is_first"}
+            own = {*self._conditioning.state(), "is_first", *SIGNATURE}
             self.runtime.load_state({k: v for k, v in state.items() if k not in own})
             self._conditioning.load_state(state)
             self._is_first = np.array(state["is_first"], np.float32)
+
+    def swap(self, bundle: str | Path, target: str | None = None) -> bool:
+        """Go on with another bundle of the same interface, from the next step on.
+
+        Meant for a thread beside the control loop, which goes on while the bundle is loaded and checked, and waits no
+        longer than it takes to hand the state over. If anything fails, the policy is as it was.
+
+        Args:
+            bundle: its folder, which may be the one that this policy was loaded from, replaced meanwhile.
+            target: default: the one that runs, if the bundle has it; else as :func:`load_policy` chooses.
+
+        Returns:
+            Whether the state was kept: if the weights are the same, whatever the precision. Else every row starts an
+            episode and aims at what it aimed at.
+
+        Raises:
+            UsageError: another interface, or as :func:`load_policy`.
+            LramError: as :func:`load_policy`; or the folder was replaced again and again while it was loaded.
+            ValueError: a row aims at more than the weights of the other policy allow.
+            RuntimeError: as every method; or a step took more than a minute.
+        """
+        self._guard.check()
+        path, now = Path(bundle), self.origin
+        other = load_settled(path, lambda: _loaded_like(now, path, target))
+        try:
+            check_same_interface(path, self.spec, self.task, other.spec, other.task)
+            check_same_robot(path, self.interface, other.interface)
+            with self._guard.exchange():
+                kept = self._hand_over(other)
+                old = self._become(other)
+        except BaseException:
+            other.close()
+            raise
+        with suppress(RuntimeError):  # someone steps on it by itself; it goes when they let it go
+            old.close()
+        return kept
+
+    def _hand_over(self, other: Policy) -> bool:
+        """Let another policy go on where this one is; whether it could keep the state."""
+        if self.origin is not None and other.origin is not None and self.origin.weights == other.origin.weights != "":
+            with suppress(ValueError, StepError):  # it was lost, or does not fit
+                other.load_state(self._saved())
+                return True
+        aims = self._conditioning.restarted()
+        other._conditioning.check_state(aims)
+        other.reset()
+        other._conditioning.load_state(aims)
+        return False
+
+    def _become(self, other: Policy) -> Runtime:
+        """Take over what another policy is, but for the outputs of the last step; the runtime that is left over."""
+        old = self.runtime
+        self.runtime, self.task, self.spec, self.origin = other.runtime, other.task, other.spec, other.origin
+        self.interface = other.interface
+        self._conditioning, self._observations, self._inputs = other._conditioning, other._observations, other._inputs
+        self._is_first, self._stumbled = other._is_first, False
+        return old
+
+    def __reduce__(self) -> tuple[Callable[..., Policy], tuple[object, ...]]:
+        """Where a policy comes from goes to another process, which loads it again, at the start of an episode.
+
+        Raises:
+            TypeError: it was not loaded by :func:`load_policy`.
+        """
+        if self.origin is None:
+            raise TypeError("this policy cannot be sent to another process: it was not loaded by load_policy")
+        return _loaded_again, (str(self.origin.path), self.origin.target, dict(self.origin.options))
 
     def close(self) -> None:
         """Free what the runtime holds; safe to call twice, but nothing else works afterwards.
@@ -178,62 +329,6 @@ class Policy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _observed(self, observation: Observation) -> tuple[dict[str, NDArray[np.generic]], bool]:
-        """The observations by name with rows, and whether they came without."""
-        if isinstance(observation, np.ndarray) and len(self._observations) == 1:
-            batched, single = self._batched(self._observations[0], observation)
-            return {self._observations[0].name: batched}, single
-        names = [tensor.name for tensor in self._observations]
-        if not isinstance(observation, Mapping):
-            one = self._observations[0]
-            if len(names) == 1:
-                raise ValueError(f"{self._expected(one)}, got {type(observation).__name__}")
-            raise ValueError(
-                f"observation: expected a mapping with {', '.join(names)}, got {type(observation).__name__}"
-            )
-        odd = [name for name in (*names, *observation) if (name in names) != (name in observation)]
-        if odd:
-            what = "missing" if odd[0] in names else f"unknown; this policy takes {', '.join(names)}"
-            raise ValueError(f"{odd[0]}: {what}")
-        found = {tensor.name: self._batched(tensor, observation[tensor.name]) for tensor in self._observations}
-        without = [single for _, single in found.values()]
-        if len(set(without)) > 1:
-            raise ValueError(f"observation: expected rows in all of {', '.join(names)}, or in none of them")
-        return {name: values for name, (values, _) in found.items()}, without[0]
-
-    def _check_as_given(self, observation: Observation) -> None:
-        """Name the value that the runtime refuses by its place in the caller's array, which may have no rows."""
-        for tensor in self._observations:
-            values = observation[tensor.name] if isinstance(observation, Mapping) else observation
-            if tensor.dtype == "float32":
-                check_magnitude(tensor.name, np.asarray(values), tensor.limit)
-
-    def _expected(self, spec: TensorSpec) -> str:
-        return f"{spec.name}: expected {spec.dtype} of shape {' or '.join(str(s) for s in self._shapes(spec))}"
-
-    def _shapes(self, spec: TensorSpec) -> list[tuple[int, ...]]:
-        return [spec.shape[1:], spec.shape] if self.spec.batch_size == 1 else [spec.shape]
-
-    def _batched(self, spec: TensorSpec, observation: object) -> tuple[NDArray[np.generic], bool]:
-        """An observation with rows, and whether it came without."""
-        if not isinstance(observation, np.ndarray):
-            raise ValueError(f"{self._expected(spec)}, got {type(observation).__name__}")
-        shape, dtype = observation.shape, observation.dtype
-        right_type = dtype == spec.dtype or (spec.dtype == "float32" and dtype.kind == "f")
-        single = shape == spec.shape[1:] and self.spec.batch_size == 1
-        if not (single or shape == spec.shape) or not right_type:
-            raise ValueError(f"{self._expected(spec)}, got {dtype} of shape {shape}")
-        values = np.asarray(observation)  # numpy.ma hides what is under a mask
-        if dtype != spec.dtype:  # what float64 holds, float32 may not; all others are checked by the runtime
-            check_magnitude(spec.name, values, spec.limit)
-            values = values.astype(spec.dtype)
-        return values.reshape(spec.shape), single
-
-
-def observations_of(spec: StepSpec) -> tuple[TensorSpec, ...]:
-    """The inputs of a step that are observations: all that the step API does not fill itself."""
-    return tuple(tensor for tensor in spec.inputs if tensor.name not in ("return_to_go", "reward", "is_first"))
 
 
 def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:
@@ -254,12 +349,18 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
         raise UsageError(f"threads: expected a whole number, 1 or more, got {threads!r}")
     bundle = Bundle.open(path)
     chosen = target or default_target(bundle)
-    bundle.artifact(chosen)
-    manifest = bundle.manifest
+    artifact, manifest = bundle.artifact(chosen), bundle.manifest
+    origin = Origin(
+        path=Path(os.path.abspath(path)),  # noqa: PTH100 - resolve() would follow links, which may lead elsewhere later
+        target=chosen,
+        options={"threads": threads},
+        weights=manifest.source["sha256"],
+        precision=artifact.precision,
+    )
     if threads is None:
         threads = suitable_threads(manifest.parameters, manifest.batch_size)
     runtime = load_runtime(chosen, bundle.load_artifact(chosen), threads)
-    return Policy(runtime, manifest.task)
+    return Policy(runtime, manifest.task, origin, manifest.interface)
 
 
 def default_target(bundle: Bundle) -> str:
@@ -268,3 +369,16 @@ def default_target(bundle: Bundle) -> str:
         if unavailable(target) is None:
             return target
     return bundle.targets[0]
+
+
+def _loaded_like(origin: Origin | None, path: Path, target: str | None) -> Policy:
+    """Load a bundle as another was loaded, unless told otherwise."""
+    if origin is None:
+        return load_policy(path, target)
+    alike = origin.target if origin.target in Bundle.open(path).targets else None
+    return load_policy(path, target or alike, **origin.options)
+
+
+def _loaded_again(path: str, target: str, options: dict[str, Any]) -> Policy:
+    """What a pickled policy is made of."""
+    return load_policy(path, target, **options)

@@ -14,12 +14,13 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.dequantized import dequantized_weights
 from lram_export.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, load_folder
 from lram_export.model.config import ModelConfig, read_model
-from lram_export.model.head_modules import head_modules
-from lram_export.model.reference import ReferenceModel
+from lram_export.model.head_modules import chosen_actions, head_modules
+from lram_export.model.reference import ReferenceModel, reference_model
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
 from lram_export.runtimes.pytorch_program import load as load_program
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
 from lram_export.system.machine import threads_beside_others
@@ -30,10 +31,13 @@ class PytorchRuntime(BaseRuntime):
 
     in_place = False
 
-    def __init__(self, model: ReferenceModel, spec: StepSpec, task: TaskSpec) -> None:
+    def __init__(
+        self, model: ReferenceModel, spec: StepSpec, task: TaskSpec, interface: Interface | None = None
+    ) -> None:
         tensors = {name: tensor.numpy() for name, tensor in model.initial_tensors(task).items()}
         super().__init__(spec, tensors)
         self._model, self._task = model, task
+        self._values = chosen_actions(model.config.head, task, Interface() if interface is None else interface)
         self._state = self._next = model.initial_state(spec.batch_size, task)
 
     @property
@@ -54,7 +58,7 @@ class PytorchRuntime(BaseRuntime):
         head = self._config.head
         modules = head_modules(head)
         logits = modules.select(all_logits, head, self._task)
-        action = modules.decode(logits, head, self._task)
+        action = modules.decode(logits, head, self._task, self._values)
         return StepOutput(self.spec, (action.numpy(), logits.numpy()))
 
     def _commit(self) -> None:
@@ -87,8 +91,8 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         return load_program(artifact)
     checkpoint = artifact_checkpoint(artifact)
     torch.set_num_threads(min(threads, threads_beside_others(checkpoint.parameters)))
-    model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)
-    return PytorchRuntime(model, artifact.spec, artifact.task)
+    model = reference_model(checkpoint.config, checkpoint.weights, artifact.task, artifact.interface)
+    return PytorchRuntime(model, artifact.spec, artifact.task, artifact.interface)
 
 
 def artifact_checkpoint(artifact: LoadedArtifact) -> Checkpoint:

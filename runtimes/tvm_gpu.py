@@ -19,6 +19,7 @@ from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, to_stored
+from lram_export.targets.tvm.virtual_machine import loadable
 
 
 class GpuRuntime(BaseRuntime):
@@ -35,7 +36,8 @@ class GpuRuntime(BaseRuntime):
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
         self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]
         self._state = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
-        machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), device)
+        with loadable(library) as name:
+            machine = relax.VirtualMachine(tvm.runtime.load_module(name), device)
         arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._state.values()]
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine

@@ -28,6 +28,14 @@ PRECISIONS = ("fp32", "int8", "int4")
 """Those with kernels of their own, but for `w8a8`, which takes so small a model further off than allowed."""
 
 
+KNOWS_ITS_ROBOT = ("state_ms",)
+"""Whose observations are normalized, and whose actions are scaled and clamped."""
+ROBOT = """
+observation: {observation: {normalization: {mean: 0.25, deviation: 1.75, clip: 1.5}}}
+action: {action: {scaling: {scale: -2.5, offset: 0.125}, limits: {low: -1, high: 1.5}}}
+"""
+
+
 def write(folder: Path) -> None:
     """Write all recordings."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +47,12 @@ def write(folder: Path) -> None:
                 context = golden.context_options("none" if golden.meta["observation"] == "image" else "observed")
                 if context:  # one in each, a little beyond it: an emulator takes long for a window
                     context += ["--reference-steps", "20"]
+                robot = Path(temporary) / "robot.yaml"
+                robot.write_text(ROBOT, encoding="utf-8")
                 succeed(
                     "export",
                     *(golden.checkpoint, "-o", bundle, "--target", TARGET, "--precision", precision, "--batch", "2"),
-                    *(*golden.task_options, *context),
+                    *(*golden.task_options, *context, *(["--interface", robot] if name in KNOWS_ITS_ROBOT else [])),
                 )
                 model = next((bundle / TARGET).glob("*.lrn"))
                 shutil.copyfile(model, folder / f"{bundle.stem}.lrn")

@@ -24,7 +24,6 @@ from lram_export.targets.backbones import kernels_of
 from lram_export.targets.layout import channels_last, image_convolutions, image_weight
 from lram_export.targets.limits import check
 from lram_export.targets.native.format import (
-    FORMAT_VERSION,
     BlockEntry,
     Header,
     NormKind,
@@ -32,6 +31,7 @@ from lram_export.targets.native.format import (
     Role,
     Tensor,
     TokenEntry,
+    format_version,
     plain,
     spread,
     step_fields,
@@ -52,7 +52,7 @@ def export(policy: LoweredModel | LoweredModule, directory: Path, progress: Prog
     content = pack(policy)
     tokens = [TokenEntry(t.input, Presence.of(t)) for t in policy.checkpoint.config.tokens.tokens]
     write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
-    tools = {"lram-export": __version__, "format": str(FORMAT_VERSION)}
+    tools = {"lram-export": __version__, "format": str(format_version(content.tensors))}
     return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))
 
 
@@ -76,7 +76,7 @@ def pack(policy: LoweredModel) -> Content:
     check(TARGET, policy)
     graph: Any = policy.graph
     matrices = Matrices(policy)
-    content = Content([], [*_embedding(policy, matrices)])
+    content = Content([], [*_interface(policy), *_embedding(policy, matrices)])
     sizes = policy.checkpoint.config.backbone
     kernels = kernels_of(TARGET, sizes.kind)
     for number, block in enumerate(graph.backbone.blocks):
@@ -133,6 +133,21 @@ def _embedding(policy: LoweredModel, matrices: Matrices) -> Iterator[Tensor]:
             yield plain(Role.EMBED_BIAS, number, spread(array(layer.bias)))
     yield plain(Role.EMBED_NORM_WEIGHT, 0, spread(array(graph.embed_norm.weight)))
     yield plain(Role.EMBED_NORM_BIAS, 0, spread(array(graph.embed_norm.bias)))
+
+
+def _interface(policy: LoweredModel) -> Iterator[Tensor]:
+    """What observations are normalized by, and what actions can be, where an interface says so."""
+    for part, values in policy.graph.normalization().items():
+        yield plain(_NORMALIZATION[part], 0, values)
+    if policy.graph.values is not None:
+        yield plain(Role.ACTION_VALUES, 0, array(policy.graph.values).reshape(-1))
+
+
+_NORMALIZATION = {
+    "mean": Role.OBSERVATION_MEAN,
+    "deviation": Role.OBSERVATION_DEVIATION,
+    "clip": Role.OBSERVATION_CLIP,
+}
 
 
 def _image_encoder(token: int, cnn: Any, matrices: Matrices) -> Iterator[Tensor]:

@@ -256,7 +256,7 @@ def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
         sizes: tuple[Any, ...] = (step.batch, step.tokens, place, hidden)
         if source == "observation":
             is_image = task.observation == "image"
-            encoded = _encode_image(step, config) if is_image else step.inputs[source]
+            encoded = _encode_image(step, config) if is_image else _normalized(step, step.inputs[source])
             product = step.dense(name, encoded, step.batch)
             make, sizes = step.kernels.embed_vector, (*sizes, step.matrices[name].width, is_image, epsilon)
             arguments = [product, step.weights[f"{name}.bias"], *norm]
@@ -271,6 +271,15 @@ def _embed(step: StepBuilder, config: ModelConfig, task: TaskSpec) -> Value:
         else:
             x = step.call(make, sizes, [*arguments, x], [], in_place=1)[0]
     return x
+
+
+def _normalized(step: StepBuilder, observation: Value) -> Value:
+    """The observation as the network takes it, (batch, size)."""
+    if "observation.mean" not in step.weights:
+        return observation
+    arguments = [observation, *(step.weights[f"observation.{part}"] for part in ("mean", "deviation", "clip"))]
+    shape = tuple(extent.value for extent in observation.ty.shape)
+    return step.call(step.kernels.normalize_observation, shape, arguments, [(shape, "float32")])[0]
 
 
 def _encode_image(step: StepBuilder, config: ModelConfig) -> Value:
@@ -318,15 +327,15 @@ def _decide(step: StepBuilder, config: ModelConfig, task: TaskSpec, read: Value)
         "discrete_actions": head.discrete_actions,
         "channels": head.action_channels,
     }
-    outputs = [step.inputs["action"], step.inputs["action_logits"]]
-    step.call(
-        step.kernels.choose,
-        (step.batch, actions, tokens, step.matrices["head"].width),
-        [products, step.weights["head.bias"], *outputs],
-        [],
-        options,
-        in_place=2,
-    )
+    action, logits = step.inputs["action"], step.inputs["action_logits"]
+    sizes, scores = (step.batch, actions, tokens, step.matrices["head"].width), [products, step.weights["head.bias"]]
+    if "action.values" not in step.weights:
+        step.call(step.kernels.choose, sizes, [*scores, logits, action], [], options, in_place=2)
+        return
+    options, places = {**options, "discrete": True}, [((step.batch, actions), "int64")]
+    chosen, _ = step.call(step.kernels.choose, sizes, [*scores, logits], places, options, in_place=1)
+    arguments = [chosen, step.weights["action.values"], action]
+    step.call(step.kernels.look_up, (step.batch, actions, tokens), arguments, [], in_place=1)
 
 
 def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:

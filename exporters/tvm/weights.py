@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.lowering import LoweredModel
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.tensors import array
+from lram_export.spec.tensors import MAX_FLOAT32, array
 from lram_export.targets.layout import (
     channels_last,
     image_convolutions,
@@ -45,8 +45,13 @@ def pack_weights(policy: LoweredModel) -> tuple[dict[str, NDArray[Any]], dict[st
             packer.vectors(name, bias=array(layer.bias))
     packer.vectors("embed_norm", weight=array(graph.embed_norm.weight), bias=array(graph.embed_norm.bias))
     backbone_kernels(policy.checkpoint.config).pack(packer, policy.checkpoint.config.backbone, graph.backbone)
+    normalization = graph.normalization()
+    if normalization:
+        packer.vectors("observation", **{"clip": np.array([MAX_FLOAT32], np.float32), **normalization})
     packer.linear("head", graph.head)
     packer.vectors("head", bias=array(graph.head.bias))
+    if graph.values is not None:
+        packer.vectors("action", values=array(graph.values))
     return packer.arrays, packer.matrices
 
 

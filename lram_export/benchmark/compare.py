@@ -98,7 +98,9 @@ def compare_bundles(
     return Comparison(
         sides[0],
         sides[1],
-        quantization_cost(manifest.spec, bin_width(manifest.model, manifest.task, first.path), *outputs),
+        quantization_cost(
+            manifest.spec, bin_width(manifest.model, manifest.task, manifest.interface, first.path), *outputs
+        ),
         min(largest, 1.0) if manifest.spec.outputs[0].dtype == "int64" else largest,
         int(steps[0]) if steps.size else None,
     )

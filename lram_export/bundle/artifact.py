@@ -10,6 +10,7 @@ from typing import Any
 from lram_export.bundle.identity import Identity
 from lram_export.errors import BundleError
 from lram_export.spec.codes import QuantizedFile
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import InitialTensors, StepSpec
 
@@ -22,7 +23,7 @@ class LoadedArtifact:
     ``digest`` tells the content of its files from that
     of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
     ``identity`` what they have to say about themselves, ``files`` the names of those that the manifest lists,
-    ``initial`` the states that start as a tensor.
+    ``initial`` the states that start as a tensor, ``interface`` what the policy says of its robot.
     ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
@@ -37,6 +38,7 @@ class LoadedArtifact:
     identity: Identity = field(default_factory=Identity)
     files: frozenset[str] = frozenset()
     initial: InitialTensors = field(default_factory=dict)
+    interface: Interface = field(default_factory=Interface)
 
     @property
     def required_task(self) -> TaskSpec:

@@ -104,6 +104,7 @@ class Bundle:
             identity=manifest.identity,
             files=frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
             initial=self.initial_tensors(),
+            interface=manifest.interface,
         )
 
     def initial_tensors(self) -> dict[str, NDArray[np.float32]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.errors import BundleError
+from lram_export.spec.interface import Interface
 from lram_export.spec.json_fields import Fields, parse_json, read_json, shown
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -23,7 +24,14 @@ IDENTITY_FILE = "identity.json"
 
 
 def identity(
-    *, name: str, precision: str, task: TaskSpec | None, model: Mapping[str, Any], spec: StepSpec, source_sha256: str
+    *,
+    name: str,
+    precision: str,
+    task: TaskSpec | None,
+    model: Mapping[str, Any],
+    spec: StepSpec,
+    source_sha256: str,
+    interface: Interface | None = None,
 ) -> dict[str, str]:
     """The manifest's essentials as properties, for formats that carry them; ``model`` is its config as JSON values."""
     initial = {s.name: "tensor" if s.initial is None else s.initial for s in spec.states if s.initial != 0.0}
@@ -39,6 +47,8 @@ def identity(
     }
     if task is None:  # nothing else says what goes in and comes out
         values["specification"] = spec.to_json()
+    if interface:
+        values["interface"] = interface.to_json()
     return {PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 

@@ -17,6 +17,7 @@ from lram_export.bundle.identity import Identity, identity
 from lram_export.bundle.older_schemas import upgraded
 from lram_export.spec.bounds import MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
 from lram_export.spec.codes import GPTQ, METHODS, QUANTIZED_FILE, MatrixEntry
+from lram_export.spec.interface import Interface, read_interface
 from lram_export.spec.json_fields import Fields, parse_json, shown, whole_number
 from lram_export.spec.parity import FLOAT32, ParityResult
 from lram_export.spec.precision import ACTIVATION_FORMATS, FORMATS, MIXED, PRECISIONS, activation_format
@@ -24,7 +25,7 @@ from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, check_model_interface, read_step_spec
 from lram_export.version import __version__
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST_FILE = "manifest.json"
 INITIAL_FILE = "initial.safetensors"
 """The states that start as a tensor, each under its name, for one row."""
@@ -32,7 +33,7 @@ REPORT_FILE = "report.html"
 """The page for the person who signs a policy off: listed with its hash, the one listed file that may be left out."""
 FIELDS = (
     *("schema_version", "name", "created", "generator", "source", "model", "task", "specification", "reference"),
-    *("report", "initial", "quantization", "artifacts"),
+    *("report", "initial", "interface", "quantization", "artifacts"),
 )
 STEP_MODULE = "step_module"
 """``kind`` of a model that is a module of one's own; models of ours have none."""
@@ -130,7 +131,7 @@ class Manifest:
     ``model`` is the architecture as JSON values, for those who know it
     (:meth:`lram_export.model.config.ModelConfig.from_json`). ``initial`` is the file with the states that start as a
     tensor. ``task`` is None for a module of one's own, which does one thing only; ``model`` then has its ``kind``, its
-    ``class`` and its ``matrices``.
+    ``class`` and its ``matrices``. ``interface`` is what the policy says of its robot.
 
     ``complete``: the artifacts say about themselves what the manifest says, as since schema version 3.
     """
@@ -148,6 +149,7 @@ class Manifest:
     quantization: QuantizationEntry | None = None
     report: FileEntry | None = None
     initial: FileEntry | None = None
+    interface: Interface = field(default_factory=Interface)
     complete: bool = True
 
     @property
@@ -170,6 +172,7 @@ class Manifest:
             model=self.model,
             spec=self.spec,
             source_sha256=self.source["sha256"],
+            interface=self.interface,
         )
         return Identity(properties, complete=self.complete)
 
@@ -195,6 +198,7 @@ class Manifest:
             "reference": asdict(self.reference),
             "report": None if self.report is None else asdict(self.report),
             "initial": None if self.initial is None else asdict(self.initial),
+            "interface": self.interface.to_json() if self.interface else None,
             "quantization": None if self.quantization is None else _quantization_json(self.quantization),
             "artifacts": artifacts,
         }
@@ -231,6 +235,7 @@ def read_manifest(text: str) -> Manifest:
         else _quantization(document.fields("quantization"), version),
         report=_optional(document, "report", REPORT_FILE),
         initial=_optional(document, "initial", INITIAL_FILE),
+        interface=_interface(document),
         complete=version >= 3,
         artifacts=tuple(
             _artifact(Fields.of(entry, f"artifacts[{i}]")) for i, entry in enumerate(document.items("artifacts", 64))
@@ -248,6 +253,10 @@ def _optional(document: Fields, name: str, path: str) -> FileEntry | None:
     if file.path != path:
         raise ValueError(f"{name}.path: expected '{path}', got {file.path!r}")
     return file
+
+
+def _interface(document: Fields) -> Interface:
+    return Interface() if document.get("interface") is None else read_interface(document.fields("interface"))
 
 
 def _source(document: Fields) -> dict[str, str]:
@@ -271,6 +280,10 @@ def _check_consistent(manifest: Manifest) -> None:
         limited = manifest.complete and tensor.dtype == "float32" and manifest.task is not None
         if limited != (tensor.limit is not None):
             raise ValueError(f"specification.inputs: {tensor.name}.limit: {'missing' if limited else 'unknown field'}")
+    try:
+        manifest.interface.check(manifest.spec)
+    except ValueError as error:
+        raise ValueError(f"interface.{error}") from None
     if bool(manifest.spec.starts_as_tensor) != (manifest.initial is not None):
         raise ValueError("initial: expected a file where a state starts as a tensor, and nowhere else")
     if not manifest.artifacts:

@@ -16,13 +16,19 @@ ROLES = {"conv": "window", "C": "matrix", "n": "normalizer", "m": "stabilizer", 
 def upgraded(document: Fields, version: int) -> Fields:
     """A manifest of a schema version as the current one says it; raises ValueError where it cannot be one.
 
-    Version 5 differs from 4 only in what may be: a module has no task.
+    Version 5 differs from 4 only in what may be: a module has no task. Version 6 added the interface.
     """
     if version < 2:
         document = _of_version_1(document)
     if version < 3:
         document = _of_version_2(document)
-    return _of_version_3(document) if version < 4 else document
+    if version < 4:
+        document = _of_version_3(document)
+    if version < 6:
+        if "interface" in document.data:
+            raise ValueError(f"schema_version: {version} has no interface")
+        document = Fields({**document.data, "interface": None}, document.where)
+    return document
 
 
 def _entries(document: Fields) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.bundle.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry
+from lram_export.spec.interface import Interface
 from lram_export.spec.parity import ParityResult
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -85,6 +86,7 @@ class BundleWriter:
         quantization: QuantizationEntry | None = None,
         initial: Path | None = None,
         report: Path | None = None,
+        interface: Interface | None = None,
     ) -> Manifest:
         """Write the manifest; may be called again after :meth:`add_parity`, and with the report made from it."""
         manifest = Manifest(
@@ -97,6 +99,7 @@ class BundleWriter:
             artifacts=tuple(self._artifacts),
             created=self._created,
             source=source,
+            interface=Interface() if interface is None else interface,
             quantization=quantization,
             initial=None if initial is None else self.entry(initial),
             report=None if report is None else self.entry(report),

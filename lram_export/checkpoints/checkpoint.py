@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lram_export.backbones.protocol import Weights
+from lram_export.errors import CheckpointError
 from lram_export.model.config import ModelConfig
+from lram_export.spec.interface import FieldInterface, Interface, Normalization
+from lram_export.spec.tasks import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Checkpoint:
 
     ``skipped`` lists weights in the file that acting does not need; ``assumptions`` what was taken from the
     published models because neither a config nor the weights say it, and where in the file the policy was found;
+    ``normalization`` is what the training code did to observations of numbers, as many as the encoder takes.
     ``sha256`` is that of the weight file, of one that holds several policies one over it and which it is.
     """
 
@@ -24,11 +28,36 @@ class Checkpoint:
     sha256: str
     skipped: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    normalization: Normalization | None = None
 
     @property
     def parameters(self) -> int:
         """Number of weights that acting needs (all encoders the checkpoint has included)."""
         return sum(w.numel() for w in self.weights.values())
+
+    def interface_for(self, task: TaskSpec) -> Interface:
+        """What the checkpoint itself says of a task's observation.
+
+        Raises:
+            CheckpointError: it normalizes what the task does not have: an image, more numbers, or padding that is not
+                0 any more then.
+        """
+        count, found = task.observation_dim, self.normalization
+        if found is None:
+            return Interface()
+        mean, deviation = (side if isinstance(side, tuple) else (side,) for side in (found.mean, found.deviation))
+        if count is None or len(mean) < count:
+            what = "an image" if count is None else f"{count} numbers"
+            raise CheckpointError(
+                f"{self.path}: state_mean: expected statistics of the task's observation, {what}, got {len(mean)}"
+            )
+        if any(mean[count:]):
+            raise CheckpointError(
+                f"{self.path}: state_mean: expected 0 where the task's {count} numbers are padded, got "
+                f"{next(value for value in mean[count:] if value):g}: the policy was trained on more of them"
+            )
+        of_task = Normalization(mean[:count], deviation[:count], found.clip)
+        return Interface(observation={"observation": FieldInterface(normalization=of_task)})
 
 
 @dataclass(frozen=True)

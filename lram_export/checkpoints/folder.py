@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lram_export.backbones.protocol import Weights
 from lram_export.checkpoints.checked import checked_weights
 from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.errors import CheckpointError
 from lram_export.model.config import ModelConfig
-from lram_export.spec.json_fields import read_json
+from lram_export.spec.interface import Normalization
+from lram_export.spec.json_fields import Fields, read_json
 from lram_export.system.files import atomic_directory, check_space, file_sha256
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "lram-export-checkpoint"
-SCHEMA_VERSION = 2
-"""Version 1 had all sizes side by side."""
+SCHEMA_VERSION = 3
+"""Version 1 had all sizes side by side; version 3 may say how observations are normalized."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: str | Path, *, force: bool = False) -> None:
@@ -42,7 +44,9 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
 
     save_file({k: w.contiguous().numpy() for k, w in checkpoint.weights.items()}, directory / WEIGHTS_FILE)
     (directory / WEIGHTS_FILE).chmod(0o644)  # safetensors writes it for the owner alone
-    document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "model": checkpoint.config.to_json()}
+    document: dict[str, Any] = {"format": FORMAT, "schema_version": 2, "model": checkpoint.config.to_json()}
+    if checkpoint.normalization is not None:
+        document |= {"schema_version": SCHEMA_VERSION, "normalization": checkpoint.normalization.to_json()}
     (directory / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -71,13 +75,16 @@ def load_folder(path: Path, supplied: Weights | None = None) -> Checkpoint:
         )
     try:
         config = ModelConfig.from_json(document.get("model"))
+        said = document.get("normalization")
+        normalization = None if said is None else Normalization.from_json(Fields.of(said, "normalization"))
     except ValueError as error:
         raise CheckpointError(f"{config_path}: {error}") from None
     try:
         weights = {**load_file(weights_path), **(supplied or {})}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{weights_path}: not a readable safetensors file ({error})") from None
-    return Checkpoint(path, config, checked_weights(weights, config, weights_path), file_sha256(weights_path))
+    checked = checked_weights(weights, config, weights_path)
+    return Checkpoint(path, config, checked, file_sha256(weights_path), normalization=normalization)
 
 
 def is_own_folder(path: Path) -> bool:

@@ -164,8 +164,8 @@ def _refuse_statistics(dictionaries: Mapping[tuple[str, ...], Mapping[str, Any]]
             if is_set or (isinstance(value, torch.Tensor) and STATISTICS.search(name)):
                 raise CheckpointError(
                     f"{where}: {'.'.join((*keys, name))}: the training run normalized its observations by statistics "
-                    f"beside the policy; this is not supported. Fold mean and deviation into embed_state, and leave "
-                    f"them out"
+                    f"beside the policy; export them with --interface FILE, where they are said, and leave them out of "
+                    f"this file"
                 )
 
 

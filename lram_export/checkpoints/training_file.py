@@ -14,7 +14,7 @@ from lram_export.checkpoints.from_weights import infer_config
 from lram_export.checkpoints.names import FoundPolicy, find_policy
 from lram_export.checkpoints.torch_files import is_array
 from lram_export.checkpoints.training_config import read_hydra_config
-from lram_export.checkpoints.training_zip import refuse_normalization
+from lram_export.checkpoints.training_zip import normalization_of
 from lram_export.errors import CheckpointError, UsageError
 
 SKIPPED_PREFIXES = ("predict_", "embed_action_disc.", "embed_timestep.")
@@ -29,7 +29,7 @@ def load_training_file(path: Path, config_file: Path | None, hints: Hints, key: 
     if config_file is not None and not config_file.is_file():
         raise UsageError(f"--config: {config_file}: no such file")
     container = read_container(path)
-    refuse_normalization(path)
+    normalization = normalization_of(path)
     found = find_policy(container.content, container.where, key)
     weights = {name: weight for name, weight in found.weights.items() if not name.startswith(SKIPPED_PREFIXES)}
     skipped = {*found.beside, *found.weights} - set(weights)
@@ -50,7 +50,8 @@ def load_training_file(path: Path, config_file: Path | None, hints: Hints, key: 
     if key is None and found.label:
         assumptions = (*assumptions, f"the policy is what lies under '{found.label}'")
     checked = checked_weights(canonical, config, path)
-    return Checkpoint(path, config, checked, digest(container, found), tuple(sorted(skipped)), assumptions)
+    sha256 = digest(container, found)
+    return Checkpoint(path, config, checked, sha256, tuple(sorted(skipped)), assumptions, normalization)
 
 
 def digest(container: Container, found: FoundPolicy) -> str:

@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "checkpoint",
     "new": "checkpoint",
     "inspect": "inspect",
+    "interface": "interface",
     "export": "export",
     "compile": "compile",
     "verify": "verify",

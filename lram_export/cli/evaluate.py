@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
     from lram_export.bundle.bundle import Bundle
+    from lram_export.policy import Policy
     from lram_export.rollouts.evaluation import Evaluation, PolicyResult
 
 COLUMNS = (
@@ -52,6 +53,7 @@ COLUMNS = (
     type=OutputFile(".gif", ".mp4"),
     help="Write the first episodes as .gif or .mp4, played by the first target.",
 )
+@options.parallel
 @click.option("--threads", type=THREADS, help="Of each target; default: 1, all cores for large models.")
 @options.force
 @options.as_json
@@ -69,6 +71,7 @@ def evaluate(
     no_reward: bool,
     target_return: float | None,
     video: Path | None,
+    parallel: int,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -80,6 +83,7 @@ def evaluate(
     """
     from lram_export.bundle.bundle import Bundle
     from lram_export.rollouts import evaluation as library
+    from lram_export.rollouts.workers import share
     from lram_export.verification.verify import installed_targets
 
     if checkpoint is None and (reading.given or other_checkpoint):
@@ -95,19 +99,26 @@ def evaluate(
     opened = Bundle.open(bundle)
     chosen = installed_targets(opened, targets)
     loaded = None if checkpoint is None else reading.load(checkpoint, progress)
-    reference = None if no_reference else library.reference_policy(opened, loaded, other_checkpoint=other_checkpoint)
-    if reference is not None and checkpoint is None and not targets and len(chosen) > 1:
-        chosen.remove("pytorch")  # it is the reference itself
-    settings = library.EvaluationOptions(
-        environments=tuple(dict.fromkeys(environments)),
-        targets=tuple(chosen),
-        episodes=episodes,
-        seed=seed,
-        rewards=not no_reward,
-        target_return=target_return,
-        threads=threads or threads_beside_others(opened.manifest.parameters),
-    )
-    with reference or nullcontext():
+    with ExitStack() as held:
+        reference: Policy | library.ReferenceSource | None = None
+        if parallel > 1 and not no_reference:  # each process makes its own
+            made_of = None if checkpoint is None else reading.source(checkpoint)
+            reference, loaded = library.ReferenceSource(made_of, other_checkpoint), None
+        elif not no_reference:
+            reference = library.reference_policy(opened, loaded, other_checkpoint=other_checkpoint)
+            held.enter_context(reference)
+        if reference is not None and checkpoint is None and not targets and set(chosen) > {"pytorch"}:
+            chosen.remove("pytorch")  # it is the reference itself
+        settings = library.EvaluationOptions(
+            environments=tuple(dict.fromkeys(environments)),
+            targets=tuple(chosen),
+            episodes=episodes,
+            seed=seed,
+            rewards=not no_reward,
+            target_return=target_return,
+            threads=threads or share(threads_beside_others(opened.manifest.parameters), parallel),
+            parallel=parallel,
+        )
         result = library.evaluate(opened, settings, reference, progress)
     if as_json:
         print_json(to_json(result, opened))
@@ -156,6 +167,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         lines.append("largest tie: how far apart the reference's logits of both choices were, at most")
     if all(r.success is None for r in evaluation.results):
         lines.append("no success: these environments do not tell")
+    if evaluation.options.parallel > 1:
+        lines.append(f"steps/s: of each of {evaluation.options.parallel} processes")
     if not evaluation.options.rewards:
         lines.append("no rewards were given to the policies: the return-to-go stays at its target")
     aims = dict.fromkeys(f"{r.environment} {r.target_return:g}" for r in evaluation.results)

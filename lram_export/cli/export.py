@@ -11,7 +11,7 @@ from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
-from lram_export.cli.parameters import Command
+from lram_export.cli.parameters import INPUT_FILE, Command
 from lram_export.cli.precision import SHARE, print_choice
 from lram_export.describe import cost_line, counted, human_bytes, other_contexts
 from lram_export.errors import UsageError
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 )
 @options.keep_fp32
 @options.reference_steps
+@click.option("--interface", "interface_file", type=INPUT_FILE, help="YAML of what the policy says of its robot.")
 @options.platform_options
 @click.option("--no-report", is_flag=True, help="Do not write report.html into the bundle.")
 @options.source_options
@@ -65,6 +66,7 @@ def export(
     max_disagreement: float | None,
     keep_fp32: tuple[str, ...],
     reference_steps: int,
+    interface_file: Path | None,
     platform: Platform,
     no_report: bool,
     reading: options.CheckpointOptions,
@@ -95,8 +97,11 @@ def export(
     progress = ConsoleProgress(quiet)
     from lram_export.checkpoints.checkpoint import Checkpoint
     from lram_export.export import ExportOptions, check_targets, export_bundle
+    from lram_export.interface_file import read_interface_file
     from lram_export.quantization.quantize import QuantizationOptions
+    from lram_export.spec.interface import Interface
 
+    said = Interface() if interface_file is None else read_interface_file(interface_file)
     quantization = QuantizationOptions(precision, keep_fp32, calibration, max_disagreement)
     chosen = ExportOptions(
         targets or ("onnxruntime",),
@@ -106,6 +111,7 @@ def export(
         quantization=quantization,
         platform=platform,
         report=not no_report,
+        interface=said,
     )
     check_targets(chosen)
     loaded = reading.load_source(checkpoint, progress, context)

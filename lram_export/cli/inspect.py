@@ -11,7 +11,14 @@ from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
-from lram_export.describe import different_actions, human_bytes, model_facts, policy_facts, quantization_facts
+from lram_export.describe import (
+    different_actions,
+    human_bytes,
+    interface_facts,
+    model_facts,
+    policy_facts,
+    quantization_facts,
+)
 from lram_export.errors import UsageError
 from lram_export.model.config import ModelConfig, read_model
 from lram_export.model.encoders import StateEncoder
@@ -152,6 +159,7 @@ def _inspect_bundle(path: Path, as_json: bool, progress: ConsoleProgress) -> Non
                 "source",
                 f"{manifest.source.get('file')} (sha256 {manifest.source.get('sha256') or 'not saved'})",
             ),
+            *interface_facts(manifest.interface, manifest.spec),
             *quantization_facts(manifest.quantization),
             ("written", f"{manifest.created} by {manifest.generator}"),
         ],

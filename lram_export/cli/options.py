@@ -13,7 +13,17 @@ import click
 
 from lram_export.checkpoints.checkpoint import HINT_OPTIONS
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.cli.parameters import BATCH, DIMENSION, FINITE, INPUT_FILE, PATH, TARGET, THREADS, OutputFile
+from lram_export.cli.parameters import (
+    BATCH,
+    DIMENSION,
+    FINITE,
+    INPUT_FILE,
+    PATH,
+    PROCESSES,
+    TARGET,
+    THREADS,
+    OutputFile,
+)
 from lram_export.errors import UsageError
 from lram_export.spec.bounds import MOST_STEPS
 
@@ -39,6 +49,14 @@ force = click.option("--force", is_flag=True, help="Replace the output if it exi
 targets = click.option("--target", "targets", multiple=True, type=TARGET, help="Target to use; may be repeated.")
 target = click.option("--target", type=TARGET, help="Target to use; default: the first installed.")
 threads = click.option("--threads", type=THREADS, help="Threads of the runtime; default: by the model.")
+parallel = click.option(
+    "--parallel",
+    type=PROCESSES,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that play episodes at the same time.",
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 other_checkpoint = click.option(

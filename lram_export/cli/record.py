@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from lram_export.cli.parameters import EPISODES, FINITE, INPUT_FILE, SEED, Comma
 from lram_export.describe import counted
 from lram_export.errors import UsageError
 from lram_export.system.files import atomic_file, check_output
+
+if TYPE_CHECKING:
+    from lram_export.episodes.steps import StepSequence
 
 DEFAULT_SEED = 10_000
 """Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
@@ -31,6 +35,7 @@ DEFAULT_SEED = 10_000
 @click.option("--target-return", type=FINITE, help="With --env: return to aim at; default: the task table's.")
 @options.output_file(".npz")
 @options.target
+@options.parallel
 @options.threads
 @options.force
 @options.as_json
@@ -45,6 +50,7 @@ def record(
     target_return: float | None,
     output: Path,
     target: str | None,
+    parallel: int,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -58,32 +64,37 @@ def record(
     from lram_export.episodes.steps import save_steps
     from lram_export.policy import load_policy
     from lram_export.rollouts.observations import check_not_overwritten, read_recording
-    from lram_export.rollouts.recording import EpisodePlan, record_episodes, record_observations
+    from lram_export.rollouts.recorded_episodes import EpisodePlan, record_episodes, record_in_parallel
+    from lram_export.rollouts.recording import record_observations
 
     if bool(environments) == (observations is not None):
         raise UsageError("--env, --observations: give one of them: where the steps to record come from")
-    if observations is not None and (episodes or seed is not None or no_reward or target_return is not None):
-        raise UsageError("--episodes, --seed, --no-reward, --target-return: only with --env")
+    only_played = episodes or seed is not None or no_reward or target_return is not None or parallel > 1
+    if observations is not None and only_played:
+        raise UsageError("--episodes, --seed, --no-reward, --target-return, --parallel: only with --env")
     if observations is not None:
         check_not_overwritten(observations, output)
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
-    with progress.stage("loading"):
-        policy = load_policy(bundle, target, threads=threads)
-    with policy:
-        if observations is not None:
-            recorded = read_recording(observations, policy.spec)
-            with progress.stage("recording", len(recorded)) as advance:
-                steps = record_observations(policy, recorded, advance)
-        else:
-            plan = EpisodePlan(
-                tuple(dict.fromkeys(environments)),
-                episodes or 10,
-                DEFAULT_SEED if seed is None else seed,
-                rewards=not no_reward,
-                target_return=target_return,
-            )
-            steps = record_episodes(policy, plan, progress)
+    plan = EpisodePlan(
+        tuple(dict.fromkeys(environments)),
+        episodes or 10,
+        DEFAULT_SEED if seed is None else seed,
+        rewards=not no_reward,
+        target_return=target_return,
+    )
+    if parallel > 1:
+        steps: StepSequence = record_in_parallel(bundle, target, plan, parallel, threads=threads, progress=progress)
+    else:
+        with progress.stage("loading"):
+            policy = load_policy(bundle, target, threads=threads)
+        with policy:
+            if observations is not None:
+                recorded = read_recording(observations, policy.spec)
+                with progress.stage("recording", len(recorded)) as advance:
+                    steps = record_observations(policy, recorded, advance)
+            else:
+                steps = record_episodes(policy, plan, progress)
     with atomic_file(output, force=force) as temporary:
         save_steps(steps, temporary)
     count, starts = int(steps["is_first"].size), int(steps["is_first"].sum())

@@ -63,6 +63,7 @@ NOTES = (
 @click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="Play there; may be repeated.")
 @click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and cell.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
+@options.parallel
 @options.checkpoint_options
 @options.context
 @click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
@@ -84,6 +85,7 @@ def sweep(
     environments: tuple[str, ...],
     episodes: int,
     seed: int,
+    parallel: int,
     reading: options.CheckpointOptions,
     context: str | None,
     force: bool,
@@ -112,6 +114,7 @@ def sweep(
         environments=tuple(dict.fromkeys(environments)),
         episodes=episodes,
         seed=seed,
+        parallel=parallel,
     )
     check_exists(checkpoint)  # before a task is asked for, which what is no checkpoint does not have
     task = asked.resolve()

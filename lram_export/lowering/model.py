@@ -11,12 +11,15 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.dequantized import dequantized_checkpoint
 from lram_export.errors import UsageError
 from lram_export.lowering.policy import LoweredPolicy
-from lram_export.model.config import ModelConfig
+from lram_export.model.config import ModelConfig, scaled_width
 from lram_export.model.matrices import matrix_shapes, state_matrices
-from lram_export.model.reference import ReferenceModel
+from lram_export.model.reference import ReferenceModel, reference_model
+from lram_export.model.specification import step_spec
 from lram_export.model.step_graph import StepGraph
 from lram_export.runtimes.pytorch import PytorchRuntime
 from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.cost import Widths
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import MAX_FLOAT32
 
@@ -51,9 +54,9 @@ class LoweredModel(LoweredPolicy):
         return self.checkpoint.parameters
 
     @property
-    def bin_width(self) -> float:
+    def bin_width(self) -> Widths:
         """See :class:`LoweredPolicy`."""
-        return self.config.head.bin_width(self.task)
+        return scaled_width(self.config.head.bin_width(self.task), self.interface)
 
     def matrix_names(self) -> tuple[str, ...]:
         """See :class:`LoweredPolicy`."""
@@ -66,7 +69,7 @@ class LoweredModel(LoweredPolicy):
 
     def reference(self) -> PytorchRuntime:
         """See :class:`LoweredPolicy`."""
-        return PytorchRuntime(self.reference_model, self.spec, self.task)
+        return PytorchRuntime(self.reference_model, self.spec, self.task, self.interface)
 
     def fresh_graph(self) -> StepGraph:
         """See :class:`LoweredPolicy`."""
@@ -77,20 +80,29 @@ class LoweredModel(LoweredPolicy):
         return self._again(dequantized_checkpoint(self.checkpoint, matrices))
 
     def _again(self, checkpoint: Checkpoint) -> LoweredModel:
-        lowered = lower_model(checkpoint, self.task, name=self.name, batch_size=self.spec.batch_size)
+        lowered = lower_model(
+            checkpoint, self.task, name=self.name, batch_size=self.spec.batch_size, interface=self.interface
+        )
         return dataclasses.replace(lowered, quantization=self.quantization, platform=self.platform)
 
 
-def lower_model(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int = 1) -> LoweredModel:
+def lower_model(
+    checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size: int = 1, interface: Interface | None = None
+) -> LoweredModel:
     """Build the reference model and its step graph for a task.
 
     Raises:
         UsageError: the checkpoint cannot do the task (encoder, observation or action too large, a return beyond
-            float32).
+            float32), or the interface does not fit it.
     """
-    model = ReferenceModel.from_weights(checkpoint.config, checkpoint.weights)
+    interface = Interface() if interface is None else interface
     try:
-        graph = StepGraph(model, task, batch_size)
+        interface.check(step_spec(checkpoint.config, task, batch_size))
+    except ValueError as error:
+        raise UsageError(f"interface: {error}") from None
+    model = reference_model(checkpoint.config, checkpoint.weights, task, interface)
+    try:
+        graph = StepGraph(model, task, batch_size, interface)
     except ValueError as error:
         raise UsageError(f"{checkpoint.path}: {error}") from None
     aim = graph.spec.input("return_to_go")
@@ -100,4 +112,6 @@ def lower_model(checkpoint: Checkpoint, task: TaskSpec, *, name: str, batch_size
             f"--target-return: expected a magnitude of at most {most:.2g}, got {task.target_return:g}: beyond, this "
             f"model's arithmetic leaves float32"
         )
-    return LoweredModel(name=name, checkpoint=checkpoint, reference_model=model, graph=graph, task=task)
+    return LoweredModel(
+        name=name, checkpoint=checkpoint, reference_model=model, graph=graph, task=task, interface=interface
+    )

@@ -15,6 +15,8 @@ from lram_export.bundle.manifest import STEP_MODULE
 from lram_export.errors import UsageError, describe
 from lram_export.lowering.policy import LoweredPolicy
 from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.cost import Widths
+from lram_export.spec.interface import Interface
 from lram_export.step_module.checking import ModuleFacts, check_module, products_of
 from lram_export.step_module.graph import ModuleGraph, sharing_copy
 from lram_export.step_module.policy import StepPolicy
@@ -59,7 +61,7 @@ class LoweredModule(LoweredPolicy):
         return max(1, sum(parameter.numel() for parameter in self.graph.parameters()))
 
     @property
-    def bin_width(self) -> float:
+    def bin_width(self) -> Widths:
         """See :class:`LoweredPolicy`."""
         return 0.0
 
@@ -72,7 +74,7 @@ class LoweredModule(LoweredPolicy):
         if self.step_policy is not self.own or not self.facts.recurrent:
             return self
         step_policy = self._linear(self.own)
-        graph = ModuleGraph(step_policy, self.spec.batch_size)
+        graph = ModuleGraph(step_policy, self.spec.batch_size, self.interface)
         facts = dataclasses.replace(self.facts, products=products_of(graph, trace(graph)))
         return dataclasses.replace(self, step_policy=step_policy, graph=graph, facts=facts)
 
@@ -82,11 +84,11 @@ class LoweredModule(LoweredPolicy):
 
     def reference(self) -> ModuleRuntime:
         """See :class:`LoweredPolicy`."""
-        return ModuleRuntime(self.own, self.spec.batch_size)
+        return ModuleRuntime(self.own, self.spec.batch_size, self.interface)
 
     def fresh_graph(self) -> ModuleGraph:
         """See :class:`LoweredPolicy`."""
-        return ModuleGraph(self._as_here(self._copied({})), self.spec.batch_size)
+        return ModuleGraph(self._as_here(self._copied({})), self.spec.batch_size, self.interface)
 
     def dequantized(self, matrices: Mapping[str, QuantizedMatrix]) -> LoweredModule:
         """See :class:`LoweredPolicy`: the reference is the user's module, with these weights wherever they are read."""
@@ -96,7 +98,7 @@ class LoweredModule(LoweredPolicy):
             instead[id(layers[name].weight)] = torch.nn.Parameter(values, requires_grad=False)
         own = self._copied(instead)
         step_policy = self._as_here(own)
-        graph = ModuleGraph(step_policy, self.spec.batch_size)
+        graph = ModuleGraph(step_policy, self.spec.batch_size, self.interface)
         return dataclasses.replace(self, own=own, step_policy=step_policy, graph=graph)
 
     def _as_here(self, own: StepPolicy) -> StepPolicy:
@@ -119,12 +121,29 @@ class LoweredModule(LoweredPolicy):
             raise UsageError(f"{self.own.name}: cannot be copied: {describe(error)}") from None
 
 
-def lower_module(policy: StepPolicy, *, name: str, batch_size: int = 1) -> LoweredModule:
-    """Check a module and make it a step graph; see :func:`~lram_export.step_module.checking.check_module`."""
+def lower_module(
+    policy: StepPolicy, *, name: str, batch_size: int = 1, interface: Interface | None = None
+) -> LoweredModule:
+    """Check a module and make it a step graph; see :func:`~lram_export.step_module.checking.check_module`.
+
+    Raises:
+        UsageError: also where the interface does not fit the module.
+    """
+    interface = Interface() if interface is None else interface
+    try:
+        graph = ModuleGraph(policy, batch_size, interface)
+    except ValueError as error:
+        raise UsageError(f"interface: {error}") from None
     facts = check_module(policy)
-    graph = ModuleGraph(policy, batch_size)
-    sha256 = weights_sha256(policy.module)
-    return LoweredModule(name=name, graph=graph, own=policy, step_policy=policy, facts=facts, sha256=sha256)
+    return LoweredModule(
+        name=name,
+        graph=graph,
+        interface=interface,
+        own=policy,
+        step_policy=policy,
+        facts=facts,
+        sha256=weights_sha256(policy.module),
+    )
 
 
 def weights_sha256(module: torch.nn.Module) -> str:

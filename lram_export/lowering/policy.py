@@ -15,7 +15,8 @@ from lram_export.bundle.identity import identity
 from lram_export.model.graph import Graph
 from lram_export.runtimes.protocol import Runtime
 from lram_export.spec.codes import MatrixEntry, QuantizedMatrix
-from lram_export.spec.cost import QuantizationCost
+from lram_export.spec.cost import QuantizationCost, Widths
+from lram_export.spec.interface import Interface
 from lram_export.spec.precision import PRECISIONS
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import Floats, StepSpec, array
@@ -25,7 +26,8 @@ from lram_export.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class LoweredPolicy(ABC):
-    """A policy ready for exporters; ``task`` is what it is asked to do, of a model that can do several things.
+    """A policy ready for exporters; ``task`` is what it is asked to do, of a model that can do several things;
+    ``interface`` what it says of its robot, which the graph does its part of.
 
     ``quantization`` has the codes of the quantized matrices. Graph and reference then hold their dequantized values:
     they are the oracle that the targets are compared with. ``platform`` is what to compile for, where a target has a
@@ -35,6 +37,7 @@ class LoweredPolicy(ABC):
     name: str
     graph: Graph
     task: TaskSpec | None = None
+    interface: Interface = field(default_factory=Interface)
     quantization: Quantization | None = None
     platform: Platform = field(default_factory=Platform)
 
@@ -55,8 +58,8 @@ class LoweredPolicy(ABC):
 
     @property
     @abstractmethod
-    def bin_width(self) -> float:
-        """Distance of two neighbouring action values; 0 where any two are apart."""
+    def bin_width(self) -> Widths:
+        """Distance of two neighbouring action values; 0 where any two are apart. One, or one for each action value."""
 
     @abstractmethod
     def matrix_names(self) -> tuple[str, ...]:
@@ -117,6 +120,7 @@ class LoweredPolicy(ABC):
                 task=self.task,
                 model=self.model,
                 spec=self.spec,
+                interface=self.interface,
                 source_sha256=self.source["sha256"],
             ),
         }

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lram_export.backbones.protocol import BackboneConfig, Draw, WeightSpec
 from lram_export.backbones.registry import backbone_module, read_backbone
 from lram_export.errors import BundleError
 from lram_export.model.encoders import Encoder, ImageEncoder, ScalarEncoder, StateEncoder, read_encoder
 from lram_export.model.heads import Head, read_head
+from lram_export.spec.cost import Widths
+from lram_export.spec.interface import Interface
 from lram_export.spec.json_fields import Fields
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tokens import LRAM, TokenLayout
@@ -177,13 +181,20 @@ def read_model(model: Mapping[str, Any], path: Path) -> ModelConfig:
         raise BundleError(f"{path / 'manifest.json'}: {error}") from None
 
 
-def bin_width(model: Mapping[str, Any], task: TaskSpec | None, path: Path) -> float:
-    """Distance of two neighbouring action values of what a manifest describes; 0 where any two are apart.
+def bin_width(model: Mapping[str, Any], task: TaskSpec | None, interface: Interface, path: Path) -> Widths:
+    """Distance of two neighbouring action values of what a manifest describes; 0 where any two are apart. Of actions
+    that are scaled one for each value, (action_dim,), or one for all.
 
     Raises:
         BundleError: see :func:`read_model`.
     """
-    return 0.0 if task is None else read_model(model, path).head.bin_width(task)
+    return 0.0 if task is None else scaled_width(read_model(model, path).head.bin_width(task), interface)
+
+
+def scaled_width(width: float, interface: Interface) -> Widths:
+    """A distance of action values as an interface scales it."""
+    of = interface.action.get("action")
+    return width if of is None or of.scaling is None else width * np.abs(np.asarray(of.scaling.scale))
 
 
 def lram_encoders(state_dim: int | None, image_shape: tuple[int, int, int] | None) -> tuple[Encoder, ...]:

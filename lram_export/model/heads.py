@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lram_export.backbones.protocol import Draw, WeightSpec
 from lram_export.spec.bounds import MOST_ACTIONS
 from lram_export.spec.json_fields import Fields, whole_number
@@ -33,6 +36,9 @@ class Head(Protocol):
 
     def outputs(self, task: TaskSpec, batch_size: int) -> tuple[TensorSpec, TensorSpec]:
         """``action`` and ``action_logits`` of a step; raises ValueError where task and head do not fit."""
+
+    def values(self) -> NDArray[np.float32]:
+        """What a continuous action can be, one for each of its logits: (n,)."""
 
     def bin_width(self, task: TaskSpec) -> float:
         """Distance of two neighbouring values of a continuous action; 0 where actions are discrete."""
@@ -95,6 +101,11 @@ class ActionBins:
             TensorSpec("action", (batch_size, task.action_dim), "float32"),
             TensorSpec("action_logits", (batch_size, task.action_dim, self.num_actions), "float32"),
         )
+
+    def values(self) -> NDArray[np.float32]:
+        """See :class:`Head`: the left edges of the bins; of a token that is no bin the first one's."""
+        bins = np.maximum(np.arange(self.num_actions) - self.discrete_actions, 0).astype(np.float32)
+        return bins * np.float32(2.0 / self.action_channels) - np.float32(1.0)
 
     def bin_width(self, task: TaskSpec) -> float:
         """See :class:`Head`."""

@@ -19,7 +19,9 @@ from lram_export.backbones.state import initial_state, select_rows
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoder_modules import reference_module
 from lram_export.model.head_modules import head_modules
+from lram_export.model.interface_stage import Normalize
 from lram_export.model.specification import step_spec
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import TensorSpec
 from lram_export.system.machine import threads_beside_others
@@ -42,16 +44,21 @@ class ReferenceModel(nn.Module):
         reference = backbone_module(config.backbone.kind, "reference")
         self.encoder = reference.build(config.backbone, context_length)
         self.action_net = head_modules(config.head).reference(config.head, hidden)
+        self.normalize: nn.Module = nn.Identity()
 
     @staticmethod
-    def from_weights(config: ModelConfig, weights: Weights) -> ReferenceModel:
-        """Build the model around a checkpoint's weights; they are shared, not copied."""
+    def from_weights(config: ModelConfig, weights: Weights, normalize: nn.Module | None = None) -> ReferenceModel:
+        """Build the model around a checkpoint's weights; they are shared, not copied.
+
+        ``normalize`` is what the training code does to observations of numbers; behind padding, as there.
+        """
         with torch.device("meta"):
             model = ReferenceModel(config)
         model.load_state_dict(weights, strict=True, assign=True)
         for module in model.modules():
             if "causal_mask" in module._buffers:  # not a weight; only the parallel form reads it
                 module.causal_mask = torch.ones(1, 1, dtype=torch.bool)
+        model.normalize = nn.Identity() if normalize is None else normalize
         return model.eval().requires_grad_(False)
 
     @property
@@ -85,6 +92,7 @@ class ReferenceModel(nn.Module):
             (B, T, hidden_size), after ``embed_ln``.
         """
         kind = "image" if inputs["observation"].dim() == 4 else "state"
+        inputs = {**inputs, "observation": self.normalize(inputs["observation"])}
         tokens = []
         for token in self.config.tokens.tokens:
             of_input = [encoder for encoder in self.config.encoders if encoder.input == token.input]
@@ -117,6 +125,14 @@ class ReferenceModel(nn.Module):
         read, nested = backbone.step(tokens, first, layout, backbone.nest(state))
         logits: Tensor = self.action_net(read)
         return logits, backbone.flatten(nested)
+
+
+def reference_model(config: ModelConfig, weights: Weights, task: TaskSpec, interface: Interface) -> ReferenceModel:
+    """The model around a checkpoint's weights, normalizing the observations of a task as an interface says."""
+    observation = step_spec(config, task).inputs[0]
+    normalization = interface.normalizations.get(observation.name)
+    normalize = None if normalization is None else Normalize(normalization, observation)
+    return ReferenceModel.from_weights(config, weights, normalize)
 
 
 def zeros(tensor: TensorSpec, like: Tensor) -> Tensor:

@@ -15,11 +15,14 @@ from torch.nn import functional as F
 from lram_export.backbones.registry import backbone_module
 from lram_export.model.encoder_modules import step_module
 from lram_export.model.graph import Graph
-from lram_export.model.head_modules import head_modules
+from lram_export.model.head_modules import chosen_actions, head_modules
+from lram_export.model.interface_stage import InterfaceStage
 from lram_export.model.limits import input_limits
 from lram_export.model.reference import ReferenceModel, zeros
 from lram_export.model.specification import step_spec
+from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
+from lram_export.spec.tensors import Floats
 from lram_export.spec.tokens import TokenLayout
 
 BACKBONE = "backbone."
@@ -30,10 +33,15 @@ class StepGraph(Graph):
     """The pure function (inputs, is_first, state) -> (action, logits, next state).
 
     Only what the task needs is kept: one encoder of the observation, the columns of it that the task fills, and the
-    rows of the head that its actions read. Encoders are called ``embed_<token>``.
+    rows of the head that its actions read. Encoders are called ``embed_<token>``. ``values`` is what an action can be,
+    (1, action_dim, num_actions), where an interface scales or clamps it.
     """
 
-    def __init__(self, model: ReferenceModel, task: TaskSpec, batch_size: int = 1) -> None:
+    values: Tensor | None
+
+    def __init__(
+        self, model: ReferenceModel, task: TaskSpec, batch_size: int = 1, interface: Interface | None = None
+    ) -> None:
         """Lower a model for a task; weights are shared with the model where they are used whole.
 
         Raises:
@@ -45,7 +53,10 @@ class StepGraph(Graph):
         self.task = task
         spec = step_spec(config, task, batch_size)
         limits = input_limits(dict(model.named_parameters()), config.encoders_of(task), task)
-        self.spec = spec.with_limits(limits)
+        interface = Interface() if interface is None else interface
+        self._stage = InterfaceStage(interface, spec.with_limits(limits))
+        self.spec = self._stage.spec
+        self.register_buffer("values", chosen_actions(config.head, task, interface), persistent=False)
         names = [tensor.name for tensor in spec.inputs]
         self._sources = [None if token.zero else names.index(token.input) for token in config.tokens.tokens]
         for token, encoder in zip(config.tokens.tokens, config.encoders_of(task), strict=True):
@@ -70,11 +81,16 @@ class StepGraph(Graph):
     def embed(self, *inputs: Tensor) -> Tensor:
         """The tokens of a step, normalized: (B, T, hidden); inputs in the order of ``spec.inputs``."""
         tokens, weight = [], self.embed_norm.weight
+        inputs = self._stage.before(inputs)
         for token, source in zip(self.config.tokens.tokens, self._sources, strict=True):
             values = weight.new_zeros(len(inputs[0])) if source is None else inputs[source]
             tokens.append(self.get_submodule(_embedding(token.name))(values))
         normalized: Tensor = self.embed_norm(torch.stack(tokens, dim=1))
         return normalized
+
+    def normalization(self) -> dict[str, Floats]:
+        """What the observation is normalized by, one number per element, and ``clip`` alone; {} where it is not."""
+        return self._stage.normalization(self.spec.inputs[0].name)
 
     @torch.no_grad()
     def _padding(self) -> Tensor:
@@ -84,7 +100,7 @@ class StepGraph(Graph):
     def decide(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Action and action logits from what the backbone left, (B, hidden)."""
         logits = self._head_modules.shape(self.head(hidden), self.config.head, self.task)
-        return self._head_modules.decode(logits, self.config.head, self.task), logits
+        return self._head_modules.decode(logits, self.config.head, self.task, self.values), logits
 
     def initial_tensors(self) -> dict[str, Tensor]:
         """The states that start as a tensor, each for one row; see :class:`~lram_export.spec.tensors.StateSpec`."""

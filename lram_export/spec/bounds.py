@@ -24,6 +24,8 @@ IMAGE = ((1, 64), (1, 1024), (1, 1024))
 MOST_BATCH = 1 << 12
 MOST_OBSERVATION = 1 << 16
 MOST_ACTIONS = 1 << 10
+MOST_ELEMENT_NAMES = MOST_OBSERVATION
+"""Names, units and numbers that an interface has for the elements of a field."""
 MOST_FLOAT32 = 3.4028234e38
 SMALLEST_SCALE = 1e-30
 """Of a reward scale: a smaller one is 0, or its inverse infinite, in float32."""

@@ -14,6 +14,8 @@ from lram_export.spec.parity import relative_error
 from lram_export.spec.tensors import StepSpec
 
 Array = NDArray[np.generic]
+Widths = float | NDArray[np.float64]
+"""A distance of action values: one for all, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class QuantizationCost:
 
 
 def quantization_cost(
-    spec: StepSpec, bin_width: float, expected: Mapping[str, Array], actual: Mapping[str, Array]
+    spec: StepSpec, bin_width: Widths, expected: Mapping[str, Array], actual: Mapping[str, Array]
 ) -> QuantizationCost:
     """Compare the outputs of the float32 reference with those of another model, step by step.
 
@@ -64,7 +66,7 @@ def quantization_cost(
         max_logit_error=float(error.max()),
         actions=action.size,
         actions_different=int((distance > 0).sum()),
-        beyond_one_bin=int((distance > 1.5 * bin_width).sum()),
+        beyond_one_bin=int((distance > 1.5 * np.resize(bin_width, action.shape[1:])).sum()),  # once for every row
     )
 
 

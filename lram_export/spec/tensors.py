@@ -23,6 +23,9 @@ MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS = 8, 1 << 36, 16
 SCORES = "_logits"
 """How the name of the scores ends that another output is chosen from: ``action`` from ``action_logits``."""
 
+UNCLAMPED = "_unclamped"
+"""How the name of the output ends that says what another one was before it was clamped to its limits."""
+
 MAX_FLOAT32 = float.fromhex("0x1.fffffep127")
 """The largest float32 number."""
 

@@ -10,17 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from lram_export.model.graph import Graph
+from lram_export.model.interface_stage import InterfaceStage
+from lram_export.spec.interface import Interface
 from lram_export.step_module.policy import IS_FIRST, StepPolicy
 
 
 class ModuleGraph(Graph):
     """The step of a :class:`~lram_export.step_module.policy.StepPolicy`."""
 
-    def __init__(self, policy: StepPolicy, batch_size: int = 1) -> None:
-        """Wrap the module; its weights are shared."""
+    def __init__(self, policy: StepPolicy, batch_size: int = 1, interface: Interface | None = None) -> None:
+        """Wrap the module; its weights are shared. Raises ValueError where the interface does not fit it."""
         super().__init__()
         self.policy_module = policy.module
-        self.spec = policy.spec(batch_size)
+        self.interface = Interface() if interface is None else interface
+        self._stage = InterfaceStage(self.interface, policy.spec(batch_size))
+        self.spec = self._stage.spec
         self._observations, self._outputs = tuple(policy.observation), tuple(policy.action)
         self._initial = {name: torch.tensor(values) for name, values in policy.initial_tensors().items()}
         self.eval()
@@ -28,11 +32,13 @@ class ModuleGraph(Graph):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """See :class:`~lram_export.model.graph.Graph`."""
         count = len(self.spec.inputs)
-        given = dict(zip((t.name for t in self.spec.inputs), tensors[:count], strict=True))
+        given = dict(zip((t.name for t in self.spec.inputs), self._stage.before(tensors[:count]), strict=True))
         state = tensors[count:]
         if IS_FIRST not in self._observations:
             state = tuple(map(self._started, self.spec.states, state, [given[IS_FIRST] > 0] * len(state)))
-        return returned(self.policy_module(*(given[name] for name in self._observations), *state), self._outputs)
+        found = returned(self.policy_module(*(given[name] for name in self._observations), *state), self._outputs)
+        count = len(self._outputs)
+        return (*self._stage.after(found[:count]), *found[count:])
 
     def _started(self, spec: Any, state: Tensor, first: Tensor) -> Tensor:
         initial = spec.initial if spec.initial is not None else self._initial[spec.name]

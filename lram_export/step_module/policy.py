@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lram_export.errors import UsageError
 from lram_export.spec.bounds import MOST_STATES
+from lram_export.spec.interface import Interface
 from lram_export.spec.tensors import MOST_DIMENSIONS, MOST_ELEMENTS, MOST_INPUTS, StateSpec, StepSpec, TensorSpec
 
 OBSERVATION, ACTION, IS_FIRST = "observation", "action", "is_first"
@@ -63,6 +64,7 @@ class StepPolicy:
         action: outputs by name; the first one is what :meth:`~lram_export.policy.Policy.act` returns. A whole-number
             output ``NAME`` that is chosen from an output ``NAME_logits`` may differ where those are tied.
         state: what is carried from step to step, by name.
+        interface: what is known of the robot: units, names, limits; numbers of it are made fit around the module.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class StepPolicy:
         observation: Fields,
         action: Fields,
         state: Mapping[str, Shape | Field] | None = None,
+        interface: Interface | None = None,
     ) -> None:
         """Check what is said; the module itself is looked at when the policy is exported.
 
@@ -88,6 +91,7 @@ class StepPolicy:
         self.observation = _fields("observation", observation, INPUT_DTYPES, OBSERVATION)
         self.action = _fields("action", action, OUTPUT_DTYPES, ACTION)
         self.state = _fields("state", {} if state is None else state, STATE_DTYPES, None)
+        self.interface = Interface() if interface is None else interface
         self._check()
 
     @property
@@ -102,7 +106,9 @@ class StepPolicy:
 
     def around(self, module: Any) -> StepPolicy:
         """The same said of another module."""
-        return StepPolicy(module, observation=self.observation, action=self.action, state=self.state)
+        return StepPolicy(
+            module, observation=self.observation, action=self.action, state=self.state, interface=self.interface
+        )
 
     def spec(self, batch_size: int) -> StepSpec:
         """The interface of a step."""
@@ -153,6 +159,10 @@ class StepPolicy:
             raise UsageError(f"StepPolicy: observation: expected an observation beside '{IS_FIRST}'")
         if any(field.initial != 0.0 for field in (*self.observation.values(), *self.action.values())):
             raise UsageError("StepPolicy: initial: only a state has a value at the start of an episode")
+        try:
+            self.interface.check(self.spec(1))
+        except ValueError as error:
+            raise UsageError(f"StepPolicy: interface: {error}") from None
         twice = (set(self.observation) | {IS_FIRST}) & set(self.action)
         if twice:
             raise UsageError(f"StepPolicy: '{min(twice)}' is an observation and an action; give them different names")

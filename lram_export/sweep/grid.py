@@ -13,7 +13,7 @@ from lram_export.episodes.intervals import Estimate, Mean
 from lram_export.episodes.steps import DEFAULT_STEPS as REFERENCE_STEPS
 from lram_export.errors import UsageError
 from lram_export.exporters import EXPORTERS
-from lram_export.rollouts.evaluation import EpisodeResult
+from lram_export.rollouts.results import EpisodeResult
 from lram_export.runtimes import RUNTIMES, unavailable
 from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.parity import ParityResult
@@ -53,6 +53,7 @@ class SweepOptions:
         environments: ``family/task`` to play in, if any.
         episodes: per environment and cell.
         seed: of the first episode.
+        parallel: processes that play at the same time.
     """
 
     targets: Sequence[str]
@@ -67,6 +68,7 @@ class SweepOptions:
     environments: Sequence[str] = ()
     episodes: int = 10
     seed: int = 0
+    parallel: int = 1
 
     @property
     def cells(self) -> tuple[Cell, ...]:

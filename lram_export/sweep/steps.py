@@ -25,6 +25,7 @@ from lram_export.model.reference import oracle_threads
 from lram_export.progress import Advance, Progress
 from lram_export.quantization.episode_runs import outputs
 from lram_export.rollouts.evaluation import EpisodeResult, EvaluationOptions, evaluate
+from lram_export.rollouts.workers import Workers, share
 from lram_export.runtimes import RUNTIMES, load_runtime
 from lram_export.spec.cost import QuantizationCost, quantization_cost
 from lram_export.spec.precision import calibrated
@@ -108,16 +109,24 @@ class SweepSteps:
     def play(self) -> None:
         """Closed loop, the same seeds for every cell."""
         options = self._options
-        threads = options.threads or threads_beside_others(self._plan.parameters)
-        for name in options.environments:
-            made_with = {
-                c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
-                for c in self._exported()
-            }
-            for cell in self._missing(PLAY + name, made_with):
-                with self._attempt(cell, PLAY + name, made_with[cell]) as keep:
-                    asked = EvaluationOptions((name,), (cell.target,), options.episodes, options.seed, threads=threads)
-                    keep(self._episodes(cell, asked))
+        threads = options.threads or share(threads_beside_others(self._plan.parameters), options.parallel)
+        with Workers(options.parallel) as workers:  # which start with the first episode that is missing
+            for name in options.environments:
+                made_with = {
+                    c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
+                    for c in self._exported()
+                }
+                for cell in self._missing(PLAY + name, made_with):
+                    with self._attempt(cell, PLAY + name, made_with[cell]) as keep:
+                        asked = EvaluationOptions(
+                            (name,),
+                            (cell.target,),
+                            options.episodes,
+                            options.seed,
+                            threads=threads,
+                            parallel=options.parallel,
+                        )
+                        keep(self._episodes(cell, asked, workers))
 
     def result(self, cell: Cell) -> CellResult:
         """What the steps gave for a cell."""
@@ -260,12 +269,12 @@ class SweepSteps:
         finally:
             runtime.close()
         manifest = bundle.manifest
-        width = bin_width(manifest.model, manifest.task, bundle.path)
+        width = bin_width(manifest.model, manifest.task, manifest.interface, bundle.path)
         return quantization_cost(manifest.spec, width, expected, actual)
 
-    def _episodes(self, cell: Cell, options: EvaluationOptions) -> dict[str, Any]:
+    def _episodes(self, cell: Cell, options: EvaluationOptions, workers: Workers) -> dict[str, Any]:
         progress = _Labelled(self._progress, f"{cell}: ")
-        evaluation = evaluate(self._bundles[cell.precision], options, None, progress)
+        evaluation = evaluate(self._bundles[cell.precision], options, None, progress, workers)
         if evaluation.failure is not None:
             raise LramError(evaluation.failure)
         (result,) = evaluation.results

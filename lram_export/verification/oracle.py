@@ -81,7 +81,13 @@ def build_oracle(
     if not isinstance(checkpoint, StepPolicy):
         checkpoint = in_context_of(bundle, checkpoint)
         check_architecture(bundle, checkpoint)
-    policy = lower(checkpoint, manifest.task, name=manifest.name, batch_size=manifest.batch_size)
+    policy = lower(
+        checkpoint,
+        manifest.task,
+        name=manifest.name,
+        batch_size=manifest.batch_size,
+        interface=manifest.interface,
+    )
     check_source(bundle, policy, other_checkpoint=other_checkpoint)
     if manifest.quantization is None:
         return Oracle(bundle, policy, {}, None)

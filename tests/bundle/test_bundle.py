@@ -138,8 +138,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing manifest": (lambda b: (b / "manifest.json").unlink(), r"no manifest\.json"),
     "no JSON": (lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: not JSON"),
     "a newer schema": (
-        lambda b: edit_manifest(b, lambda d: d.update(schema_version=6)),
-        "schema_version: this bundle has 6, .* reads up to 5; update lram-export",
+        lambda b: edit_manifest(b, lambda d: d.update(schema_version=7)),
+        "schema_version: this bundle has 7, .* reads up to 6; update lram-export",
     ),
     "no schema": (lambda b: edit_manifest(b, lambda d: d.pop("schema_version")), "schema_version: missing"),
     "a path that leaves the bundle": (

@@ -30,6 +30,9 @@ from lram_export.checkpoints.folder import save_checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.errors import CheckpointError, UsageError
+from lram_export.lowering import lower
+from lram_export.spec.interface import Normalization
+from lram_export.spec.tasks import resolve_task
 from tests.conftest import GOLDEN, GOLDEN_NAMES, Golden, load_golden
 from tests.models import lram
 
@@ -46,6 +49,17 @@ SIZES = {
 def read_weights(checkpoint: Path) -> Weights:
     with zipfile.ZipFile(checkpoint) as archive:
         return torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+
+
+def write_statistics(model: Path, mean: torch.Tensor | None, deviation: torch.Tensor | None) -> None:
+    """Put them where the original agent leaves them."""
+    content = io.BytesIO()
+    torch.save({"state_mean": mean, "state_std": deviation}, content)
+    with zipfile.ZipFile(model) as archive:
+        policy = archive.read("policy.pth")
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("policy.pth", policy)
+        archive.writestr("pytorch_variables.pth", content.getvalue())
 
 
 def write_zip(path: Path, policy: object, entry: str = "policy.pth") -> Path:
@@ -273,17 +287,41 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"holds no policy\.pth"):
             load_checkpoint(write_zip(tmp_path / "model.zip", {}, entry="other.pth"))
 
-    @pytest.mark.parametrize("name", ["state_mean", "state_std"])
-    def test_observations_normalized_outside_of_the_weights(self, state_m: Path, name: str) -> None:
-        content = io.BytesIO()
-        torch.save({"state_mean": None, "state_std": None, name: torch.ones(39)}, content)
-        with zipfile.ZipFile(state_m) as archive:
-            policy = archive.read("policy.pth")
-        with zipfile.ZipFile(state_m, "w") as archive:
-            archive.writestr("policy.pth", policy)
-            archive.writestr("pytorch_variables.pth", content.getvalue())
-        with pytest.raises(CheckpointError, match=f"{name} is set, so the training run normalized"):
+    @pytest.mark.parametrize(
+        ("mean", "deviation", "message"),
+        [
+            (torch.ones(39), None, "state_std: expected a vector of floats, one for every number of a state, got None"),
+            (None, torch.ones(39), "state_mean: expected a vector of floats"),
+            (torch.ones(39), torch.ones(38), "state_std: expected 39 numbers, as in state_mean, got 38"),
+            (torch.ones(39), torch.zeros(39), "state_std: expected positive numbers, got 0"),
+            (torch.full((39,), torch.nan), torch.ones(39), "state_mean: expected finite numbers"),
+            (torch.ones(3, 64, 64), torch.ones(3, 64, 64), r"got torch.float32 of shape \(3, 64, 64\)"),
+        ],
+    )
+    def test_statistics_of_observations_that_are_none(
+        self, state_m: Path, mean: torch.Tensor | None, deviation: torch.Tensor | None, message: str
+    ) -> None:
+        write_statistics(state_m, mean, deviation)
+        with pytest.raises(CheckpointError, match=message):
             load_checkpoint(state_m)
+
+    @pytest.mark.parametrize(
+        ("count", "message"),
+        [
+            (20, "state_mean: expected statistics of the task's observation, 39 numbers, got 20"),
+            (204, "state_mean: expected 0 where the task's 39 numbers are padded, got 1"),
+        ],
+    )
+    def test_statistics_of_other_observations(self, state_m: Path, count: int, message: str) -> None:
+        write_statistics(state_m, torch.ones(count), torch.ones(count))
+        with pytest.raises(CheckpointError, match=message):
+            lower(load_checkpoint(state_m), resolve_task("metaworld/reach-v2"), name="policy")
+
+    def test_statistics_of_observations_are_kept_by_our_own_format(self, state_m: Path, tmp_path: Path) -> None:
+        write_statistics(state_m, torch.arange(39.0), torch.arange(1.0, 40.0))
+        save_checkpoint(load_checkpoint(state_m), tmp_path / "own")
+        found = load_checkpoint(tmp_path / "own").normalization
+        assert found == Normalization(tuple(map(float, range(39))), tuple(map(float, range(1, 40))))
 
     def test_not_tensors(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="it holds no named weights"):
@@ -407,7 +445,7 @@ class TestDamage:
         ("change", "message"),
         [
             (lambda d: d.update(format="other"), "format: expected"),
-            (lambda d: d.update(schema_version=99), r"schema_version: expected 1 to 2, got 99; update"),
+            (lambda d: d.update(schema_version=99), r"schema_version: expected 1 to 3, got 99; update"),
             (
                 lambda d: d["model"]["backbone"].update(hidden_size="big"),
                 "model.backbone.hidden_size: expected an integer",

@@ -229,7 +229,7 @@ class TestFilesOfTorch:
 
     def test_statistics_beside_unpacked_weights(self, run: Path, weights: Weights) -> None:
         write_torch(run / "pytorch_variables.pth", {"state_mean": torch.ones(3)})
-        with pytest.raises(CheckpointError, match=r"pytorch_variables\.pth: state_mean is set, so the training run"):
+        with pytest.raises(CheckpointError, match=r"pytorch_variables\.pth: state_std: expected a vector of floats"):
             load_checkpoint(write_torch(run / "policy.pth", weights))
 
     def test_a_view_of_negated_numbers(self, run: Path, weights: Weights) -> None:

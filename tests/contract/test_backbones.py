@@ -260,6 +260,30 @@ class TestTargets:
             found, expected = policy.action_logits[0], undisturbed.action_logits[0]
             assert np.abs(found - expected).max() <= close * max(1.0, float(np.linalg.norm(expected)))
 
+    def test_an_episode_that_starts_with_a_step_is_one_after_a_reset_to_the_bit(
+        self, bundle: Exported, target: str
+    ) -> None:
+        with bundle.load(target) as policy, bundle.load(target) as resetting:
+            steps = random_steps(policy.spec, TASK, 12, seed=9)["observation"]
+            for number, observation in enumerate(steps):
+                mask = [number in (5, 9), number == 9]
+                resetting.reset(mask)
+                np.testing.assert_array_equal(policy.act(observation, first=mask), resetting.act(observation))
+                np.testing.assert_array_equal(policy.action_logits, resetting.action_logits)
+                found, expected = policy.state(), resetting.state()
+                assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+
+    def test_a_history_in_one_call_is_its_steps_to_the_bit(self, bundle: Exported, target: str) -> None:
+        with bundle.load(target) as policy, bundle.load(target) as acting:
+            steps = random_steps(policy.spec, TASK, 8, seed=9)["observation"]
+            rewards = np.random.default_rng(1).standard_normal((8, BATCH))
+            policy.prime(steps, rewards)
+            for observation, reward in zip(steps, rewards, strict=True):
+                acting.act(observation, reward)
+            found, expected = policy.state(), acting.state()
+            assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
+            np.testing.assert_array_equal(policy.action_logits, acting.action_logits)
+
 
 def test_a_bundle_is_verified_against_its_checkpoint(bundle: Exported, checkpoint: Checkpoint) -> None:
     opened = Bundle.open(bundle.path)

@@ -14,9 +14,9 @@ from lram_export import export
 from lram_export.bundle.bundle import Bundle
 from lram_export.errors import UsageError
 from lram_export.policy import load_policy
-from lram_export.rollouts import evaluation
+from lram_export.rollouts import playing
 from lram_export.rollouts.evaluation import EvaluationOptions, evaluate
-from lram_export.rollouts.recording import EpisodePlan, record_episodes
+from lram_export.rollouts.recorded_episodes import EpisodePlan, record_episodes
 from tests.conftest import GOLDEN, ExportFunction, succeed
 
 SIZES = ("--observation-dim", "3", "--action-dim", "2", "--target-return", "1", "--reward-scale", "1")
@@ -72,7 +72,7 @@ def test_environments(names: tuple[str, ...], error: type[BaseException], bundle
 
 def test_runtimes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    load = evaluation.load_runtime
+    load = playing.load_runtime
 
     def counted(target: str, artifact: Any, threads: int) -> Any:
         if target == "missing":
@@ -83,7 +83,7 @@ def test_runtimes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     opened = Bundle.open(bundle)
     loaded = opened.load_artifact("onnxruntime")
-    monkeypatch.setattr(evaluation, "load_runtime", counted)
+    monkeypatch.setattr(playing, "load_runtime", counted)
     monkeypatch.setattr(Bundle, "load_artifact", lambda self, target: loaded)
     with pytest.raises(UsageError, match="injected"):
         evaluate(opened, EvaluationOptions((BREAKS,), ("onnxruntime", "missing")), None)

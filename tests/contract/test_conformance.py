@@ -246,6 +246,9 @@ class TestState:
             (lambda s: s.pop("return_to_go"), "return_to_go: missing from the state"),
             (lambda s: s["is_first"].fill(0.5), "is_first: expected 0 or 1"),
             (lambda s: s.update(is_first=np.array(["no"])), "is_first: expected float32 of shape"),
+            (lambda s: s.update(weights=s["weights"][::-1]), "weights: the state is of other weights, .*force=True"),
+            (lambda s: s.update(weights=s["weights"][1:]), r"weights: expected uint8 of shape \(32,\)"),
+            (lambda s: s.update(precision=np.array("int8")), r"precision: expected uint8 of shape \(N,\)"),
         ],
     )
     def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
@@ -253,7 +256,7 @@ class TestState:
     ) -> None:
         act_all(policy, observations(2, 204))
         before = policy.state()
-        wrong = {n: a.copy() + 1 for n, a in before.items()}
+        wrong = {n: a.copy() + 1 if a.dtype == np.float32 else a for n, a in before.items()}
         change(wrong)  # type: ignore[operator]
         with pytest.raises(ValueError, match=message):
             policy.load_state(wrong)
@@ -265,9 +268,12 @@ class TestState:
 GOOD = np.zeros(204, np.float32)
 BAD_INPUTS = [
     (GOOD[:39], None, r"observation: expected float32 of shape \(204,\) or \(1, 204\), got float32 of shape \(39,\)"),
-    (GOOD.astype(np.int32), None, "observation: expected float32 .* got int32"),
     (GOOD.astype(str), None, "observation: expected float32 .* got <U"),
-    (GOOD.tolist(), None, "observation: expected float32 .* got list"),
+    (GOOD.astype(complex), None, "observation: expected float32 .* got complex128"),
+    ([0.0, *[None] * 203], None, r"observation: expected numbers, got None at \[1\]"),
+    ([[0.0], [0.0, 1.0]], None, "observation: expected an array, got a list whose parts differ in length"),
+    ([*[0] * 203, 10**400], None, r"observation: expected numbers, got 10+\.\.\. \(int\) at \[203\]"),
+    ([*[0] * 203, 10**39], None, r"observation: expected finite values of magnitude up to .*, got 1e\+39 at \[203\]"),
     (np.full(204, np.nan, np.float32), None, r"observation: expected finite values, got nan at \[0\]"),
     (np.full(204, np.inf), None, "observation: expected finite values, got inf"),
     (np.full(204, 1e39), None, r"observation: expected finite values of magnitude up to .*, got 1e\+39 at \[0\]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import sys
 import threading
@@ -130,6 +131,11 @@ class TestJunk:
             ("target_return", lambda: policy.reset(target_return=junk)),
             ("observation", lambda: policy.act(junk)),
             ("reward", lambda: policy.act(OBSERVATION, 1.0 if junk is None else junk)),
+            ("first", lambda: policy.act(OBSERVATION, zero, first=junk)),
+            ("observation", lambda: policy.prime(junk)),
+            ("rewards", lambda: policy.prime(OBSERVATION[None], 1.0 if junk is None else junk)),
+            ("weights", lambda: policy.load_state({**policy.state(), "weights": junk})),
+            ("precision", lambda: policy.load_state({**policy.state(), "precision": junk}, force=True)),
             ("state", lambda: policy.load_state(junk)),
             ("state", lambda: policy.runtime.load_state(junk)),
             ("state.0.n", lambda: policy.load_state({**policy.state(), "state.0.n": junk})),
@@ -146,6 +152,137 @@ class TestJunk:
                 # an empty mapping lacks everything
                 assert text.startswith(f"{name}: ") or (isinstance(junk, dict) and ": missing" in text), text
                 assert len(text.splitlines()) == 1 and len(text) < 300
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two saved states are the same to the bit."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+class TestFirst:
+    MASK = (False, True, True)
+
+    @pytest.mark.parametrize(
+        "as_mask", [list, np.array, lambda m: np.array(m, np.float32), lambda m: [int(v) for v in m]]
+    )
+    def test_it_is_a_reset_of_these_rows_just_before(
+        self, policy: Policy, target: str, exported: ExportFunction, as_mask: Any
+    ) -> None:
+        rng = np.random.default_rng(0)
+        with load_policy(exported("state_ms", "observed", batch=BATCH), target, threads=1) as other:
+            for each in (policy, other):
+                each.reset(target_return=[3.0, 4.0, 5.0])
+            for number in range(8):
+                observation, reward = rng.standard_normal(OBSERVATION.shape), rng.standard_normal(BATCH)
+                mask = self.MASK if number in (3, 6) else (False, False, False)
+                other.reset(rows=mask)
+                found = policy.step(observation, reward, first=as_mask(mask))
+                for name, expected in other.step(observation, reward).items():
+                    np.testing.assert_array_equal(found[name], expected)
+                assert same(policy.state(), other.state())
+            assert policy.return_to_go[1:].tolist() != [4.0, 5.0]
+            policy.act(observation, first=True)
+        assert policy.return_to_go.tolist() == [3.0, 4.0, 5.0]
+
+    @pytest.mark.parametrize(
+        ("observation", "reward", "first", "message"),
+        [
+            (OBSERVATION + np.nan, [0, 0, 0], MASK, "observation: expected finite"),
+            (OBSERVATION.tolist()[:2], [0, 0, 0], MASK, "observation: expected float32 of shape"),
+            (OBSERVATION, [np.nan, 0, 0], MASK, "reward: expected finite values, got nan in row 0, which is past"),
+            (OBSERVATION, [None, 0, 0], MASK, "reward: expected finite values, got nan in row 0, which is past"),
+            (OBSERVATION, [1e38, 0, 0], MASK, "reward: expected finite values of magnitude"),
+            (OBSERVATION, None, MASK, "reward: required after the first step"),
+            (OBSERVATION, [0, 0, 0], [True], r"first: expected a boolean, or a mask of 3 booleans, got \[True\]"),
+            (OBSERVATION, [0, 0, 0], 1, "first: expected a boolean, or a mask of 3 booleans, got 1"),
+            (OBSERVATION, [0, 0, 0], [0, 2, 1], r"first: expected a boolean, or a mask of 3 booleans, got \[0, 2, 1\]"),
+        ],
+    )
+    def test_where_anything_is_refused_nothing_was_reset(
+        self, policy: Policy, observation: Any, reward: Any, first: Any, message: str
+    ) -> None:
+        step(policy)
+        before = policy.state()
+        for act in (policy.act, policy.step):
+            with pytest.raises(ValueError, match=message):
+                act(observation, reward, first=first)  # type: ignore[operator]
+            assert same(policy.state(), before)
+
+    def test_rows_that_start_have_no_reward(self, policy: Policy) -> None:
+        step(policy)
+        policy.act(OBSERVATION, [0.5, None, np.inf], first=self.MASK)
+        assert policy.return_to_go.tolist() == [4.5, 5.0, 5.0]
+
+    def test_it_starts_what_a_step_has_lost(self, policy: Policy, target: str) -> None:
+        expected = policy.act(OBSERVATION)
+        step(policy)
+        poison(policy.runtime, target)
+        with pytest.raises(StepError):
+            step(policy)
+        with pytest.raises(ValueError, match="observation: expected finite"):
+            policy.act(OBSERVATION + np.nan, first=True)
+        if policy.runtime.in_place:  # type: ignore[attr-defined]
+            with pytest.raises(StepError, match="lost"):  # row 0 still is
+                policy.act(OBSERVATION, np.zeros(BATCH), first=self.MASK)
+        np.testing.assert_array_equal(policy.act(OBSERVATION, first=True), expected)
+        step(policy)
+
+
+class TestPrime:
+    def test_it_is_so_many_steps(self, policy: Policy, target: str, exported: ExportFunction) -> None:
+        rng = np.random.default_rng(0)
+        observations, rewards = rng.standard_normal((6, *OBSERVATION.shape)), rng.standard_normal((6, BATCH))
+        rewards[0] = np.nan  # there was no step before
+        with load_policy(exported("state_ms", "observed", batch=BATCH), target, threads=1) as other:
+            for observation, reward in zip(observations, rewards, strict=True):
+                other.act(observation, reward)
+            policy.prime(observations, rewards)
+            assert same(policy.state(), other.state()) and same(policy.outputs, other.outputs)
+            policy.prime({"observation": observations[:1]}, rewards[1:2])
+            other.act(observations[0], rewards[1])
+            assert same(policy.state(), other.state())
+
+    @pytest.mark.parametrize(
+        ("observations", "rewards", "message"),
+        [
+            (
+                OBSERVATION,
+                None,
+                r"observation: expected float32 of shape \(N, 3, 204\), got float32 of shape \(3, 204\)",
+            ),
+            ([*[OBSERVATION] * 3, OBSERVATION + np.nan], np.zeros((4, 3)), r"got nan at \[3, 0, 0\]"),
+            ([OBSERVATION] * 2, [0.0, 0.0], r"rewards: expected shape \(2, 3\), got shape \(2,\)"),
+            ([OBSERVATION] * 2, None, "rewards: step 0: required"),
+            ([OBSERVATION] * 2, [[0, 0, 0], [0, None, 0]], "rewards: step 1: expected finite values, got nan in row 1"),
+            ([OBSERVATION] * 9, np.full((9, 3), -1e18), "return_to_go: step 1: expected finite values of magnitude"),
+        ],
+    )
+    def test_where_anything_is_refused_nothing_was_done(
+        self, policy: Policy, observations: Any, rewards: Any, message: str
+    ) -> None:
+        step(policy)
+        before = policy.state()
+        with pytest.raises(ValueError, match=message):
+            policy.prime(observations, rewards)
+        assert same(policy.state(), before)
+
+    def test_no_steps_are_none(self, policy: Policy) -> None:
+        before = policy.state()
+        policy.prime(np.zeros((0, *OBSERVATION.shape)))
+        assert same(policy.state(), before)
+
+
+class TestProcesses:
+    def test_a_pickled_policy_is_loaded_again_at_the_start_of_an_episode(self, policy: Policy, target: str) -> None:
+        expected = policy.act(OBSERVATION)
+        with pickle.loads(pickle.dumps(policy)) as again:
+            assert (again.origin, again.origin.target) == (policy.origin, target)
+            assert fresh_rows(again) == [0, 1, 2]
+            np.testing.assert_array_equal(again.act(OBSERVATION), expected)
+
+    def test_one_around_a_runtime_says_that_it_cannot(self, policy: Policy) -> None:
+        with pytest.raises(TypeError, match=r"^this policy cannot be sent to another process: it was not loaded by"):
+            pickle.dumps(Policy(policy.runtime, policy.task))
 
 
 class TestClosed:

@@ -34,36 +34,9 @@ from lram_export.rollouts.evaluation import (
     rollout,
 )
 from tests.conftest import SLOW, ExportFunction, fail, shell, succeed
+from tests.rollouts.line import LINE, OPTIONS, LineEnv
 
 TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoints" / "xlstm"
-
-LINE = "LramTestLine-v0"
-OPTIONS = ["--observation-dim", "3", "--action-dim", "2", "--target-return", "10", "--reward-scale", "5"]
-
-
-class LineEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A point that the first action value moves; breaks, shows NaN or ends as its id's arguments say."""
-
-    observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-
-    def __init__(self, breaks_at: int = -1, nan_at: int = -1, render_mode: str | None = None) -> None:
-        self.breaks_at, self.nan_at = breaks_at, nan_at
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.position, self.count = self.np_random.normal(size=3).astype(np.float32), 0
-        return self.position.copy(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.count += 1
-        if self.count == self.breaks_at and self.np_random.random() >= 0:
-            raise RuntimeError("the simulator\nhas exploded")
-        self.position[0] += 0.1 * action[0]
-        shown = self.position.copy()
-        if self.count == self.nan_at:
-            shown[1] = np.nan
-        return shown, float(-abs(self.position[0])), False, self.count == 12, {"is_success": self.position[0] > 0}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -141,6 +141,28 @@ def test_rows_start_again_alone_and_a_state_goes_on_on_another_target(name: str,
         assert all(close(key, np.roll(one[key], 1, axis=0), rolled[key]) for key in one)
 
 
+@pytest.mark.parametrize("target", [*TARGETS, "tvm"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_episode_that_starts_with_a_step_and_a_history_are_as_calls_one_by_one(
+    name: str, target: str, made: Made
+) -> None:
+    bundle = made(name, "fp32")
+    inputs = random_steps(bundle.manifest.spec, None, 12, seed=5)
+    names = [t.name for t in bundle.manifest.spec.inputs[:-1]]
+    steps = [{n: inputs[n][i] for n in names} for i in range(12)]
+    with load_policy(bundle.path, target) as policy, load_policy(bundle.path, target) as plain:
+        policy.prime({n: inputs[n][:6] for n in names})
+        for step in steps[:6]:
+            expected = plain.step(step)
+        for number, step in enumerate(steps[6:]):
+            mask = [False, number == 0, number in (0, 3)]
+            plain.reset(mask)
+            expected, found = plain.step(step), policy.step(step, first=mask)
+            assert all(np.array_equal(found[key], expected[key]) for key in expected)
+            before, after = plain.state(), policy.state()
+            assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("alone") / "seeing.lram"

@@ -94,7 +94,7 @@ ENUMERATIONS: dict[str, tuple[Any, ...]] = {
     "method": ("round-to-nearest", "gptq"),
     "format": ("int8", "int4", "fp16", "bf16", "fp32"),
     "dtype": ("float32", "float16", "int64", "uint8", "int8", "O"),
-    "schema_version": (1, 2, 3, 4, 5),
+    "schema_version": (1, 2, 3, 4, 5, 6),
     "kind": ("xlstm", "state", "image", "scalar", "action_bins", "hyena"),
     "role": ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell", "x"),
 }

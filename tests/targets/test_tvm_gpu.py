@@ -172,6 +172,8 @@ class TestGpu:
             gpu.xlstm.memory(1, 3, 4, 64, gpu.COLUMNS, 1),
             gpu.xlstm.recurrence(1, 3, 1, 4, 20, 1),
             gpu.choose(1, 4, 274, 1120, discrete=False, discrete_actions=18, channels=256),
+            gpu.normalize_observation(3, 39),
+            gpu.look_up(3, 4, 274),
         ]
         for kernel in kernels:
             assert threads_of(kernel) == {gpu.THREADS}

@@ -32,7 +32,7 @@ def traced(policy: LoweredModule) -> tuple[fx.Graph, dict[str, Constant], tuple[
 
     Rows know nothing of each other (a module is refused where they do), so what one row's step is says all.
     """
-    graph = ModuleGraph(policy.step_policy, 1)
+    graph = ModuleGraph(policy.step_policy, 1, policy.interface)
     with quietly(), torch.no_grad():
         program: Any = trace(graph).run_decompositions(_table())
     signature = program.graph_signature

@@ -30,7 +30,7 @@ std::uint64_t data_start(const FileHeader& h) {
 }  // namespace
 
 Artifact::Artifact(MappedFile file, bool verify, bool lock) : file_(std::move(file)) {
-  file_.map(kMagic, kFormatVersion, sizeof(FileHeader));
+  file_.map(kMagic, kOldestVersion, kFormatVersion, sizeof(FileHeader));
   find_tables();
   if (verify) file_.check_checksum();
   check_sizes();
@@ -132,10 +132,24 @@ void Artifact::check_tokens() const {
   if (tokens_[read].skipped_at_start()) refuse("read_token: expected a token that is there in every step");
 }
 
-const TensorEntry& Artifact::entry(std::uint32_t role, int of) const {
+const TensorEntry* Artifact::find(std::uint32_t role, int of) const {
   for (std::uint32_t i = 0; i < header_->tensor_count; ++i)
-    if (entries_[i].role == role && entries_[i].number == static_cast<std::uint32_t>(of)) return entries_[i];
-  refuse(tensor_name(role, of) + ": missing");
+    if (entries_[i].role == role && entries_[i].number == static_cast<std::uint32_t>(of)) return &entries_[i];
+  return nullptr;
+}
+
+const TensorEntry& Artifact::entry(std::uint32_t role, int of) const {
+  const TensorEntry* found = find(role, of);
+  if (found == nullptr) refuse(tensor_name(role, of) + ": missing");
+  return *found;
+}
+
+const float* Artifact::finite(std::uint32_t role, int of, std::uint64_t count) const {
+  if (find(role, of) == nullptr) return nullptr;
+  const float* values = plain(role, of, count);
+  if (!std::all_of(values, values + count, [](float value) { return std::isfinite(value); }))
+    refuse(tensor_name(role, of) + ": expected finite numbers");
+  return values;
 }
 
 const float* Artifact::plain(std::uint32_t role, int of, std::uint64_t count) const {

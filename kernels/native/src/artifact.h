@@ -24,6 +24,8 @@ class Artifact {
 
   // A plain tensor of exactly this many floats, or a tiled one of this shape; throws Error naming it.
   const float* plain(std::uint32_t role, int of, std::uint64_t count) const;
+  // The same of a tensor that need not be there, NULL then, and whose numbers have to be finite.
+  const float* finite(std::uint32_t role, int of, std::uint64_t count) const;
   std::vector<Matrix> matrices(std::uint32_t role, int of, int parts, int rows, int cols) const;
 
   [[noreturn]] void refuse(const std::string& problem) const { file_.refuse(problem); }
@@ -34,6 +36,7 @@ class Artifact {
   void check_tokens() const;
   void check_name() const;
   void check_tensors();
+  const TensorEntry* find(std::uint32_t role, int of) const;
   const TensorEntry& entry(std::uint32_t role, int of) const;
 
   MappedFile file_;

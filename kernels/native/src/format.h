@@ -23,7 +23,9 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 3;
+constexpr std::uint32_t kFormatVersion = 4;
+// Version 4 may normalize observations and scale actions; what does neither is written as version 3.
+constexpr std::uint32_t kOldestVersion = 3;
 constexpr std::size_t kAlignment = 64;
 
 // The other kind of file that the engine opens: a module's traced step (see program/).
@@ -122,6 +124,11 @@ enum Role : std::uint32_t {
   kHead = 8,
   kHeadBias = 9,
   kPostNormBias = 10,
+  // an observation is (value - mean) / deviation, clipped; each of them as many floats as it has, the clip one
+  kObservationMean = 11,
+  kObservationDeviation = 12,
+  kObservationClip = 13,
+  kActionValues = 14,  // what a continuous action can be: one float for each of its logits
   kFirstBlockRole = 32,
 };
 

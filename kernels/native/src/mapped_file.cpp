@@ -97,8 +97,8 @@ bool MappedFile::starts_with(const char (&magic)[8]) const {
   return std::memcmp(start_.magic, magic, sizeof magic) == 0;
 }
 
-void MappedFile::map(const char (&magic)[8], std::uint32_t version, std::size_t header_bytes) {
-  check_start(magic, version, header_bytes);
+void MappedFile::map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes) {
+  check_start(magic, oldest, version, header_bytes);
   if (bytes_ != nullptr) return;
   const std::uint64_t memory = machine_memory().total;
   if (size_ > memory)
@@ -111,13 +111,14 @@ void MappedFile::map(const char (&magic)[8], std::uint32_t version, std::size_t 
   file_.close();
   // what counts is what is mapped, which is another where somebody wrote meanwhile
   std::memcpy(&start_, bytes_, sizeof start_);
-  check_start(magic, version, header_bytes);
+  check_start(magic, oldest, version, header_bytes);
 }
 
-void MappedFile::check_start(const char (&magic)[8], std::uint32_t version, std::size_t header_bytes) const {
+void MappedFile::check_start(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version,
+                             std::size_t header_bytes) const {
   if (size_ < header_bytes) refuse("expected at least " + number(header_bytes) + " bytes, got " + number(size_));
   if (!starts_with(magic)) refuse_kind();
-  if (start_.version != version)
+  if (start_.version < oldest || start_.version > version)
     throw Error(LRAM_ERROR_VERSION,
                 path_ + ": version: this artifact has " + number(start_.version) + ", this library reads " +
                     number(version) +

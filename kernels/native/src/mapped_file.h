@@ -25,7 +25,8 @@ class MappedFile {
 
   // Checks the start against what a kind of file has there, then maps all of it, populated, so that no step meets a
   // page fault. Throws Error naming what is different, or that it does not fit the machine.
-  void map(const char (&magic)[8], std::uint32_t version, std::size_t header_bytes);
+  // `oldest` and `version`: which versions of the format are read.
+  void map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes);
   void check_checksum() const;
   // Locks what is mapped; throws Error if that is not allowed.
   void lock() const;
@@ -51,7 +52,7 @@ class MappedFile {
     int number;
   };
 
-  void check_start(const char (&magic)[8], std::uint32_t version, std::size_t header_bytes) const;
+  void check_start(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes) const;
 
   std::string path_;
   Descriptor file_ = Descriptor(-1);  // until it is mapped

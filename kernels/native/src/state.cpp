@@ -89,7 +89,7 @@ void State::plan_buffers(Planner& planner) {
     b.scratch = planner.take<float>(needs.of_thread);
     threads.push_back(b);
   }
-  encoders = model_.encoders().plan(planner, batch());
+  encoders = model_.encoders().plan(planner, batch(), model_.pool().threads());
   mixed = planner.take<float>(count * hidden);
   common = planner.take<float>(needs.common + rows * needs.common_per_row);
   logits = planner.take<float>(rows * static_cast<std::size_t>(padded(model_.head().logits())));

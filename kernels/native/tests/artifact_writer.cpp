@@ -342,6 +342,12 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
   const int actions = s.discrete ? 1 : 3;
   w.tiled(lram::kHead, 0, 1, actions * tokens, s.hidden);
   w.plain(lram::kHeadBias, 0, actions * tokens, 0.1F);
+  if (s.interface) {
+    w.plain(lram::kObservationMean, 0, kObservation, 0, 0.5F);
+    w.plain(lram::kObservationDeviation, 0, kObservation, 0, s.deviation);
+    w.plain(lram::kObservationClip, 0, 1, 0, 1.5F);
+    w.plain(lram::kActionValues, 0, actions * tokens, 0, 7);
+  }
 
   lram::FileHeader h = {};
   std::memcpy(h.start.magic, lram::kMagic, sizeof h.start.magic);

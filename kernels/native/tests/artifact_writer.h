@@ -33,10 +33,12 @@ struct Shape {
   std::uint32_t read_token = 2;
   std::uint32_t kind = 0;  // not 0: all blocks are of this kind, with these plain tensors (role, size), not of xLSTM's
   std::vector<std::pair<std::uint32_t, int>> tensors;
-  int steps = 0;  // not 0: a Decision Transformer's, which sees so many steps,
-  int ffn = 0;    // with feed-forward layers so wide
-  int size = 0;   // not 0: a Mamba's, each of whose channels remembers so many numbers,
-  int rank = 0;   // with so many inputs of the projection to step sizes
+  int steps = 0;           // not 0: a Decision Transformer's, which sees so many steps,
+  int ffn = 0;             // with feed-forward layers so wide
+  int size = 0;            // not 0: a Mamba's, each of whose channels remembers so many numbers,
+  int rank = 0;            // with so many inputs of the projection to step sizes
+  bool interface = false;  // observations are less 0.5, over `deviation`, within 1.5; every action is 7
+  float deviation = 2;
 };
 
 // A small Mamba, none of whose widths is a multiple of 16.

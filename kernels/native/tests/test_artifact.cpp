@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -63,9 +64,9 @@ TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
 
 TEST(a_newer_artifact_says_so) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  bytes[8] = 4;
+  bytes[8] = 5;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(told("version: this artifact has 4, this library reads 3; update lram-export"));
+  CHECK(told("version: this artifact has 5, this library reads 4; update lram-export"));
 }
 
 TEST(an_older_artifact_says_what_to_do) {
@@ -73,7 +74,21 @@ TEST(an_older_artifact_says_what_to_do) {
   for (const std::uint8_t version : {0, 1, 2}) {
     bytes[8] = version;
     CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-    CHECK(told("this library reads 3; export the bundle again"));
+    CHECK(told("this library reads 4; export the bundle again"));
+  }
+  bytes[8] = 3;  // which has all but an interface
+  seal(bytes);
+  CHECK(try_open(bytes) == LRAM_OK);
+}
+
+TEST(deviations_are_positive) {
+  Shape shape;
+  shape.interface = true;
+  CHECK(try_open(make_artifact(shape)) == LRAM_OK);
+  for (const float deviation : {0.0F, -1.0F, NAN}) {
+    shape.deviation = deviation;
+    CHECK(try_open(make_artifact(shape)) == LRAM_ERROR_ARTIFACT);
+    CHECK(told("observation: expected positive deviations"));
   }
 }
 

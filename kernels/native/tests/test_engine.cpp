@@ -262,3 +262,41 @@ TEST(halves_round_to_nearest_even) {
 }
 
 int main() { return run_all(); }
+
+// What an artifact says of observations and actions is done in the step, the same in every thread.
+TEST(observations_are_normalized_and_actions_looked_up) {
+  Shape plain;
+  Shape robot = plain;
+  robot.interface = true;
+  const TemporaryFile without(make_artifact(plain));
+  const TemporaryFile with(make_artifact(robot));
+  for (const std::string& isa : supported_isas())
+    for (const int threads : {1, 2}) {
+      const ModelPointer model = open_model(without, isa.c_str(), threads, LRAM_STATE_FLOAT32);
+      const ModelPointer knowing = open_model(with, isa.c_str(), threads, LRAM_STATE_FLOAT32);
+      const Driver one(model, 2);
+      const Driver other(knowing, 2);
+      std::vector<float> raw(2 * one.about.observation_size);
+      std::vector<float> normalized(raw.size());
+      std::vector<float> logits[2];
+      std::vector<float> action[2];
+      for (auto* buffers : {&logits[0], &logits[1]}) buffers->resize(2 * one.about.logits_size);
+      for (auto* buffers : {&action[0], &action[1]}) buffers->resize(2 * one.about.action_size);
+      for (int step = 0; step < 5; ++step) {
+        for (std::size_t i = 0; i < raw.size(); ++i) {
+          raw[i] = 0.37F * static_cast<float>((i * 7 + static_cast<std::size_t>(step)) % 23) - 4;
+          normalized[i] = std::clamp((raw[i] - 0.5F) / 2, -1.5F, 1.5F);
+        }
+        const float numbers[2] = {0.5F, 0.25F};
+        const float first[2] = {step == 0 ? 1.0F : 0.0F, step == 2 ? 1.0F : 0.0F};
+        const lram_inputs given = {normalized.data(), numbers, numbers, first};
+        const lram_inputs as_it_is = {raw.data(), numbers, numbers, first};
+        const lram_outputs found = {action[0].data(), logits[0].data()};
+        const lram_outputs wanted = {action[1].data(), logits[1].data()};
+        CHECK(lram_step(one.state.get(), &given, &found) == LRAM_OK);
+        CHECK(lram_step(other.state.get(), &as_it_is, &wanted) == LRAM_OK);
+        CHECK(logits[0] == logits[1]);
+        CHECK(action[1] == std::vector<float>(action[1].size(), 7));
+      }
+    }
+}

@@ -15,6 +15,7 @@ from lram_export.kernels.tvm.cpu.dense import (
     encode,
 )
 from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
+from lram_export.kernels.tvm.cpu.interface import look_up, normalize_observation
 from lram_export.kernels.tvm.cpu.norms import add, add_bias, layer_norm, rms_norm
 from lram_export.kernels.tvm.cpu.tokens import embed_constant, embed_number, embed_vector, narrow, pick
 
@@ -36,8 +37,10 @@ __all__ = [
     "flatten",
     "image_convolution",
     "layer_norm",
+    "look_up",
     "mamba",
     "narrow",
+    "normalize_observation",
     "pick",
     "pool",
     "read_image",

@@ -12,7 +12,8 @@ def choose(
     """Bias, and the first of the largest logits per action.
 
     Discrete: action (batch, 1) int64 and action_logits (batch, tokens); continuous: action (batch, actions) float32,
-    the left edge of the chosen bin of [-1, 1], and action_logits (batch, actions, tokens).
+    the left edge of the chosen bin of [-1, 1], and action_logits (batch, actions, tokens). Several actions
+    that are discrete are numbers of tokens, for ``look_up``.
     """
     kind = "int64" if discrete else "float32"
 
@@ -20,8 +21,8 @@ def choose(
     def kernel(
         products: T.Buffer((batch, logits_width), "float32"),
         bias: T.Buffer((actions * tokens,), "float32"),
-        action: T.Buffer((batch, actions), kind),
         logits: T.Buffer((batch, actions * tokens), "float32"),
+        action: T.Buffer((batch, actions), kind),
     ):
         T.func_attr({"tirx.noalias": True})
         for row, number in T.grid(batch, actions):

@@ -13,6 +13,7 @@ from lram_export.kernels.tvm.gpu.action import choose
 from lram_export.kernels.tvm.gpu.convolution import causal_convolution
 from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantized, dense_int8_dequantized
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
+from lram_export.kernels.tvm.gpu.interface import look_up, normalize_observation
 from lram_export.kernels.tvm.gpu.norms import add, add_bias, layer_norm, rms_norm
 from lram_export.kernels.tvm.gpu.threads import COLUMNS, THREADS, emulate
 from lram_export.kernels.tvm.gpu.tokens import embed_constant, embed_number, embed_vector, narrow, pick
@@ -35,8 +36,10 @@ __all__ = [
     "flatten",
     "image_convolution",
     "layer_norm",
+    "look_up",
     "mamba",
     "narrow",
+    "normalize_observation",
     "pick",
     "pool",
     "read_image",

@@ -26,8 +26,8 @@ def choose(
     def kernel(
         products: T.Buffer((batch, logits_width), "float32"),
         bias: T.Buffer((actions * tokens,), "float32"),
-        action: T.Buffer((batch, actions), kind),
         logits: T.Buffer((batch, actions * tokens), "float32"),
+        action: T.Buffer((batch, actions), kind),
     ):
         T.func_attr({"tirx.noalias": True})
         for block in blocks(batch * actions):

@@ -7,7 +7,7 @@ returns a Gymnasium environment, and ``names()``; nothing is imported before it 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -70,6 +70,25 @@ def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, A
         raise UsageError(f"--env: unknown environment '{name}'. {hint}")
     made: gymnasium.Env[Any, Any] = module.make(wanted, "rgb_array" if render else None)
     return made
+
+
+def registered_here(names: Sequence[str]) -> dict[str, bytes]:
+    """Environments of Gymnasium's registry by id, for :func:`register` in a process that has not registered them.
+
+    Raises:
+        UsageError: one whose making cannot be handed to another process.
+    """
+    own = [task for family, _, task in (name.partition("/") for name in names) if family == "gym"]
+    if not own or find_spec("gymnasium") is None:
+        return {}
+    module = import_module("lram_export.rollouts.environments.gym")
+    return {task: module.packed(task) for task in own if task in module.names()}
+
+
+def register(packed: Mapping[str, bytes]) -> None:
+    """Register what :func:`registered_here` gave elsewhere, as far as it is not registered here."""
+    if packed:
+        import_module("lram_export.rollouts.environments.gym").register(packed)
 
 
 def prepare_drawing(names: Sequence[str]) -> None:

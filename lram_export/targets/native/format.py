@@ -18,7 +18,9 @@ from lram_export.spec.tokens import Token
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, tiles
 
 MAGIC = b"LRAMNAT\n"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+OLDEST_VERSION = 3
+"""What has no tensor of :data:`ROLES_OF_INTERFACE` is written so, for libraries that know no later one."""
 HEADER_BYTES = 192
 TOKEN_BYTES = 8
 BLOCK_BYTES = 64
@@ -45,7 +47,14 @@ class Role(IntEnum):
     HEAD = 8
     HEAD_BIAS = 9
     POST_NORM_BIAS = 10
+    OBSERVATION_MEAN = 11
+    OBSERVATION_DEVIATION = 12
+    OBSERVATION_CLIP = 13
+    ACTION_VALUES = 14
+    """What a continuous action can be, one for each of its logits."""
 
+
+ROLES_OF_INTERFACE = (Role.OBSERVATION_MEAN, Role.OBSERVATION_DEVIATION, Role.OBSERVATION_CLIP, Role.ACTION_VALUES)
 
 FIRST_BLOCK_ROLE = 32
 """From here on roles are those of a block, whose number is the tensor's; each kind of block has its own."""
@@ -279,7 +288,12 @@ def write_artifact(
     """Write header, tables and tensors."""
     front = header.pack(len(tensors), len(tokens), len(blocks))
     tables = b"".join([*(token.pack() for token in tokens), *(block.pack() for block in blocks)])
-    write_file(path, MAGIC, FORMAT_VERSION, HEADER_BYTES, front + tables, tensors)
+    write_file(path, MAGIC, format_version(tensors), HEADER_BYTES, front + tables, tensors)
+
+
+def format_version(tensors: Sequence[Tensor]) -> int:
+    """The oldest version of the format that has all of these."""
+    return FORMAT_VERSION if any(tensor.role in ROLES_OF_INTERFACE for tensor in tensors) else OLDEST_VERSION
 
 
 def write_file(

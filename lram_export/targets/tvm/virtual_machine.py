@@ -9,8 +9,11 @@ import ctypes
 import functools
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -48,13 +51,27 @@ def _runtime_library() -> ctypes.CDLL:
     )
 
 
+@contextmanager
+def loadable(path: Path) -> Iterator[str]:
+    """A name under which the system has loaded nothing yet, for a library at a path.
+
+    A library that was loaded before is not looked at again where its name is the same, and so would go on running
+    where a bundle was replaced by another one.
+    """
+    with TemporaryDirectory(prefix="lram-tvm-") as folder:
+        name = Path(folder) / path.name
+        name.symlink_to(path.resolve())
+        yield str(name)
+
+
 class VirtualMachine:
     """One loaded library on the processor."""
 
     def __init__(self, path: Path) -> None:
         """Load a library; raises RuntimeError or OSError if TVM does not accept it."""
         _runtime_library()
-        self._library = tvm_ffi.load_module(str(path))
+        with loadable(path) as name:
+            self._library = tvm_ffi.load_module(name)
         self._machine = self._library["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
 

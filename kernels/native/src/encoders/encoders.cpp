@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "error.h"
@@ -45,6 +46,14 @@ Encoders::Encoders(const Artifact& artifact)
     token.bias = artifact.plain(kEmbedBias, i, room);
     tokens_.push_back(token);
   }
+  const std::uint64_t numbers = images() ? 0 : std::uint64_t{observation_size_};
+  mean_ = artifact.finite(kObservationMean, 0, numbers);
+  deviation_ = mean_ == nullptr ? nullptr : artifact.plain(kObservationDeviation, 0, numbers);
+  const float* clip = mean_ == nullptr ? nullptr : artifact.finite(kObservationClip, 0, 1);
+  clip_ = clip == nullptr ? std::numeric_limits<float>::infinity() : *clip;
+  if (mean_ != nullptr && !std::all_of(deviation_, deviation_ + numbers, [](float value) { return value > 0; }))
+    artifact.refuse("observation: expected positive deviations");
+  if (!(clip_ > 0)) artifact.refuse("observation: expected a positive clip");
   norm_weight_ = artifact.plain(kEmbedNormWeight, 0, room);
   norm_bias_ = artifact.plain(kEmbedNormBias, 0, room);
 }
@@ -54,23 +63,34 @@ bool Encoders::reads(Input input) const {
                      [&](const TokenWeights& t) { return t.input == input && !t.zero; });
 }
 
-EncoderBuffers Encoders::plan(Planner& planner, int batch) const {
+EncoderBuffers Encoders::plan(Planner& planner, int batch, int threads) const {
   EncoderBuffers buffers = {};
   buffers.observed =
       planner.take<float>(static_cast<std::size_t>(batch) * static_cast<std::size_t>(State::padded(hidden_)));
   if (images()) buffers.image = image_->plan(planner, batch);
+  if (mean_ != nullptr)
+    buffers.normalized =
+        planner.take<float>(static_cast<std::size_t>(threads) * static_cast<std::size_t>(batch) * observation_size_);
   return buffers;
+}
+
+const float* Encoders::normalized(StepContext& context, int thread) const {
+  const float* given = static_cast<const float*>(context.inputs.observation);
+  if (mean_ == nullptr) return given;
+  const std::size_t count = static_cast<std::size_t>(context.state.batch()) * observation_size_;
+  float* own = context.state.encoders.normalized + static_cast<std::size_t>(thread) * count;
+  for (std::size_t row = 0; row < count; row += observation_size_)
+    for (std::size_t i = 0; i < observation_size_; ++i)
+      own[row + i] = std::clamp((given[row + i] - mean_[i]) / deviation_[i], -clip_, clip_);
+  return own;
 }
 
 // The observation of every row, before its bias, divided among the threads by tiles.
 void Encoders::encode_observation(StepContext& context, int thread) const {
   State& state = context.state;
   const auto size = static_cast<std::size_t>(observation_.cols);
-  const float* x = static_cast<const float*>(context.inputs.observation);
-  if (images()) {
-    image_->run(context, thread);
-    x = state.encoders.image.features;
-  }
+  if (images()) image_->run(context, thread);
+  const float* x = images() ? state.encoders.image.features : normalized(context, thread);
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
   const Tokens tokens = {state.batch(), x, size, observation_.planes, own.codes, size + kGroup, own.code_scales,
                          own.code_sums};

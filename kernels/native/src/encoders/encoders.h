@@ -23,7 +23,8 @@ struct TokenWeights {
 
 // Buffers of a step's encoders.
 struct EncoderBuffers {
-  float* observed;  // [batch][padded hidden]
+  float* observed;    // [batch][padded hidden]
+  float* normalized;  // [threads][batch][observation], where observations are normalized
   ImageBuffers image;
 };
 
@@ -36,7 +37,7 @@ class Encoders {
   bool reads(Input input) const;
   // Most values that are quantized at once.
   int longest() const { return observation_.format == Format::float32 ? 0 : observation_.cols; }
-  EncoderBuffers plan(Planner& planner, int batch) const;
+  EncoderBuffers plan(Planner& planner, int batch, int threads) const;
 
   // The tokens of every row into this thread's residual stream; whether all are within what float32 computes with,
   // which is the same in every thread. If not, they are not normalized, and `refuse` says which input is to blame.
@@ -44,6 +45,8 @@ class Encoders {
   [[noreturn]] void refuse(const StepContext& context) const;
 
  private:
+  // What the encoder reads of a vector: the observation, or what this thread has normalized of it.
+  const float* normalized(StepContext& context, int thread) const;
   void encode_observation(StepContext& context, int thread) const;
   void embed(StepContext& context, int thread) const;
 
@@ -53,6 +56,9 @@ class Encoders {
   std::size_t observation_size_;
   Matrix observation_;
   std::unique_ptr<const ImageEncoder> image_;  // NULL where observations are vectors
+  const float* mean_;                          // of an observation, element by element; NULL: it is not normalized
+  const float* deviation_;                     // and not NULL then
+  float clip_;
   const float* norm_weight_;
   const float* norm_bias_;
   float epsilon_;

@@ -31,6 +31,7 @@ ActionBins::ActionBins(const Artifact& artifact)
       tokens_(static_cast<int>(artifact.header().action_tokens)),
       first_bin_(static_cast<int>(artifact.header().discrete_actions)),
       bin_width_(discrete_ ? 0.0F : 2.0F / static_cast<float>(artifact.header().action_channels)),
+      values_(discrete_ ? nullptr : artifact.finite(kActionValues, 0, static_cast<std::uint64_t>(logits()))),
       read_(static_cast<int>(artifact.header().read_token)),
       norm_(norm_of(artifact)),
       matrix_(artifact.matrices(kHead, 0, 1, logits(), room_of(artifact.hidden()))[0]),
@@ -69,7 +70,8 @@ void ActionBins::choose(const StepContext& context) const {
         static_cast<std::int64_t*>(context.outputs.action)[at] = token;
       else
         static_cast<float*>(context.outputs.action)[at] =
-            static_cast<float>(std::max(token - first_bin_, 0)) * bin_width_ - 1.0F;
+            values_ != nullptr ? values_[action * tokens_ + token]
+                               : static_cast<float>(std::max(token - first_bin_, 0)) * bin_width_ - 1.0F;
     }
     if (context.outputs.logits != nullptr) std::copy_n(of_row, logits(), context.outputs.logits + row * logits());
   }

@@ -24,10 +24,11 @@ class ActionBins {
  private:
   bool discrete_;
   int actions_;
-  int tokens_;       // logits per action
-  int first_bin_;    // tokens before it are discrete actions
-  float bin_width_;  // bins divide [-1, 1]
-  int read_;         // the token of a step behind which the action is read
+  int tokens_;           // logits per action
+  int first_bin_;        // tokens before it are discrete actions
+  float bin_width_;      // bins divide [-1, 1]
+  const float* values_;  // [actions][tokens]: what is given in their place; NULL: the bins themselves
+  int read_;             // the token of a step behind which the action is read
   Norm norm_;
   Matrix matrix_;
   const float* bias_;

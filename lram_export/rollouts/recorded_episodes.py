@@ -1,0 +1,144 @@
+"""Recordings of simulated episodes, which one process plays or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.episodes.steps import RecordedSteps, StepSequence, joined
+from lram_export.errors import LramError, UsageError
+from lram_export.policy import Policy, load_policy
+from lram_export.progress import SILENT, Progress
+from lram_export.rollouts.environments import register, registered_here
+from lram_export.rollouts.environments.fitting import FittedEnvironment
+from lram_export.rollouts.playing import own_target_return
+from lram_export.rollouts.recording import RecordingRuntime
+from lram_export.rollouts.trajectories import rollout
+from lram_export.rollouts.workers import Job, WorkerDied, Workers, share
+from lram_export.system.machine import suitable_threads
+
+SeedTask = tuple[str, int]
+Record = Callable[[SeedTask], StepSequence]
+"""(environment, seed) -> the steps of its episode."""
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Which episodes to play for a recording.
+
+    ``environments`` are ``family/task``; ``target_return`` None: the task table's for each environment, else
+    the policy's own; ``rewards`` False: the policy is given none, like a robot that has none.
+    """
+
+    environments: tuple[str, ...]
+    episodes: int
+    seed: int
+    rewards: bool = True
+    target_return: float | None = None
+
+    @property
+    def seeds(self) -> range:
+        """The same in every environment."""
+        return range(self.seed, self.seed + self.episodes)
+
+
+def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILENT) -> RecordedSteps:
+    """The steps a policy takes in simulated episodes, environment after environment, seed after seed.
+
+    Raises:
+        UsageError: an environment that does not exist, is not installed or does not fit; or a policy of a batch.
+        EnvironmentFailure: an environment failed.
+    """
+    with _recorder(policy, plan) as record:
+        return _recorded(plan, map(record, _tasks(plan)), progress)
+
+
+def record_in_parallel(
+    bundle: str | Path,
+    target: str | None,
+    plan: EpisodePlan,
+    processes: int,
+    *,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> RecordedSteps:
+    """The same in several processes, each with a policy of its own; with the same ``threads`` the same, to the bit.
+
+    Raises:
+        UsageError, EnvironmentFailure: as above.
+        LramError: a bundle that is damaged, or a process that died.
+    """
+    if threads is None:
+        manifest = Bundle.open(bundle).manifest
+        threads = share(suitable_threads(manifest.parameters, manifest.batch_size), processes)
+    job = RecordingJob(Path(bundle), target, threads, plan, registered_here(plan.environments))
+    with Workers(processes) as workers:
+        return _recorded(plan, workers.results(job, _tasks(plan)), progress)
+
+
+@dataclass(frozen=True)
+class RecordingJob(Job[SeedTask, StepSequence]):
+    """A policy that is recorded, for another process. ``registered`` are environments that only this one knows."""
+
+    bundle: Path
+    target: str | None
+    threads: int
+    plan: EpisodePlan
+    registered: Mapping[str, bytes]
+
+    @contextmanager
+    def ready(self) -> Iterator[Record]:
+        """See :class:`~lram_export.rollouts.workers.Job`."""
+        register(self.registered)
+        with load_policy(self.bundle, self.target, threads=self.threads) as policy, _recorder(policy, self.plan) as do:
+            yield do
+
+
+@contextmanager
+def _recorder(policy: Policy, plan: EpisodePlan) -> Iterator[Record]:
+    if policy.spec.batch_size != 1:
+        raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
+    recorder = RecordingRuntime(policy.runtime)
+    watched = Policy(recorder, policy.task)
+    with ExitStack() as opened:
+        environments = {
+            name: opened.enter_context(FittedEnvironment.open(name, policy.spec, policy.task))
+            for name in plan.environments
+        }
+
+        def record(task: SeedTask) -> StepSequence:
+            name, seed = task
+            aim = own_target_return(name, policy.task) if plan.target_return is None else plan.target_return
+            rollout(environments[name], watched, seed, aim, rewards=plan.rewards)
+            return recorder.recorded()
+
+        yield record
+
+
+def _tasks(plan: EpisodePlan) -> list[SeedTask]:
+    return [(name, seed) for name in plan.environments for seed in plan.seeds]
+
+
+def _recorded(plan: EpisodePlan, episodes: Iterable[StepSequence], progress: Progress) -> RecordedSteps:
+    """All episodes in their order, one after the other."""
+    given = iter(episodes)
+    found: list[StepSequence] = []
+    of: list[int] = []
+    for number, name in enumerate(plan.environments):
+        with progress.stage(name, plan.episodes) as advance:
+            for seed in plan.seeds:
+                try:
+                    episode = next(given)
+                except WorkerDied as died:
+                    raise LramError(f"{name}: failed in the episode of seed {seed}: {died}") from None
+                found.append(episode)
+                of += [number] * len(episode)
+                advance(1)
+    next(given, None)  # closes what other processes have opened
+    inputs = joined(found, np.concatenate).inputs
+    return RecordedSteps(inputs, environment=np.array(of, np.int32), environments=plan.environments)
