@@ -118,7 +118,7 @@ def test_booleans_are_0_and_1_and_large_whole_numbers_are_rounded(policy: Policy
         ({"observations": WHOLE}, "missing"),
         ({"observation": WHOLE, "goal": WHOLE}, "goal: unknown; this policy takes observation"),
     ],
-    ids=str,
+    ids=lambda value: value[:60] if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_such_observation_is_named(policy: Policy, observation: Any, message: str) -> None:
     pattern = re.escape(message if message.startswith("goal") else f"observation: {message}").replace(

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lram_export import Bundle, load_policy
+from lram_export import Bundle, Policy, load_policy
 from lram_export.errors import BundleError
 from lram_export.exporters.tvm import build
 from lram_export.exporters.tvm.graph import build_step
@@ -346,3 +346,18 @@ class TestInterface:
         for mapped, array in zip(map_weights(entries, tmp_path / "weights.bin"), arrays.values(), strict=True):
             np.testing.assert_array_equal(mapped, array)
             assert mapped.ctypes.data % ALIGNMENT == 0
+
+
+def test_a_library_is_the_one_at_its_path_whatever_was_loaded_from_there(tmp_path: Path) -> None:
+    path, golden = tmp_path / "p.lram", load_golden("state_m")
+    observation = np.random.default_rng(0).standard_normal(39).astype(np.float32)
+
+    def made(precision: str) -> Policy:
+        options = ("--target", "tvm", "--precision", precision, "--force", "--no-report")
+        succeed("export", golden.checkpoint, "-o", path, *golden.task_options, *options)
+        return load_policy(path, "tvm")
+
+    with made("fp32") as before, made("int8") as after:  # of which one has more arguments
+        assert after.origin is not None and after.origin.precision == "int8"
+        assert np.abs(before.act(observation) - after.act(observation)).max() < 0.5
+        assert not np.array_equal(before.action_logits, after.action_logits)
