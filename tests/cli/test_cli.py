@@ -193,7 +193,7 @@ class TestFailedWork:
             ({}, "observations: missing"),
             ({"observations": np.zeros((0, 39), np.float32)}, "observations: expected at least one step"),
             ({"observations": np.zeros((5, 38), np.float32)}, r"step 0: observation: expected float32"),
-            ({"observations": np.zeros((5, 39), np.int64)}, "step 0: observation: expected float32"),
+            ({"observations": np.zeros((5, 39), np.complex64)}, "not a readable .npz file"),
             ({"observations": np.array([[0.0] * 39, [np.nan] * 39])}, "step 1: observation: expected finite"),
             ({"observations": np.zeros((5, 39)), "rewards": np.zeros(4)}, "rewards: expected numbers of shape (5, 1)"),
             ({"observations": np.zeros((5, 39)), "rewards": np.array(list("abcde"))}, "rewards: expected numbers"),

@@ -21,6 +21,7 @@ REQUIRED = {
     "convert": ("CHECKPOINT", "-o", "out"),
     "new": ("--preset", "16m", "-o", "out"),
     "inspect": ("CHECKPOINT",),
+    "interface": ("BUNDLE", "-o", "out.yaml"),
     "export": ("CHECKPOINT", "-o", "out.lram", *REACH),
     "compile": ("BUNDLE",),
     "verify": ("BUNDLE",),
