@@ -218,3 +218,23 @@ def cuda_source_of(module: Any, architecture: str) -> str:
 def threads_of(kernel: Any) -> set[int]:
     """How many threads its loops over threads have."""
     return {int(found) for found in re.findall(r'thread_binding\((\d+), (?:thread=)?"threadIdx\.x"', kernel.script())}
+
+
+def test_kernels_of_an_interface_do_what_it_says() -> None:
+    with gpu.emulate():
+        normalize, look_up = gpu.normalize_observation(3, 39), gpu.look_up(3, 4, 10)
+    rng = np.random.default_rng(0)
+
+    def run(kernel: Any, *arrays: Any) -> Any:
+        module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        tvm.compile(module, target="llvm")["main"](*tensors)
+        return tensors[-1].numpy()
+
+    x, mean = rng.standard_normal((3, 39), np.float32), rng.standard_normal(39, np.float32)
+    deviation, clip = rng.uniform(0.1, 2, 39).astype(np.float32), np.array([1.5], np.float32)
+    found = run(normalize, x, mean, deviation, clip, np.zeros_like(x))
+    assert np.array_equal(found, np.clip((x - mean) / deviation, -clip, clip))
+    chosen, values = rng.integers(0, 10, (3, 4)), rng.standard_normal(40, np.float32)
+    found = run(look_up, chosen, values, np.zeros((3, 4), np.float32))
+    assert np.array_equal(found, values.reshape(4, 10)[np.arange(4)[None], chosen])
