@@ -6,6 +6,7 @@ when they are loaded.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,23 @@ from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, to_sto
 from lram_export.targets.tvm.virtual_machine import loadable
 
 
+_LOADING, _RECORDING = threading.Lock(), threading.Lock()
+"""While one thread records a graph, CUDA refuses the recording if another allocates or copies; seen on an H200. So
+policies are loaded one after the other, and a step waits for a recording."""
+
+
 class GpuRuntime(BaseRuntime):
     """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests."""
 
     def __init__(
         self, library: Path, weights: list[NDArray[Any]], artifact: LoadedArtifact, memory_columns: int, device: Any
     ) -> None:
-        spec = artifact.spec
-        super().__init__(spec, artifact.initial)
+        super().__init__(artifact.spec, artifact.initial)
+        with _LOADING:
+            self._prepare(library, weights, memory_columns, device)
+
+    def _prepare(self, library: Path, weights: list[NDArray[Any]], memory_columns: int, device: Any) -> None:
+        spec = self.spec
         self._columns, self._device = memory_columns, device
         self._outputs = StepOutput.zeros(spec)
         action, logits = self._outputs
@@ -42,13 +52,18 @@ class GpuRuntime(BaseRuntime):
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine
         self._run = machine["run"]
-        self._run()  # compiles the kernels and records them as a graph; what it made of the state is replaced
+        with _RECORDING:  # compiles the kernels and records them as a graph; what it made of the state is replaced
+            self._run()
         self._load(self._initial)
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
 
     def _step(self) -> StepOutput:
+        with _RECORDING:
+            return self._launched()
+
+    def _launched(self) -> StepOutput:
         for tensor, array in zip(self._input_tensors, self._inputs.arrays, strict=True):
             tensor.copyfrom(array)
         self._run()
