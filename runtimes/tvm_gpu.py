@@ -22,7 +22,6 @@ from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.targets.tvm.interface import STEP_FUNCTION, from_stored, to_stored
 from lram_export.targets.tvm.virtual_machine import loadable
 
-
 _LOADING, _RECORDING = threading.Lock(), threading.Lock()
 """While one thread records a graph, CUDA refuses the recording if another allocates or copies; seen on an H200. So
 policies are loaded one after the other, and a step waits for a recording."""
