@@ -14,13 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.conditioning import Floats, Mask, check_first, check_saved, conditioning
+from lram_export.envelope import Counts, Envelope
 from lram_export.errors import LramError, StepError, UsageError
+from lram_export.model.config import read_model
 from lram_export.observations import Arrays, Observation, Observations, observations_of
 from lram_export.origin import SIGNATURE, Origin, check_signature
 from lram_export.priming import told_over
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
+from lram_export.spec.bounds import MOST_BATCH
 from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
@@ -50,13 +53,24 @@ class Policy:
         task: TaskSpec | None,
         origin: Origin | None = None,
         interface: Interface | None = None,
+        values: Floats | None = None,
     ) -> None:
-        """Act with a runtime; ``origin`` is where :func:`load_policy` found it, ``interface`` what is said there."""
+        """Act with a runtime.
+
+        Args:
+            runtime: of any target; to let others use it meanwhile is a mistake.
+            task: what it was exported for.
+            origin: where :func:`load_policy` found it.
+            interface: what is said there of the robot; default: nothing, and so no limit is counted or heeded.
+            values: what an action that is chosen from scores can be before an interface scales and clamps it, (n,);
+                needed where one does.
+        """
         self.runtime, self.task, self.origin = runtime, task, origin
         self.interface = Interface() if interface is None else interface
         self._guard = Guard(self)
         self.spec: StepSpec = runtime.spec
         self._conditioning = conditioning(self.spec, task)
+        self._envelope = Envelope(self.spec, self.interface, values)
         self._observations = Observations(self.spec)
         self._inputs = tuple(tensor.name for tensor in self.spec.inputs)
         self._is_first = np.ones(self.spec.batch_size, np.float32)
@@ -104,6 +118,7 @@ class Policy:
             target = self._conditioning.check_target(chosen, target_return)
             self.runtime.reset(chosen)
             self._conditioning.start(chosen, target)
+            self._envelope.start(chosen)
             self._is_first[chosen] = 1.0
 
     def act(
@@ -124,7 +139,8 @@ class Policy:
 
         Returns:
             (action_dim,) or (B, action_dim) float32, a new array. Discrete actions as Gymnasium takes them: an int64,
-            or (B,) of them. Of a policy with several outputs the first; see :meth:`step`.
+            or (B,) of them. Of a policy with several outputs the first; see :meth:`step`. Where the interface asks for
+            safety, the action is held to it; see :meth:`counts`.
 
         Raises:
             ValueError: naming the field, what was expected and what came; nothing has changed then.
@@ -172,6 +188,29 @@ class Policy:
                 except LramError as error:
                     raise type(error)(f"step {step}: {error}") from None
 
+    def hold(self, action: ArrayLike | Mapping[str, ArrayLike], rows: Iterable[int] | None = None) -> None:
+        """Say what the robot holds at the start of an episode, for an interface that bounds how much an action changes.
+
+        Without it the first action after :meth:`reset` or :meth:`load_state` may be any: nobody knows where the robot
+        was put.
+
+        Args:
+            action: (action_dim,) or one for each of the rows; of a policy with several actions a mapping by name.
+            rows: numbers of batch rows, or a mask; default all.
+
+        Raises:
+            ValueError: naming the field, what was expected and what came; nothing has changed then.
+        """
+        with self._guard:
+            self._envelope.hold(action, check_rows(rows, self.spec.batch_size))
+
+    def counts(self) -> dict[str, Counts]:
+        """How often each action was clamped to its limits, or held back by its safety, since the policy was loaded.
+
+        Of the actions that the interface says limits or a safety of; copies.
+        """
+        return self._envelope.counts()
+
     def _step(self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None) -> bool:
         """Take a step and keep its outputs; whether the observation came without rows."""
         observed, single = self._observations.read(observation)
@@ -186,6 +225,10 @@ class Policy:
         except ValueError:
             self._observations.check_as_given(observation)
             raise
+        if self._envelope:
+            if starting is not None:
+                self._envelope.start(starting)
+            self._envelope.apply(self._outputs)
         return single
 
     def _advance(self, observed: Arrays, told: dict[str, Floats], is_first: Floats) -> None:
@@ -244,6 +287,7 @@ class Policy:
             own = {*self._conditioning.state(), "is_first", *SIGNATURE}
             self.runtime.load_state({k: v for k, v in state.items() if k not in own})
             self._conditioning.load_state(state)
+            self._envelope.start(range(self.spec.batch_size))
             self._is_first = np.array(state["is_first"], np.float32)
 
     def swap(self, bundle: str | Path, target: str | None = None) -> bool:
@@ -268,7 +312,7 @@ class Policy:
         """
         self._guard.check()
         path, now = Path(bundle), self.origin
-        other = load_settled(path, lambda: _loaded_like(now, path, target))
+        other = load_settled(path, lambda: _loaded_like(now, path, target, self.spec.batch_size))
         try:
             check_same_interface(path, self.spec, self.task, other.spec, other.task)
             check_same_robot(path, self.interface, other.interface)
@@ -299,6 +343,8 @@ class Policy:
         old = self.runtime
         self.runtime, self.task, self.spec, self.origin = other.runtime, other.task, other.spec, other.origin
         self.interface = other.interface
+        other._envelope.take_over(self._envelope)
+        self._envelope = other._envelope
         self._conditioning, self._observations, self._inputs = other._conditioning, other._observations, other._inputs
         self._is_first, self._stumbled = other._is_first, False
         return old
@@ -331,7 +377,9 @@ class Policy:
         self.close()
 
 
-def load_policy(path: str | Path, target: str | None = None, *, threads: int | None = None) -> Policy:
+def load_policy(
+    path: str | Path, target: str | None = None, *, threads: int | None = None, batch: int | None = None
+) -> Policy:
     """Open a bundle, check its files against their hashes, and load one target.
 
     Args:
@@ -340,27 +388,44 @@ def load_policy(path: str | Path, target: str | None = None, *, threads: int | N
         threads: threads of the runtime; default: 1 for small models, up to all usable cores for large ones. A control
             loop that shares the machine with other loops may want 1: it gives up some speed for latency that does
             not depend on who else needs a core.
+        batch: rows (robots, environments) to act for; default: as many as the bundle was exported for.
 
     Raises:
         UsageError: no such bundle or target; TargetNotInstalledError with the pip command.
         BundleError: the bundle is damaged, or written by a newer version.
     """
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise UsageError(f"threads: expected a whole number, 1 or more, got {threads!r}")
+    _check_count("threads", threads)
+    _check_count("batch", batch, MOST_BATCH)
     bundle = Bundle.open(path)
     chosen = target or default_target(bundle)
     artifact, manifest = bundle.artifact(chosen), bundle.manifest
     origin = Origin(
         path=Path(os.path.abspath(path)),  # noqa: PTH100 - resolve() would follow links, which may lead elsewhere later
         target=chosen,
-        options={"threads": threads},
+        options={"threads": threads, "batch": batch},
         weights=manifest.source["sha256"],
         precision=artifact.precision,
     )
     if threads is None:
-        threads = suitable_threads(manifest.parameters, manifest.batch_size)
-    runtime = load_runtime(chosen, bundle.load_artifact(chosen), threads)
-    return Policy(runtime, manifest.task, origin, manifest.interface)
+        threads = suitable_threads(manifest.parameters, manifest.batch_size if batch is None else batch)
+    runtime = load_runtime(chosen, bundle.load_artifact(chosen, batch), threads)
+    return Policy(runtime, manifest.task, origin, manifest.interface, choices(bundle))
+
+
+def choices(bundle: Bundle) -> Floats | None:
+    """What an action that is chosen from scores can be before an interface scales and clamps it: (n,); None for a
+    module of one's own, whose step computes its actions."""
+    manifest = bundle.manifest
+    if manifest.task is None or not manifest.interface.scalings:
+        return None
+    return read_model(manifest.model, bundle.path).head.values()
+
+
+def _check_count(name: str, value: int | None, most: int | None = None) -> None:
+    """Raise UsageError unless it is a whole number from 1 on."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= (most or value)):
+        return
+    raise UsageError(f"{name}: expected a whole number, {f'1 to {most}' if most else '1 or more'}, got {value!r}")
 
 
 def default_target(bundle: Bundle) -> str:
@@ -371,12 +436,12 @@ def default_target(bundle: Bundle) -> str:
     return bundle.targets[0]
 
 
-def _loaded_like(origin: Origin | None, path: Path, target: str | None) -> Policy:
+def _loaded_like(origin: Origin | None, path: Path, target: str | None, batch: int) -> Policy:
     """Load a bundle as another was loaded, unless told otherwise."""
     if origin is None:
-        return load_policy(path, target)
+        return load_policy(path, target, batch=batch)
     alike = origin.target if origin.target in Bundle.open(path).targets else None
-    return load_policy(path, target or alike, **origin.options)
+    return load_policy(path, target or alike, **{**origin.options, "batch": batch})
 
 
 def _loaded_again(path: str, target: str, options: dict[str, Any]) -> Policy:

@@ -11,6 +11,7 @@ from lram_export.bundle.identity import IDENTITY_FILE, read_identity
 from lram_export.errors import BundleError
 from lram_export.runtimes.arrays import ArrayRuntime
 from lram_export.runtimes.protocol import Runtime, StepOutput
+from lram_export.runtimes.stacked import in_parts
 from lram_export.spec.json_fields import Fields, read_json
 from lram_export.spec.tensors import InitialTensors, StepSpec
 from lram_export.targets.pytorch.program import PROGRAM_FILE, WEIGHTS_FILE, Program, read_program, weight_of
@@ -60,4 +61,4 @@ def load(artifact: LoadedArtifact) -> Runtime:
             raise ValueError(f"{odd[0]}: {'unknown weight' if odd[0] in weights else 'missing'}")
     except (ValueError, OSError, SafetensorError) as error:
         raise BundleError(f"{path}: {error}; copy or export the bundle again") from None
-    return ProgramRuntime(program, weights, artifact.spec, artifact.initial)
+    return in_parts(artifact, lambda part: ProgramRuntime(program, weights, part.spec, part.initial))

@@ -15,6 +15,7 @@ from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
+from lram_export.runtimes.stacked import in_parts
 from lram_export.runtimes.tvm_module import TvmModuleRuntime
 from lram_export.targets.tvm.interface import (
     INTERFACE_FILE,
@@ -141,12 +142,15 @@ def load_library(
         if platform.gpu is not None:
             import tvm
 
-            from lram_export.runtimes.tvm_gpu import GpuRuntime
+            from lram_export.runtimes.tvm_gpu import GpuRuntime, on_device
 
-            return GpuRuntime(path, weights, artifact, platform.memory_columns, tvm.cuda(0))
+            columns, there = platform.memory_columns, on_device(weights, tvm.cuda(0))
+            return in_parts(artifact, lambda part: GpuRuntime(path, there, part, columns, tvm.cuda(0)))
+        machine = VirtualMachine(path)
         if artifact.task is None:
-            return TvmModuleRuntime(VirtualMachine(path), weights, artifact, threads)
-        return TvmRuntime(VirtualMachine(path), weights, artifact, platform.memory_columns, threads)
+            return in_parts(artifact, lambda part: TvmModuleRuntime(machine, weights, part, threads))
+        columns = platform.memory_columns
+        return in_parts(artifact, lambda part: TvmRuntime(machine, weights, part, columns, threads))
     except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BundleError(f"{path}: TVM cannot run it ({lines[0]}); export it again with this version of TVM") from None

@@ -27,17 +27,31 @@ _LOADING, _RECORDING = threading.Lock(), threading.Lock()
 policies are loaded one after the other, and a step waits for a recording."""
 
 
+def on_device(weights: list[NDArray[Any]], device: Any) -> list[Any]:
+    """Weights in a GPU's memory, for the runtimes that share them."""
+    with _LOADING, _RECORDING:
+        return [_tensor(array, device) for array in weights]
+
+
+def _tensor(array: NDArray[Any], device: Any) -> Any:
+    return tvm.runtime.tensor(np.ascontiguousarray(array), device)
+
+
 class GpuRuntime(BaseRuntime):
-    """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests."""
+    """See :class:`~lram_export.runtimes.protocol.Runtime`; ``device`` is TVM's, a processor for tests.
+
+    A machine replays the graph that it recorded, with the arrays of that step: so every runtime has its own, and
+    shares but the weights with others.
+    """
 
     def __init__(
-        self, library: Path, weights: list[NDArray[Any]], artifact: LoadedArtifact, memory_columns: int, device: Any
+        self, library: Path, weights: list[Any], artifact: LoadedArtifact, memory_columns: int, device: Any
     ) -> None:
         super().__init__(artifact.spec, artifact.initial)
         with _LOADING:
             self._prepare(library, weights, memory_columns, device)
 
-    def _prepare(self, library: Path, weights: list[NDArray[Any]], memory_columns: int, device: Any) -> None:
+    def _prepare(self, library: Path, weights: list[Any], memory_columns: int, device: Any) -> None:
         spec = self.spec
         self._columns, self._device = memory_columns, device
         self._outputs = StepOutput.zeros(spec)
@@ -47,7 +61,7 @@ class GpuRuntime(BaseRuntime):
         self._state = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
         with loadable(library) as name:
             machine = relax.VirtualMachine(tvm.runtime.load_module(name), device)
-        arguments = [*self._input_tensors, *self._output_tensors, *map(self._tensor, weights), *self._state.values()]
+        arguments = [*self._input_tensors, *self._output_tensors, *weights, *self._state.values()]
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine
         self._run = machine["run"]
@@ -56,7 +70,7 @@ class GpuRuntime(BaseRuntime):
         self._load(self._initial)
 
     def _tensor(self, array: NDArray[Any]) -> Any:
-        return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
+        return _tensor(array, self._device)
 
     def _step(self) -> StepOutput:
         with _RECORDING:

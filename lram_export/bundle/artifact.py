@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from lram_export.spec.tensors import InitialTensors, StepSpec
 class LoadedArtifact:
     """One target's folder in a bundle (hashes already checked), with what the manifest says about it.
 
+    ``spec`` is the step of as many rows as are asked for, ``exported_batch`` how many the artifact was exported for.
     ``model`` is the architecture as the manifest's JSON values, ``task`` None for a module of one's own.
     ``digest`` tells the content of its files from that
     of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
@@ -39,6 +41,16 @@ class LoadedArtifact:
     files: frozenset[str] = frozenset()
     initial: InitialTensors = field(default_factory=dict)
     interface: Interface = field(default_factory=Interface)
+    exported_batch: int = 0
+
+    def __post_init__(self) -> None:
+        """Where nobody says otherwise, as many rows as it was exported for."""
+        if self.exported_batch == 0:
+            object.__setattr__(self, "exported_batch", self.spec.batch_size)
+
+    def as_exported(self) -> LoadedArtifact:
+        """The same, of as many rows as it was exported for."""
+        return dataclasses.replace(self, spec=self.spec.with_batch(self.exported_batch))
 
     @property
     def required_task(self) -> TaskSpec:

@@ -85,8 +85,9 @@ class Bundle:
             return self.artifact(target).digest
         return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.sha256}".encode()).hexdigest()
 
-    def load_artifact(self, target: str) -> LoadedArtifact:
-        """Check the hashes of the files a target reads and describe them to its runtime; raises BundleError."""
+    def load_artifact(self, target: str, batch: int | None = None) -> LoadedArtifact:
+        """Check the hashes of the files a target reads and describe them to its runtime, for a number of rows (default:
+        as many as it was exported for); raises BundleError."""
         entry, manifest = self.artifact(target), self.manifest
         self.check_files([*entry.files, *self._shared(target)])
         quantized = None
@@ -94,7 +95,8 @@ class Bundle:
             quantized = QuantizedFile(self.path, manifest.quantization.matrices)
         return LoadedArtifact(
             directory=self.path / target,
-            spec=manifest.spec,
+            spec=manifest.spec if batch is None else manifest.spec.with_batch(batch),
+            exported_batch=manifest.batch_size,
             model=manifest.model,
             task=manifest.task,
             digest=entry.digest,

@@ -67,6 +67,7 @@ other_checkpoint = click.option(
 checkpoint = click.argument("checkpoint", type=PATH)
 bundle = click.argument("bundle", type=PATH)
 batch = click.option("--batch", default=1, show_default=True, type=BATCH, help="Rows per step.")
+rows = click.option("--batch", type=BATCH, help="Rows per step; default: as many as the bundle was exported for.")
 keep_fp32 = click.option(
     "--keep-fp32",
     multiple=True,

@@ -35,6 +35,7 @@ DEFAULT_SEED = 10_000
 @click.option("--target-return", type=FINITE, help="With --env: return to aim at; default: the task table's.")
 @options.output_file(".npz")
 @options.target
+@options.rows
 @options.parallel
 @options.threads
 @options.force
@@ -50,6 +51,7 @@ def record(
     target_return: float | None,
     output: Path,
     target: str | None,
+    batch: int | None,
     parallel: int,
     threads: int | None,
     force: bool,
@@ -70,6 +72,8 @@ def record(
     if bool(environments) == (observations is not None):
         raise UsageError("--env, --observations: give one of them: where the steps to record come from")
     only_played = episodes or seed is not None or no_reward or target_return is not None or parallel > 1
+    if environments and batch is not None:
+        raise UsageError("--batch: only with --observations; an episode has one row")
     if observations is not None and only_played:
         raise UsageError("--episodes, --seed, --no-reward, --target-return, --parallel: only with --env")
     if observations is not None:
@@ -87,7 +91,7 @@ def record(
         steps: StepSequence = record_in_parallel(bundle, target, plan, parallel, threads=threads, progress=progress)
     else:
         with progress.stage("loading"):
-            policy = load_policy(bundle, target, threads=threads)
+            policy = load_policy(bundle, target, threads=threads, batch=1 if environments else batch)
         with policy:
             if observations is not None:
                 recorded = read_recording(observations, policy.spec)

@@ -24,6 +24,7 @@ from lram_export.system.files import atomic_file, check_output
 )
 @options.output_file(".npz")
 @options.target
+@options.rows
 @options.threads
 @options.force
 @options.as_json
@@ -33,6 +34,7 @@ def run(
     observations: Path,
     output: Path,
     target: str | None,
+    batch: int | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -49,7 +51,7 @@ def run(
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     with progress.stage("loading"):
-        policy = load_policy(bundle, target, threads=threads)
+        policy = load_policy(bundle, target, threads=threads, batch=batch)
     with policy:
         recording = read_recording(observations, policy.spec)
         with progress.stage("running", len(recording)) as advance:

@@ -67,9 +67,10 @@ class LoweredModel(LoweredPolicy):
         """See :class:`LoweredPolicy`."""
         return state_matrices(self.config)
 
-    def reference(self) -> PytorchRuntime:
+    def reference(self, batch_size: int | None = None) -> PytorchRuntime:
         """See :class:`LoweredPolicy`."""
-        return PytorchRuntime(self.reference_model, self.spec, self.task, self.interface)
+        spec = self.spec if batch_size is None else self.spec.with_batch(batch_size)
+        return PytorchRuntime(self.reference_model, spec, self.task, self.interface)
 
     def fresh_graph(self) -> StepGraph:
         """See :class:`LoweredPolicy`."""

@@ -82,9 +82,9 @@ class LoweredModule(LoweredPolicy):
         """See :class:`LoweredPolicy`: which drive a state is not known; what rounding does is measured."""
         return frozenset()
 
-    def reference(self) -> ModuleRuntime:
+    def reference(self, batch_size: int | None = None) -> ModuleRuntime:
         """See :class:`LoweredPolicy`."""
-        return ModuleRuntime(self.own, self.spec.batch_size, self.interface)
+        return ModuleRuntime(self.own, self.spec.batch_size if batch_size is None else batch_size, self.interface)
 
     def fresh_graph(self) -> ModuleGraph:
         """See :class:`LoweredPolicy`."""

@@ -74,8 +74,11 @@ class LoweredPolicy(ABC):
         """Those whose inputs keep float32 (`w8a8`): their outputs drive the recurrent state and its exponentials."""
 
     @abstractmethod
-    def reference(self) -> Runtime:
-        """What every target has to equal: the network itself, in PyTorch; it shares the weights."""
+    def reference(self, batch_size: int | None = None) -> Runtime:
+        """What every target has to equal: the network itself, in PyTorch; it shares the weights.
+
+        ``batch_size``: rows, default: those of ``spec``.
+        """
 
     @abstractmethod
     def fresh_graph(self) -> Graph:

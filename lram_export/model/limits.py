@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from lram_export.model.encoders import Encoder
+from lram_export.spec.bounds import rounded_down
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import MAX_FLOAT32
 
@@ -48,10 +48,4 @@ def _limit(weights: Mapping[str, Tensor], encoder: Encoder, columns: int | None)
             f"{name}: weights up to {float(matrix.abs().max()):.3g}, bias up to {offset:.3g}: with a larger "
             f"{encoder.input} than {max(limit, 0.0):.3g} a step would leave float32; train the model again"
         )
-    return _rounded_down(limit)
-
-
-def _rounded_down(value: float) -> float:
-    """To two digits, which are enough, and easy to read."""
-    exponent = math.floor(math.log10(value)) - 1
-    return float(f"{math.floor(value / 10.0**exponent)}e{exponent}")
+    return rounded_down(limit)

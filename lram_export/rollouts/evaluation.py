@@ -71,11 +71,6 @@ def evaluate(
         UsageError: an environment that does not exist, is not installed or does not fit the bundle; before
             anything is played.
     """
-    if bundle.manifest.batch_size != 1:
-        raise UsageError(
-            f"{bundle.path}: was exported for batches of {bundle.manifest.batch_size}; one episode needs one row: "
-            f"export again with --batch 1"
-        )
     evaluation = Evaluation(options)
     try:
         with ExitStack() as opened:

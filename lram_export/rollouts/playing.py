@@ -36,12 +36,12 @@ def players(bundle: Bundle, options: EvaluationOptions, reference: Policy | None
     manifest = bundle.manifest
     with ExitStack() as opened:
         environments = {
-            name: opened.enter_context(FittedEnvironment.open(name, manifest.spec, manifest.task))
+            name: opened.enter_context(FittedEnvironment.open(name, manifest.spec.with_batch(1), manifest.task))
             for name in options.environments
         }
         policies = {
             target: opened.enter_context(
-                Policy(load_runtime(target, bundle.load_artifact(target), options.threads), manifest.task)
+                Policy(load_runtime(target, bundle.load_artifact(target, 1), options.threads), manifest.task)
             )
             for target in options.targets
         }

@@ -51,7 +51,7 @@ def record_episodes(policy: Policy, plan: EpisodePlan, progress: Progress = SILE
     """The steps a policy takes in simulated episodes, environment after environment, seed after seed.
 
     Raises:
-        UsageError: an environment that does not exist, is not installed or does not fit; or a policy of a batch.
+        UsageError: an environment that does not exist, is not installed or does not fit; or a policy of several rows.
         EnvironmentFailure: an environment failed.
     """
     with _recorder(policy, plan) as record:
@@ -75,7 +75,7 @@ def record_in_parallel(
     """
     if threads is None:
         manifest = Bundle.open(bundle).manifest
-        threads = share(suitable_threads(manifest.parameters, manifest.batch_size), processes)
+        threads = share(suitable_threads(manifest.parameters, 1), processes)
     job = RecordingJob(Path(bundle), target, threads, plan, registered_here(plan.environments))
     with Workers(processes) as workers:
         return _recorded(plan, workers.results(job, _tasks(plan)), progress)
@@ -95,14 +95,15 @@ class RecordingJob(Job[SeedTask, StepSequence]):
     def ready(self) -> Iterator[Record]:
         """See :class:`~lram_export.rollouts.workers.Job`."""
         register(self.registered)
-        with load_policy(self.bundle, self.target, threads=self.threads) as policy, _recorder(policy, self.plan) as do:
-            yield do
+        with ExitStack() as opened:
+            policy = opened.enter_context(load_policy(self.bundle, self.target, threads=self.threads, batch=1))
+            yield opened.enter_context(_recorder(policy, self.plan))
 
 
 @contextmanager
 def _recorder(policy: Policy, plan: EpisodePlan) -> Iterator[Record]:
     if policy.spec.batch_size != 1:
-        raise UsageError(f"--env: episodes need a bundle of batch 1, this one has batches of {policy.spec.batch_size}")
+        raise UsageError(f"policy: an episode has one row, got {policy.spec.batch_size}; load_policy(..., batch=1)")
     recorder = RecordingRuntime(policy.runtime)
     watched = Policy(recorder, policy.task)
     with ExitStack() as opened:

@@ -33,7 +33,7 @@ class ReferenceSource:
 def reference_policy(
     bundle: Bundle, checkpoint: Checkpoint | None, *, other_checkpoint: bool = False, processes: int = 1
 ) -> Policy:
-    """The float32 reference model behind the step API, from a checkpoint or the bundle's `pytorch` artifact.
+    """The float32 reference model behind the step API, of one row: from a checkpoint or the `pytorch` artifact.
 
     It sets the number of torch's threads for the whole process, to what suits the model where so many
     ``processes`` share the machine. With ``other_checkpoint`` the checkpoint may be another than the bundle's, whatever
@@ -56,14 +56,14 @@ def reference_policy(
             f"--no-reference to play without a comparison"
         )
     if checkpoint is None:
-        runtime: Runtime = load_runtime("pytorch", bundle.load_artifact("pytorch"), 1)
+        runtime: Runtime = load_runtime("pytorch", bundle.load_artifact("pytorch", 1), 1)
     else:
         from lram_export.verification.oracle import build_oracle
 
         oracle = build_oracle(bundle, checkpoint, other_checkpoint=other_checkpoint)
         if not other_checkpoint:
             oracle.require_codes()
-        runtime = oracle.float32.reference()
+        runtime = oracle.float32.reference(1)
     import torch
 
     torch.set_num_threads(share(threads_beside_others(manifest.parameters), processes))

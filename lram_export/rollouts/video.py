@@ -54,7 +54,7 @@ def record_video(
         EnvironmentFailure: an environment failed; nothing is written then.
     """
     manifest, target, file = bundle.manifest, options.targets[0], Path(file)
-    policy = Policy(load_runtime(target, bundle.load_artifact(target), options.threads), manifest.task)
+    policy = Policy(load_runtime(target, bundle.load_artifact(target, 1), options.threads), manifest.task)
     frames: list[NDArray[np.uint8]] = []
     with policy, progress.stage("filming", len(options.environments)) as advance:
         for name in options.environments:

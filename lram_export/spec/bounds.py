@@ -7,6 +7,8 @@ direction, so that nobody's model meets them. Free of torch.
 
 from __future__ import annotations
 
+import math
+
 MOST_JSON_BYTES = 4 << 20
 """A manifest of 256 blocks has half of a megabyte."""
 MOST_JSON_DEPTH = 32
@@ -38,3 +40,9 @@ FREE_EXPANSION = 64 << 20
 noise, which packs to half of its size; pixels can pack to nothing."""
 RECORDING_EXPANSION = 512
 """The same of a recording that a user gives, in which images may stand still."""
+
+
+def rounded_down(value: float) -> float:
+    """A positive bound to two digits, which are enough, and easy to read."""
+    exponent = math.floor(math.log10(value)) - 1
+    return float(f"{math.floor(value / 10.0**exponent)}e{exponent}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.spec.bounds import MOST_ELEMENT_NAMES, MOST_FLOAT32
+from lram_export.spec.bounds import MOST_ELEMENT_NAMES, MOST_FLOAT32, rounded_down
 from lram_export.spec.images import ImageSpec
 from lram_export.spec.json_fields import Fields, check_text, shown
 from lram_export.spec.tensors import UNCLAMPED, StepSpec, TensorSpec
@@ -34,6 +34,7 @@ UNITS = (
 SMALLEST_DEVIATION = 1e-12
 MOST_RATE = 1e6
 """Hz."""
+MOST_CLAMPS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,49 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Safety:
+    """What an action is held to beyond its limits, tick by tick: outside of the graph, so that the state of the policy
+    never knows of it.
+
+    Attributes:
+        most_change: by how much an element may differ from the tick before, in the action's units.
+        most_clamps: how many ticks in a row a limit may clamp the action. At the next one it becomes the safe action,
+            until the row is reset.
+        safe_action: what the robot does when it must not do what the policy says.
+    """
+
+    most_change: Numbers | None = None
+    most_clamps: int | None = None
+    safe_action: Numbers | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; what is not said is left out."""
+        found = {"most_change": self.most_change, "most_clamps": self.most_clamps, "safe_action": self.safe_action}
+        return {
+            name: list(said) if isinstance(said, tuple) else said for name, said in found.items() if said is not None
+        }
+
+    @staticmethod
+    def from_json(fields: Fields) -> Safety:
+        """Read what :meth:`to_json` wrote; raises ValueError naming the field."""
+        _only(fields, "most_change", "most_clamps", "safe_action")
+        known = {name for name in fields.data if fields.data[name] is not None}
+        if not known:
+            raise ValueError(f"{fields.where}: expected most_change, most_clamps or safe_action, got none")
+        found = Safety(
+            _numbers(fields, "most_change") if "most_change" in known else None,
+            fields.integer("most_clamps", 1, MOST_CLAMPS) if "most_clamps" in known else None,
+            _numbers(fields, "safe_action") if "safe_action" in known else None,
+        )
+        for value in np.atleast_1d([] if found.most_change is None else found.most_change):
+            if not value > 0:
+                raise ValueError(f"{fields.path('most_change')}: expected positive numbers, got {value:g}")
+        if found.most_clamps is not None and found.safe_action is None:
+            raise ValueError(f"{fields.path('most_clamps')}: expected safe_action beside it: what the robot does then")
+        return found
+
+
+@dataclass(frozen=True)
 class FieldInterface:
     """What is known of one observation or action; None: not known, or not done.
 
@@ -127,6 +171,7 @@ class FieldInterface:
         limits: of an action clamped to in the graph; of an observation what the sensor can read.
         normalization: of an observation of numbers, done in the graph.
         scaling: of an action of numbers, done in the graph.
+        safety: of an action of numbers, heeded by whoever gives it to the robot.
         image: what an observation of pixels is.
     """
 
@@ -135,6 +180,7 @@ class FieldInterface:
     limits: Limits | None = None
     normalization: Normalization | None = None
     scaling: Scaling | None = None
+    safety: Safety | None = None
     image: ImageSpec | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +190,7 @@ class FieldInterface:
             found["elements"] = list(self.elements)
         if self.units is not None:
             found["units"] = self.units[0] if len(self.units) == 1 else list(self.units)
-        for name in ("limits", "normalization", "scaling", "image"):
+        for name in ("limits", "normalization", "scaling", "safety", "image"):
             part = getattr(self, name)
             if part is not None:
                 found[name] = part.to_json()
@@ -276,7 +322,7 @@ def read_interface(fields: Fields) -> Interface:
 
 def _field(fields: Fields, side: str) -> FieldInterface:
     observed = side == "observation"
-    _only(fields, "elements", "units", "limits", *(("normalization", "image") if observed else ("scaling",)))
+    _only(fields, "elements", "units", "limits", *(("normalization", "image") if observed else ("scaling", "safety")))
     known = {name for name in fields.data if fields.data[name] is not None}
     return FieldInterface(
         elements=_names(fields, "elements") if "elements" in known else None,
@@ -284,6 +330,7 @@ def _field(fields: Fields, side: str) -> FieldInterface:
         limits=Limits.from_json(fields.fields("limits")) if "limits" in known else None,
         normalization=Normalization.from_json(fields.fields("normalization")) if "normalization" in known else None,
         scaling=Scaling.from_json(fields.fields("scaling")) if "scaling" in known else None,
+        safety=Safety.from_json(fields.fields("safety")) if "safety" in known else None,
         image=ImageSpec.from_json(fields.fields("image")) if "image" in known else None,
     )
 
@@ -344,7 +391,7 @@ def _check_field(where: str, of: FieldInterface, tensor: TensorSpec, spec: StepS
     """Raise ValueError unless what is said fits a field's type and number of elements."""
     size = math.prod(tensor.shape[1:])
     whole = tensor.dtype != "float32"
-    for name in ("normalization", "scaling", "limits"):
+    for name in ("normalization", "scaling", "limits", "safety"):
         if whole and getattr(of, name) is not None:
             raise ValueError(f"{where}.{name}: only of numbers, float32; this field is {tensor.dtype}")
     if of.image is not None and tensor.dtype != "uint8":
@@ -357,11 +404,28 @@ def _check_field(where: str, of: FieldInterface, tensor: TensorSpec, spec: StepS
         raise ValueError(f"{where}.elements: expected {count} names, got {len(of.elements)}")
     if of.units is not None and len(of.units) not in (1, size):
         raise ValueError(f"{where}.units: expected 1 or {size}, got {len(of.units)}")
-    parts: Sequence[Any] = [of.limits, of.normalization, of.scaling]
-    for part, name in zip(parts, ("limits", "normalization", "scaling"), strict=True):
+    parts: Sequence[Any] = [of.limits, of.normalization, of.scaling, of.safety]
+    for part, name in zip(parts, ("limits", "normalization", "scaling", "safety"), strict=True):
         for key, numbers in ({} if part is None else part.to_json()).items():
             if isinstance(numbers, list) and len(numbers) != size:
                 raise ValueError(f"{where}.{name}.{key}: expected 1 or {size} numbers, got {len(numbers)}")
+    if of.safety is not None:
+        _check_safety(where, of.safety, of.limits, size)
+
+
+def _check_safety(where: str, safety: Safety, limits: Limits | None, size: int) -> None:
+    """Raise ValueError unless an envelope fits the limits that an action is clamped to."""
+    if safety.most_clamps is not None and limits is None:
+        raise ValueError(f"{where}.safety.most_clamps: expected limits of the action, which say what is clamped")
+    if safety.safe_action is not None and limits is not None:
+        chosen, low, high = (np.broadcast_to(n, size) for n in (safety.safe_action, limits.low, limits.high))
+        beyond = np.flatnonzero((chosen < low) | (chosen > high))
+        if beyond.size:
+            i = beyond[0]
+            raise ValueError(
+                f"{where}.safety.safe_action: expected numbers within the limits, {low[i]:g} to {high[i]:g} at element "
+                f"{i}, got {chosen[i]:g}"
+            )
 
 
 def _limit_before(limit: float, normalization: Normalization) -> float:
@@ -380,12 +444,7 @@ def _limit_before(limit: float, normalization: Normalization) -> float:
             f"normalization.deviation: {smallest:g} is so small that observations above {max(found, 0.0):.3g} would "
             f"leave float32; clip what is normalized, or set the deviation of numbers that never change to 1"
         )
-    return _rounded_down(found)
-
-
-def _rounded_down(value: float) -> float:
-    exponent = math.floor(math.log10(value)) - 1
-    return float(f"{math.floor(value / 10.0**exponent)}e{exponent}")
+    return rounded_down(found)
 
 
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class StateSpec(TensorSpec):
         return {**super().to_json(), "role": self.role, "initial": self.initial}
 
 
+Tensor = TypeVar("Tensor", bound=TensorSpec)
 InitialTensors = Mapping[str, NDArray[np.float32]]
 """Name of a state that starts as a tensor -> that tensor, for one row."""
 
@@ -119,6 +120,14 @@ class StepSpec:
         """The same with these limits of inputs."""
         inputs = tuple(dataclasses.replace(t, limit=limits.get(t.name)) for t in self.inputs)
         return dataclasses.replace(self, inputs=inputs)
+
+    def with_batch(self, batch_size: int) -> StepSpec:
+        """The same step of another number of rows."""
+
+        def resized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(dataclasses.replace(t, shape=(batch_size, *t.shape[1:])) for t in tensors)
+
+        return StepSpec(batch_size, resized(self.inputs), resized(self.outputs), resized(self.states))
 
     @property
     def state_bytes(self) -> int:

@@ -145,8 +145,6 @@ def check_options(options: SweepOptions) -> None:
             raise UsageError(f"{option}: {missing[0]}: no such file; make one with lram-export record")
     if options.calibration and not any(calibrated(precision) for precision in options.precisions):
         raise UsageError(f"--calibration: there is nothing to calibrate at {', '.join(options.precisions)}")
-    if options.environments and options.batch_size != 1:
-        raise UsageError(f"--env: an episode needs one row per step, got --batch {options.batch_size}; leave one out")
 
 
 def impossible(cell: Cell, options: SweepOptions) -> str | None:

@@ -123,7 +123,6 @@ class TestRefusals:
         return {
             "missing": tmp_path / "none.lram",
             "damaged": damaged,
-            "batch": exported("state_m", batch=2, targets=("native",)),
             "wider": exported("state_ms", targets=("native",)),
             "game": exported("image_m", targets=("native",)),
             "observed": exported("state_m", "observed", targets=("native",)),
@@ -135,7 +134,6 @@ class TestRefusals:
         [
             ("missing", "none.lram: no such bundle"),
             ("damaged", r"model.lrn: \d+ bytes, the manifest says"),
-            ("batch", "batch size: expected 1, as in the policy that runs, got 2; load it by itself"),
             ("wider", r"input observation: expected float32 of shape \(1, 39\), .* got float32 of shape \(1, 204\)"),
             ("game", r"input observation: expected float32 of shape \(1, 39\), .* got uint8 of shape \(1, 3, 64, 64\)"),
             ("observed", "reward_feedback: expected none, as in the policy that runs, got observed"),

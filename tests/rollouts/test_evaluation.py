@@ -208,15 +208,14 @@ class TestFailures:
         assert "--checkpoint" in text
         assert "--no-reference" in text
 
-    def test_a_batch_of_several_rows_is_refused(self, exported: ExportFunction) -> None:
-        code, text = fail(
-            "evaluate",
-            exported("state_m", batch=3, targets=("native", "pytorch"), options=OPTIONS),
-            "--env",
-            f"gym/{LINE}",
-        )
-        assert code == 2
-        assert "batches of 3" in text
+    def test_a_bundle_of_several_rows_plays_as_one_of_a_single_row(self, exported: ExportFunction) -> None:
+        found = []
+        for batch in (1, 3):
+            bundle = exported("state_m", batch=batch, targets=("native", "pytorch"), options=OPTIONS)
+            played = succeed("evaluate", bundle, "--env", f"gym/{LINE}", "--episodes", "2", "--json", "-q")
+            found.append(json.loads(played.stdout)["results"])
+        one, three = ([(row["policy"], row["episodes"]) for row in results] for results in found)
+        assert one == three
 
     def test_a_quantized_bundle_holds_no_float32_reference(self, exported: ExportFunction) -> None:
         bundle = exported("state_m", targets=("pytorch",), options=(*OPTIONS, "--precision", "int8"))

@@ -339,10 +339,6 @@ class TestWrongUse:
             (("--calibration", str(STATE_M)), "--calibration: there is nothing to calibrate at fp32, fp16"),
             (("--keep-fp32", "gates"), "--keep-fp32: 'gates' fits no matrix; this model has: blocks.0.proj_up"),
             (("--env", "nowhere/x"), "--env: unknown environment 'nowhere/x'"),
-            (
-                ("--env", f"gym/{ENVIRONMENT}", "--batch", "2"),
-                "--env: an episode needs one row per step, got --batch 2",
-            ),
             (("--env", "gym/Pendulum-v1"), "--env gym/Pendulum-v1: its actions are"),
             (("--observation-dim", "205"), "the task has 205, the model takes at most 204"),
             (("--steps", "9"), "Invalid value for '--steps'"),

@@ -21,7 +21,7 @@ from lram_export.kernels.tvm import gpu
 from lram_export.kernels.tvm.gpu import dense
 from lram_export.model.config import read_model
 from lram_export.runtimes import LoadedArtifact, load_runtime
-from lram_export.runtimes.tvm_gpu import GpuRuntime
+from lram_export.runtimes.tvm_gpu import GpuRuntime, on_device
 from lram_export.targets.tvm.interface import WEIGHTS_FILE, map_weights, read_interface
 from lram_export.targets.tvm.platforms import PLATFORMS, host_platform
 from tests.conftest import SLOW, ExportFunction, fail, load_golden, succeed
@@ -58,7 +58,7 @@ class TestGpu:
         artifact = bundle.load_artifact("tvm")
         library = self.emulated_library(artifact, tmp_path)
         weights = map_weights(read_interface(artifact.directory).weights, artifact.directory / WEIGHTS_FILE)
-        on_gpu = GpuRuntime(library, weights, artifact, gpu.COLUMNS, tvm.cpu())
+        on_gpu = GpuRuntime(library, on_device(weights, tvm.cpu()), artifact, gpu.COLUMNS, tvm.cpu())
         on_processor = load_runtime("tvm", artifact, 1)
         inputs = random_steps(artifact.spec, artifact.task, 6, seed=3)
         for step, values in enumerate(inputs):

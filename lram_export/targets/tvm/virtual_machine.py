@@ -74,13 +74,19 @@ class VirtualMachine:
             self._library = tvm_ffi.load_module(name)
         self._machine = self._library["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        self._bound = 0
+
+    def _own_name(self, name: str) -> str:
+        """One that no function was bound under yet: what is bound is looked up again at every call."""
+        self._bound += 1
+        return f"{name}_{self._bound}"
 
     def bound(self, name: str, arrays: list[NDArray[Any]]) -> Any:
         """The function ``name`` as a function without arguments, which reads and writes the arrays in place.
 
         The arrays, made by :func:`aligned`, must outlive it.
         """
-        saved = f"bound_{name}"
+        saved = self._own_name(name)
         include_return = 0
         self._machine["save_function"](name, saved, include_return, *map(tvm_ffi.from_dlpack, arrays))
         return self._machine[saved]
@@ -88,7 +94,7 @@ class VirtualMachine:
     def returning(self, name: str, arrays: list[NDArray[Any]]) -> Any:
         """The function ``name`` as a function without arguments, which reads the arrays, made by :func:`aligned`, and
         returns its results as a sequence of tensors."""
-        saved = f"returning_{name}"
+        saved = self._own_name(name)
         include_return = 1
         self._machine["save_function"](name, saved, include_return, *map(tvm_ffi.from_dlpack, arrays))
         return self._machine[saved]
