@@ -1,4 +1,4 @@
-"""One policy, a row for each of several Gymnasium environments: `python examples/make_vec.py four.lram [ID]`."""
+"""One policy, a row for each of several Gymnasium environments: `python examples/make_vec.py metaworld.lram [ID]`."""
 
 import sys
 
@@ -11,8 +11,8 @@ from lram_export.rollouts.vector import VectorEpisodes
 ENTRY = "lram_export.rollouts.environments.metaworld:MetaWorldEnv"
 gymnasium.register("Reach-v3", entry_point=ENTRY, kwargs={"task": "reach-v3"}, max_episode_steps=200)
 
-policy = load_policy(sys.argv[1], threads=1)
-rows = policy.spec.batch_size
+rows = 4
+policy = load_policy(sys.argv[1], threads=1, batch=rows)
 envs = gymnasium.make_vec(sys.argv[2] if len(sys.argv) > 2 else "Reach-v3", num_envs=rows, vectorization_mode="sync")
 if not (np.all(envs.action_space.low == -1) and np.all(envs.action_space.high == 1)):
     envs = gymnasium.wrappers.vector.RescaleAction(envs, -1.0, 1.0)  # what the policy's actions lie in

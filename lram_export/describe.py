@@ -7,12 +7,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lram_export.model.config import ModelConfig, read_model
-from lram_export.spec.interface import FieldInterface, Interface, Numbers, actions_of, observations_of
+from lram_export.spec.interface import FieldInterface, Interface, Numbers, Safety, actions_of, observations_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lram_export.bundle.manifest import Manifest, QuantizationEntry
+    from lram_export.envelope import Counts
     from lram_export.spec.parity import ParityResult
     from lram_export.spec.tensors import StepSpec, TensorSpec
 
@@ -112,27 +114,39 @@ def interface_facts(interface: Interface, spec: StepSpec) -> list[tuple[str, str
                 f"{', '.join(inside)} in the graph" if inside else "",
                 f"{', '.join(said)} known" if said else "",
                 f"{', '.join(unknown)} unknown" if unknown else "",
+                "" if of.safety is None else f"safety: {_safety(of.safety)}",
             ]
             facts.append((f"interface {name}", "; ".join(filter(None, parts))))
     return facts
 
 
+def _safety(safety: Safety) -> str:
+    """What an action is held to tick by tick, in words."""
+    parts = [
+        "changes are bounded" if safety.most_change is not None else "",
+        f"stopped after {counted(safety.most_clamps, 'clamp')} in a row" if safety.most_clamps is not None else "",
+        "a safe action is known" if safety.safe_action is not None and safety.most_clamps is None else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def interface_rows(interface: Interface, spec: StepSpec) -> list[list[str]]:
-    """What a policy says of its robot, by elements: field, element, unit, low, high, what the graph does."""
+    """What a policy says of its robot, by elements: field, element, unit, low, high, what the graph does, and what the
+    element is held to tick by tick."""
     rows = []
     for tensors, fields in ((observations_of(spec), interface.observation), (actions_of(spec), interface.action)):
         for name, tensor in tensors.items():
             of = fields.get(name, FieldInterface())
             if tensor.dtype != "float32":
                 choices = "" if of.elements is None else ", ".join(of.elements)
-                rows.append([name, choices or _shape_of(tensor), "", "", "", "" if of.image is None else "image"])
+                rows.append([name, choices or _shape_of(tensor), "", "", "", "" if of.image is None else "image", ""])
                 continue
             of_field = []
             for i in range(math.prod(tensor.shape[1:])):
                 unit = "" if of.units is None else of.units[i if len(of.units) > 1 else 0]
                 low, high = ("", "") if of.limits is None else (_at(of.limits.low, i), _at(of.limits.high, i))
                 element = str(i) if of.elements is None else of.elements[i]
-                of_field.append([name, element, unit, low, high, _inside(of, i)])
+                of_field.append([name, element, unit, low, high, _inside(of, i), _held(of.safety, i)])
             if of.elements is None and len(of_field) > 1 and all(row[2:] == of_field[0][2:] for row in of_field):
                 of_field = [[name, f"0 to {len(of_field) - 1}", *of_field[0][2:]]]
             rows += of_field
@@ -151,6 +165,30 @@ def _inside(of: FieldInterface, i: int) -> str:
     if of.scaling is not None:
         return f"{_at(of.scaling.scale, i)} x + {_at(of.scaling.offset, i)}"
     return ""
+
+
+def _held(safety: Safety | None, i: int) -> str:
+    """What an element is held to from tick to tick."""
+    if safety is None:
+        return ""
+    change = "" if safety.most_change is None else f"±{_at(safety.most_change, i)} a tick"
+    safe = "" if safety.safe_action is None else f"{_at(safety.safe_action, i)} when stopped"
+    return ", ".join(filter(None, (change, safe)))
+
+
+def held_back(counts: Mapping[str, Counts], interface: Interface) -> list[str]:
+    """A line for each action that limits clamped or a safety held back, with its elements, rows together."""
+    lines = []
+    for name, of in counts.items():
+        names = interface.action[name].elements or tuple(map(str, range(of.clamped.shape[1])))
+        parts = []
+        for word, ticks in (("clamped", of.clamped.sum(axis=0)), ("slowed", of.slowed.sum(axis=0))):
+            elements = [f"{element} {count:,}" for element, count in zip(names, ticks.tolist(), strict=True) if count]
+            parts += [f"{word}: {', '.join(elements)}"] if elements else []
+        stopped = int(of.stopped.sum())
+        parts += [f"stopped for {counted(stopped, 'step')}"] if stopped else []
+        lines += [f"{name}: {'; '.join(parts)}"] if parts else []
+    return lines
 
 
 def _shape_of(tensor: TensorSpec) -> str:

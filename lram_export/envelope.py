@@ -7,7 +7,7 @@ It is outside of the step graph, and the policy's state never knows of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class Counts:
     slowed: NDArray[np.int64]
     stopped: NDArray[np.int64]
     consecutive: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: a list of rows each."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
 
 class Envelope:

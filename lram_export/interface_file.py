@@ -58,6 +58,7 @@ def _field(of: FieldInterface, tensor: TensorSpec, side: str) -> list[str]:
     }
     if side == "action":
         hints["scaling"] = "{scale: 1.0, offset: 0.0}: value * scale + offset, in the graph"
+        hints["safety"] = "{most_change: 0.1, most_clamps: 10, safe_action: 0.0}: see docs/interface.md"
     elif tensor.dtype == "uint8":
         hints["image"] = "{height: ..., width: ..., ...}: see docs/cameras.md"
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
 from lram_export.cli.parameters import INPUT_FILE, Command
-from lram_export.describe import counted
+from lram_export.describe import counted, held_back
 from lram_export.system.files import atomic_file, check_output
 
 
@@ -59,8 +59,11 @@ def run(
     with atomic_file(output, force=force) as temporary, temporary.open("wb") as file:
         told = {} if policy.task is None else {"return_to_go": result.return_to_go}
         np.savez_compressed(file, allow_pickle=False, actions=result.actions, **result.others, **told)
-    median = float(np.median(result.seconds)) * 1e3
+    median, counts = float(np.median(result.seconds)) * 1e3, policy.counts()
     if as_json:
-        print_json({"output": str(output), "steps": len(result.actions), "p50_ms": median})
+        held = {name: of.to_json() for name, of in counts.items()}
+        print_json({"output": str(output), "steps": len(result.actions), "p50_ms": median, "counts": held})
     else:
         message(f"{output}: {counted(len(result.actions), 'step')}, {median:.3g} ms per step (median)", quiet)
+        for line in held_back(counts, policy.interface):
+            message(line, quiet)

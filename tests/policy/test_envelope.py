@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lram_export.policy import Policy
 from lram_export.spec.interface import FieldInterface, Interface, Limits, Safety, Scaling
 from lram_export.spec.tasks import resolve_task
 from lram_export.spec.tensors import UNCLAMPED, StepSpec, TensorSpec
-from tests.conftest import load_golden
+from tests.conftest import load_golden, succeed
 
 Floats = NDArray[np.float32]
 LIMITS = Limits((-1.0, -2.0), (1.0, 2.0))
@@ -284,3 +285,18 @@ def test_actions_that_are_chosen_from_bins_are_counted(tmp_path: Path) -> None:
                 expected += beyond
             assert policy.counts()["action"].clamped.tolist() == [expected.tolist()]
             assert 0 < expected.sum() < 400
+
+
+def test_run_says_what_was_held_back(bundles: dict[str, Path], tmp_path: Path) -> None:
+    seen, actions = tmp_path / "seen.npz", tmp_path / "actions.npz"
+    np.savez(seen, observations=np.float32([[0, 0], [9, 0], [9, 0], [9, 9], [9, 0]]))
+    text = succeed("run", bundles["held"], "--observations", seen, "-o", actions).stderr
+    assert "action: clamped: 0 4, 1 1; slowed: 0 3, 1 1; stopped for 2 steps" in text
+    with np.load(actions) as file:
+        assert file["actions"][:, 0].tolist() == [0, 0.25, 0.5, 0.25, 0]
+    document = json.loads(
+        succeed("run", bundles["free"], "--observations", seen, "-o", actions, "--force", "--json", "-q").stdout
+    )
+    assert document["counts"] == {
+        "action": {"clamped": [[4, 1]], "slowed": [[0, 0]], "stopped": [0], "consecutive": [4]}
+    }

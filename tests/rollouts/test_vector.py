@@ -124,10 +124,8 @@ def check_same(alone: Callable[[int], list[Episode]], together: list[list[Episod
 
 def policies(exported: ExportFunction, target: str, feedback: str, rows: int) -> tuple[Policy, Policy]:
     """With one row, and with several."""
-    one, several = (
-        exported("state_m", feedback=feedback, batch=batch, targets=(target,), options=OPTIONS) for batch in (1, rows)
-    )
-    return load_policy(one, target, threads=1), load_policy(several, target, threads=1)
+    bundle = exported("state_m", feedback=feedback, targets=(target,), options=OPTIONS)
+    return load_policy(bundle, target, threads=1), load_policy(bundle, target, threads=1, batch=rows)
 
 
 @MODE
@@ -235,7 +233,7 @@ class TestMasks:
 
 def test_the_example_runs(exported: ExportFunction) -> None:
     sizes = ["--observation-dim", "3", "--action-dim", "1", "--target-return", "-200", "--reward-scale", "200"]
-    bundle = exported("state_m", batch=4, targets=("native",), options=sizes)
+    bundle = exported("state_m", targets=("native",), options=sizes)
     example = Path(__file__).parent.parent.parent / "examples" / "make_vec.py"
     done = subprocess.run(
         [sys.executable, example, bundle, "Pendulum-v1"], capture_output=True, text=True, check=False, timeout=120

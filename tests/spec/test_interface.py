@@ -19,6 +19,7 @@ from lram_export.spec.interface import (
     Interface,
     Limits,
     Normalization,
+    Safety,
     Scaling,
     clamped,
     normalized,
@@ -57,12 +58,13 @@ observed = st.builds(
     units=st.none() | st.tuples(st.sampled_from(UNITS)) | st.just(("rad", "rad", "m")),
     normalization=st.none() | st.builds(Normalization, of(numbers), of(positive), st.none() | positive),
 )
+safety = st.builds(Safety, of(positive)) | st.builds(Safety, st.none(), st.none(), of(numbers))
 acted = st.builds(
     FieldInterface,
     units=st.none() | st.tuples(st.sampled_from(UNITS)),
     scaling=st.none() | st.builds(Scaling, of(positive), of(numbers)),
     limits=st.none() | st.builds(lambda low, width: Limits(low, low + width), numbers, st.floats(1, 100, width=32)),
-)
+) | st.builds(FieldInterface, scaling=st.none() | st.builds(Scaling, of(positive), of(numbers)), safety=safety)
 
 
 @given(observed, acted, st.none() | positive)
@@ -121,6 +123,26 @@ WRONG = {
         {"action": {"torque": {"scaling": {"scale": 0}}}},
         "action.torque.scaling.scale: expected numbers that are not zero",
     ),
+    "an empty safety": (
+        {"action": {"torque": {"safety": {}}}},
+        "action.torque.safety: expected most_change, most_clamps or safe_action, got none",
+    ),
+    "an action that may not change": (
+        {"action": {"torque": {"safety": {"most_change": [1, 0, 1]}}}},
+        "action.torque.safety.most_change: expected positive numbers, got 0",
+    ),
+    "a bound without a safe action": (
+        {"action": {"torque": {"safety": {"most_clamps": 3}}}},
+        "action.torque.safety.most_clamps: expected safe_action beside it",
+    ),
+    "no clamp at all": (
+        {"action": {"torque": {"safety": {"most_clamps": 0, "safe_action": 0}}}},
+        r"action.torque.safety.most_clamps: expected .*1.*, got 0",
+    ),
+    "safety of what is observed": (
+        {"observation": {"joints": {"safety": {"safe_action": 0}}}},
+        "observation.joints.safety: unknown field; known: elements, units, limits, normalization, image",
+    ),
     "a name twice": (
         {"action": {"torque": {"elements": ["a", "b", "a"]}}},
         "action.torque.elements: expected different names, got 'a' twice",
@@ -162,6 +184,18 @@ UNFIT = {
     "pixels that are normalized": (
         Interface(observation={"eye": FieldInterface(normalization=Normalization())}),
         "observation.eye.normalization: only of numbers, float32; this field is uint8",
+    ),
+    "a bound on clamps where nothing is clamped": (
+        Interface(action={"torque": FieldInterface(safety=Safety(None, 3, 0.0))}),
+        "action.torque.safety.most_clamps: expected limits of the action",
+    ),
+    "a safe action beyond the limits": (
+        Interface(action={"torque": FieldInterface(limits=Limits(-1.0, 1.0), safety=Safety(None, 3, (0.0, 2.0, 0.0)))}),
+        "action.torque.safety.safe_action: expected numbers within the limits, -1 to 1 at element 1, got 2",
+    ),
+    "changes of another length": (
+        Interface(action={"torque": FieldInterface(safety=Safety((1.0, 2.0)))}),
+        "action.torque.safety.most_change: expected 1 or 3 numbers, got 2",
     ),
     "choices that are clamped": (
         Interface(action={"mode": FieldInterface(limits=Limits(0.0, 1.0))}),
@@ -222,7 +256,8 @@ def test_the_json_schema_knows_the_fields_and_choices_that_are_read() -> None:
     assert {*observation, *action} == {field.name for field in dataclasses.fields(FieldInterface)}
     for name, kind in (("normalization", Normalization), ("limits", Limits)):
         assert set(observation[name]["properties"]) == {field.name for field in dataclasses.fields(kind)}
-    assert set(action["scaling"]["properties"]) == {field.name for field in dataclasses.fields(Scaling)}
+    for name, kind in (("scaling", Scaling), ("safety", Safety)):
+        assert set(action[name]["properties"]) == {field.name for field in dataclasses.fields(kind)}
     assert observation["units"]["oneOf"][0]["enum"] == list(UNITS)
     image = observation["image"]["properties"]
     assert set(image) == set(PROCGEN.to_json())
