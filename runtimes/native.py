@@ -17,10 +17,19 @@ from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
 from lram_export.spec.tensors import TensorSpec, initial_values
-from lram_export.targets.native.format import HEADER_BYTES, Header, step_fields, stored_name
+from lram_export.targets.native.format import (
+    HEADER_BYTES,
+    SINCE,
+    Header,
+    Role,
+    step_fields,
+    stored_name,
+    version_of,
+)
+from lram_export.targets.native.interface import as_said, as_told
 from lram_export.targets.native.options import NativeOptions
 from lram_export.targets.native.program import HEADER_BYTES as PROGRAM_HEADER_BYTES
-from lram_export.targets.native.program import ProgramHeader
+from lram_export.targets.native.program import PROGRAM_VERSION, ProgramHeader
 
 MODEL_FILE = "model.lrn"
 
@@ -99,6 +108,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     except RuntimeError as error:
         raise BundleError(str(error)) from None
     check_header(path, artifact)
+    check_interface(path, model, artifact)
     if sorted(model.inputs) != sorted(map(of_row, artifact.spec.inputs)):
         raise BundleError(f"{path}: its inputs are not those that the manifest describes; export the bundle again")
     if model.outputs != list(map(of_row, artifact.spec.outputs)):
@@ -127,6 +137,17 @@ def same_state(found: list[tuple[str, tuple[int, ...], Any]], artifact: LoadedAr
     )
 
 
+def check_interface(path: Path, model: _native.Model, artifact: LoadedArtifact) -> None:
+    """Compare what an artifact says of its robot with the manifest; raises BundleError naming the field.
+
+    One that says nothing is of a version without room for it, and may be older than what the manifest says.
+    """
+    with path.open("rb") as file:
+        version = version_of(file.read(HEADER_BYTES))
+    if version >= (PROGRAM_VERSION if artifact.task is None else SINCE[Role.INTERFACE]):
+        compare(path, "interface", as_told(*model.interface), as_said(artifact.interface))
+
+
 def check_header(path: Path, artifact: LoadedArtifact) -> None:
     """Compare what an artifact's header says with the manifest; raises BundleError naming the field."""
     one_plane = artifact.activations == "int8"
@@ -138,9 +159,9 @@ def check_header(path: Path, artifact: LoadedArtifact) -> None:
         raise BundleError(f"{path}: {error}, as the manifest has it; export the bundle again") from None
     own: dict[str, Any] = dataclasses.asdict(header)
     if artifact.task is None:
-        said: dict[str, Any] = {"batch": artifact.spec.batch_size, "planes": 1 if one_plane else 2}
+        said: dict[str, Any] = {"batch": artifact.exported_batch, "planes": 1 if one_plane else 2}
     else:
-        said = step_fields(artifact.spec, artifact.task, one_plane=one_plane)
+        said = step_fields(artifact.as_exported().spec, artifact.task, one_plane=one_plane)
         for name in ("target_return", "reward_scale"):
             said[name] = float(np.float32(said[name]))
     if own["name"] or own["source_sha256"]:  # an artifact need not say what it is

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lram_export.backbones.layers import RMSNorm
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
@@ -19,7 +21,8 @@ from lram_export.exporters.native.module import export_module, stored_module_byt
 from lram_export.lowering import LoweredModel, LoweredModule
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.tensors import array
+from lram_export.spec.interface import scaled
+from lram_export.spec.tensors import MAX_FLOAT32, Floats, array
 from lram_export.targets.backbones import kernels_of
 from lram_export.targets.layout import channels_last, image_convolutions, image_weight
 from lram_export.targets.limits import check
@@ -38,6 +41,7 @@ from lram_export.targets.native.format import (
     stored_name,
     write_artifact,
 )
+from lram_export.targets.native.interface import interface_tensor
 from lram_export.version import __version__
 
 TARGET = "native"
@@ -53,7 +57,8 @@ def export(policy: LoweredModel | LoweredModule, directory: Path, progress: Prog
     tokens = [TokenEntry(t.input, Presence.of(t)) for t in policy.checkpoint.config.tokens.tokens]
     write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
     tools = {"lram-export": __version__, "format": str(format_version(content.tensors))}
-    return ExportedArtifact((path,), tools, sum(tensor.bytes for tensor in content.tensors))
+    weights = sum(tensor.bytes for tensor in content.tensors if tensor.role != Role.INTERFACE)
+    return ExportedArtifact((path,), tools, weights)
 
 
 def stored_bytes(policy: LoweredModel | LoweredModule) -> dict[str, int]:
@@ -136,11 +141,25 @@ def _embedding(policy: LoweredModel, matrices: Matrices) -> Iterator[Tensor]:
 
 
 def _interface(policy: LoweredModel) -> Iterator[Tensor]:
-    """What observations are normalized by, and what actions can be, where an interface says so."""
+    """What observations are normalized by, what actions can be, and what is said of both, if anything is."""
     for part, values in policy.graph.normalization().items():
         yield plain(_NORMALIZATION[part], 0, values)
     if policy.graph.values is not None:
         yield plain(Role.ACTION_VALUES, 0, array(policy.graph.values).reshape(-1))
+        if policy.spec.outputs[0].name in policy.interface.clamped:
+            yield plain(Role.ACTION_UNCLAMPED, 0, _unclamped(policy).reshape(-1))
+    said = interface_tensor(policy.interface)
+    if said is not None:
+        yield said
+
+
+def _unclamped(policy: LoweredModel) -> Floats:
+    """What the values of an action were before its limits: (elements, values), of which float32 holds the largest."""
+    action = policy.spec.outputs[0]
+    values: Any = policy.checkpoint.config.head.values()
+    every = np.repeat(values[:, None], action.shape[1], axis=1)
+    before = scaled(every, action, policy.interface.action[action.name])
+    return np.clip(before, -np.float32(MAX_FLOAT32), np.float32(MAX_FLOAT32)).T
 
 
 _NORMALIZATION = {

@@ -6,13 +6,15 @@ operations (`lram_export/targets/native/program.py`); those with weights are the
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.program.translation import translate
 from lram_export.lowering import LoweredModule
 from lram_export.targets.native.format import stored_name
-from lram_export.targets.native.program import PROGRAM_VERSION, Program, ProgramHeader, write_program
+from lram_export.targets.native.interface import interface_tensor
+from lram_export.targets.native.program import Program, ProgramHeader, write_program
 from lram_export.version import __version__
 
 
@@ -22,9 +24,9 @@ def export_module(policy: LoweredModule, path: Path) -> ExportedArtifact:
     Raises:
         UsageError: an operator that the engine has no kernel for, with the line of the module.
     """
-    program = translate(policy)
+    program = dataclasses.replace(translate(policy), interface=interface_tensor(policy.interface))
     write_program(path, program, header(policy, program))
-    tools = {"lram-export": __version__, "format": f"program {PROGRAM_VERSION}"}
+    tools = {"lram-export": __version__, "format": f"program {program.version}"}
     return ExportedArtifact((path,), tools, max(1, sum(tensor.bytes for tensor in program.tensors)))
 
 

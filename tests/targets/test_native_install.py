@@ -15,11 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from lram_export import load_policy
+from lram_export import ExportOptions, StepPolicy, export_bundle, load_policy
 from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.loading import load_checkpoint
+from lram_export.interpolation import BETWEEN, Between
+from lram_export.runtimes import load_verifier
+from lram_export.spec.interface import FieldInterface, Interface, Limits, Safety, Scaling
 from lram_export.targets.native.format import stored_name
 from tests.conftest import ExportFunction, load_golden
+from tests.rated import RATE, rated
 from tests.test_docs import read_blocks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -76,7 +82,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def programs(prefix: Path) -> dict[str, Path]:
     follow_the_page("build/c", prefix)
-    return {"c": BUILT / "c" / "run_bundle", "cpp": BUILT / "cpp" / "control_loop"}
+    return {
+        "c": BUILT / "c" / "run_bundle",
+        "interface": BUILT / "c" / "interface",
+        "cpp": BUILT / "cpp" / "control_loop",
+    }
 
 
 @pytest.fixture
@@ -205,6 +215,67 @@ class TestC:
             assert len(done.stderr.splitlines()) == 1 and message in done.stderr
 
 
+class TestInterface:
+    """What a policy says of its robot, and its safety envelope, from C."""
+
+    def test_it_is_short(self) -> None:
+        lines = (ROOT / "examples" / "c" / "interface.c").read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 60
+
+    def test_of_a_module(self, programs: dict[str, Path], tmp_path: Path) -> None:
+        module = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.constant_(module.weight, 0.25)
+        interface = Interface(
+            62.5,
+            {"observation": FieldInterface(("lidar", "sonar"), ("m",), Limits(0.0, (30.0, 9.5)))},
+            {
+                "action": FieldInterface(
+                    ("hip", "knee"),
+                    ("N*m", "rad"),
+                    Limits((-10.0, -60.0), (10.0, 60.0)),
+                    safety=Safety((4.0, 8.0), 2, (1.0, 0.0)),
+                )
+            },
+        )
+        policy = StepPolicy(module, observation=2, action=2, interface=interface)
+        export_bundle(policy, None, tmp_path / "arm.lram", ExportOptions(("native",), report=False))
+        printed = run(programs["interface"], tmp_path / "arm.lram" / "native" / "model.lrn", "5")
+        # the hip wants 50 and is clamped in every tick; so the third one stops the row, no faster than it may move
+        assert printed.splitlines() == [
+            "rate: 62.5 Hz",
+            "observation 0: lidar [m] 0 to 30",
+            "observation 1: sonar [m] 0 to 9.5",
+            "action 0: hip [N*m] -10 to 10, by 4 a tick",
+            "action 1: knee [rad] -60 to 60, by 8 a tick",
+            *("10 50", "10 50", "6 42", "2 34", "1 26"),
+            "action 0: clamped 5, slowed 2",
+            "action 1: clamped 0, slowed 3",
+            "action: stopped 3",
+        ]
+
+    def test_of_a_model_that_chooses_bins(self, programs: dict[str, Path], tmp_path: Path) -> None:
+        golden = load_golden("state_ms")
+        of = FieldInterface(limits=Limits(-1.0, 0.5), scaling=Scaling(2.0))
+        options = ExportOptions(("native",), report=False, interface=Interface(None, {}, {"action": of}))
+        bundle = export_bundle(load_checkpoint(golden.checkpoint), golden.task, tmp_path / "arm.lram", options)
+        printed = run(programs["interface"], tmp_path / "arm.lram" / "native" / "model.lrn", "8").splitlines()
+        spec, clamped = bundle.manifest.spec, 0
+        before = load_checkpoint(golden.checkpoint).config.head.values() * np.float32(2)
+        inputs = [np.full(t.shape, 0 if t.name == "is_first" else 100, np.float32) for t in spec.inputs]
+        runtime = load_verifier("native", bundle.load_artifact("native"), 1)[0]
+        lines = printed[printed.index("rate: 0 Hz") :]
+        actions = [line.split() for line in lines if ":" not in line]
+        for found in actions:
+            output = runtime.step(*inputs)
+            np.testing.assert_array_equal(np.array(found, np.float32), output["action"][0])
+            wanted = before[output["action_logits"].argmax(-1)][0]
+            np.testing.assert_array_equal(np.clip(wanted, -1, 0.5), output["action"][0])
+            clamped = clamped + (wanted != output["action"][0])
+        runtime.close()
+        counts = [f"action {i}: clamped {count}, slowed 0" for i, count in enumerate(clamped)]
+        assert len(actions) == 8 and sum(clamped) and lines[-1 - len(counts) :] == [*counts, "action: stopped 0"]
+
+
 class TestCpp:
     SUMMARY = re.compile(r"(\d+) steps, (\d+) deadlines missed, (\d+) ticks skipped, (\d+) actions held")
 
@@ -231,6 +302,61 @@ class TestCpp:
         steps, missed, skipped, _ = self.counts(printed)
         assert missed > 0 and skipped >= missed and steps < 40_000
 
+    @pytest.mark.parametrize(("told", "rate"), [((), RATE), (("--rate", "40"), 40)])
+    def test_its_rate_is_the_bundles_unless_told_another(
+        self,
+        told: tuple[str, ...],
+        rate: int,
+        programs: dict[str, Path],
+        exported: ExportFunction,
+        shared_folder: Path,
+    ) -> None:
+        bundle = rated(exported, shared_folder, target="native") / "native" / "model.lrn"
+        command = [programs["cpp"], bundle, "--seconds", "0.3", *told]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        steps, _, skipped, _ = self.counts(done.stdout)
+        assert f", {rate} Hz\n" in done.stdout and steps + skipped >= 0.3 * rate - 1 and steps <= 0.3 * rate + 1
+        line = f"warning: {bundle} was trained at {RATE} Hz, controlled at {rate} Hz\n"
+        assert done.stderr == (line if told else "")
+
+    def test_without_anyones_it_is_200(self, programs: dict[str, Path], model: Path) -> None:
+        assert ", 200 Hz\n" in run(programs["cpp"], model, "--seconds", "0.01")
+
+    @pytest.mark.parametrize("between", BETWEEN)
+    def test_a_faster_controller_has_ticks_of_its_own(
+        self, between: str, programs: dict[str, Path], model: Path
+    ) -> None:
+        options = ("--rate", "20", "--controller-rate", "100", "--between", between, "--fault", "5", "--seconds", "1")
+        printed = run(programs["cpp"], model, *options)
+        steps, missed, skipped, held = self.counts(printed)
+        assert f", 20 Hz, actions at 100 Hz ({between})\n" in printed
+        assert steps <= 21 and steps + skipped >= 20 and missed <= skipped and held == steps // 5
+
+    def test_what_it_sends_between_two_steps_is_what_python_does_to_the_bit(self, tmp_path: Path) -> None:
+        (tmp_path / "main.cpp").write_text(
+            "#include <cstdio>\n#include <cstdlib>\n#include <cstring>\n#include <between.h>\n"
+            "int main(int, char** given) {\n"
+            '  Between between(std::atoi(given[1]), std::strcmp(given[2], "linear") == 0, 3);\n'
+            "  for (std::vector<float> action(3); std::fread(action.data(), 4, 3, stdin) == 3;) {\n"
+            "    between.aim(action);\n"
+            "    for (int k = 0; k < between.ticks(); ++k) std::fwrite(between.at(k).data(), 4, 3, stdout);\n"
+            "  }\n}\n"
+        )
+        flags = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'examples' / 'cpp'}")
+        run("c++", *flags, tmp_path / "main.cpp", "-o", tmp_path / "program")
+        drawn = np.random.default_rng(0).standard_normal((50, 3)) * 10.0 ** np.random.default_rng(1).integers(
+            -40, 38, 3
+        )
+        actions = drawn.astype(np.float32)
+        for ticks, way in ((1, "linear"), (7, "hold"), (7, "linear"), (10_000, "linear")):
+            program = [tmp_path / "program", str(ticks), way]
+            done = subprocess.run(program, input=actions.tobytes(), capture_output=True, check=True, timeout=60)
+            between, expected = Between(ticks, way), []
+            for action in actions[:2] if ticks > 10 else actions:
+                between.aim(action)
+                expected += [between.at(tick) for tick in range(ticks)]
+            assert done.stdout.startswith(np.stack(expected).tobytes())
+
     def test_an_interrupt_ends_it_in_order(self, programs: dict[str, Path], model: Path) -> None:
         command = [programs["cpp"], model, "--seconds", "60"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -252,6 +378,12 @@ class TestCpp:
         for arguments, message in (
             ((), "MODEL: expected the path"),
             ((model, "--rate", "0"), "--rate: expected a positive number"),
+            ((model, "--between", "linear"), "--between: only with --controller-rate"),
+            (
+                (model, "--controller-rate", "400", "--between", "cubic"),
+                "--between: expected hold or linear, got cubic",
+            ),
+            ((model, "--controller-rate", "300"), "expected a whole multiple of the policy's 200 Hz, got 300 Hz"),
             ((model, "--pace", "3"), "--pace: unknown argument"),
             ((tmp_path,), "expected a file"),
             ((image,), "expected a bundle with vector observations and continuous actions"),

@@ -1,25 +1,41 @@
 // Any bytes as an artifact: an error, or a model whose steps stay within their memory.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "engine.h"
 #include "error.h"
 #include "program/program.h"
+#include "safety.h"
 #include "testing.h"
 
 namespace {
 
 constexpr std::size_t kRows = 2;
 
-// Two steps, the first of an episode and one after it, of a batch of two.
+// All that the artifact says of its robot; it must not be more than its fields have room for.
+void tell(const lram::Engine& engine) {
+  for (const auto* fields : {&engine.inputs(), &engine.outputs()})
+    for (const lram::Field& field : *fields)
+      for (std::size_t i = 0; i < field.described(); ++i) {
+        const lram::ElementFacts* facts = field.facts_of(i);
+        if (facts != nullptr && (facts->name[sizeof facts->name - 1] != 0 || !(facts->low <= facts->high)))
+          std::abort();
+      }
+}
+
+// Two steps, the first of an episode and one after it, of a batch of two, held to what the artifact says.
 void run(lram::Engine& engine) {
   const std::unique_ptr<lram::Episodes> episodes = engine.start(kRows);
   lram_testing::FieldArrays arrays(engine, kRows);
+  lram::Safety safety(engine, kRows);
+  tell(engine);
   for (std::size_t i = 0; i < arrays.inputs.size(); ++i) arrays.fill(i, 0.5);
   for (const double first : {1.0, 0.0}) {
     arrays.fill("is_first", first);
     episodes->check(arrays.inputs.data(), arrays.outputs.data());
     episodes->step(arrays.inputs.data(), arrays.outputs.data());
+    safety.apply(*episodes, arrays.inputs.data(), arrays.outputs.data());
   }
 }
 
@@ -106,8 +122,10 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   const std::size_t front = std::min(size, kind.header_bytes + static_cast<std::size_t>(tables)) - lram::kChecksumStart;
   if (seed % 16 < 7)
     LLVMFuzzerMutate(data + lram::kChecksumStart, front, front);
-  else if (seed % 16 < 12)
+  else if (seed % 16 < 11)
     exchange_word(data + lram::kChecksumStart, front, seed);
+  else if (seed % 16 == 11)  // what is said of a robot is the last tensor
+    exchange_word(data + size - shortest, shortest, seed);
   else
     size = LLVMFuzzerMutate(data, size, most);
   if (size < shortest || seed % 32 == 1) return size;

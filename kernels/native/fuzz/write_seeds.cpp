@@ -6,6 +6,7 @@
 #include <string>
 
 #include "artifact_writer.h"
+#include "interface_writer.h"
 #include "program_writer.h"
 
 using lram_testing::Shape;
@@ -58,8 +59,16 @@ void write_artifacts(const std::string& folder) {
   Shape long_name = smallest(lram::Layout::tiled_float32);
   long_name.name = "\xe2\x82\xac \xf0\x9f\xa6\xbe and nineteen more";
   add(long_name);
+  Shape robot = smallest(lram::Layout::tiled_float32);
+  robot.limit = 1;
+  robot.said = lram_testing::interface_of(
+      50, {{"observation", false, std::vector<lram::ElementFacts>(20, lram_testing::element("joint", "rad", -3, 3))},
+           {"action", true, {lram_testing::element("", "N*m", -1, 1, 0.5F, 0)}, 2}});
+  add(robot);
   Shape image = smallest(lram::Layout::tiled_int4);
   image.images = image.discrete = true;
+  image.said = lram_testing::interface_of(
+      30, {{"action", true, std::vector<lram::ElementFacts>(18, lram_testing::element("choice", ""))}});
   add(image);
   for (const std::vector<std::uint8_t>& program : lram_testing::program_seeds())
     write(folder + "/" + std::to_string(number++), program);

@@ -32,7 +32,7 @@
  * Threads. Calls on different models never interfere. A model may be used from any thread. Different states of one
  * model may be used at the same time, except that one model runs one step at a time: a second one is refused with
  * LRAM_ERROR_BUSY and does not wait. The same state must not be used by two calls at the same time, unless both only
- * read it (lram_state_save, lram_state_clone). What differs is said at the function.
+ * read it (lram_state_save, lram_state_clone, lram_state_account). What differs is said at the function.
  *
  * Processes. A model does not survive fork(): its threads are not in the child, where every call on it or on its states
  * is refused with LRAM_ERROR_FORKED, but for the descriptions, and for lram_state_free and lram_close, which give back
@@ -115,10 +115,12 @@ typedef struct lram_options {
   int lock_memory;       /* not 0: mlock weights and states, so that nothing of them is ever paged out */
   lram_state_format state_format;
   int verify; /* not 0: compare the artifact with its checksum, which reads all of it */
+  int safety; /* not 0: hold actions to the safety envelope that the artifact tells, if any (see lram_state_hold) */
 } lram_options;
 
-/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified. Call it first,
- * then change what you want to: so a field that a later version adds has its default, too. NULL is ignored. */
+/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified, held to the
+ * safety envelope. Call it first, then change what you want to: so a field that a later version adds has its default,
+ * too. NULL is ignored. */
 LRAM_API void lram_options_init(lram_options *options);
 
 /* Maps an artifact, checks it, and starts the threads. Everything is read into memory here, so that no step waits for
@@ -168,6 +170,7 @@ typedef struct lram_description {
   int reads_reward;                /* not 0: it reads lram_inputs.reward; 0: it may be NULL */
   size_t inputs;                   /* of a step, see lram_input */
   size_t outputs;                  /* see lram_output */
+  double rate;                     /* Hz, how often a second the policy was trained to act; 0: not known */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any
@@ -185,6 +188,10 @@ typedef struct lram_field {
   size_t extents[7]; /* without the batch dimension, which comes first; 0 beyond the rank */
   size_t size;       /* elements per row */
   int read;          /* of an input: not 0: a step reads it; 0: its array may be NULL. Of an output: 0 */
+  size_t choices;    /* of an output of one int64_t that is chosen from logits: how many it is chosen from, from 0 on.
+                        Else 0 */
+  uint32_t most_clamps; /* of an output: how many ticks in a row its limits may clamp it before its safe action takes
+                           its place, see lram_state_hold; 0: any number */
 } lram_field;
 
 /* Describes input `index`, which counts from 0 to description.inputs - 1. A module's are those of the bundle's
@@ -195,6 +202,27 @@ LRAM_API lram_status lram_input(const lram_model *model, size_t index, lram_fiel
 /* The same for output `index`, from 0 to description.outputs - 1, in the order of the manifest, which is that of
  * lram_outputs in a network's. */
 LRAM_API lram_status lram_output(const lram_model *model, size_t index, lram_field *field);
+
+/* What the bundle's manifest says of one element of a field, such as a joint, or of one choice of a discrete action. */
+typedef struct lram_element_facts {
+  char name[72]; /* e.g. "hip", but its first 71 bytes at most: UTF-8 of whole characters, none of them a control
+                    character. "": not known */
+  char unit[16]; /* e.g. "N*m"; "1": a number without a unit. "": not known */
+  float low;  /* -INFINITY and INFINITY: not known. An action never leaves these limits: the step clamps it to them. */
+  float high; /* Of an observation they are what the sensor can read */
+  float most_change; /* of an action: by how much it may differ from the tick before; INFINITY: by any number */
+  float safe;        /* of an action: what it is when it must not be what the policy says; NAN: not known */
+} lram_element_facts;
+
+/* Tells element `element` of input `index`. Elements are counted in C order, from 0 to lram_field.size - 1, without the
+ * rows. `facts` receives what is known, a copy; an artifact that says nothing is not an error. Any thread, at any time,
+ * also during a step. Fails with ARGUMENT only. */
+LRAM_API lram_status lram_input_element(const lram_model *model, size_t index, size_t element,
+                                        lram_element_facts *facts);
+
+/* The same of output `index`; where lram_field.choices is not 0 an element is a choice, from 0 to choices - 1. */
+LRAM_API lram_status lram_output_element(const lram_model *model, size_t index, size_t element,
+                                         lram_element_facts *facts);
 
 /* One tensor of a saved state. */
 typedef struct lram_tensor {
@@ -256,6 +284,52 @@ LRAM_API lram_status lram_state_save(const lram_state *state, float *values, siz
  * Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_load(lram_state *state, const float *values, size_t count);
 
+/* ---- safety ------------------------------------------------------------------------------------------------ */
+
+/* What an action of floats is held to at the end of every step that succeeds, where the artifact says so of it and
+ * lram_options.safety is not 0. It is done to the action that the step writes, row by row, and never to what the policy
+ * remembers: saved states, logits and every other output are as without it.
+ *
+ *  1. The step clamps an action to its limits. In how many ticks in a row it had to, for at least one element, is
+ *     counted. When they are more than lram_field.most_clamps, the row is stopped: from this tick on it wants the safe
+ *     action in place of the policy's, until the row starts an episode.
+ *  2. What is wanted is then moved, element by element, to at most `most_change` from the action of the tick before. So
+ *     a row that stops moves to its safe action no faster than it may move anywhere.
+ *
+ * A row starts an episode by lram_state_reset, by lram_state_load, or by is_first = 1 in a step (also of a policy that
+ * does not read it; where it is NULL none starts). Then no row is stopped, and there is no action before: what is
+ * wanted is given, unless lram_state_hold says what the robot holds. A step that fails changes nothing here either, and
+ * a copy by lram_state_clone has all of it. */
+
+/* Tells what the robots hold now as output `output`: what the action of the next step may differ from by `most_change`,
+ * also where that step starts an episode. Tell it after lram_state_reset and lram_state_load, which forget it. Where
+ * nothing is said of the change of an action, it makes no difference.
+ *
+ * values  (batch, size) finite floats, borrowed.
+ *
+ * Fails with ARGUMENT, also for an output of another type than float, and INPUT (not finite). */
+LRAM_API lram_status lram_state_hold(lram_state *state, size_t output, const float *values);
+
+/* What was done to an action of one row, counted in ticks: steps that succeeded. */
+typedef struct lram_account {
+  uint64_t consecutive; /* in a row, up to the last one, at which a limit clamped some element; 0 at the start of an
+                           episode */
+  uint64_t stopped;     /* at which the safe action was wanted, since the state was created */
+  int is_stopped;       /* not 0: the row is stopped, until it starts an episode */
+} lram_account;
+
+/* Gives the account of output `output` in row `row`. What limits clamped is counted wherever the step tells it, also
+ * without any safety envelope, and where lram_options.safety is 0. Of other outputs all is 0.
+ *
+ * account  receives it.
+ * clamped  room for lram_field.size numbers, or NULL: at how many ticks a limit clamped each element, since the state
+ *          was created.
+ * slowed   the same: at how many ticks `most_change` held each element back.
+ *
+ * Fails with ARGUMENT only. */
+LRAM_API lram_status lram_state_account(const lram_state *state, size_t output, int row, lram_account *account,
+                                        uint64_t *clamped, uint64_t *slowed);
+
 /* ---- step -------------------------------------------------------------------------------------------------- */
 
 /* What goes in; all arrays are the caller's, are only read, and have one entry per row. What the model does not list
@@ -279,7 +353,8 @@ typedef struct lram_outputs {
 } lram_outputs;
 
 /* One environment step of every row. Returns when it is done. Allocates nothing; the only lock is the one under which
- * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads.
+ * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads. What it
+ * writes as an action is held to the artifact's safety envelope, if it has one (see lram_state_hold).
  *
  * Of a model that has another input or output than those of lram_inputs and lram_outputs it is refused with ARGUMENT
  * and a text that names some: it needs lram_step_fields.

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -78,6 +79,7 @@ struct Model {
       throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + state_format).c_str());
     options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
     options.verify = verify ? 1 : 0;
+    options.safety = 0;  // Python has its own, around every target
     lram_model* opened = nullptr;
     check(unlocked([&] { return lram_open(path.c_str(), &options, &opened); }));
     handle = std::shared_ptr<lram_model>(opened, lram_close);
@@ -118,6 +120,29 @@ struct Model {
     }
     return found;
   }
+  // A number, or None where it is not known.
+  static nb::object known(float number) { return std::isfinite(number) ? nb::cast(number) : nb::none(); }
+
+  // What the artifact says of fields: most_clamps, and the facts of every element, or of all at once, by name.
+  static nb::dict facts(const std::vector<lram::Field>& fields) {
+    nb::dict found;
+    for (const lram::Field& field : fields) {
+      if (field.facts == nullptr) continue;
+      nb::list elements;
+      for (std::size_t i = 0; i < field.fact_count; ++i) {
+        const lram::ElementFacts& of = field.facts[i];
+        elements.append(nb::make_tuple(std::string(of.name), std::string(of.unit), known(of.low), known(of.high),
+                                       known(of.most_change), known(of.safe)));
+      }
+      found[field.name.c_str()] = nb::make_tuple(field.most_clamps, elements);
+    }
+    return found;
+  }
+  nb::tuple interface() const {
+    const lram::Engine& engine = *handle->engine;
+    return nb::make_tuple(engine.rate(), facts(engine.inputs()), facts(engine.outputs()));
+  }
+
   nb::list inputs() const { return fields(description().inputs, lram_input); }
   nb::list outputs() const { return fields(description().outputs, lram_output); }
 };
@@ -234,6 +259,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
       .def_prop_ro("inputs", &Model::inputs)
       .def_prop_ro("outputs", &Model::outputs)
+      .def_prop_ro("interface", &Model::interface, "Rate, and what is said of inputs and of outputs by name.")
       .def_prop_ro("name", [](const Model& model) { return std::string(model.description().name); })
       .def_prop_ro("source_sha256",
                    [](const Model& model) {

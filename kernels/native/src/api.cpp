@@ -1,5 +1,6 @@
 // The C interface: turns exceptions into statuses. See lram.h.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <iterator>
@@ -56,6 +57,13 @@ void expect_size(const lram_state& state, std::size_t count) {
                                             std::to_string(count) + "; is it the state of another model or batch?");
 }
 
+void expect_row(const char* name, const lram_state& state, int row) {
+  const int batch = state.episodes->batch();
+  if (row < 0 || row >= batch)
+    throw lram::Error(LRAM_ERROR_ARGUMENT, std::string(name) + ": expected 0 to " + std::to_string(batch - 1) +
+                                               ", got " + std::to_string(row));
+}
+
 void expect_count(const char* name, std::size_t expected, std::size_t count) {
   if (count != expected)
     throw lram::Error(LRAM_ERROR_ARGUMENT, std::string(name) + ": this model has " + std::to_string(expected) +
@@ -83,6 +91,23 @@ void copy_field(const lram::Field& from, lram_field* to) {
   copy_shape(from, to);
   to->element = static_cast<lram_element>(from.element);
   to->size = from.size();
+  to->choices = from.choices;
+  to->most_clamps = from.most_clamps;
+}
+
+void copy_element(const lram::Field& from, std::size_t element, lram_element_facts* to) {
+  if (element >= from.described())
+    throw lram::Error(LRAM_ERROR_ARGUMENT, "element: expected less than " + std::to_string(from.described()) +
+                                               ", got " + std::to_string(element));
+  *to = {"", "", -HUGE_VALF, HUGE_VALF, HUGE_VALF, std::nanf("")};
+  const lram::ElementFacts* facts = from.facts_of(element);
+  if (facts == nullptr) return;
+  std::copy(std::begin(facts->name), std::end(facts->name), to->name);
+  std::copy(std::begin(facts->unit), std::end(facts->unit), to->unit);
+  to->low = facts->low;
+  to->high = facts->high;
+  to->most_change = facts->most_change;
+  to->safe = facts->safe;
 }
 
 // A member of lram_inputs or lram_outputs: what an input or output is to be of whose array it can be.
@@ -132,6 +157,7 @@ void step(lram_state& state, const void* const* inputs, void* const* outputs) {
   const std::unique_ptr<lram::Engine, void (*)(lram::Engine*)> stepping(
       &engine, [](lram::Engine* entered) { entered->end_step(); });
   state.episodes->step(inputs, outputs);
+  state.safety.apply(*state.episodes, inputs, outputs);
 }
 
 }  // namespace
@@ -178,7 +204,7 @@ const char* lram_status_name(lram_status status) {
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {
-  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1};
+  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1, 1};
 }
 
 lram_status lram_open(const char* path, const lram_options* options, lram_model** model) {
@@ -207,6 +233,7 @@ lram_status lram_describe(const lram_model* model, lram_description* description
     description->state_tensors = engine.state_fields().size();
     description->inputs = engine.inputs().size();
     description->outputs = engine.outputs().size();
+    description->rate = engine.rate();
   });
 }
 
@@ -223,6 +250,20 @@ lram_status lram_output(const lram_model* model, size_t index, lram_field* field
   return guarded([&] {
     expect(model != nullptr && field != nullptr, "model, field: expected both, got NULL");
     copy_field(at(model->engine->outputs(), index), field);
+  });
+}
+
+lram_status lram_input_element(const lram_model* model, size_t index, size_t element, lram_element_facts* facts) {
+  return guarded([&] {
+    expect(model != nullptr && facts != nullptr, "model, facts: expected both, got NULL");
+    copy_element(at(model->engine->inputs(), index), element, facts);
+  });
+}
+
+lram_status lram_output_element(const lram_model* model, size_t index, size_t element, lram_element_facts* facts) {
+  return guarded([&] {
+    expect(model != nullptr && facts != nullptr, "model, facts: expected both, got NULL");
+    copy_element(at(model->engine->outputs(), index), element, facts);
   });
 }
 
@@ -243,7 +284,7 @@ lram_status lram_state_create(lram_model* model, int batch, lram_state** state) 
     *state = nullptr;
     expect(model != nullptr, "model: expected one, got NULL");
     expect_own(*model);
-    *state = new lram_state{*model, model->engine->start(batch)};
+    *state = new lram_state{*model, model->engine->start(batch), lram::Safety(*model->engine, batch)};
   });
 }
 
@@ -253,7 +294,7 @@ lram_status lram_state_clone(const lram_state* state, lram_state** copy) {
     *copy = nullptr;
     expect(state != nullptr, "state: expected one, got NULL");
     expect_own(state->model);
-    *copy = new lram_state{state->model, state->episodes->clone()};
+    *copy = new lram_state{state->model, state->episodes->clone(), state->safety};
   });
 }
 
@@ -266,13 +307,14 @@ lram_status lram_state_reset(lram_state* state, const int* rows, size_t count) {
     lram::Episodes& episodes = *state->episodes;
     if (rows == nullptr) {
       for (int row = 0; row < episodes.batch(); ++row) episodes.reset(row);
+      state->safety.restart();
       return;
     }
-    for (size_t i = 0; i < count; ++i)
-      if (rows[i] < 0 || rows[i] >= episodes.batch())
-        throw lram::Error(LRAM_ERROR_ARGUMENT, "rows: expected 0 to " + std::to_string(episodes.batch() - 1) +
-                                                   ", got " + std::to_string(rows[i]));
-    for (size_t i = 0; i < count; ++i) episodes.reset(rows[i]);
+    for (size_t i = 0; i < count; ++i) expect_row("rows", *state, rows[i]);
+    for (size_t i = 0; i < count; ++i) {
+      episodes.reset(rows[i]);
+      state->safety.restart(rows[i]);
+    }
   });
 }
 
@@ -291,6 +333,27 @@ lram_status lram_state_load(lram_state* state, const float* values, size_t count
     expect_own(state->model);
     expect_size(*state, count);
     state->episodes->load(values);
+    state->safety.restart();
+  });
+}
+
+lram_status lram_state_hold(lram_state* state, size_t output, const float* values) {
+  return guarded([&] {
+    expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
+    expect_own(state->model);
+    at(state->model.engine->outputs(), output);
+    state->safety.hold(output, values);
+  });
+}
+
+lram_status lram_state_account(const lram_state* state, size_t output, int row, lram_account* account,
+                               uint64_t* clamped, uint64_t* slowed) {
+  return guarded([&] {
+    expect(state != nullptr && account != nullptr, "state, account: expected both, got NULL");
+    expect_own(state->model);
+    at(state->model.engine->outputs(), output);
+    expect_row("row", *state, row);
+    *account = state->safety.account(output, row, clamped, slowed);
   });
 }
 

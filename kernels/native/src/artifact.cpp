@@ -69,7 +69,7 @@ void Artifact::check_tensors() {
     if (e.bytes != expected) refuse(name + ": bytes: expected " + number(expected) + ", got " + number(e.bytes));
     if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size || e.bytes > size - e.offset)
       refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
-    weight_bytes_ += e.bytes;
+    if (e.role != kInterface) weight_bytes_ += e.bytes;
   }
 }
 

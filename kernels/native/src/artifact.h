@@ -26,6 +26,9 @@ class Artifact {
   const float* plain(std::uint32_t role, int of, std::uint64_t count) const;
   // The same of a tensor that need not be there, NULL then, and whose numbers have to be finite.
   const float* finite(std::uint32_t role, int of, std::uint64_t count) const;
+  // What it says of its robot, to be read by read_interface; NULL: nothing.
+  const TensorEntry* interface() const { return find(kInterface, 0); }
+  const MappedFile& file() const { return file_; }
   std::vector<Matrix> matrices(std::uint32_t role, int of, int parts, int rows, int cols) const;
 
   [[noreturn]] void refuse(const std::string& problem) const { file_.refuse(problem); }

@@ -68,6 +68,7 @@ Engine::Engine(const lram_options& options)
       cpus_(pinned_cpus(options)),
       spin_microseconds_(options.spin_microseconds),
       lock_memory_(options.lock_memory != 0),
+      safety_(options.safety != 0),
       kernels_(choose_kernels()),
       generation_(fork_generation()) {}
 
@@ -95,7 +96,7 @@ std::unique_ptr<Engine> open_engine(const std::string& path, const lram_options&
 
 std::unique_ptr<Engine> open_engine(const std::uint8_t* bytes, std::size_t size) {
   lram_options options = {};
-  options.threads = 1;
+  options.threads = options.safety = 1;
   return open_file(MappedFile(bytes, size), options);
 }
 

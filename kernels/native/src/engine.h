@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "forked.h"
+#include "format.h"
 #include "kernels/kernels.h"
 #include "lram.h"
 #include "thread_pool.h"
@@ -29,7 +30,18 @@ struct Field {
   std::vector<std::size_t> extents;
   bool read = true;  // of an input: whether a step looks at it; if not, its array may be NULL
 
+  std::size_t choices = 0;  // of an output of one whole number that is chosen from logits: how many they are; else 0
+  bool clamps = false;      // of an output: whether episodes tell what it was before limits clamped it
+  // What the artifact says: of every element, or choice; one for all of them; or nothing. They lie in the artifact.
+  const ElementFacts* facts = nullptr;
+  std::size_t fact_count = 0;
+  std::uint32_t most_clamps = 0;
+
   std::size_t size() const;  // elements
+  // Of how many elements something can be said: its choices, where it has any.
+  std::size_t described() const { return choices > 0 ? choices : size(); }
+  // NULL: nothing is said.
+  const ElementFacts* facts_of(std::size_t index) const { return fact_count > 1 ? facts + index : facts; }
 };
 
 // One tensor of a state, without the rows of the batch, in the order in which they are saved.
@@ -53,6 +65,8 @@ class Engine {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() const { return *pool_; }
   bool lock_memory() const { return lock_memory_; }
+  bool safety() const { return safety_; }  // whether actions are held to the artifact's safety envelope
+  double rate() const { return rate_; }    // Hz; 0: not known
   // Whether this is a child of the process that opened the model.
   bool forked() const { return generation_ != fork_generation(); }
   // Set while a step runs; true if it was not.
@@ -65,7 +79,7 @@ class Engine {
   const std::vector<StateField>& state_fields() const { return state_fields_; }
   std::size_t state_size() const;  // floats per row
 
-  // Everything of a description but isa, threads, state_size, state_tensors, inputs, outputs. It is 0 before.
+  // Everything of a description but isa, threads, state_size, state_tensors, inputs, outputs, rate. It is 0 before.
   virtual void describe(lram_description& description) const = 0;
   // Episodes of `batch` rows at their start. Throws Error: the batch, or no memory.
   virtual std::unique_ptr<Episodes> start(int batch) = 0;
@@ -79,12 +93,14 @@ class Engine {
   std::vector<Field> inputs_;
   std::vector<Field> outputs_;
   std::vector<StateField> state_fields_;
+  double rate_ = 0;
 
  private:
   int threads_;
   std::vector<int> cpus_;
   int spin_microseconds_;
   bool lock_memory_;
+  bool safety_;
   const Kernels& kernels_;
   std::uint32_t generation_;
   std::unique_ptr<ThreadPool> pool_;
@@ -112,6 +128,11 @@ class Episodes {
   // Error (OVERFLOW) has changed nothing, or has lost rows (see lram_step).
   virtual void check(const void* const* inputs, void* const* outputs) const = 0;
   virtual void step(const void* const* inputs, void* const* outputs) = 0;
+
+  // What the last step that succeeded gave as an output of numbers that is looked after (see safety.h), wanted or not,
+  // and, where the field `clamps`, what that was before; (batch, size) each.
+  virtual const float* chosen(std::size_t /*output*/) const { return nullptr; }
+  virtual const float* unclamped(std::size_t /*output*/) const { return nullptr; }
 
   // The recurrent memory as it lies, for tests that need to spoil it.
   virtual float* memory() const = 0;

@@ -23,14 +23,16 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 4;
-// Version 4 may normalize observations and scale actions; what does neither is written as version 3.
+constexpr std::uint32_t kFormatVersion = 5;
+// Version 4 may normalize observations and scale actions, version 5 may say what the numbers of a robot are. Each is
+// written as the oldest version that holds what it says.
 constexpr std::uint32_t kOldestVersion = 3;
 constexpr std::size_t kAlignment = 64;
 
 // The other kind of file that the engine opens: a module's traced step (see program/).
 constexpr char kProgramMagic[8] = {'L', 'R', 'A', 'M', 'S', 'T', 'P', '\n'};
-constexpr std::uint32_t kProgramVersion = 1;
+constexpr std::uint32_t kProgramVersion = 2;  // which may say what the numbers of a robot are
+constexpr std::uint32_t kOldestProgramVersion = 1;
 
 constexpr int room_of(int width) { return (width + 15) / 16 * 16; }
 
@@ -128,7 +130,9 @@ enum Role : std::uint32_t {
   kObservationMean = 11,
   kObservationDeviation = 12,
   kObservationClip = 13,
-  kActionValues = 14,  // what a continuous action can be: one float for each of its logits
+  kActionValues = 14,     // what a continuous action can be: one float for each of its logits
+  kInterface = 15,        // in files of both kinds, see InterfaceHeader; of a program the last tensor
+  kActionUnclamped = 16,  // what kActionValues were before limits clamped them
   kFirstBlockRole = 32,
 };
 
@@ -149,6 +153,35 @@ struct TensorEntry {
   std::uint64_t bytes;
 };
 static_assert(sizeof(TensorEntry) == 48, "the directory is part of the format");
+
+// What an artifact says of its robot beside what the step does of itself: plain words. An InterfaceHeader, then for
+// each field of which something is said a FieldFacts, followed by its ElementFacts.
+struct InterfaceHeader {
+  double rate;  // Hz; 0: not said
+  std::uint32_t fields;
+  std::uint32_t zero;
+};
+static_assert(sizeof(InterfaceHeader) == 16, "the interface is part of the format");
+
+struct FieldFacts {
+  char name[72];              // of the step's input or output
+  std::uint32_t output;       // 0: of an input, 1: of an output
+  std::uint32_t elements;     // how many follow: one for each element (or choice, of a discrete action), or one for all
+  std::uint32_t most_clamps;  // of an output, 0: not said
+  std::uint32_t zero;
+};
+static_assert(sizeof(FieldFacts) == 88, "the interface is part of the format");
+
+// What lram_element_facts says, in its way of saying what is not known.
+struct ElementFacts {
+  char name[72];
+  char unit[16];
+  float low;
+  float high;
+  float most_change;
+  float safe;
+};
+static_assert(sizeof(ElementFacts) == 104, "the interface is part of the format");
 
 constexpr Layout layout_of(const TensorEntry& entry) { return static_cast<Layout>(entry.layout & ~kTwoPlanes); }
 

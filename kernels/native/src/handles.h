@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "lram.h"
+#include "safety.h"
 
 struct lram_model {
   explicit lram_model(std::unique_ptr<lram::Engine> opened);
@@ -22,4 +23,5 @@ struct lram_model {
 struct lram_state {
   lram_model& model;
   std::unique_ptr<lram::Episodes> episodes;
+  lram::Safety safety;
 };

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "interface.h"
 #include "state.h"
 
 namespace lram {
@@ -16,6 +17,8 @@ Model::Model(MappedFile file, const lram_options& options)
       head_(artifact_) {
   make_blocks(options.state_format == LRAM_STATE_LAZY_HALF);
   name_fields();
+  if (artifact_.interface() != nullptr)
+    rate_ = read_interface(artifact_.file(), *artifact_.interface(), inputs_, outputs_);
   start_threads(std::max(needs_.units, needs_.shares));
 }
 
@@ -56,6 +59,8 @@ void Model::name_fields() {
     outputs_.push_back({"action_logits", Element::float32, {logits}});
   else
     outputs_.push_back({"action_logits", Element::float32, {actions, logits / actions}});
+  outputs_[0].clamps = head_.clamps();
+  count_choices(outputs_);
 }
 
 void Model::make_blocks(bool lazy_state) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "error.h"
+#include "safety.h"
 #include "step.h"
 
 namespace lram {
@@ -93,6 +94,9 @@ void State::plan_buffers(Planner& planner) {
   mixed = planner.take<float>(count * hidden);
   common = planner.take<float>(needs.common + rows * needs.common_per_row);
   logits = planner.take<float>(rows * static_cast<std::size_t>(padded(model_.head().logits())));
+  const Field& action = model_.outputs()[0];
+  if (looked_after(action)) chosen_actions = planner.take<float>(rows * action.size());
+  if (action.clamps) unclamped_actions = planner.take<float>(rows * action.size());
 }
 
 void State::require(const float* is_first) const {

@@ -63,6 +63,9 @@ class State : public Episodes {
   void require(const float* is_first) const;
   void set_lost(int row, bool lost) { lost_[static_cast<std::size_t>(row)] = lost; }
 
+  const float* chosen(std::size_t /*output*/) const override { return chosen_actions; }
+  const float* unclamped(std::size_t /*output*/) const override { return unclamped_actions; }
+
   float* memory() const override { return reinterpret_cast<float*>(arena_.begin()); }
   std::size_t memory_floats() const override { return state_bytes_ / sizeof(float); }
 
@@ -72,6 +75,9 @@ class State : public Episodes {
   float* mixed;   // [tokens][padded hidden]: what the units of a block leave for all threads
   float* common;  // of Needs: for all threads, too
   float* logits;  // [batch][padded logits]
+  // [batch][actions] each: of an action that is looked after (see safety.h), else NULL
+  float* chosen_actions = nullptr;
+  float* unclamped_actions = nullptr;  // of one that limits clamp
 
   static int padded(int rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 

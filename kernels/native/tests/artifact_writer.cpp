@@ -34,6 +34,15 @@ class Writer {
     add(role, number, Layout::plain_float32, 1, count, 1, values.data(), values.size() * sizeof(float));
   }
 
+  void exact(std::uint32_t role, const std::vector<float>& values) {
+    add(role, 0, Layout::plain_float32, 1, static_cast<int>(values.size()), 1, values.data(),
+        values.size() * sizeof(float));
+  }
+
+  void words(std::uint32_t role, const std::vector<std::uint8_t>& bytes) {
+    add(role, 0, Layout::plain_float32, 1, static_cast<int>(bytes.size() / 4), 1, bytes.data(), bytes.size());
+  }
+
   // Some times `width` values, each filled up with zeros to `room`.
   void spread(std::uint32_t role, int number, int times, int width, int room, float scale, float offset = 0) {
     std::vector<float> values(static_cast<std::size_t>(times * room), 0.0F);
@@ -348,6 +357,17 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
     w.plain(lram::kObservationClip, 0, 1, 0, 1.5F);
     w.plain(lram::kActionValues, 0, actions * tokens, 0, 7);
   }
+  if (s.limit != 0) {
+    std::vector<float> unclamped;
+    for (int action = 0; action < actions; ++action)
+      for (int token = 0; token < tokens; ++token)
+        unclamped.push_back(3 * (static_cast<float>(std::max(token - 18, 0)) * (2.0F / 32) - 1));
+    std::vector<float> values = unclamped;
+    for (float& value : values) value = std::min(std::max(value, -s.limit), s.limit);
+    w.exact(lram::kActionValues, values);
+    w.exact(lram::kActionUnclamped, unclamped);
+  }
+  if (!s.said.empty()) w.words(lram::kInterface, s.said);
 
   lram::FileHeader h = {};
   std::memcpy(h.start.magic, lram::kMagic, sizeof h.start.magic);

@@ -39,6 +39,8 @@ struct Shape {
   int rank = 0;            // with so many inputs of the projection to step sizes
   bool interface = false;  // observations are less 0.5, over `deviation`, within 1.5; every action is 7
   float deviation = 2;
+  float limit = 0;                 // not 0: actions are 3 times their bins, clamped to this and its negative
+  std::vector<std::uint8_t> said;  // of its robot, see interface_writer.h
 };
 
 // A small Mamba, none of whose widths is a multiple of 16.

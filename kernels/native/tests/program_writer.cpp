@@ -5,6 +5,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "interface_writer.h"
+
 namespace lram_testing {
 namespace {
 
@@ -239,6 +241,12 @@ std::vector<std::uint8_t> ProgramWriter::finish() const {
   append(file, buffers_);
   append(file, instructions_);
   std::vector<lram::TensorEntry> tensors = tensors_;
+  std::vector<std::vector<std::uint8_t>> data = data_;
+  if (!said.empty()) {
+    tensors.push_back({lram::kInterface, number(tensors.size()), 0, 1, 1, said.size() / 4, 0, said.size()});
+    data.push_back(said);
+    filled.tensors = number(tensors.size());
+  }
   std::size_t end = rounded(file.size() + tensors.size() * sizeof tensors[0], lram::kAlignment);
   for (lram::TensorEntry& entry : tensors) {
     entry.offset = end;
@@ -246,8 +254,8 @@ std::vector<std::uint8_t> ProgramWriter::finish() const {
   }
   append(file, tensors);
   file.resize(end);
-  for (std::size_t i = 0; i < data_.size(); ++i)
-    std::copy(data_[i].begin(), data_[i].end(), file.begin() + static_cast<std::ptrdiff_t>(tensors[i].offset));
+  for (std::size_t i = 0; i < data.size(); ++i)
+    std::copy(data[i].begin(), data[i].end(), file.begin() + static_cast<std::ptrdiff_t>(tensors[i].offset));
   filled.start.file_bytes = end;
   std::memcpy(file.data(), &filled, sizeof filled);
   seal(file);
@@ -401,8 +409,28 @@ std::vector<std::uint8_t> small_program(Layout layout) {
   return w.finish();
 }
 
+std::vector<std::uint8_t> limited_program(const std::vector<std::uint8_t>& said, bool reads_first) {
+  ProgramWriter w;
+  w.said = said;
+  const Place observation = w.input("observation", {2});
+  const Place first = w.input("is_first", {}, kFloat32, reads_first);
+  const Place before = w.state("state.0.sum", {2}, 0);
+  const Place zeros = w.floats({0});
+  const Place start = reads_first ? w.apply(Function::choose, 2, {first, zeros, before}, 4) : before;
+  const Place sum = w.apply(Function::add, 2, {start, observation}, 3);
+  w.output("action", {2}, w.apply(Function::clamp, 2, {observation, w.floats({-1}), w.floats({1})}, 1));
+  w.output("sum", {2}, sum);
+  w.output("action_unclamped", {2}, observation);
+  w.next(sum);
+  return w.finish();
+}
+
 std::vector<std::vector<std::uint8_t>> program_seeds() {
   std::vector<std::vector<std::uint8_t>> files;
+  files.push_back(limited_program(interface_of(
+      50,
+      {{"observation", false, {element("", "rad", -9, 9)}},
+       {"action", true, {element("hip", "N*m", -1, 1, 0.5F, 0.25F), element("knee", "N*m", -1, 1, 0.125F, 0)}, 2}})));
   for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4}) {
     files.push_back(small_program(layout));
     files.push_back(Perceptron(layout, 1, 20).file);

@@ -67,6 +67,7 @@ class ProgramWriter {
   Place reduce(Reduction reduction, const Place& x, std::uint32_t count, std::uint32_t length);
 
   lram::ProgramHeader header = {};  // but for the counts
+  std::vector<std::uint8_t> said;   // of its robot, see interface_writer.h
   std::vector<std::uint8_t> finish() const;
 
  private:
@@ -149,6 +150,12 @@ struct Tokenwise {
 //                 6 state.1.steps
 //   instructions  0 choose, 1 gather, 2 dense, 3 reduce, 4 product, 5 copy, 6 dense of two tokens, 7 and 8 pointwise
 std::vector<std::uint8_t> small_program(lram::Layout layout);
+
+// An observation [2] that is clamped to [-1, 1] as an action, and summed up over an episode; `said` is of its robot.
+//
+//   inputs   0 observation [2], 1 is_first, read or not
+//   outputs  0 action [2], 1 sum [2], 2 action_unclamped [2]
+std::vector<std::uint8_t> limited_program(const std::vector<std::uint8_t>& said, bool reads_first = true);
 
 // Some programs for fuzzers to begin with.
 std::vector<std::vector<std::uint8_t>> program_seeds();

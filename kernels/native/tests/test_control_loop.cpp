@@ -19,6 +19,7 @@
 #include <limits>
 #include <new>
 
+#include "interface_writer.h"
 #include "testing.h"
 
 #if defined(__x86_64__)
@@ -98,6 +99,11 @@ void for_each_kind(int threads, Check check) {
         const TemporaryFile file(make_artifact(shape));
         check(open_model(file, "", threads, format));
       }
+  Shape held;  // to a safety envelope
+  held.limit = 1;
+  held.said = interface_of(50, {{"action", true, {element("", "N*m", -1, 1, 0.5F, 0)}, 2}});
+  const TemporaryFile file(make_artifact(held));
+  check(open_model(file, "", threads));
 }
 
 double processor_seconds() {

@@ -125,12 +125,15 @@ TEST(tables_that_lie_do_no_harm) {  // even with the right checksum
 
 TEST(a_program_of_another_version_says_so) {
   std::vector<std::uint8_t> bytes = small();
-  bytes[8] = 2;
+  bytes[8] = 3;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(problem() == "version: this artifact has 2, this library reads 1; update lram-export");
+  CHECK(problem() == "version: this artifact has 3, this library reads 2; update lram-export");
   bytes[8] = 0;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(problem() == "version: this artifact has 0, this library reads 1; export the bundle again");
+  CHECK(problem() == "version: this artifact has 0, this library reads 2; export the bundle again");
+  bytes[8] = 1;  // which says nothing of its robot
+  seal(bytes);
+  CHECK(try_open(bytes) == LRAM_OK);
 }
 
 TEST(headers_are_checked) {

@@ -18,9 +18,9 @@ from lram_export.spec.tokens import Token
 from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, tiles
 
 MAGIC = b"LRAMNAT\n"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OLDEST_VERSION = 3
-"""What has no tensor of :data:`ROLES_OF_INTERFACE` is written so, for libraries that know no later one."""
+"""What has no tensor of :data:`SINCE` is written so, for libraries that know no later one."""
 HEADER_BYTES = 192
 TOKEN_BYTES = 8
 BLOCK_BYTES = 64
@@ -52,9 +52,17 @@ class Role(IntEnum):
     OBSERVATION_CLIP = 13
     ACTION_VALUES = 14
     """What a continuous action can be, one for each of its logits."""
+    INTERFACE = 15
+    """What the numbers of a robot are, see ``interface.py``; in files of both kinds."""
+    ACTION_UNCLAMPED = 16
+    """What :attr:`ACTION_VALUES` were before limits clamped them."""
 
 
-ROLES_OF_INTERFACE = (Role.OBSERVATION_MEAN, Role.OBSERVATION_DEVIATION, Role.OBSERVATION_CLIP, Role.ACTION_VALUES)
+SINCE = {
+    **dict.fromkeys((Role.OBSERVATION_MEAN, Role.OBSERVATION_DEVIATION, Role.OBSERVATION_CLIP, Role.ACTION_VALUES), 4),
+    **dict.fromkeys((Role.INTERFACE, Role.ACTION_UNCLAMPED), 5),
+}
+"""Role of a tensor that the oldest version does not know -> the first one that does."""
 
 FIRST_BLOCK_ROLE = 32
 """From here on roles are those of a block, whose number is the tensor's; each kind of block has its own."""
@@ -176,9 +184,15 @@ class Header:
 _HEADER = f"<3I15I4fI{NAME_BYTES}s{DIGEST_BYTES}s"
 
 
-def stored_name(name: str) -> str:
-    """The beginning of a policy's name for which a header has room: whole characters, and a zero behind them."""
-    return name.encode(errors="replace")[: NAME_BYTES - 1].decode(errors="ignore")
+def version_of(data: bytes) -> int:
+    """The version of a file of either kind, from its first bytes."""
+    (version,) = struct.unpack_from("<I", data, len(MAGIC))
+    return int(version)
+
+
+def stored_name(name: str, room: int = NAME_BYTES) -> str:
+    """The beginning of a name for which there is room, as in a header: whole characters, and a zero behind them."""
+    return name.encode(errors="replace")[: room - 1].decode(errors="ignore")
 
 
 def step_fields(spec: StepSpec, task: TaskSpec, *, one_plane: bool) -> dict[str, Any]:
@@ -293,7 +307,7 @@ def write_artifact(
 
 def format_version(tensors: Sequence[Tensor]) -> int:
     """The oldest version of the format that has all of these."""
-    return FORMAT_VERSION if any(tensor.role in ROLES_OF_INTERFACE for tensor in tensors) else OLDEST_VERSION
+    return max((SINCE[Role(t.role)] for t in tensors if t.role in SINCE), default=OLDEST_VERSION)
 
 
 def write_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from lram_export.spec.tensors import StateSpec, TensorSpec
 from lram_export.targets.native.format import NAME_BYTES, Tensor, write_file
 
 MAGIC = b"LRAMSTP\n"
-PROGRAM_VERSION = 1
+PROGRAM_VERSION = 2
+OLDEST_VERSION = 1
+"""What says nothing of its robot is written so, for libraries that know no later one."""
 HEADER_BYTES = 144
 FIELD_EXTENTS, FIELD_NAME = 7, 72
 ELEMENTS = ("float32", "uint8", "int64")
@@ -176,7 +179,7 @@ class Program:
     """A step of one row: fields in the order of the manifest, buffers, instructions in their order, tensors by number.
 
     ``arena`` is how many floats per row all buffers of a step need, ``planes`` that of a
-    :class:`~lram_export.targets.native.format.Header`.
+    :class:`~lram_export.targets.native.format.Header`. ``interface``: what it says of its robot, see ``interface.py``.
     """
 
     inputs: tuple[FieldEntry, ...]
@@ -187,6 +190,19 @@ class Program:
     tensors: tuple[Tensor, ...] = field(repr=False)
     arena: int
     planes: int
+    interface: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that has all of it."""
+        return OLDEST_VERSION if self.interface is None else PROGRAM_VERSION
+
+    @property
+    def all_tensors(self) -> tuple[Tensor, ...]:
+        """As they lie in the file: what is said of the robot is the last one."""
+        if self.interface is None:
+            return self.tensors
+        return (*self.tensors, dataclasses.replace(self.interface, number=len(self.tensors)))
 
 
 @dataclass(frozen=True)
@@ -219,7 +235,7 @@ def write_program(path: Path, program: Program, header: ProgramHeader) -> None:
         _HEADER,
         *counts,
         len(program.instructions),
-        len(program.tensors),
+        len(program.all_tensors),
         header.batch,
         program.arena,
         program.planes,
@@ -229,7 +245,7 @@ def write_program(path: Path, program: Program, header: ProgramHeader) -> None:
         bytes.fromhex(header.source_sha256),
     )
     tables = b"".join(entry.pack() for entry in _entries(fields, program.buffers, program.instructions))
-    write_file(path, MAGIC, PROGRAM_VERSION, HEADER_BYTES, front + tables, program.tensors)
+    write_file(path, MAGIC, program.version, HEADER_BYTES, front + tables, program.all_tensors)
 
 
 def _entries(*tables: Sequence[FieldEntry | BufferEntry | Instruction]) -> list[FieldEntry | BufferEntry | Instruction]:

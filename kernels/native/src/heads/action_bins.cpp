@@ -32,6 +32,8 @@ ActionBins::ActionBins(const Artifact& artifact)
       first_bin_(static_cast<int>(artifact.header().discrete_actions)),
       bin_width_(discrete_ ? 0.0F : 2.0F / static_cast<float>(artifact.header().action_channels)),
       values_(discrete_ ? nullptr : artifact.finite(kActionValues, 0, static_cast<std::uint64_t>(logits()))),
+      unclamped_(values_ == nullptr ? nullptr
+                                    : artifact.finite(kActionUnclamped, 0, static_cast<std::uint64_t>(logits()))),
       read_(static_cast<int>(artifact.header().read_token)),
       norm_(norm_of(artifact)),
       matrix_(artifact.matrices(kHead, 0, 1, logits(), room_of(artifact.hidden()))[0]),
@@ -61,17 +63,22 @@ void ActionBins::add_bias(StepContext& context) const {
 }
 
 void ActionBins::choose(const StepContext& context) const {
+  const State& state = context.state;
+  const bool wanted = context.outputs.action != nullptr || state.chosen_actions != nullptr;
   for (int row = 0; row < context.state.batch(); ++row) {
     const float* of_row = context.logits(row);
-    for (int action = 0; action < actions_ && context.outputs.action != nullptr; ++action) {
+    for (int action = 0; action < actions_ && wanted; ++action) {
       const int token = arg_max(of_row + action * tokens_, tokens_);
       const int at = row * actions_ + action;
-      if (discrete_)
-        static_cast<std::int64_t*>(context.outputs.action)[at] = token;
-      else
-        static_cast<float*>(context.outputs.action)[at] =
-            values_ != nullptr ? values_[action * tokens_ + token]
-                               : static_cast<float>(std::max(token - first_bin_, 0)) * bin_width_ - 1.0F;
+      if (discrete_) {
+        if (context.outputs.action != nullptr) static_cast<std::int64_t*>(context.outputs.action)[at] = token;
+        continue;
+      }
+      const float value = values_ != nullptr ? values_[action * tokens_ + token]
+                                             : static_cast<float>(std::max(token - first_bin_, 0)) * bin_width_ - 1.0F;
+      if (context.outputs.action != nullptr) static_cast<float*>(context.outputs.action)[at] = value;
+      if (state.chosen_actions != nullptr) state.chosen_actions[at] = value;
+      if (state.unclamped_actions != nullptr) state.unclamped_actions[at] = unclamped_[action * tokens_ + token];
     }
     if (context.outputs.logits != nullptr) std::copy_n(of_row, logits(), context.outputs.logits + row * logits());
   }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "error.h"
+#include "interface.h"
 #include "program/program_episodes.h"
 #include "text.h"
 
@@ -21,7 +22,7 @@ constexpr std::size_t kSmall = std::size_t{1}
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
 MappedFile mapped(MappedFile file, const lram_options& options) {
-  file.map(kProgramMagic, kProgramVersion, kProgramVersion, sizeof(ProgramHeader));
+  file.map(kProgramMagic, kOldestProgramVersion, kProgramVersion, sizeof(ProgramHeader));
   if (options.verify != 0) file.check_checksum();
   if (options.lock_memory != 0) file.lock();
   return file;
@@ -39,6 +40,7 @@ Program::Program(MappedFile file, const lram_options& options)
   check_tensors();
   check_buffers();
   read_fields();
+  if (interface() != nullptr) rate_ = read_interface(file_, *interface(), inputs_, outputs_);
   check_state_buffers();
   const auto* instructions = reinterpret_cast<const InstructionEntry*>(
       reinterpret_cast<const BufferEntry*>(fields_ + header_->inputs + header_->outputs + header_->states) +
@@ -98,7 +100,8 @@ void Program::check_tensors() {
     const TensorEntry& e = tensors_[i];
     const std::string name = "tensor " + number(i);
     if (layout_of(e) > Layout::tiled_int4) file_.refuse(name + ": layout: unknown: " + number(e.layout));
-    within(name + ": role", e.role, 0, 0);
+    const bool weights = &e != interface();
+    if (weights) within(name + ": role", e.role, 0, 0);
     within(name + ": number", e.number, i, i);
     within(name + ": parts", e.parts, 1, 1);
     within(name + ": rows", e.rows, 1, kMostSize);
@@ -108,7 +111,7 @@ void Program::check_tensors() {
     if (e.offset % kAlignment != 0 || e.offset < data || e.offset > file_.size() || e.bytes > file_.size() - e.offset)
       file_.refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) +
                    " bytes does not lie in the file");
-    weight_bytes_ += e.bytes;
+    if (weights) weight_bytes_ += e.bytes;
   }
 }
 
@@ -148,6 +151,12 @@ const float* Program::constant(std::uint32_t tensor) const {
   return reinterpret_cast<const float*>(file_.bytes() + tensors_[tensor].offset);
 }
 
+const TensorEntry* Program::interface() const {
+  if (header_->tensors == 0 || header_->start.version == kOldestProgramVersion) return nullptr;
+  const TensorEntry* last = tensors_ + header_->tensors - 1;
+  return last->role == kInterface ? last : nullptr;
+}
+
 const TensorEntry& Program::tensor_of(const Place& place, const std::string& name) const {
   if (place.buffer >= buffers_.size() ||
       buffers_[place.buffer].kind != static_cast<std::uint32_t>(BufferKind::constant) || place.offset != 0)
@@ -175,6 +184,15 @@ void Program::check_place(const Place& place, std::uint64_t count, bool written,
 void Program::read_fields() {
   is_first_ = header_->inputs;
   for (std::uint32_t i = 0; i < header_->inputs + header_->outputs + header_->states; ++i) read_field(fields_[i], i);
+  relate_outputs();
+}
+
+void Program::relate_outputs() {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    unclamped_.push_back(unclamped_of(outputs_, i));
+    outputs_[i].clamps = unclamped_[i] < outputs_.size();
+  }
+  count_choices(outputs_);
 }
 
 void Program::read_field(const FieldEntry& entry, std::uint32_t place) {

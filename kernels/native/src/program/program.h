@@ -37,6 +37,8 @@ class Program : public Engine {
   const std::vector<std::size_t>& output_sizes() const { return output_sizes_; }
   const std::vector<std::size_t>& state_sizes() const { return state_sizes_; }
   std::size_t is_first() const { return is_first_; }  // which input it is; inputs().size(): none
+  // Which output says what another one was before it was clamped; outputs().size(): none.
+  std::size_t unclamped(std::size_t output) const { return unclamped_[output]; }
 
   // The most tokens per row that a product has.
   int most_tokens() const { return most_tokens_; }
@@ -47,6 +49,7 @@ class Program : public Engine {
   void read_tables();
   void read_fields();
   void read_field(const FieldEntry& entry, std::uint32_t place);
+  void relate_outputs();
   void check_buffers() const;
   void check_state_buffers() const;
   void check_tensors();
@@ -72,6 +75,7 @@ class Program : public Engine {
   void check_results() const;
   // Throws unless that is all that an instruction has.
   void check_rest(const InstructionEntry& entry, int sizes, int operands, const std::string& name) const;
+  const TensorEntry* interface() const;  // NULL: it says nothing of its robot
   const TensorEntry& tensor_of(const Place& place, const std::string& name) const;
   void check_text(const char* text, std::size_t room, bool may_be_empty, const std::string& name) const;
   void within(const std::string& name, std::uint64_t value, std::uint64_t low, std::uint64_t high) const;
@@ -86,6 +90,7 @@ class Program : public Engine {
   std::vector<std::size_t> output_sizes_;
   std::vector<std::size_t> state_sizes_;
   Written written_;  // by a step, up to what was read last of the file
+  std::vector<std::size_t> unclamped_;
   std::size_t is_first_ = 0;
   std::size_t weight_bytes_ = 0;
   std::size_t work_ = 0;  // of a row, in multiplications

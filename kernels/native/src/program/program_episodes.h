@@ -40,6 +40,8 @@ class ProgramEpisodes : public Episodes {
   void load(const float* values) override;
   void check(const void* const* inputs, void* const* outputs) const override;
   void step(const void* const* inputs, void* const* outputs) override;
+  const float* chosen(std::size_t output) const override { return outputs_[output]; }
+  const float* unclamped(std::size_t output) const override { return outputs_[program_.unclamped(output)]; }
   float* memory() const override { return states_[side_][0]; }
   std::size_t memory_floats() const override { return state_floats_; }
 
