@@ -9,12 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "version"),
-    ("system", "spec"),
+    ("system", "spec", "rates"),
     ("backbones", "bundle", "camera"),
     ("model", "targets"),
     ("checkpoints", "kernels", "describe", "interface_file"),
     ("runtimes", "swapping"),
-    ("arrays", "origin"),
+    ("arrays", "origin", "interpolation"),
     ("step_module", "observations", "conditioning", "episodes"),
     ("lowering", "trainers", "priming"),
     ("exporters",),

@@ -1,10 +1,14 @@
 // A control loop around a bundle: one step per tick, and an account of every deadline.
 //
-//     control_loop reach.lram/native/model.lrn [--rate 200] [--seconds 10] [--threads 1] [--realtime] [--fault N]
+//     control_loop reach.lram/native/model.lrn [--rate 200] [--controller-rate 1000 [--between hold|linear]]
+//                  [--seconds 10] [--threads 1] [--realtime] [--fault N]
+//
+// The rate is the bundle's, or 200 Hz where it says none; another one is warned of. A controller that is faster is told
+// something at every tick of its own: the same action again, or on a straight line to the policy's next one.
 //
 // A tick's deadline is the next tick. After an overrun the loop goes on at the next tick that is still to come: missed
 // ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held, but not for more than
-// 20 ticks in a row: then the loop ends, and a robot would have to halt. Ctrl-C ends it, and so do the seconds; either
+// 20 steps in a row: then the loop ends, and a robot would have to halt. Ctrl-C ends it, and so do the seconds; either
 // way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see docs/native.md). --fault makes every
 // N-th observation NaN, to see the loop hold.
 #include <lram.h>
@@ -26,11 +30,16 @@
 #include <thread>
 #include <vector>
 
+#include "between.h"
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kMostHeld = 20;  // ticks in a row
+constexpr int kMostHeld = 20;       // steps in a row
+constexpr double kRate = 200;       // Hz, where nobody says one
+constexpr double kSame = 1e-6;      // how far rates may differ, relatively, and be the same
+constexpr double kMostTicks = 1e4;  // of a controller per step
 
 volatile std::sig_atomic_t stopping = 0;
 
@@ -38,7 +47,9 @@ extern "C" void stop(int) { stopping = 1; }
 
 struct Options {
   std::string model;
-  double rate = 200;
+  double rate = 0;             // Hz; 0: the bundle's
+  double controller_rate = 0;  // Hz; 0: that of the policy
+  std::string between;         // "hold" where it is empty
   double seconds = 10;
   int threads = 1;
   int fault = 0;
@@ -170,6 +181,10 @@ Options parse(int argc, char** argv) {
     };
     if (name == "--rate")
       options.rate = number();
+    else if (name == "--controller-rate")
+      options.controller_rate = number();
+    else if (name == "--between")
+      options.between = i + 1 < argc ? argv[++i] : "";
     else if (name == "--seconds")
       options.seconds = number();
     else if (name == "--threads")
@@ -184,6 +199,10 @@ Options parse(int argc, char** argv) {
       options.model = name;
   }
   if (options.model.empty()) throw std::runtime_error("MODEL: expected the path of a native/model.lrn");
+  if (!options.between.empty() && options.between != "hold" && options.between != "linear")
+    throw std::runtime_error("--between: expected hold or linear, got " + options.between);
+  if (!options.between.empty() && options.controller_rate == 0)
+    throw std::runtime_error("--between: only with --controller-rate");
   return options;
 }
 
@@ -195,6 +214,20 @@ void ask_for_real_time() {
   if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) std::perror("mlockall, going on without");
 }
 
+// How often the controller is told something per step of the policy.
+std::int64_t ticks_per_step(const Options& options, double rate) {
+  const double ratio = options.controller_rate > 0 ? options.controller_rate / rate : 1;
+  const double ticks = std::round(ratio);
+  if (!(ticks >= 1 && ticks <= kMostTicks) || std::abs(ratio - ticks) > kSame * ticks) {
+    std::array<char, 160> text = {};
+    std::snprintf(text.data(), text.size(),
+                  "--controller-rate: expected a whole multiple of the policy's %g Hz, got %g Hz", rate,
+                  options.controller_rate);
+    throw std::runtime_error(text.data());
+  }
+  return static_cast<std::int64_t>(ticks);
+}
+
 int run(const Options& options) {
   if (options.realtime) ask_for_real_time();
   lram_options engine;
@@ -203,7 +236,18 @@ int run(const Options& options) {
   Policy policy(options.model, engine);
   Robot robot(policy.about().observation_size, options.fault);
   std::vector<float> observation(policy.about().observation_size);
-  std::printf("%s kernels, %d threads, %g Hz\n", policy.about().isa, policy.about().threads, options.rate);
+  const double trained = policy.about().rate;  // 0: the bundle does not say
+  const double rate = options.rate > 0 ? options.rate : trained > 0 ? trained : kRate;
+  Between between(ticks_per_step(options, rate), options.between == "linear", policy.about().action_size);
+  const double ticks_per_second = rate * static_cast<double>(between.ticks());
+  if (trained > 0 && std::abs(rate - trained) > kSame * trained)
+    std::fprintf(stderr, "warning: %s was trained at %g Hz, controlled at %g Hz\n", options.model.c_str(), trained,
+                 rate);
+  std::printf("%s kernels, %d threads, %g Hz", policy.about().isa, policy.about().threads, rate);
+  if (between.ticks() > 1)
+    std::printf(", actions at %g Hz (%s)", ticks_per_second,
+                options.between.empty() ? "hold" : options.between.c_str());
+  std::printf("\n");
 
   Histogram awake;
   Histogram done;
@@ -213,30 +257,36 @@ int run(const Options& options) {
   std::int64_t held = 0;
   int held_in_a_row = 0;
   bool acted = false;
+  std::int64_t place = 0;  // of this tick among those of a step
   std::string problem;
-  const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / options.rate));
+  const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / ticks_per_second));
   auto tick = Clock::now() + period;
   const auto end = tick + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds));
   while (stopping == 0 && tick < end) {
     std::this_thread::sleep_until(tick);
     awake.add(Clock::now() - tick);
-    robot.read(observation);
-    if (policy.act(observation)) {
-      acted = true;
-      held_in_a_row = 0;
-    } else {
-      if (held++ == 0) problem = lram_last_error();
-      if (++held_in_a_row > kMostHeld)
-        throw std::runtime_error(std::string("no action any more: ") + lram_last_error());
+    if (place == 0) {
+      ++steps;
+      robot.read(observation);
+      if (policy.act(observation)) {
+        acted = true;
+        held_in_a_row = 0;
+      } else {
+        if (held++ == 0) problem = lram_last_error();
+        if (++held_in_a_row > kMostHeld)
+          throw std::runtime_error(std::string("no action any more: ") + lram_last_error());
+      }
+      if (acted) between.aim(policy.action());  // after a failure the last one
     }
-    if (acted) robot.command(policy.action());  // after a failure the last one; before the first action none
+    if (acted) robot.command(between.at(place));  // before the first action none
     const auto took = Clock::now() - tick;
-    done.add(took);
-    ++steps;
+    if (place == 0) done.add(took);
     const std::int64_t late = took / period;
     missed += late > 0 ? 1 : 0;
     skipped += late;
     tick += period * (late + 1);
+    place += late + 1;
+    if (place >= between.ticks()) place = 0;  // also where a step's time is over: the next one is taken then
   }
 
   std::printf("%lld steps, %lld deadlines missed, %lld ticks skipped, %lld actions held\n",

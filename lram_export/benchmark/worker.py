@@ -141,7 +141,7 @@ class _StepWorker:
 
     def _timed_window(self, steps: int, seconds_limit: float | None) -> Window:
         if self._rate is not None:
-            return self._paced_window(steps, 1.0 / self._rate)
+            return self._paced_window(steps, 1.0 / self._rate, seconds_limit)
         seconds: list[float] = []
         start = time.perf_counter()
         while len(seconds) < steps:
@@ -150,11 +150,13 @@ class _StepWorker:
                 break
         return Window(np.array(seconds), 0)
 
-    def _paced_window(self, steps: int, period: float) -> Window:
+    def _paced_window(self, steps: int, period: float, seconds_limit: float | None = None) -> Window:
         """One step per period, from tick to action; after an overrun the loop waits for the next whole tick."""
-        seconds, missed = [], 0
+        seconds: list[float] = []
+        missed = 0
         tick = time.perf_counter() + period
-        for _ in range(steps):
+        end = tick + (np.inf if seconds_limit is None else seconds_limit)
+        while len(seconds) < steps and (not seconds or tick <= end):
             time.sleep(max(tick - time.perf_counter(), 0.0))
             self._timed_act()
             elapsed = time.perf_counter() - tick

@@ -9,10 +9,11 @@ import click
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.cli import options
-from lram_export.cli.console import ConsoleProgress, print_json, print_table
+from lram_export.cli.console import ConsoleProgress, message, print_json, print_table
 from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
 from lram_export.describe import counted, different_actions, human_bytes
 from lram_export.errors import UsageError
+from lram_export.rates import other_rate
 from lram_export.system.machine import cpu_model, suitable_threads
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 @click.option(
     "--rate",
     type=POSITIVE,
-    help="Pace the loop at this many Hz and count missed deadlines.",
+    help="Pace the loop at this many Hz and count missed deadlines; default: the rate that the bundle says.",
 )
+@click.option("--unpaced", is_flag=True, help="Do not pace the loop, though the bundle says a rate.")
 @click.option(
     "--baseline",
     is_flag=True,
@@ -48,6 +50,7 @@ def bench(
     steps: int,
     threads: int | None,
     rate: float | None,
+    unpaced: bool,
     baseline: bool,
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
@@ -64,7 +67,12 @@ def bench(
         raise UsageError("--checkpoint: only with --baseline")
     if reading.given and checkpoint is None:
         raise UsageError(f"{options.READING_OPTIONS}: only with --checkpoint")
+    if unpaced and rate is not None:
+        raise UsageError("--unpaced: not with --rate")
     opened = Bundle.open(bundle)
+    trained = opened.manifest.interface.rate
+    if rate is None and not unpaced:
+        rate = trained
     chosen = library.BenchOptions(
         targets=library.timed_targets(opened, targets),
         threads=threads or suitable_threads(opened.manifest.parameters, opened.manifest.batch_size),
@@ -73,6 +81,9 @@ def bench(
         baseline=baseline,
         baseline_source=None if checkpoint is None else reading.source(checkpoint),
     )
+    warning = other_rate(str(bundle), trained, rate, "measured")
+    if warning is not None:
+        message(f"warning: {warning}", quiet)
     report = library.bench(opened, chosen, ConsoleProgress(quiet))
     if as_json:
         print_json({"bundle": str(bundle), "cpu": cpu_model(), "rate": rate, **_document(report)})

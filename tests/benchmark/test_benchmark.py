@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from lram_export.benchmark.probes import SIDE, ProductRate, ReadBandwidth
 from lram_export.benchmark.worker import BASELINE, StepJob, _StepWorker
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.system.load import LoadWatch, MachineLoad
-from tests.conftest import GOLDEN, ExportFunction
+from tests.conftest import GOLDEN, ExportFunction, fail, succeed
+from tests.rated import RATE, rated
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,43 @@ def test_a_paced_loop_counts_missed_deadlines(exported: ExportFunction) -> None:
     worker._timed_act = slow_every_fifth  # type: ignore[method-assign]
     window = worker._paced_window(20, 1 / 50)
     assert window.missed >= 4 and (np.sort(window.seconds)[-4:] > 0.02).all()
+
+
+def test_a_paced_window_ends_early_where_it_may(exported: ExportFunction) -> None:
+    worker = _StepWorker(StepJob("onnxruntime", str(exported("state_m", targets=("onnxruntime",))), 1, rate=100.0))
+    assert len(worker._paced_window(1000, 1 / 100, 0.1).seconds) < 50
+    assert len(worker._paced_window(1000, 1 / 100, 0.0).seconds) == 1
+
+
+def benched(bundle: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The document and what was said beside it."""
+    result = succeed("bench", bundle, "--steps", "20", "--threads", "1", "--json", *options)
+    return json.loads(result.stdout), result.stderr
+
+
+def test_the_rate_is_that_of_the_bundle(exported: ExportFunction, shared_folder: Path) -> None:
+    document, said = benched(rated(exported, shared_folder))
+    assert document["rate"] == RATE and document["results"][0]["missed"] is not None
+    assert "trained at" not in said
+
+
+def test_another_rate_is_warned_of_and_obeyed(exported: ExportFunction, shared_folder: Path) -> None:
+    bundle = rated(exported, shared_folder)
+    document, said = benched(bundle, "--rate", "200")
+    assert document["rate"] == 200 and document["results"][0]["missed"] is not None
+    assert f"warning: {bundle} was trained at {RATE} Hz, measured at 200 Hz" in said.splitlines()
+    assert "trained at" not in benched(bundle, "--rate", "200", "--quiet")[1]
+
+
+def test_a_bundle_that_says_a_rate_can_be_timed_without_one(exported: ExportFunction, shared_folder: Path) -> None:
+    document, said = benched(bundle := rated(exported, shared_folder), "--unpaced")
+    assert document["rate"] is None and document["results"][0]["missed"] is None and "trained at" not in said
+    assert "--unpaced: not with --rate" in fail("bench", bundle, "--unpaced", "--rate", "50")[1]
+
+
+def test_without_a_rate_nothing_is_paced(exported: ExportFunction) -> None:
+    document, said = benched(exported("state_m", targets=("onnxruntime",)))
+    assert document["rate"] is None and document["results"][0]["missed"] is None and "trained at" not in said
 
 
 def test_a_state_that_stands_still_voids_the_times(exported: ExportFunction) -> None:

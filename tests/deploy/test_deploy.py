@@ -237,7 +237,7 @@ def test_too_many_in_a_row_stop_the_motors_and_the_loop(kit: Path) -> None:
     (kit / "robot.py").write_text(ROBOT.format(value="inf", when="self.ticks > 5"))
     done = looped(kit, "--robot", "robot", "--hold", "3")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: stopped: 4 ticks in a row without a result: observation" in done.stderr
+    assert "error: stopped: 4 steps in a row without a result: observation" in done.stderr
     assert "stopped after 8 held 3" in done.stdout and "8 steps" in done.stdout and "4 held actions" in done.stdout
 
 

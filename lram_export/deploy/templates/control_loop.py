@@ -1,6 +1,9 @@
 """A control loop around a bundle: a fixed rate, an account of missed deadlines, motors stopped whatever happens.
 
-Where a step has no result (a NaN from a sensor), the last action is held, for a few ticks; after more of them in a row
+The rate is the bundle's unless told another, which is warned of. A controller that is faster is sent an action at every
+tick of its own: the same again, or on a straight line from what it was sent last to the policy's next one.
+
+Where a step has no result (a NaN from a sensor), the last action is held, for a few steps; after more of them in a row
 the loop stops. Without --robot it rehearses: the observations recorded in the bundle go in, actions go nowhere. Needs
 no torch.
 """
@@ -21,15 +24,20 @@ import numpy as np
 
 from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
-from lram_export.errors import LramError
+from lram_export.errors import LramError, UsageError
+from lram_export.interpolation import BETWEEN, HOLD, Between
 from lram_export.policy import Policy, observations_of
+from lram_export.rates import other_rate, ticks_per_step
 from lram_export.verification.verify import load_bundle_reference
 
 KEPT = 100_000
 """Steps whose times are kept for the percentiles: an endless loop knows its last minutes."""
 
-HOLD = 10
-"""Ticks in a row without a result after which the loop stops, unless --hold says otherwise."""
+MOST_HELD = 10
+"""Steps in a row without a result after which the loop stops, unless --hold says otherwise."""
+
+RATE = 50.0
+"""Hz, where neither the bundle nor --rate says one."""
 
 
 class Rehearsal:
@@ -43,7 +51,7 @@ class Rehearsal:
         feedback = task is not None and task.reward_feedback == "observed"
         # recorded as the token of the step after
         self._rewards = recorded["reward"] * task.reward_scale if task is not None and feedback else None
-        self._step = 0
+        self._step, self._reward = 0, None
 
     def reset(self) -> "dict[str, np.ndarray]":
         self._step = 0
@@ -52,11 +60,13 @@ class Rehearsal:
     def observe(self) -> "dict[str, np.ndarray]":
         observation = self._observations[self._step % len(self._observations)]
         self._step += 1
+        self._reward = None if self._rewards is None else self._rewards[self._step % len(self._rewards)]
         return observation
 
     def act(self, action: "np.ndarray | np.int64") -> "np.ndarray | None":
-        """Actions go nowhere."""
-        return None if self._rewards is None else self._rewards[self._step % len(self._rewards)]
+        """Actions go nowhere. A step's reward comes once, with the first of them."""
+        reward, self._reward = self._reward, None
+        return reward
 
     def close(self) -> None:
         """No motors to stop."""
@@ -93,16 +103,26 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def control(policy: Policy, robot: Any, account: Account, rate: float, steps: int, hold: int) -> None:
-    """Observe, act, wait for the next tick; ``steps`` times, or for ever with 0.
+def control(
+    policy: Policy, robot: Any, account: Account, rate: float, steps: int, hold: int, between: "Between | None" = None
+) -> None:
+    """Observe, act, send, wait for the next step; ``steps`` times, or for ever with 0.
 
     A step without a result changes nothing in the policy: the last action is sent again, if there is one. What rewards
-    came meanwhile is added to that of the next step.
+    came meanwhile is added to that of the next step, as are the rewards of all ticks of a step.
+
+    Args:
+        rate: of the policy, Hz.
+        hold: how many steps in a row may have no result.
+        between: what is sent at the ticks of a step, which share its period; default: one tick.
 
     Raises:
-        NoResultError: more than ``hold`` ticks in a row had no result.
+        NoResultError: more than ``hold`` steps in a row had no result.
     """
+    between = between or Between()
+    period = 1 / (rate * between.ticks)
     policy.reset()
+    between.reset()
     observation, action, reward = robot.reset(), None, None
     due = time.perf_counter()
     while not steps or account.steps < steps:
@@ -118,17 +138,28 @@ def control(policy: Policy, robot: Any, account: Account, rate: float, steps: in
             if account.held_in_a_row == 1:
                 print(f"step {account.steps}: no result, the last action is held: {error}", file=sys.stderr, flush=True)
             if account.held_in_a_row > hold:
-                many = counted(account.held_in_a_row, "tick")
+                many = counted(account.held_in_a_row, "step")
                 raise NoResultError(f"stopped: {many} in a row without a result: {error}") from None
-        reward = owed if action is None else added(robot.act(action), owed)
-        account.add(time.perf_counter() - started)
-        due += 1 / rate
-        left = due - time.perf_counter()
-        if left > 0:
-            time.sleep(left)
-        else:  # late: the next step starts now, not two at once
+        if action is not None:
+            between.aim(action)
+        reward, tick = owed, 0
+        while tick < between.ticks:
+            if action is not None:
+                reward = added(robot.act(between.at(tick)), reward)
+            if tick == 0:
+                account.add(time.perf_counter() - started)
+            tick += 1
+            due += period
+            late = time.perf_counter() - due
+            if late < 0:
+                time.sleep(-late)
+                continue
             account.missed += 1
-            due = time.perf_counter()
+            passed = min(int(late / period), between.ticks - tick)  # ticks that are over are left out, not made up for
+            tick += passed
+            due += passed * period
+            if tick == between.ticks:  # the next step starts now, not two at once
+                due = time.perf_counter()
         observation = robot.observe()
 
 
@@ -179,28 +210,57 @@ def parse(arguments: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--target", help="default: the bundle's first that runs here")
     parser.add_argument("--threads", type=at_least(1), help="of the target; default: what suits the model")
-    parser.add_argument("--rate", type=hertz, default=50.0, help="steps per second (50)")
+    parser.add_argument("--rate", type=hertz, help=f"steps per second; default: the bundle's, or {RATE:g}")
+    parser.add_argument("--controller-rate", type=hertz, help="actions per second, a multiple of the rate; default: it")
+    parser.add_argument(
+        "--between", choices=BETWEEN, help=f"with --controller-rate: what is sent between two steps ({HOLD})"
+    )
     parser.add_argument("--steps", type=at_least(0), default=0, help="stop after so many; 0: never (rehearsal: 500)")
     parser.add_argument(
-        "--hold", type=at_least(0), default=HOLD, help=f"ticks in a row to hold the last action before a stop ({HOLD})"
+        "--hold",
+        type=at_least(0),
+        default=MOST_HELD,
+        help=f"steps in a row to hold the last action before a stop ({MOST_HELD})",
     )
     parser.add_argument("--robot", help="module with a class Robot, e.g. robot; default: rehearse")
     return parser.parse_args(arguments)
+
+
+def pace(arguments: argparse.Namespace) -> "tuple[float, Between]":
+    """How often a second the policy steps, and what the robot is sent meanwhile.
+
+    Raises:
+        LramError: no bundle, or what it cannot be asked for.
+    """
+    manifest = Bundle.open(arguments.bundle).manifest
+    rate = arguments.rate or manifest.interface.rate or RATE
+    if arguments.controller_rate is None and arguments.between is not None:
+        raise UsageError("--between: only with --controller-rate")
+    ticks = ticks_per_step(rate, arguments.controller_rate or rate)
+    between = Between(ticks, arguments.between or HOLD, manifest.spec.outputs[0].dtype)
+    warning = other_rate(str(arguments.bundle), manifest.interface.rate, rate, "controlled")
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return rate, between
 
 
 def main() -> int:
     arguments = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `finally` runs
     sys.path.insert(0, str(Path(__file__).parent))
-    account = Account()
+    account, paced = Account(), ""
     try:
+        rate, between = pace(arguments)  # before there is a robot
+        paced = f"{rate:g} Hz"
+        if between.ticks > 1:
+            paced += f", actions at {rate * between.ticks:g} Hz ({between.between})"
         robot = importlib.import_module(arguments.robot).Robot() if arguments.robot else Rehearsal(arguments.bundle)
         steps = arguments.steps or (0 if arguments.robot else 500)
         try:
             with load_policy(arguments.bundle, target=arguments.target, threads=arguments.threads) as policy:
                 lock_memory()
                 try:
-                    control(policy, robot, account, arguments.rate, steps, arguments.hold)
+                    control(policy, robot, account, rate, steps, arguments.hold, between)
                 finally:
                     stop(robot)  # before anything else that may take time
         finally:
@@ -212,7 +272,7 @@ def main() -> int:
         return 1
     finally:
         if account.steps:
-            print(f"{counted(account.steps, 'step')} at {arguments.rate:g} Hz: {account}")
+            print(f"{counted(account.steps, 'step')} at {paced}: {account}")
     return 0
 
 

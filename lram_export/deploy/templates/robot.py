@@ -15,7 +15,7 @@ class Robot:
         raise NotImplementedError("robot.py: read your sensors here")
 
     def act(self, action: "np.ndarray | np.int64") -> "float | None":
-        """Send an action, float32 (action_dim,) or a number; return the reward of this step, or None if unknown."""
+        """Send an action, float32 (action_dim,) or a number; return the reward since the last, or None if unknown."""
         raise NotImplementedError("robot.py: command your motors here")
 
     def close(self) -> None:
