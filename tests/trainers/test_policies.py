@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -57,14 +59,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
-def compare(policy: Trained, bundle: Bundle, targets: tuple[str, ...]) -> None:
-    """1,000 steps with resets beside the trainer's own."""
+def compare(
+    policy: Trained, bundle: Bundle, targets: tuple[str, ...], robot: Callable[[Any], Any] = lambda action: action
+) -> None:
+    """1,000 steps with resets beside the trainer's own, and what a robot makes of its actions."""
     spec = bundle.manifest.spec
     inputs = random_steps(spec, None, STEPS, seed=7, episode=97)
     observations, is_first = inputs["observation"], inputs["is_first"]
+    if observations.dtype == np.float32:
+        observations = 3 * observations + 1  # as the environments of `trained` have them
     runtimes = {target: load_verifier(target, bundle.load_artifact(target), 1)[0] for target in targets}
     for number in range(STEPS):
-        expected = policy.act(observations[number], is_first[number])
+        expected = robot(policy.act(observations[number], is_first[number]))
         for target, runtime in runtimes.items():
             output = runtime.step(observations[number], is_first[number])["action"]
             if policy.discrete:
@@ -83,6 +89,54 @@ def test_a_thousand_steps_are_the_trainers_own(name: str, made: Make, tmp_path: 
     options = ExportOptions(targets, ROWS, report=False, reference_steps=16)
     compare(policy, export_bundle(read, None, tmp_path / "policy.lram", options), targets)
     assert assumed == []
+
+
+@dataclass
+class Joints:
+    """What Isaac Lab's joint position action makes of a policy's, within limits: targets of joints, in rad."""
+
+    reach: float
+    clamped: int = 0
+    SCALE: ClassVar = 0.5
+    DEFAULT: ClassVar = np.array([0.1, 0.8, -1.5])
+
+    def __call__(self, action: Any) -> Any:
+        targets = action * self.SCALE + self.DEFAULT
+        found = np.clip(targets, self.DEFAULT - self.reach, self.DEFAULT + self.reach)
+        self.clamped += int((found != targets).sum())
+        return found
+
+    def interface(self) -> dict[str, Any]:
+        """As `--interface` takes it: JSON is YAML, too."""
+        scaling = {"scale": self.SCALE, "offset": self.DEFAULT.tolist()}
+        limits = {"low": (self.DEFAULT - self.reach).tolist(), "high": (self.DEFAULT + self.reach).tolist()}
+        action = {"elements": ["hip", "thigh", "calf"], "units": "rad", "scaling": scaling, "limits": limits}
+        observation = {"elements": [f"o{i}" for i in range(trained.OBSERVATIONS)]}
+        return {"rate": 50, "observation": {"observation": observation}, "action": {"action": action}}
+
+
+class TestOfARobot:
+    """Raw observations in, targets of joints out: what the trainer's network does, and what its environment does."""
+
+    def check(self, policy: Trained, joints: Joints, folder: Path) -> None:
+        bundle, robot = folder / "policy.lram", folder / "robot.yaml"
+        robot.write_text(json.dumps(joints.interface()))
+        targets = [word for target in EVERY for word in ("--target", target)]
+        options = ("--interface", robot, "--batch", str(ROWS), "--reference-steps", "16", "--no-report")
+        succeed("export", policy.path, "-o", bundle, *options, *targets)
+        opened = Bundle.open(bundle)
+        assert opened.manifest.interface.rate == 50
+        assert opened.manifest.interface.action["action"].elements == ("hip", "thigh", "calf")
+        compare(policy, opened, EVERY, joints)
+        assert 0.02 < joints.clamped / (STEPS * ROWS * len(joints.DEFAULT)) < 0.98
+
+    def test_rsl_rl_with_empirical_normalization(self, made: Make, tmp_path: Path) -> None:
+        state = torch.load(made("mlp").path, weights_only=True)["actor_state_dict"]
+        assert (state["obs_normalizer._mean"].abs() > 0.1).any() and (state["obs_normalizer._std"] > 1.5).any()
+        self.check(made("mlp"), Joints(0.05), tmp_path)
+
+    def test_stable_baselines3_with_running_means(self, tmp_path: Path) -> None:
+        self.check(trained.normalized(tmp_path)[0], Joints(0.01), tmp_path)
 
 
 class TestFromTheCommandLine:
@@ -373,7 +427,6 @@ class TestRslRl:
 
 class TestStableBaselines:
     def changed(self, path: Path, change: Callable[[dict[str, Any]], None], to: Path) -> Path:
-        import json
         import zipfile
 
         with zipfile.ZipFile(path) as whole, zipfile.ZipFile(to, "w") as other:
