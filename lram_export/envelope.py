@@ -63,10 +63,14 @@ class Envelope:
         for name, field in self._fields.items():
             outputs[name][...] = field.held(outputs).reshape(outputs[name].shape)
 
-    def start(self, rows: Sequence[int] | Flags) -> None:
-        """Rows start an episode: of what they did before nothing holds them, nor that they were stopped."""
+    def start(self, rows: Sequence[int] | Flags, *, with_this_step: bool = False) -> None:
+        """Rows start an episode: of what they did before nothing holds them, nor that they were stopped.
+
+        ``with_this_step``: by the observation that is at hand, so that what was said of them since the last step, see
+        :meth:`hold`, is of this episode.
+        """
         for field in self._fields.values():
-            field.start(rows)
+            field.start(rows, with_this_step)
 
     def hold(self, action: ArrayLike | Mapping[str, ArrayLike], rows: Sequence[int]) -> None:
         """Say what rows of the robot hold, from which the next action may differ by no more than it may.
@@ -106,6 +110,7 @@ class _Action:
         self._clamped, self._slowed = (np.zeros((rows, size), np.int64) for _ in range(2))
         self._stops, self._consecutive = (np.zeros(rows, np.int64) for _ in range(2))
         self._stopped, self._known = (np.zeros(rows, np.bool_) for _ in range(2))
+        self._told = np.zeros(rows, np.bool_)  # by hold(), since the last step
         self._previous = np.zeros((rows, size), np.float32)
 
     def held(self, outputs: Outputs) -> Floats:
@@ -127,12 +132,14 @@ class _Action:
             action = np.where(self._known[:, None], np.minimum(np.maximum(wanted, low), high), wanted)
             self._slowed += action != wanted
         self._previous[...] = action
-        self._known[:] = True
+        self._known[:], self._told[:] = True, False
         return action
 
-    def start(self, rows: Sequence[int] | Flags) -> None:
+    def start(self, rows: Sequence[int] | Flags, with_this_step: bool) -> None:
         self._consecutive[rows] = 0
-        self._stopped[rows] = self._known[rows] = False
+        self._stopped[rows] = False
+        self._known[rows] = self._told[rows] if with_this_step else False
+        self._told[rows] &= with_this_step
 
     def checked(self, value: ArrayLike, rows: int) -> Floats:
         """What a robot holds, for each row: (rows, elements); raises ValueError."""
@@ -150,7 +157,7 @@ class _Action:
 
     def hold(self, value: Floats, rows: Sequence[int]) -> None:
         self._previous[rows] = value
-        self._known[rows] = True
+        self._known[rows] = self._told[rows] = True
 
     def counts(self) -> Counts:
         kept = (self._clamped, self._slowed, self._stops, self._consecutive)
@@ -164,7 +171,7 @@ class _Action:
 
     def _memory(self) -> list[NDArray[Any]]:
         counted = [self._clamped, self._slowed, self._stops, self._consecutive]
-        return [*counted, self._stopped, self._known, self._previous]
+        return [*counted, self._stopped, self._known, self._told, self._previous]
 
 
 def _each(numbers: Numbers | None, size: int) -> Floats | None:

@@ -227,7 +227,7 @@ class Policy:
             raise
         if self._envelope:
             if starting is not None:
-                self._envelope.start(starting)
+                self._envelope.start(starting, with_this_step=True)
             self._envelope.apply(self._outputs)
         return single
 

@@ -23,7 +23,15 @@ class ModuleGraph(Graph):
         super().__init__()
         self.policy_module = policy.module
         self.interface = Interface() if interface is None else interface
-        self._stage = InterfaceStage(self.interface, policy.spec(batch_size))
+        spec = policy.spec(batch_size)
+        for name in self.interface.scalings:
+            if any(t.name == name and spec.scores_of(t) is not None for t in spec.outputs):
+                # of a model of ours it is looked up among all that it can be, which of a module nobody knows
+                raise ValueError(
+                    f"action.{name}: scaling and limits are of numbers that are computed; this one is chosen from "
+                    f"{name}_logits: scale and clamp it in the module, or give the scores another name"
+                )
+        self._stage = InterfaceStage(self.interface, spec)
         self.spec = self._stage.spec
         self._observations, self._outputs = tuple(policy.observation), tuple(policy.action)
         self._initial = {name: torch.tensor(values) for name, values in policy.initial_tensors().items()}

@@ -246,6 +246,18 @@ class TestPolicy:
         safe.hold([0.5, 0.0], rows=[False, True])
         assert safe.act([[1.0, 1.0], [1.0, 1.0]]).tolist() == [[1, 1], [0.75, 0.5]]
 
+    def test_what_the_robot_holds_is_of_the_episode_that_the_next_observation_starts(
+        self, policies: tuple[Policy, Policy]
+    ) -> None:
+        safe, _ = policies
+        safe.act([[0.0, 0.0], [0.0, 0.0]])
+        safe.hold([0.5, 0.0], rows=[1])
+        assert safe.act([[1.0, 1.0], [1.0, 1.0]], first=[True, True]).tolist() == [[1, 1], [0.75, 0.5]]
+        assert safe.act([[0.0, 0.0], [0.0, 0.0]], first=[True, True]).tolist() == [[0, 0], [0, 0]]
+        safe.hold([0.5, 0.0])
+        safe.reset()
+        assert safe.act([[1.0, 1.0], [1.0, 1.0]]).tolist() == [[1, 1], [1, 1]]
+
     def test_a_loaded_state_is_one_of_a_robot_that_is_nobody_knows_where(self, policies: tuple[Policy, Policy]) -> None:
         safe, _ = policies
         state = safe.state()

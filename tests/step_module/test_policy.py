@@ -11,6 +11,8 @@ from torch import nn
 
 from lram_export import Field, StepPolicy
 from lram_export.errors import UsageError
+from lram_export.lowering import lower
+from lram_export.spec.interface import FieldInterface, Interface, Limits
 from tests.step_module.modules import seeing
 
 
@@ -84,3 +86,15 @@ def test_a_compiled_module_is_what_it_was_compiled_of() -> None:
     module = nn.Linear(3, 3)
     made = StepPolicy(torch.compile(module), observation=3, action=3)
     assert made.module is module and made.name == "Linear"
+
+
+def test_limits_of_an_action_that_a_module_chooses_itself_are_refused() -> None:
+    class Bins(nn.Module):
+        def forward(self, observation: Any) -> Any:
+            logits = observation.reshape(-1, 2, 3)
+            return logits.argmax(-1).float(), logits
+
+    said = Interface(action={"action": FieldInterface(limits=Limits(0.0, 1.0))})
+    chosen = StepPolicy(Bins(), observation=6, action={"action": 2, "action_logits": (2, 3)}, interface=said)
+    with pytest.raises(UsageError, match=r"interface: action\.action: scaling and limits are of numbers .*computed"):
+        lower(chosen, None, name="bins")
