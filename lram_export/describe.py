@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lram_export.bundle.manifest import Manifest, QuantizationEntry
-    from lram_export.envelope import Counts
+    from lram_export.spec.counts import Counts
     from lram_export.spec.parity import ParityResult
     from lram_export.spec.tensors import StepSpec, TensorSpec
 

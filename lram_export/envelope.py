@@ -7,39 +7,18 @@ It is outside of the step graph, and the policy's state never knows of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lram_export.runtimes.protocol import check_magnitude
+from lram_export.spec.counts import Counts
 from lram_export.spec.interface import FieldInterface, Floats, Interface, Numbers, actions_of, clamped, scaled
 from lram_export.spec.tensors import UNCLAMPED, StepSpec, TensorSpec
 
 Outputs = Mapping[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of one action, in ticks; an element's for each row, (B, elements), or a row's, (B,); int64.
-
-    Attributes:
-        clamped: at which a limit clamped the element.
-        slowed: at which the element would have changed by more than it may.
-        stopped: at which the safe action was wanted instead.
-        consecutive: how many in a row, up to the last, a limit clamped any element; 0 if not at the last.
-    """
-
-    clamped: NDArray[np.int64]
-    slowed: NDArray[np.int64]
-    stopped: NDArray[np.int64]
-    consecutive: NDArray[np.int64]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: a list of rows each."""
-        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
 
 class Envelope:
@@ -121,7 +100,7 @@ class _Action:
             self._clamped += clamped
             self._consecutive += 1
             self._consecutive[~clamped.any(axis=1)] = 0
-        if self._most_clamps is not None:
+        if self._most_clamps is not None and self._safe is not None:
             self._stopped |= self._consecutive > self._most_clamps
             self._stops += self._stopped
             action = np.where(self._stopped[:, None], self._safe, action)

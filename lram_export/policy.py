@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.conditioning import Floats, Mask, check_first, check_saved, conditioning
-from lram_export.envelope import Counts, Envelope
+from lram_export.envelope import Envelope
 from lram_export.errors import LramError, StepError, UsageError
 from lram_export.model.config import read_model
 from lram_export.observations import Arrays, Observation, Observations, observations_of
@@ -24,6 +24,7 @@ from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
 from lram_export.spec.bounds import MOST_BATCH
+from lram_export.spec.counts import Counts
 from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec

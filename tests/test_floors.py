@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "targets"),
     ("checkpoints", "kernels", "describe", "interface_file"),
     ("runtimes", "swapping"),
-    ("arrays", "origin", "interpolation"),
+    ("arrays", "origin", "interpolation", "envelope"),
     ("step_module", "observations", "conditioning", "episodes"),
     ("lowering", "trainers", "priming"),
     ("exporters",),
