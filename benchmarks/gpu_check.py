@@ -38,6 +38,7 @@ from lram_export.export import ExportOptions, export_bundle
 from lram_export.lowering import LoweredPolicy, lower
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.runtimes import Runtime
+from lram_export.spec.rows import ROWS
 from lram_export.spec.tasks import resolve_task
 from lram_export.spec.tensors import StepSpec
 from lram_export.system.devices import Platform
@@ -286,8 +287,10 @@ def time_onnxruntime(checkpoint: Checkpoint, case: Case, steps: int, bandwidth: 
         return {"error": "ONNX Runtime has no CUDA provider here (package onnxruntime-gpu)"}
     with TemporaryDirectory() as folder:
         bundle = export_case("tensorrt", checkpoint, case, Path(folder) / "policy.lram")
+        options = onnxruntime.SessionOptions()
+        options.add_free_dimension_override_by_name(ROWS, case.batch)
         session = onnxruntime.InferenceSession(
-            str(bundle.path / "tensorrt" / "model.onnx"), providers=["CUDAExecutionProvider"]
+            str(bundle.path / "tensorrt" / "model.onnx"), options, providers=["CUDAExecutionProvider"]
         )
     spec = bundle.manifest.spec
     floor = floor_ms(bundle.artifact("tensorrt").weight_bytes, spec, bandwidth)

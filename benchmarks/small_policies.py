@@ -153,7 +153,7 @@ class Contenders:
             self.found.append(from_c)
         if target == "onnxruntime":
             root = None if precision == "fp32" else bundle.path
-            session = open_session(bundle.path / target / "model.onnx", case.threads, root)
+            session = open_session(bundle.path / target / "model.onnx", case.threads, root, case.batch)
             self.found.append(Session(SESSION, precision, given, session))
         if target != "onnxruntime" or case.batch == 1:
             policy = self._stack.enter_context(load_policy(bundle.path, target, threads=case.threads))

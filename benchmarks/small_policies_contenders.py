@@ -24,6 +24,7 @@ from small_policies_results import NATIVE_C
 
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.policy import Policy
+from lram_export.spec.rows import ROWS
 from lram_export.spec.tensors import next_name
 from lram_export.step_module.policy import StepPolicy
 from lram_export.system.machine import physical_cores
@@ -358,15 +359,16 @@ def command(*line: object) -> str:
     return done.stdout
 
 
-def open_session(model: Path, threads: int, root: Path | None = None) -> Any:
+def open_session(model: Path, threads: int, root: Path | None = None, rows: int = 1) -> Any:
     """A session with ONNX Runtime's defaults but for its threads. ``root`` is the folder in which external weights of a
-    quantized graph lie."""
+    quantized graph lie, ``rows`` what a graph for any number of rows is prepared for."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only
+    options.add_free_dimension_override_by_name(ROWS, rows)
     given: str | bytes = str(model)
     if root is not None:
         options.add_session_config_entry(EXTERNAL_FOLDER, str(root))

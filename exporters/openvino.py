@@ -2,6 +2,9 @@
 
 Every state tensor becomes a variable of its name: what was an input is read from the variable (``ReadValue``),
 what was an output is written to it (``Assign``), so the state never crosses the model's interface.
+
+The file is for as many rows as the policy is lowered for, so that it runs as it is, and says whether it may be
+reshaped to any other number (:data:`~lram_export.spec.rows.FREE_ROWS`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
 from lram_export.lowering import LoweredModule, LoweredPolicy
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.rows import ANY, FREE_ROWS
 from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initial_values, next_name
 
 MODEL_FILE = "model.xml"
@@ -43,6 +47,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         onnx_path, _ = save_onnx(graph, Path(folder), policy.spec)
         # not ov.convert_model: it does no more than this here, and sends statistics about its use
         model = ov.Core().read_model(onnx_path)
+        fix_rows(model, policy.spec)
         if policy.quantization is not None:
             compress_weights(model, policy.quantization.matrices)
         if isinstance(policy, LoweredModule):
@@ -60,6 +65,14 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         "opset": str(OPSET),
     }
     return ExportedArtifact(paths, tools, policy.weight_bytes)
+
+
+def fix_rows(model: ov.Model, spec: StepSpec) -> None:
+    """Give a model for any number of rows that of the specification, and note that it may have another."""
+    if model.is_dynamic():
+        tensors = (*spec.inputs, *spec.states)
+        model.reshape({place: ov.PartialShape(list(tensor.shape)) for place, tensor in enumerate(tensors)})
+        model.set_rt_info(ANY, list(FREE_ROWS))
 
 
 def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -> None:

@@ -16,6 +16,8 @@ from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.runtimes.stacked import in_parts
+from lram_export.spec.rows import ROWS
 from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 
 MODEL_FILE = "model.onnx"
@@ -75,9 +77,13 @@ class OnnxRuntime(BaseRuntime):
         self._session = None
 
 
-def session_options(threads: int) -> Any:
-    """Options under which two loads give the same bits: nothing is tuned at run time, sums have one order."""
+def session_options(threads: int, rows: int) -> Any:
+    """Options under which two loads give the same bits: nothing is tuned at run time, sums have one order.
+
+    A graph for any number of rows is prepared for this one, as if it had been exported for it.
+    """
     options = onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name(ROWS, rows)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -91,7 +97,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Create a session; raises BundleError when ONNX Runtime does not accept the model."""
     path = artifact.file(MODEL_FILE)
     artifact.file(WEIGHTS_FILE)  # which the model refers to
-    options = session_options(threads)
+    options = session_options(threads, artifact.spec.batch_size)
     model: str | bytes = str(path)
     if artifact.quantized is not None:
         # weights lie in the bundle's folder; older versions take that folder only for a model in memory
@@ -101,8 +107,22 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
-    check_session(session, artifact, path)
-    return OnnxRuntime(session, artifact.spec, artifact.initial)
+    return runtime_of(session, artifact, path)
+
+
+def runtime_of(session: Any, artifact: LoadedArtifact, path: Path) -> Runtime:
+    """Run an artifact in a session that was prepared for its rows: part after part, where its graph is for others.
+
+    Raises:
+        BundleError: the model is not what the manifest says.
+    """
+    prepared = [port.shape[:1] for port in session.get_inputs()[:1]] == [[artifact.spec.batch_size]]
+    check_session(session, artifact if prepared else artifact.as_exported(), path)
+
+    def make(part: LoadedArtifact) -> OnnxRuntime:
+        return OnnxRuntime(session, part.spec, part.initial)
+
+    return make(artifact) if prepared else in_parts(artifact, make)
 
 
 _TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
@@ -121,5 +141,7 @@ def check_session(session: Any, artifact: LoadedArtifact, path: Path) -> None:
         ("input", session.get_inputs(), (*spec.inputs, *spec.states)),
         ("output", session.get_outputs(), (*spec.outputs, *next_states)),
     ):
-        own = {port.name: [_TYPES.get(port.type, port.type), *port.shape] for port in ports}
+        # outputs keep the symbol where their shape is not known before a step
+        shapes = {port.name: [spec.batch_size if extent == ROWS else extent for extent in port.shape] for port in ports}
+        own = {port.name: [_TYPES.get(port.type, port.type), *shapes[port.name]] for port in ports}
         compare(path, kind, own, {t.name: [t.dtype, *t.shape] for t in tensors})

@@ -19,7 +19,9 @@ from lram_export.bundle.identity import compare
 from lram_export.errors import BundleError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
-from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec
+from lram_export.runtimes.stacked import in_parts
+from lram_export.spec.rows import ANY, FREE_ROWS
+from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initial_values
 from lram_export.system.cache import CompileCache
 from lram_export.system.machine import cpu_features
 
@@ -92,10 +94,16 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     path = artifact.file(MODEL_FILE)
     artifact.file(WEIGHTS_FILE)  # which the model refers to
     artifact.identity.check(path, properties(path))
+    as_asked = artifact.spec.batch_size == artifact.exported_batch or has_free_rows(path)
     try:
-        compiled = _compile(core, device, artifact, threads)
-        check_interface(compiled.model, artifact.spec, path)
-        return OpenvinoRuntime(compiled, artifact.spec, artifact.initial)
+        one = artifact if as_asked else artifact.as_exported()
+        compiled = _compile(core, device, one, threads)
+        check_interface(compiled.model, one.spec, path)
+
+        def make(part: LoadedArtifact) -> OpenvinoRuntime:
+            return OpenvinoRuntime(compiled, part.spec, part.initial)
+
+        return make(artifact) if as_asked else in_parts(artifact, make)
     except RuntimeError as error:
         raise BundleError(f"{path}: OpenVINO cannot load it on {device}: {_reason(error)}") from None
 
@@ -106,15 +114,27 @@ def properties(path: Path) -> dict[str, str]:
     Raises:
         BundleError: the file is no XML.
     """
-    found: dict[str, str] = {}
+    # where OpenVINO keeps the properties of the ONNX model it read
+    return {entry.tag: entry.get("value", "") for entry in _rt_info(path).iterfind("framework/*")}
+
+
+def has_free_rows(path: Path) -> bool:
+    """Whether a model may be reshaped to another number of rows; raises BundleError as :func:`properties`."""
+    said = _rt_info(path).find("/".join(FREE_ROWS))
+    return said is not None and said.get("value") == ANY
+
+
+def _rt_info(path: Path) -> ElementTree.Element:
+    found = ElementTree.Element("rt_info")
     depth = 0
     try:
         for event, element in ElementTree.iterparse(path, ("start", "end")):
             depth += 1 if event == "start" else -1
             if event == "end" and depth == 1:  # a child of the root
-                if element.tag == "rt_info":  # where OpenVINO keeps the properties of the ONNX model it read
-                    found = {entry.tag: entry.get("value", "") for entry in element.iterfind("framework/*")}
-                element.clear()
+                if element.tag == "rt_info":
+                    found = element
+                else:
+                    element.clear()
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise BundleError(f"{path}: not what target openvino writes ({error}); export the bundle again") from None
     return found
@@ -160,6 +180,9 @@ def _compile(core: ov.Core, device: str, artifact: LoadedArtifact, threads: int)
         "device": [device, core.get_property(device, "FULL_DEVICE_NAME"), *cpu_features()],
         "properties": properties,
     }
+    resized = artifact.spec.batch_size != artifact.exported_batch
+    if resized:
+        identity["rows"] = artifact.spec.batch_size
     if device == "CPU":  # the number of threads is no part of what is compiled
         properties = {**properties, "INFERENCE_NUM_THREADS": threads}
     cache = CompileCache.of("openvino")
@@ -167,10 +190,34 @@ def _compile(core: ov.Core, device: str, artifact: LoadedArtifact, threads: int)
     if known is not None:
         with contextlib.suppress(RuntimeError):  # not accepted: compile
             return CompiledModel(core.import_model(ov.Tensor(known, shared_memory=True), device, properties), known)
-    compiled = core.compile_model(artifact.directory / MODEL_FILE, device, properties)
+    path = artifact.directory / MODEL_FILE
+    model = _with_rows(core.read_model(path), artifact) if resized else path
+    compiled = core.compile_model(model, device, properties)
     with contextlib.suppress(RuntimeError):  # not every device can export
         cache.write(identity, compiled.export_model().getbuffer())
     return CompiledModel(compiled, None)
+
+
+def _with_rows(model: ov.Model, artifact: LoadedArtifact) -> ov.Model:
+    """A model with another number of rows than it was written with.
+
+    Not `Model.reshape`, which infers shapes in between, when some have the one number and some the other.
+    """
+    states = {tensor.name: tensor for tensor in artifact.spec.states}
+    for parameter, tensor in zip(model.get_parameters(), artifact.spec.inputs, strict=False):
+        parameter.set_partial_shape(ov.PartialShape(list(tensor.shape)))
+    for variable in model.get_variables():
+        info = variable.info
+        if info.variable_id in states:
+            info.data_shape = ov.PartialShape(list(states[info.variable_id].shape))
+            variable.update(info)
+    for node in model.get_ops():
+        name = node.get_attributes()["variable_id"] if node.get_type_name() == "ReadValue" else ""
+        if name in states and node.inputs():  # an initial value
+            values = np.ascontiguousarray(initial_values(states[name], artifact.initial))
+            node.input(0).replace_source_output(ov.op.Constant(values).output(0))
+    model.validate_nodes_and_infer_types()
+    return model
 
 
 def _reason(error: RuntimeError) -> str:

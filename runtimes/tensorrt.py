@@ -7,6 +7,7 @@ Snapshots, loads and resets copy to and from the set that the next step reads.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.guard import use_threads_of
 from lram_export.runtimes.protocol import Runtime, State, StepInputs, StepOutput
+from lram_export.runtimes.stacked import in_parts
 from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 from lram_export.targets.tensorrt import cuda
 from lram_export.targets.tensorrt.cuda import CudaError, DeviceArray, PinnedArray, call
@@ -161,6 +163,9 @@ def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
 def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     """Load the engine for this GPU: one in the bundle, else the one that `compile` left next to it.
 
+    Where `compile` has left one for the rows that are asked for, it is taken; else that for the rows of the bundle
+    computes them part after part.
+
     Raises:
         UsageError: no driver or GPU; no engine for this GPU and TensorRT.
         BundleError: a damaged engine, or one that is not the step graph.
@@ -172,14 +177,14 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     if reason is not None:
         raise UsageError(f"target 'tensorrt': {reason}; run another target of the bundle, e.g. --target onnxruntime")
     gpu, recipe = cuda.current_gpu(), artifact_recipe(artifact)
-    path = find_engine(toolkit, gpu, recipe, artifact)
-    return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact)
+    path, rows = find_engine(toolkit, gpu, recipe, artifact)
+    return load_engine(toolkit, gpu, memoryview(path.read_bytes()), path, artifact, rows)
 
 
 def load_engine(
-    toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, artifact: LoadedArtifact
-) -> TensorrtRuntime:
-    """Run an engine of an artifact, which messages call by its path; raises as :func:`load`."""
+    toolkit: Toolkit, gpu: cuda.Gpu, plan: memoryview, path: Path, artifact: LoadedArtifact, rows: int
+) -> Runtime:
+    """Run an artifact on an engine for a number of rows, which messages call by its path; raises as :func:`load`."""
     if len(plan) > gpu.free_memory:
         raise LramError(
             f"{path}: {len(plan):,} bytes of engine do not fit the {gpu.free_memory:,} bytes free on {gpu.name}; "
@@ -190,25 +195,39 @@ def load_engine(
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BundleError(f"{path}: {toolkit.label} does not accept it on {gpu.name}: {toolkit.logger.reason()}")
-    check_interface(engine, artifact.spec, path)
-    return TensorrtRuntime(engine, artifact.spec, artifact.initial)
+    check_interface(engine, artifact.spec.with_batch(rows), path)
+    of_engine = dataclasses.replace(artifact, exported_batch=rows)
+    return in_parts(of_engine, lambda part: TensorrtRuntime(engine, part.spec, part.initial))
 
 
-def engine_key(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, digest: str) -> EngineKey:
-    """What an engine for this machine is called."""
-    return EngineKey(toolkit.name, toolkit.version, gpu.compute_capability, recipe.precision, digest)
+def engine_key(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, artifact: LoadedArtifact) -> EngineKey:
+    """What the engine of an artifact for its rows on this machine is called."""
+    rows = artifact.spec.batch_size
+    return EngineKey(
+        toolkit.name,
+        toolkit.version,
+        gpu.compute_capability,
+        recipe.precision,
+        artifact.digest,
+        None if rows == artifact.exported_batch else rows,
+    )
 
 
-def find_engine(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, artifact: LoadedArtifact) -> Path:
-    """The engine for this GPU and TensorRT; raises UsageError saying which there are and what to run."""
-    for entry in recipe.engines:
-        if entry.runs_on(toolkit.name, toolkit.version, gpu.compute_capability):
-            return artifact.file(entry.file)
+def find_engine(toolkit: Toolkit, gpu: cuda.Gpu, recipe: BuildRecipe, artifact: LoadedArtifact) -> tuple[Path, int]:
+    """An engine for this GPU and TensorRT, and for how many rows it is: those of the artifact, else those it was
+    exported for; raises UsageError saying which there are and what to run."""
     bundle = artifact.directory.parent
     store = EngineStore.of(bundle)
-    path = store.find(engine_key(toolkit, gpu, recipe, artifact.digest))
+    if artifact.spec.batch_size != artifact.exported_batch:
+        path = store.find(engine_key(toolkit, gpu, recipe, artifact))
+        if path is not None:
+            return path, artifact.spec.batch_size
+    for entry in recipe.engines:
+        if entry.runs_on(toolkit.name, toolkit.version, gpu.compute_capability):
+            return artifact.file(entry.file), artifact.exported_batch
+    path = store.find(engine_key(toolkit, gpu, recipe, artifact.as_exported()))
     if path is not None:
-        return path
+        return path, artifact.exported_batch
     there = [f"{e.toolkit}-{e.version} for {' '.join(e.compute_capabilities)}" for e in recipe.engines] + store.others()
     raise UsageError(
         f"{bundle}: no engine for {gpu.name} (compute capability {gpu.compute_capability}) and {toolkit.label}; "

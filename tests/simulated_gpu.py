@@ -133,7 +133,7 @@ class SimulatedCuda:
 
 
 class SimulatedTensorrt:
-    """The part of the ``tensorrt`` module that is used. A plan names the ONNX file it was built from."""
+    """The part of the ``tensorrt`` module that is used. A plan names the ONNX file it was built from, and its rows."""
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
@@ -161,6 +161,9 @@ class SimulatedTensorrt:
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
         def parse(path: str) -> bool:
             network.path = path
+            graph = onnx.load(path, load_external_data=False).graph
+            network.inputs = [_NetworkInput(value) for value in graph.input]
+            network.num_inputs, network.get_input = len(network.inputs), network.inputs.__getitem__
             return True
 
         return SimpleNamespace(parse_from_file=parse, num_errors=0)
@@ -171,20 +174,29 @@ class SimulatedTensorrt:
             if not config.progress_monitor.step_complete("Building", step):
                 return None
         config.progress_monitor.phase_finish("Building")
-        self.builds.append(SimpleNamespace(path=network.path, config=config, flags=network.flags))
+        rows = {tensor.shape[0] for tensor in network.inputs}
+        assert len(rows) == 1 and min(rows) > 0, "a step has one number of rows, which is known"
+        self.builds.append(SimpleNamespace(path=network.path, config=config, flags=network.flags, rows=min(rows)))
         if self.failure is not None:
             logger.log(self.ILogger.ERROR, self.failure)
             return None
-        return MAGIC + network.path.encode()
+        return MAGIC + f"{min(rows)} {network.path}".encode()
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
         def deserialize(plan: memoryview) -> Any:
             if not bytes(plan).startswith(MAGIC):
                 logger.log(self.ILogger.ERROR, "not a plan of this version")
                 return None
-            return _Engine(Path(bytes(plan[len(MAGIC) :]).decode()), self.gpu)
+            rows, path = bytes(plan[len(MAGIC) :]).decode().split(" ", 1)
+            return _Engine(Path(path), int(rows), self.gpu)
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
+
+
+class _NetworkInput:
+    def __init__(self, value: Any) -> None:
+        self.name = value.name
+        self.shape = tuple(-1 if d.dim_param else d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
 class _Config:
@@ -213,17 +225,16 @@ class _Config:
 
 
 class _Engine:
-    def __init__(self, path: Path, gpu: SimulatedCuda) -> None:
-        self._gpu = gpu
-        self._session = session_of(path, session_options(1))
+    def __init__(self, path: Path, rows: int, gpu: SimulatedCuda) -> None:
+        self._gpu, self._rows = gpu, rows
+        self._session = session_of(path, session_options(1, rows))
         graph = onnx.load(str(path), load_external_data=False).graph
         self._inputs, self._outputs = ([self._describe(v) for v in values] for values in (graph.input, graph.output))
         self.num_io_tensors = len(self._inputs) + len(self._outputs)
 
-    @staticmethod
-    def _describe(value: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
+    def _describe(self, value: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]]:
         kind = value.type.tensor_type
-        shape = tuple(d.dim_value for d in kind.shape.dim)
+        shape = tuple(self._rows if d.dim_param else d.dim_value for d in kind.shape.dim)
         return value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
 
     def _all(self) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:

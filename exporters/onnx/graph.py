@@ -1,11 +1,11 @@
-"""The step graph as an ONNX model: standard operators, static shapes, the design's names."""
+"""The step graph as an ONNX model: standard operators, any number of rows, the design's names."""
 
 from __future__ import annotations
 
 import ast
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -14,9 +14,11 @@ import torch
 
 from lram_export.errors import LramError
 from lram_export.exporters.onnx.optimize import optimize
+from lram_export.exporters.onnx.rows import free_rows, telling_rows
 from lram_export.lowering import LoweredPolicy
 from lram_export.model.graph import Graph
-from lram_export.spec.tensors import StepSpec
+from lram_export.spec.rows import ROWS
+from lram_export.spec.tensors import StepSpec, TensorSpec
 from lram_export.step_module.tracing import without_values
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ _translated: WeakKeyDictionary[torch.nn.Module, onnx_ir.Model] = WeakKeyDictiona
 def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
     """The step graph as ONNX, for the caller to change; weights stay shared with torch.
 
-    Several targets start from it and translating takes seconds, so a graph is translated once.
+    It is for any number of rows (see :mod:`~lram_export.exporters.onnx.rows`), or for as many as the policy is lowered
+    for, where a module of one's own writes their number into its graph. Several targets start from it and translating
+    takes seconds, so a graph is translated once.
     """
     if policy.graph not in _translated:
         _translated[policy.graph] = _translate(policy)
@@ -48,9 +52,20 @@ def build_onnx(policy: LoweredPolicy) -> onnx_ir.Model:
 
 
 def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
-    arguments = tuple(
-        torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in (*policy.spec.inputs, *policy.spec.states)
-    )
+    try:
+        rows = telling_rows(policy.graph)
+        model = _traced(policy, rows)
+        free_rows(model, rows)
+        return model
+    except Exception as error:  # torch raises whatever it likes; if that was not the rows' fault it will again
+        logging.getLogger(__name__).info("%s: for %d rows only: %s", policy.name, policy.spec.batch_size, error)
+        return _traced(policy, policy.spec.batch_size)
+
+
+def _traced(policy: LoweredPolicy, rows: int) -> onnx_ir.Model:
+    spec = policy.spec.with_batch(rows)
+    # nobody looks at their values, and the states of many rows may be large
+    arguments = tuple(torch.empty(t.shape, dtype=getattr(torch, t.dtype)) for t in (*spec.inputs, *spec.states))
     # Both speak about packages this model does not use and about torch's own internals.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), without_values():
@@ -60,8 +75,8 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
             arguments,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(policy.spec.input_names),
-            output_names=list(policy.spec.output_names),
+            input_names=list(spec.input_names),
+            output_names=list(spec.output_names),
             external_data=True,
             optimize=False,
             verbose=False,
@@ -69,7 +84,7 @@ def _translate(policy: LoweredPolicy) -> onnx_ir.Model:
     assert program is not None
     model = program.model
     optimize(model)
-    name_interface(model.graph, policy.spec)
+    name_interface(model.graph, spec)
     model.metadata_props.clear()
     model.producer_name = "lram-export"
     _name_products(model.graph, policy.graph)
@@ -189,25 +204,24 @@ def check_interface(model: onnx.ModelProto, spec: StepSpec, domains: Sequence[st
     if foreign:
         raise LramError(f"{MODEL_FILE}: operators outside the ONNX standard: {', '.join(sorted(foreign))}")
 
-    def interface(values: object) -> list[tuple[str, tuple[int, ...], str]]:
+    graph = model.graph
+    rows = ROWS if graph.input[0].type.tensor_type.shape.dim[0].dim_param else spec.batch_size
+
+    def interface(values: Iterable[onnx.ValueInfoProto]) -> list[tuple[str, list[int | str], str]]:
         described = []
-        for value in values:  # type: ignore[attr-defined]
+        for value in values:
             tensor = value.type.tensor_type
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-            described.append((value.name, tuple(d.dim_value for d in tensor.shape.dim), dtype))
+            described.append((value.name, [d.dim_param or d.dim_value for d in tensor.shape.dim], dtype))
         return described
 
-    state_shapes = [(t.shape, t.dtype) for t in spec.states]
-    inputs = [(t.name, t.shape, t.dtype) for t in (*spec.inputs, *spec.states)]
-    outputs = [(t.name, t.shape, t.dtype) for t in spec.outputs]
-    outputs += [
-        (name, shape, dtype)
-        for name, (shape, dtype) in zip(spec.output_names[len(spec.outputs) :], state_shapes, strict=True)
-    ]
-    for actual, expected in (
-        (interface(model.graph.input), inputs),
-        (interface(model.graph.output), outputs),
+    def expected(names: Sequence[str], tensors: Sequence[TensorSpec]) -> list[tuple[str, list[int | str], str]]:
+        return [(name, [rows, *t.shape[1:]], t.dtype) for name, t in zip(names, tensors, strict=True)]
+
+    for actual, promised in (
+        (interface(graph.input), expected(spec.input_names, (*spec.inputs, *spec.states))),
+        (interface(graph.output), expected(spec.output_names, (*spec.outputs, *spec.states))),
     ):
-        for got, want in zip(actual, expected, strict=True):
+        for got, want in zip(actual, promised, strict=True):
             if got != want:
                 raise LramError(f"{MODEL_FILE}: the graph has {got}, the specification says {want}")

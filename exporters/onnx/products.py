@@ -135,5 +135,6 @@ def _constant(tape: Tape, value: np.ndarray | np.generic, stored: StoredMatrix, 
 
 
 def _shape(x: ir.Value) -> tuple[int, ...]:
+    """The sizes of an input as a Reshape takes them: -1 where there are as many as there are rows."""
     assert x.shape is not None
-    return x.shape.numpy()  # static: the step graph has a fixed batch
+    return tuple(size if isinstance(size, int) else -1 for size in x.shape)

@@ -50,7 +50,8 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
     )
     engines: tuple[EngineEntry, ...] = ()
     if toolkit is not None and toolkit.builds_without_gpu:
-        engines = (_build(toolkit, onnx_files[0], recipe, capabilities or PORTABLE, progress),)
+        rows = policy.spec.batch_size
+        engines = (_build(toolkit, onnx_files[0], recipe, rows, capabilities or PORTABLE, progress),)
     recipe_file = dataclasses.replace(recipe, engines=engines).write(directory)
     return ExportedArtifact(
         files=(*onnx_files, recipe_file, *(directory / entry.file for entry in engines)),
@@ -78,9 +79,14 @@ def _check_fits(policy: LoweredPolicy, memory: Memory, device: DeviceProfile) ->
 
 
 def _build(
-    toolkit: Toolkit, onnx_path: Path, recipe: BuildRecipe, capabilities: tuple[str, ...], progress: Progress
+    toolkit: Toolkit,
+    onnx_path: Path,
+    recipe: BuildRecipe,
+    rows: int,
+    capabilities: tuple[str, ...],
+    progress: Progress,
 ) -> EngineEntry:
-    plan = build_engine(toolkit, onnx_path, recipe, compute_capabilities=capabilities, progress=progress)
+    plan = build_engine(toolkit, onnx_path, recipe, rows=rows, compute_capabilities=capabilities, progress=progress)
     numbers = "-".join(f"sm{c.replace('.', '')}" for c in capabilities)
     entry = EngineEntry(f"{toolkit.name}-{toolkit.version}-{numbers}.plan", toolkit.name, toolkit.version, capabilities)
     (onnx_path.parent / entry.file).write_bytes(plan)

@@ -16,14 +16,17 @@ from lram_export.errors import UsageError
 @click.command("compile", cls=Command)
 @options.bundle
 @click.option("--target", default="tensorrt", type=TARGET, show_default=True, help="Target to compile for.")
+@options.rows
 @click.option("--force", is_flag=True, help="Compile again what was compiled before.")
 @options.as_json
 @options.quiet
-def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet: bool) -> None:
+def compile_bundle(bundle: Path, target: str, batch: int | None, force: bool, as_json: bool, quiet: bool) -> None:
     """Build a bundle's engine for the GPU of this machine, verify it, and keep it next to the bundle.
 
     Afterwards `run`, `verify`, `bench` and load_policy(..., target="tensorrt") load it. An engine that is already
-    there is verified again. Only the target tensorrt is compiled this way.
+    there is verified again. With --batch one for another number of rows is kept beside it, which
+    load_policy(..., batch=N) takes; without it the bundle's engine computes other numbers part after part. Only the
+    target tensorrt is compiled this way.
     """
     from lram_export.bundle.bundle import Bundle
     from lram_export.runtimes import RUNTIMES
@@ -37,7 +40,7 @@ def compile_bundle(bundle: Path, target: str, force: bool, as_json: bool, quiet:
     load_target(RUNTIMES, target)
     from lram_export.deploy.compile import compile_engine
 
-    compiled = compile_engine(opened, force=force, progress=ConsoleProgress(quiet))
+    compiled = compile_engine(opened, batch=batch, force=force, progress=ConsoleProgress(quiet))
     if as_json:
         print_json({"engine": compiled.path, "seconds": compiled.seconds, "parity": compiled.parity.to_json()})
         return

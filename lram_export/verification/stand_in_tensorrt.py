@@ -19,7 +19,7 @@ from onnx_ir.tape import Tape
 from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import BundleError, describe
 from lram_export.exporters.onnx.typed import HALF_TYPES
-from lram_export.runtimes.onnxruntime import MODEL_FILE, WEIGHTS_FILE, OnnxRuntime, check_session, session_options
+from lram_export.runtimes.onnxruntime import MODEL_FILE, WEIGHTS_FILE, runtime_of, session_options
 from lram_export.runtimes.protocol import Runtime
 from lram_export.system.files import scratch_directory
 from lram_export.targets.tensorrt.recipe import artifact_recipe
@@ -31,11 +31,10 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     artifact_recipe(artifact)  # says what the manifest says
     path = artifact.file(MODEL_FILE)
     try:
-        session = session_of(path, session_options(threads))
+        session = session_of(path, session_options(threads, artifact.spec.batch_size))
     except Exception as error:  # ONNX Runtime and onnx_ir raise whatever they like for a damaged graph
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {describe(error)}") from None
-    check_session(session, artifact, path)
-    return OnnxRuntime(session, artifact.spec, artifact.initial)
+    return runtime_of(session, artifact, path)
 
 
 def session_of(path: Path, options: Any) -> Any:

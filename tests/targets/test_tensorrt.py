@@ -22,6 +22,7 @@ from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
 from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.exporters.onnx.typed import typed_product
+from lram_export.runtimes.stacked import StackedRuntime
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.targets.tensorrt import cuda, toolkit
 from lram_export.targets.tensorrt.builder import check_capabilities
@@ -102,7 +103,7 @@ class TestBuilding:
         graph = onnx.helper.make_graph([node], "g", [x], [y])
         onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "odd.onnx")
         with pytest.raises(LramError, match=r"refuses .*Unheard.*blocks\.0\.odd") as error:
-            build_engine(find_toolkit(), tmp_path / "odd.onnx", BuildRecipe("fp32"))
+            build_engine(find_toolkit(), tmp_path / "odd.onnx", BuildRecipe("fp32"), rows=2)
         assert "\n" not in str(error.value)
 
     def test_ctrl_c_ends_a_build(self, exported: ExportFunction) -> None:
@@ -120,7 +121,12 @@ class TestBuilding:
         onnx_path = exported("state_ms", targets=("tensorrt",)) / "tensorrt" / "model.onnx"
         with pytest.raises(KeyboardInterrupt):
             build_engine(
-                find_toolkit(), onnx_path, BuildRecipe("fp32"), compute_capabilities=["8.6"], progress=Interrupted()
+                find_toolkit(),
+                onnx_path,
+                BuildRecipe("fp32"),
+                rows=1,
+                compute_capabilities=["8.6"],
+                progress=Interrupted(),
             )
 
     @pytest.mark.parametrize(
@@ -232,6 +238,44 @@ class TestOnTheDevice:
         assert again["seconds"] is None and len(simulated.builds) == 1
         succeed("compile", kit, "--force")
         assert len(simulated.builds) == 2
+
+    def test_an_engine_for_other_rows_is_kept_beside_and_taken(self, kit: Path, simulated: SimulatedTensorrt) -> None:
+        succeed("compile", kit)
+        shared, observation = len(simulated.gpu.blocks), np.zeros((5, 204), np.float32)
+        with load_policy(kit, target="tensorrt", batch=5) as parts:
+            assert isinstance(parts.runtime, StackedRuntime)
+            expected = parts.act(observation)
+        assert len(simulated.gpu.blocks) == shared, "closing gives all memory back"
+        document = json.loads(succeed("compile", kit, "--batch", "5", "--json").stdout)
+        assert document["parity"]["passed"] and document["engine"].endswith("-5rows.plan")
+        assert [build.rows for build in simulated.builds] == [1, 5]
+        with load_policy(kit, target="tensorrt", batch=5) as policy:
+            assert not isinstance(policy.runtime, StackedRuntime)
+            np.testing.assert_allclose(policy.act(observation), expected, atol=1e-5)
+        with load_policy(kit, target="tensorrt") as one:
+            one.act(observation[0])
+        assert json.loads(succeed("compile", kit, "--batch", "5", "--json").stdout)["seconds"] is None
+
+    def test_an_engine_for_fewer_rows_is_verified_over_all_recorded(
+        self, exported: ExportFunction, tmp_path: Path, simulated: SimulatedTensorrt
+    ) -> None:
+        bundle = Path(shutil.copytree(exported("state_ms", "observed", batch=3, targets=("tensorrt",)), tmp_path / "b"))
+        assert json.loads(succeed("compile", bundle, "--batch", "2", "--json").stdout)["parity"]["passed"]
+        assert simulated.builds[-1].rows == 2
+
+    def test_a_graph_for_fixed_rows_is_not_compiled_for_others(
+        self, kit: Path, simulated: SimulatedTensorrt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network_input = simulated_gpu._NetworkInput
+
+        def fixed(value: Any) -> Any:
+            found = network_input(value)
+            return SimpleNamespace(name=found.name, shape=(1, *found.shape[1:]))
+
+        monkeypatch.setattr(simulated_gpu, "_NetworkInput", fixed)
+        code, line = fail("compile", kit, "--batch", "4")
+        assert code == 2 and "the graph is for 1 rows only, got 4; an engine for 1 serves any number" in line
+        assert not list((kit.parent / "arm.engines").glob("*.plan"))
 
     def test_the_build_follows_the_recipe(self, kit: Path, simulated: SimulatedTensorrt) -> None:
         succeed("compile", kit)

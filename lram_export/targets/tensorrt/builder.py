@@ -22,6 +22,7 @@ def build_engine(
     onnx_path: Path,
     recipe: BuildRecipe,
     *,
+    rows: int,
     compute_capabilities: Sequence[str] = (),
     timing_cache: Path | None = None,
     progress: Progress = SILENT,
@@ -32,6 +33,7 @@ def build_engine(
         toolkit: what builds.
         onnx_path: the typed step graph; its weights are read from beside it.
         recipe: flags and limits.
+        rows: how many the engine computes in a step.
         compute_capabilities: GPUs to build for, only with TensorRT for RTX; default: the GPU that is here.
         timing_cache: file of timings to start from and to add to (full TensorRT only).
         progress: told about TensorRT's own phases.
@@ -40,7 +42,7 @@ def build_engine(
         The serialized engine.
 
     Raises:
-        UsageError: the toolkit does not build for a compute capability.
+        UsageError: the toolkit does not build for a compute capability; the graph is for another number of rows.
         LramError: the parser refuses operators (each is named), or the build fails (with TensorRT's reason).
     """
     trt = toolkit.module
@@ -56,6 +58,7 @@ def build_engine(
         parsed = parser.parse_from_file(str(onnx_path))
     if not parsed:
         raise LramError(f"{onnx_path}: {toolkit.label} refuses {refusals(parser)}")
+    _fix_rows(network, rows, onnx_path)
     config = builder.create_builder_config()
     _configure(toolkit, config, recipe, compute_capabilities)
     cache = _start_timing_cache(toolkit, config, timing_cache)
@@ -70,6 +73,19 @@ def build_engine(
         with contextlib.suppress(OSError), atomic_file(timing_cache, force=True) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))  # a shortcut: without it the next build measures again
     return memoryview(plan)
+
+
+def _fix_rows(network: Any, rows: int, onnx_path: Path) -> None:
+    """Give a graph that is for any number of rows this one, as if it had been written for it."""
+    for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+        given, *shape = tensor.shape
+        if given == FREE:
+            tensor.shape = (rows, *shape)
+        elif given != rows:
+            raise UsageError(
+                f"{onnx_path}: {tensor.name}: the graph is for {given} rows only, got {rows}; "
+                f"an engine for {given} serves any number, part after part"
+            )
 
 
 def refusals(parser: Any) -> str:
@@ -133,6 +149,8 @@ def _start_timing_cache(toolkit: Toolkit, config: Any, path: Path | None) -> Any
     return None
 
 
+FREE = -1
+"""How TensorRT writes an extent that is not fixed."""
 PARTS = 100
 """Steps of the progress bar of a build: percent."""
 

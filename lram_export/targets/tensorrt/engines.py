@@ -2,7 +2,8 @@
 
 Beside ``arm.lram`` they lie in ``arm.engines/``, one ``.plan`` with one ``.json`` each, named after TensorRT's version,
 the GPU's compute capability, the precision and the artifact they were built from: none of the four can change
-without another engine being asked for. The ``.json`` is written last, with size and SHA-256 of the plan.
+without another engine being asked for. One for another number of rows than the bundle was exported for is named after
+that, too. The ``.json`` is written last, with size and SHA-256 of the plan.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ FOLDER_SUFFIX = ".engines"
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine is tied to; ``artifact`` is the digest of the files it was built from."""
+    """What an engine is tied to; ``artifact`` is the digest of the files it was built from, ``rows`` what it is for,
+    None: those the artifact was exported for."""
 
     toolkit: str
     version: str
     compute_capability: str
     precision: str
     artifact: str
+    rows: int | None = None
 
     @property
     def machine(self) -> str:
@@ -38,8 +41,9 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """File name without ending: ``tensorrt-10.3.0-sm87-fp16-1a2b3c4d``."""
-        return f"{self.machine}-{self.precision}-{self.artifact[:8]}"
+        """File name without ending: ``tensorrt-10.3.0-sm87-fp16-1a2b3c4d``, or ``...-1a2b3c4d-16rows``."""
+        rows = "" if self.rows is None else f"-{self.rows}rows"
+        return f"{self.machine}-{self.precision}-{self.artifact[:8]}{rows}"
 
 
 @dataclass(frozen=True)
