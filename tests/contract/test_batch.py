@@ -74,8 +74,8 @@ def row_by_row() -> StepPolicy:
 
 MODULES: dict[str, Callable[[], StepPolicy]] = {"module": moving, "row by row": row_by_row}
 CASES = {
-    "xlstm": ("xlstm that sees nothing but observations", "fp32", 1),
-    "xlstm int8": ("xlstm that sees nothing but observations", "int8", 1),
+    "xlstm": ("xlstm with an sLSTM block", "fp32", 1),
+    "xlstm int8": ("xlstm with an sLSTM block", "int8", 1),
     "mamba": ("mamba of odd sizes, with biases and layer norms", "fp32", 1),
     "transformer": ("transformer over its window", "fp32", 1),
     "transformer with a cache": ("transformer with a cache", "fp32", 1),
