@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("policy", "quantization"),
     ("verification",),
     ("benchmark", "rollouts"),
+    ("loop",),
     ("report",),
     ("export",),
     ("prediction",),

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "compare",
     "report": "report",
     "run": "run",
+    "loop": "loop",
     "record": "record",
     "evaluate": "evaluate",
     "sweep": "sweep",

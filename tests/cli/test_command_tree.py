@@ -29,6 +29,7 @@ REQUIRED = {
     "compare": ("BUNDLE", "BUNDLE"),
     "report": ("BUNDLE", "-o", "out.html"),
     "run": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
+    "loop": ("BUNDLE", "--steps", "1"),
     "record": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
     "evaluate": ("BUNDLE", "--env", "gym/none"),
     "sweep": ("CHECKPOINT", "-o", "out", *REACH),

@@ -4,14 +4,18 @@ import numpy as np
 
 
 class Robot:
-    """What control_loop.py talks to."""
+    """What control_loop.py talks to. Whatever a method raises is a fault of that tick, which is bridged for a while.
+
+    It may have two methods more: stop(), a safe stop where the loop must not go on, before close(); and event(), asked
+    after every step: "new episode", "done" or None.
+    """
 
     def reset(self) -> np.ndarray:
         """Bring the robot to where an episode starts; return its first observation."""
         raise NotImplementedError("robot.py: read your sensors here")
 
     def observe(self) -> np.ndarray:
-        """The observation now, float32 (observation_dim,), or uint8 (C, H, W) for images."""
+        """The observation now, float32 (observation_dim,), or uint8 (C, H, W) for images; None: there is none."""
         raise NotImplementedError("robot.py: read your sensors here")
 
     def act(self, action: "np.ndarray | np.int64") -> "float | None":
@@ -19,4 +23,4 @@ class Robot:
         raise NotImplementedError("robot.py: command your motors here")
 
     def close(self) -> None:
-        """Stop the motors. Called once or twice when the loop ends, unless the process is killed."""
+        """Stop the motors. Called once when the loop ends, unless the process is killed."""

@@ -1,0 +1,299 @@
+"""The loop: observe, act, send, wait. What fails is bridged for a while, then the robot is stopped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lram_export.describe import counted
+from lram_export.errors import LramError, describe
+from lram_export.interpolation import Between
+from lram_export.loop.account import Account
+from lram_export.loop.clock import Clock
+from lram_export.loop.readings import MISSING, Fault, Readings
+from lram_export.loop.robot import DONE, EVENTS, NEW_EPISODE, Robot
+from lram_export.loop.service import Notifier
+from lram_export.observations import Observation
+from lram_export.policy import Policy
+
+LOG = logging.getLogger("lram_export.loop")
+COAST, HOLD = "coast", "hold"
+NO_RESULT, NOT_SENT, NO_EVENT = "no result", "not sent", "no event"
+
+LEAST_STALE = 0.05
+"""Seconds that an action may be old, however fast the loop is meant to be."""
+
+Reading = Observation | Fault | None
+"""What a robot observed, or why there is nothing."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How to loop.
+
+    Attributes:
+        rate: steps of the policy per second, Hz.
+        between: what the robot is sent at the ticks of a step, which share its period.
+        steps: after how many to end; 0: never.
+        bridge: how many steps in a row may have a fault; at the next the robot is stopped.
+        by: what is done at a fault: ``coast``: the policy steps on over the last good reading; ``hold``: it waits, and
+            the last action is sent again.
+        frozen: how many readings in a row may be the same to the bit; 0: any number.
+    """
+
+    rate: float
+    between: Between
+    steps: int = 0
+    bridge: int = 10
+    by: str = COAST
+    frozen: int = 0
+
+
+class SafeStopError(LramError):
+    """The robot had to be stopped; why, in one line."""
+
+
+class Ended(BaseException):
+    """The loop is to end while it waits for a reading, which may never come; raised by a signal handler.
+
+    No error, and nothing that a robot's class should catch.
+    """
+
+
+class Loop:
+    """A policy and a robot. :meth:`run` is called once; the other methods are for other threads meanwhile.
+
+    Attributes:
+        account: how it goes.
+        waiting: whether it waits for the robot to be read.
+    """
+
+    def __init__(self, policy: Policy, robot: Robot, options: LoopOptions, notifier: Notifier | None = None) -> None:
+        """The loop closes the robot, whatever happens, but not the policy."""
+        self.account, self.waiting = Account(), False
+        self._policy, self._robot, self._options = policy, robot, options
+        self._notifier = notifier or Notifier()
+        self._readings = Readings(policy.spec, policy.interface, options.frozen)
+        period = 1 / options.rate
+        self._clock = Clock(period / options.between.ticks)
+        self._stale = max((options.bridge + 2) * period, LEAST_STALE)
+        self._ending, self._restarting = threading.Event(), threading.Event()
+        self._in_a_row = 0
+        self._chosen_at: float | None = None  # when the reading was taken by which the action in hand was chosen
+        self._reward: Any = None
+
+    def end(self) -> None:
+        """End after the step under way."""
+        self._ending.set()
+
+    def new_episode(self) -> None:
+        """Begin an episode at the next step: the policy's, and the robot's by its ``reset``."""
+        self._restarting.set()
+
+    def swap(self, bundle: str | Path) -> threading.Thread:
+        """Let another bundle take over between two steps; it is loaded in a thread, which logs what came of it."""
+
+        def load() -> None:
+            try:
+                kept = self._policy.swap(bundle)
+            except Exception as error:  # whatever it is, the loop goes on with what it has
+                LOG.warning("%s: not swapped, the loop goes on as it was: %s", bundle, describe(error))
+            else:
+                LOG.info("%s: runs now%s", bundle, "" if kept else "; of other weights, so every row starts anew")
+
+        thread = threading.Thread(target=load, name="swap", daemon=True)
+        thread.start()
+        return thread
+
+    def run(self, resumed: bool = False) -> None:
+        """Loop until the steps are done, :meth:`end` is called, or the robot has to be stopped.
+
+        Args:
+            resumed: the policy goes on where it is; so the robot is not reset, but observed.
+
+        Raises:
+            SafeStopError: a robot that cannot be reset, or more steps in a row with a fault than may be bridged.
+        """
+        try:
+            reading = self._read(self._robot.observe) if resumed else self._reset()
+            self.account.episodes += resumed
+            self._clock.start()
+            self._notifier.ready()
+            while not self._is_over():
+                self._step(reading)
+                self._notifier.alive()
+                reading = self._next()
+        except SafeStopError:
+            self._stop()
+            raise
+        finally:
+            self._notifier.stopping()
+            self.account.missed = self._clock.missed
+            self._robot.close()
+
+    def _is_over(self) -> bool:
+        return self._ending.is_set() or 0 < self._options.steps <= self.account.steps
+
+    def _stop(self) -> None:
+        stop = getattr(self._robot, "stop", None)
+        if stop is not None:
+            try:
+                stop()
+            except Exception as error:  # close() is still to come
+                LOG.error("the robot's stop() failed: %s", describe(error))
+
+    def _begin(self) -> None:
+        self._policy.reset()
+        self._options.between.reset()
+        self._readings.start()
+        self._chosen_at, self._reward = None, None
+        self.account.episodes += 1
+
+    def _reset(self) -> Reading:
+        """Begin an episode where the robot begins one; its first reading."""
+        self._begin()
+        try:
+            with self._waited():
+                return self._robot.reset()
+        except Ended:
+            return None
+        except Exception as error:
+            raise SafeStopError(f"the robot's reset() failed: {describe(error)}") from None
+
+    def _step(self, reading: Reading) -> None:
+        """Act on a reading, and send the actions of a step."""
+        started = self._clock.now()
+        fault = reading if isinstance(reading, Fault) else self._readings.check(reading)
+        if self._readings.last is not None and (fault is None or self._options.by == COAST):
+            result = self._act(started)
+            fault = fault or result
+        self._note(fault)
+        between, tick, unsent = self._options.between, 0, None
+        while tick < between.ticks:
+            unsent = self._send(tick) or unsent
+            if tick == 0:
+                self.account.add(self._clock.now() - started)
+            tick += self._clock.wait(between.ticks - tick)
+        if fault is None:
+            self._note(unsent)
+            if unsent is None:
+                self._recovered()
+
+    def _act(self, started: float) -> Fault | None:
+        """Let the policy step over the last good reading."""
+        assert self._readings.last is not None
+        try:
+            action = self._policy.act(self._readings.last, reward=self._reward)
+        except (ValueError, LramError) as error:
+            self._reward = self._reward if _usable(self._reward) else None
+            return Fault(NO_RESULT, str(error))
+        self._options.between.aim(action)
+        self._chosen_at, self._reward = started, None
+        return None
+
+    def _send(self, tick: int) -> Fault | None:
+        """Send the action of a tick, if there is one that is not too old."""
+        if self._chosen_at is None:
+            return None
+        if self._clock.now() - self._chosen_at > self._stale:
+            self.account.stale += 1
+            return None
+        try:
+            reward = self._robot.act(self._options.between.at(tick))
+        except Exception as error:
+            return Fault(NOT_SENT, describe(error))
+        self._reward = _added(reward, self._reward)
+        return None
+
+    def _note(self, fault: Fault | None) -> None:
+        """Count a fault; raises SafeStopError where it is one too many."""
+        if fault is None:
+            return
+        self.account.faults[fault.kind] += 1
+        self._in_a_row += 1
+        if self._in_a_row > self._options.bridge:
+            steps = counted(self._in_a_row, "step")
+            raise SafeStopError(f"stopped: {steps} in a row with a fault, the last: {fault}")
+        self.account.bridged += 1
+        if self._in_a_row == 1:
+            LOG.warning("step %d: %s; bridged", self.account.steps, fault)
+
+    def _recovered(self) -> None:
+        if self._in_a_row:
+            LOG.info("step %d: good again, after %s with a fault", self.account.steps, counted(self._in_a_row, "step"))
+        self._in_a_row = 0
+
+    def _next(self) -> Reading:
+        """The next reading, which may be an episode's first."""
+        event = self._event()
+        if event == DONE:
+            event = self._idle()
+        if self._restarting.is_set():
+            self._restarting.clear()
+            return self._reset()
+        if event == NEW_EPISODE:
+            self._begin()
+        return self._read(self._robot.observe)
+
+    def _idle(self) -> str | None:
+        """Do nothing until the next episode; the event that begins it."""
+        LOG.info("step %d: the episode is done; waiting for the next", self.account.steps)
+        event = None
+        while event != NEW_EPISODE and not (self._restarting.is_set() or self._ending.wait(1 / self._options.rate)):
+            self._notifier.alive()
+            event = self._event()
+        self._clock.start()
+        return event
+
+    def _event(self) -> str | None:
+        ask = getattr(self._robot, "event", None)
+        try:
+            event: str | None = None if ask is None else ask()
+        except Exception as error:
+            self.account.faults[NO_EVENT] += 1
+            LOG.warning("step %d: the robot's event() failed: %s", self.account.steps, describe(error))
+            return None
+        if event not in (None, *EVENTS):
+            raise SafeStopError(f"the robot's event(): expected one of {', '.join(EVENTS)} or None, got {event!r}")
+        return event
+
+    def _read(self, read: Callable[[], Observation | None]) -> Reading:
+        try:
+            with self._waited():
+                return read()
+        except Ended:
+            return None
+        except Exception as error:  # a robot's class is foreign code, and so is what it reads with
+            return Fault(MISSING, describe(error))
+
+    @contextmanager
+    def _waited(self) -> Iterator[None]:
+        """While the robot is read, which may take for ever: then a signal may interrupt it, see :class:`Ended`."""
+        self.waiting = True
+        try:
+            if self._ending.is_set():
+                raise Ended
+            yield
+        finally:
+            self.waiting = False
+
+
+def _usable(reward: Any) -> bool:
+    try:
+        return reward is not None and bool(np.isfinite(np.asarray(reward, np.float64)).all())
+    except (TypeError, ValueError):
+        return False
+
+
+def _added(reward: Any, owed: Any) -> Any:
+    """Rewards of several ticks; one that is not known adds nothing."""
+    if owed is None:
+        return reward
+    return owed if reward is None else np.add(reward, owed)

@@ -1,0 +1,302 @@
+"""What the loop does on each fault, event and deadline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lram_export import ExportOptions, Policy, export_bundle, load_policy
+from lram_export.interpolation import Between
+from lram_export.loop.control import Loop, SafeStopError
+from lram_export.loop.robot import DONE, NEW_EPISODE
+from lram_export.loop.warmup import warm_up
+from tests.loop.robots import NAN, RATE, FakeTime, Scripted, follower, options
+
+Start = Callable[..., tuple[Loop, Scripted]]
+ONE, TWO, THREE, FOUR = ([float(i), 0.0] for i in (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loop") / "follower.lram"
+    export_bundle(follower(), None, path, ExportOptions(("native",), report=False, reference_steps=20))
+    return path
+
+
+@pytest.fixture
+def policy(bundle: Path) -> Iterator[Policy]:
+    with load_policy(bundle) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr("lram_export.loop.clock.time", fake)
+    return fake
+
+
+@pytest.fixture
+def start(policy: Policy, time: FakeTime) -> Start:
+    def make(readings: list[Any], events: list[Any] | None = None, **said: Any) -> tuple[Loop, Scripted]:
+        robot = Scripted(time, readings, events or [])
+        loop = Loop(policy, robot, options(**said))
+        robot.end = loop.end
+        return loop, robot
+
+    return make
+
+
+def steps_taken(policy: Policy) -> float:
+    return float(policy.state()["state.count"].item())
+
+
+FAULTS = {
+    "missing": None,
+    "not finite": NAN,
+    "out of limits": [9.0, 0.0],
+    "unusable": [1.0, 2.0, 3.0],
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_reading_that_fails_is_bridged_on_the_last_good_one(
+    kind: str, start: Start, policy: Policy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    loop, robot = start([ONE, FAULTS[kind], FAULTS[kind], TWO])
+    loop.run()
+    assert robot.actions == [1, 1, 1, 2]
+    assert steps_taken(policy) == 4  # the policy's time goes on
+    assert (loop.account.faults, loop.account.bridged) == ({kind: 2}, 2)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert kind in caplog.text and "good again, after 2 steps with a fault" in caplog.text
+    assert robot.calls == ["reset", "close"]
+
+
+def test_out_of_limits_names_the_joint(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    start([ONE, [1.0, 101.0], ONE])[0].run()
+    assert "observation: knee: expected -8 to 100, got 101" in caplog.text
+
+
+def test_a_robot_that_raises_has_no_reading(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    loop, robot = start([ONE, TimeoutError("encoder 3"), TWO])
+    loop.run()
+    assert robot.actions == [1, 1, 2]
+    assert "missing: TimeoutError: encoder 3" in caplog.text or "missing: encoder 3" in caplog.text
+
+
+def test_the_policy_waits_instead_where_it_is_told_so(start: Start, policy: Policy) -> None:
+    loop, robot = start([ONE, None, None, TWO], by="hold")
+    loop.run()
+    assert robot.actions == [1, 1, 1, 2]
+    assert steps_taken(policy) == 2
+
+
+@pytest.mark.parametrize("by", ["coast", "hold"])
+def test_one_fault_too_many_in_a_row_stops_the_robot(by: str, start: Start) -> None:
+    loop, robot = start([ONE, None, NAN, None, ONE], by=by, bridge=2)
+    with pytest.raises(SafeStopError, match="stopped: 3 steps in a row with a fault, the last: missing"):
+        loop.run()
+    assert robot.actions == [1, 1, 1]
+    assert robot.calls == ["reset", "stop", "close"]
+    assert loop.account.faults == {"missing": 2, "not finite": 1}
+
+
+def test_faults_that_are_not_in_a_row_are_bridged_for_ever(start: Start) -> None:
+    loop, robot = start([ONE, None, TWO, None, ONE, None, TWO], bridge=1)
+    loop.run()
+    assert robot.actions == [1, 1, 2, 2, 1, 1, 2]
+    assert loop.account.bridged == 3
+
+
+def test_where_there_never_was_a_reading_nothing_is_sent(start: Start) -> None:
+    loop, robot = start([NAN, NAN, NAN, NAN], bridge=2)
+    with pytest.raises(SafeStopError, match="not finite"):
+        loop.run()
+    assert robot.actions == []
+
+
+def test_a_sensor_that_is_frozen_is_found_out_where_that_is_asked_for(start: Start) -> None:
+    readings = [ONE, TWO, TWO, TWO, TWO, THREE]
+    loop, robot = start(readings, frozen=2)
+    loop.run()
+    assert robot.actions == [1, 2, 2, 2, 2, 3]
+    assert loop.account.faults == {"frozen": 2}
+    loop, _ = start(readings)
+    loop.run()
+    assert not loop.account.faults
+
+
+def test_a_robot_that_cannot_be_reset_is_stopped_at_once(start: Start) -> None:
+    loop, robot = start([RuntimeError("no power")])
+    with pytest.raises(SafeStopError, match=r"the robot's reset\(\) failed: .*no power"):
+        loop.run()
+    assert robot.calls == ["reset", "stop", "close"]
+
+
+def test_a_stop_that_fails_does_not_keep_the_motors_running(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    loop, robot = start([RuntimeError("no power")])
+
+    def broken() -> None:
+        raise OSError("brake")
+
+    robot.stop = broken  # type: ignore[method-assign]
+    with pytest.raises(SafeStopError, match="no power"):
+        loop.run()
+    assert robot.calls == ["reset", "close"]
+    assert "stop() failed" in caplog.text
+
+
+def test_an_action_that_cannot_be_sent_is_a_fault(start: Start) -> None:
+    loop, robot = start([ONE, TWO, THREE, FOUR])
+    robot.failing = {1}
+    loop.run()
+    assert robot.actions == [1, 2, 3, 4]
+    assert loop.account.faults == {"not sent": 1}
+    loop, robot = start([ONE, TWO, THREE, FOUR], bridge=1)
+    robot.failing = {1, 2}
+    with pytest.raises(SafeStopError, match=r"not sent: .*bus is busy"):
+        loop.run()
+
+
+def test_an_episode_begins_anew_where_the_robot_says_so(start: Start, policy: Policy) -> None:
+    loop, robot = start([ONE, TWO, THREE], [None, NEW_EPISODE])
+    loop.run()
+    assert robot.actions == [1, 2, 3]
+    assert steps_taken(policy) == 1
+    assert (loop.account.episodes, robot.calls) == (2, ["reset", "close"])
+
+
+def test_nothing_is_sent_between_an_episode_and_the_next(start: Start, policy: Policy) -> None:
+    loop, robot = start([ONE, TWO, THREE], [DONE, None, None, NEW_EPISODE])
+    loop.run()
+    assert robot.actions == [1, 2, 3]
+    assert (steps_taken(policy), loop.account.episodes) == (2, 2)
+
+
+def test_an_episode_begins_where_somebody_else_says_so(start: Start, policy: Policy) -> None:
+    loop, robot = start([ONE, TWO, THREE])
+    before = robot.act
+    robot.act = lambda action: (loop.new_episode() if len(robot.sent) == 1 else None, before(action))[1]  # type: ignore[method-assign]
+    loop.run()
+    assert robot.calls == ["reset", "reset", "close"]
+    assert steps_taken(policy) == 1
+
+
+def test_the_last_reading_of_an_episode_bridges_nothing_in_the_next(start: Start) -> None:
+    loop, robot = start([ONE, None, TWO], [NEW_EPISODE])
+    loop.run()
+    assert robot.actions == [1, 2]
+
+
+def test_an_event_that_nobody_knows_stops_the_robot(start: Start) -> None:
+    loop, robot = start([ONE, TWO], ["lunch"])
+    with pytest.raises(SafeStopError, match=r"event\(\): expected one of new episode, done or None, got 'lunch'"):
+        loop.run()
+    assert robot.calls[-2:] == ["stop", "close"]
+
+
+def test_rewards_of_steps_that_had_no_result_are_not_lost(start: Start, policy: Policy) -> None:
+    seen: list[Any] = []
+    act = policy.act
+
+    def acting(observation: Any, reward: Any = None) -> Any:
+        if len(seen) in (2, 3):
+            seen.append("none")
+            raise ValueError("observation: cannot be")
+        seen.append(reward)
+        return act(observation)
+
+    policy.act = acting  # type: ignore[method-assign,assignment]
+    loop, robot = start([ONE, TWO, THREE, FOUR, ONE, TWO])
+    robot.reward = 1.0
+    loop.run()
+    assert seen == [None, 1.0, "none", "none", 3.0, 1.0]
+    assert robot.actions == [1, 2, 2, 2, 1, 2]
+    assert loop.account.faults == {"no result": 2}
+
+
+def test_rewards_of_all_ticks_are_added_up(start: Start, policy: Policy) -> None:
+    seen: list[Any] = []
+    act = policy.act
+    policy.act = lambda observation, reward=None: (seen.append(reward), act(observation))[1]  # type: ignore[method-assign,assignment]
+    loop, robot = start([ONE, TWO, THREE], between=Between(4))
+    robot.reward = 0.5
+    loop.run()
+    assert seen == [None, 2.0, 2.0]
+
+
+class TestDeadlines:
+    def test_steps_are_a_period_apart(self, start: Start) -> None:
+        loop, robot = start([ONE, TWO, THREE])
+        loop.run()
+        assert [when for when, _ in robot.sent] == [0, 20, 40]
+        assert loop.account.missed == 0
+
+    def test_what_is_late_is_counted_and_nothing_is_made_up_for(self, start: Start) -> None:
+        loop, robot = start([ONE, TWO, THREE, FOUR])
+        robot.delays = {1: 0.05}
+        loop.run()
+        assert [when for when, _ in robot.sent] == [0, 70, 70, 90]
+        assert loop.account.missed == 1
+
+    def test_ticks_of_a_faster_controller_that_are_over_are_left_out(self, start: Start) -> None:
+        loop, robot = start([ONE, TWO], between=Between(4, "linear"))
+        robot.delays = {4: 0.012}
+        loop.run()
+        assert robot.sent == [
+            *((when, ONE) for when in (0, 5, 10, 15)),
+            (32, [1.25, 0.0]),
+            (32, [1.75, 0.0]),
+            (35, TWO),
+        ]
+
+    def test_an_action_that_is_too_old_is_not_sent(self, start: Start, policy: Policy, time: FakeTime) -> None:
+        """As behind a process that was stopped for two seconds between its reading and its action."""
+        act = policy.act
+
+        def slow(observation: Any, reward: Any = None) -> Any:
+            found = act(observation)
+            time.now += 2.0 if observation["observation"][0] == 2 else 0.0
+            return found
+
+        policy.act = slow  # type: ignore[method-assign,assignment]
+        loop, robot = start([ONE, TWO, THREE])
+        loop.run()
+        assert robot.actions == [1, 3]
+        assert (loop.account.stale, loop.account.missed) == (1, 1)
+
+
+def test_a_bundle_takes_over_between_two_steps(start: Start, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    loop, robot = start([ONE, TWO, THREE])
+    act = robot.act
+    robot.act = lambda action: (loop.swap(bundle).join() if len(robot.sent) == 1 else None, act(action))[1]  # type: ignore[method-assign]
+    loop.run()
+    assert robot.actions == [1, 2, 3]
+    assert "runs now" in caplog.text
+
+
+def test_a_bundle_that_is_none_does_not_take_over(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, robot = start([ONE, TWO])
+    loop.swap(tmp_path / "none.lram").join()
+    loop.run()
+    assert robot.actions == [1, 2]
+    assert "not swapped, the loop goes on as it was" in caplog.text
+
+
+def test_warming_up_leaves_no_trace(policy: Policy) -> None:
+    before = policy.state()
+    warm_up(policy)
+    after = policy.state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert policy.counts()["action"].clamped.sum() == 0
+    assert policy.interface.rate == RATE
