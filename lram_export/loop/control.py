@@ -119,7 +119,7 @@ class Loop:
             resumed: the policy goes on where it is; so the robot is not reset, but observed.
 
         Raises:
-            SafeStopError: a robot that cannot be reset, or more steps in a row with a fault than may be bridged.
+            SafeStopError: a robot that cannot be reset or closed, or more steps in a row with a fault than may be bridged.
         """
         try:
             reading = self._read(self._robot.observe) if resumed else self._reset()
@@ -136,7 +136,7 @@ class Loop:
         finally:
             self._notifier.stopping()
             self.account.missed = self._clock.missed
-            self._robot.close()
+            self._close()
 
     def _is_over(self) -> bool:
         return self._ending.is_set() or 0 < self._options.steps <= self.account.steps
@@ -148,6 +148,12 @@ class Loop:
                 stop()
             except Exception as error:  # close() is still to come
                 LOG.error("the robot's stop() failed: %s", describe(error))
+
+    def _close(self) -> None:
+        try:
+            self._robot.close()
+        except Exception as error:
+            raise SafeStopError(f"the robot's close() failed, its motors may run on: {describe(error)}") from None
 
     def _begin(self) -> None:
         self._policy.reset()

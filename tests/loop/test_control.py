@@ -153,6 +153,17 @@ def test_a_stop_that_fails_does_not_keep_the_motors_running(start: Start, caplog
     assert "stop() failed" in caplog.text
 
 
+def test_motors_that_cannot_be_stopped_are_told_of(start: Start) -> None:
+    loop, robot = start([ONE])
+
+    def broken() -> None:
+        raise OSError("bus is gone")
+
+    robot.close = broken  # type: ignore[method-assign]
+    with pytest.raises(SafeStopError, match=r"close\(\) failed, its motors may run on: .*bus is gone"):
+        loop.run()
+
+
 def test_an_action_that_cannot_be_sent_is_a_fault(start: Start) -> None:
     loop, robot = start([ONE, TWO, THREE, FOUR])
     robot.failing = {1}
