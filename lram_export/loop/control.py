@@ -119,7 +119,8 @@ class Loop:
             resumed: the policy goes on where it is; so the robot is not reset, but observed.
 
         Raises:
-            SafeStopError: a robot that cannot be reset or closed, or more steps in a row with a fault than may be bridged.
+            SafeStopError: a robot that cannot be reset or closed, or more steps in a row with a fault than may be
+                bridged.
         """
         try:
             reading = self._read(self._robot.observe) if resumed else self._reset()
