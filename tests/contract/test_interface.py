@@ -132,7 +132,7 @@ def test_raw_observations_give_the_actions_of_a_robot(made: Made, name: str, tar
     bundle, plain = made(name, "fp32")
     if target not in bundle.targets:
         pytest.skip(f"{name} does not run on {target}")
-    steps = STEPS if name in ("module", "state_ms") and target in ("native", "onnxruntime", "pytorch") else 60
+    steps = STEPS if name in ("module", "state_ms") else 60
     inputs = random_steps(plain.spec, plain.task, steps, seed=5)
     inputs["observation"][...] *= 3
     runtime = runtime_of(bundle, target)

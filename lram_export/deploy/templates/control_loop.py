@@ -1,8 +1,8 @@
 """The control loop of this kit: `lram-export loop`, with the robot of this folder's robot.py.
 
-    python control_loop.py NAME.lram --robot robot        # on the robot
-    python control_loop.py NAME.lram                      # a rehearsal: actions go nowhere
-    python control_loop.py --help
+python control_loop.py NAME.lram --robot robot        # on the robot
+python control_loop.py NAME.lram                      # a rehearsal: actions go nowhere
+python control_loop.py --help
 """
 
 import sys
