@@ -42,6 +42,7 @@ class Between:
         self._action: Any = None
         self._start: NDArray[np.float64] | None = None
         self._sent: NDArray[np.float32] | None = None
+        self._before: NDArray[np.float32] | None = None
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """An episode starts, in all rows or in the given ones; these are of actions that have rows."""
@@ -58,11 +59,20 @@ class Between:
         else:
             self._start = None
 
+    def again(self) -> None:
+        """There is no new action: the one in hand is held, wherever on its line it is."""
+        self._start = None
+
+    def unsent(self) -> None:
+        """What :meth:`at` gave last did not reach the robot: the next line begins at what did."""
+        self._sent = self._before
+
     def at(self, tick: int) -> Any:
-        """The action to send ``tick`` ticks after the step, from 0; ticks may be left out."""
+        """The action to send ``tick`` ticks after the step, from 0, a copy; ticks may be left out."""
         done = tick + 1
         if self.between == HOLD:
-            return self._action
+            return self._action.copy() if isinstance(self._action, np.ndarray) else self._action
+        self._before = self._sent
         if self._start is None or done >= self.ticks:
             self._sent = np.array(self._action, np.float32)
         else:

@@ -40,7 +40,9 @@ class Clock:
         now = self.now()
         if now < self._due:
             time.sleep(self._due - now)
-            return 1
+            now = self.now()
+            if now < self._due + self.period:
+                return 1
         self.missed += 1
         passed = min(1 + int((now - self._due) / self.period), left)
         self._due = now if passed == left else self._due + (passed - 1) * self.period

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from lram_export.policy import Policy
 
 LOG = logging.getLogger("lram_export.loop")
 COAST, HOLD = "coast", "hold"
-NO_RESULT, NOT_SENT, NO_EVENT = "no result", "not sent", "no event"
+NO_RESULT, NOT_SENT, STALE, NO_EVENT = "no result", "not sent", "stale", "no event"
+LONGEST_NAP = 0.1
+"""Seconds between two looks at what is asked of a loop that waits for an episode."""
 
 LEAST_STALE = 0.05
 """Seconds that an action may be old, however fast the loop is meant to be."""
@@ -80,22 +83,27 @@ class Loop:
         self.account, self.waiting = Account(), False
         self._policy, self._robot, self._options = policy, robot, options
         self._notifier = notifier or Notifier()
+        self._interface = policy.interface
         self._readings = Readings(policy.spec, policy.interface, options.frozen)
         period = 1 / options.rate
         self._clock = Clock(period / options.between.ticks)
         self._stale = max((options.bridge + 2) * period, LEAST_STALE)
-        self._ending, self._restarting = threading.Event(), threading.Event()
-        self._in_a_row = 0
+        # plain flags: a signal handler sets them, which must not wait for a lock that the loop may hold
+        self._ending = self._restarting = False
+        self._in_a_row, self._event_fails = 0, False
+        self._read_at = self._good_at = self._clock.now()  # of the last reading, and of the last good one
         self._chosen_at: float | None = None  # when the reading was taken by which the action in hand was chosen
+        self._action: Any = None  # the one in hand
+        self._sent: Any = None  # the last that reached the robot
         self._reward: Any = None
 
     def end(self) -> None:
         """End after the step under way."""
-        self._ending.set()
+        self._ending = True
 
     def new_episode(self) -> None:
         """Begin an episode at the next step: the policy's, and the robot's by its ``reset``."""
-        self._restarting.set()
+        self._restarting = True
 
     def swap(self, bundle: str | Path) -> threading.Thread:
         """Let another bundle take over between two steps; it is loaded in a thread, which logs what came of it."""
@@ -109,7 +117,10 @@ class Loop:
                 LOG.info("%s: runs now%s", bundle, "" if kept else "; of other weights, so every row starts anew")
 
         thread = threading.Thread(target=load, name="swap", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads may be had
+            LOG.warning("%s: not swapped, the loop goes on as it was: %s", bundle, error)
         return thread
 
     def run(self, resumed: bool = False) -> None:
@@ -119,12 +130,11 @@ class Loop:
             resumed: the policy goes on where it is; so the robot is not reset, but observed.
 
         Raises:
-            SafeStopError: a robot that cannot be reset or closed, or more steps in a row with a fault than may be
-                bridged.
+            SafeStopError: a robot that cannot be reset or closed, more steps in a row with a fault than may be
+                bridged, or anything else that the loop cannot go on with.
         """
         try:
-            reading = self._read(self._robot.observe) if resumed else self._reset()
-            self.account.episodes += resumed
+            reading = self._resume() if resumed else self._reset()
             self._clock.start()
             self._notifier.ready()
             while not self._is_over():
@@ -134,13 +144,16 @@ class Loop:
         except SafeStopError:
             self._stop()
             raise
+        except Exception as error:
+            self._stop()
+            raise SafeStopError(f"stopped: {describe(error)}") from error
         finally:
             self._notifier.stopping()
             self.account.missed = self._clock.missed
             self._close()
 
     def _is_over(self) -> bool:
-        return self._ending.is_set() or 0 < self._options.steps <= self.account.steps
+        return self._ending or 0 < self._options.steps <= self.account.steps
 
     def _stop(self) -> None:
         stop = getattr(self._robot, "stop", None)
@@ -160,15 +173,32 @@ class Loop:
         self._policy.reset()
         self._options.between.reset()
         self._readings.start()
-        self._chosen_at, self._reward = None, None
+        self._chosen_at = self._action = self._sent = self._reward = None
         self.account.episodes += 1
+
+    def _resume(self) -> Reading:
+        """Go on in the middle of an episode; what the last step brought, nobody knows any more."""
+        if self._policy.spec.input("reward") is not None:
+            self._reward = np.zeros(self._policy.spec.batch_size, np.float32)
+        self.account.episodes += 1
+        self._hold()
+        return self._read(self._robot.observe)
+
+    def _hold(self) -> None:
+        """Ask the robot what it holds at the start, where that bounds the first action."""
+        holds = getattr(self._robot, "holds", None)
+        if holds is not None and self._policy.counts():
+            self._policy.hold(holds())
 
     def _reset(self) -> Reading:
         """Begin an episode where the robot begins one; its first reading."""
         self._begin()
         try:
             with self._waited():
-                return self._robot.reset()
+                reading = self._robot.reset()
+            self._read_at = self._clock.now()
+            self._hold()
+            return reading
         except Ended:
             return None
         except Exception as error:
@@ -177,10 +207,18 @@ class Loop:
     def _step(self, reading: Reading) -> None:
         """Act on a reading, and send the actions of a step."""
         started = self._clock.now()
+        if self._policy.interface is not self._interface:  # another bundle took over
+            self._interface = self._policy.interface
+            self._readings.are_of(self._policy.spec, self._interface)
         fault = reading if isinstance(reading, Fault) else self._readings.check(reading)
+        if fault is None:
+            self._good_at = self._read_at
+        result: Fault | None = Fault(NO_RESULT, "")
         if self._readings.last is not None and (fault is None or self._options.by == COAST):
-            result = self._act(started)
+            result = self._act()
             fault = fault or result
+        if result is not None:
+            self._options.between.again()
         self._note(fault)
         between, tick, unsent = self._options.between, 0, None
         while tick < between.ticks:
@@ -193,30 +231,49 @@ class Loop:
             if unsent is None:
                 self._recovered()
 
-    def _act(self, started: float) -> Fault | None:
+    def _act(self) -> Fault | None:
         """Let the policy step over the last good reading."""
         assert self._readings.last is not None
         try:
-            action = self._policy.act(self._readings.last, reward=self._reward)
-        except (ValueError, LramError) as error:
-            self._reward = self._reward if _usable(self._reward) else None
+            self._tell_what_was_sent()
+            self._action = self._policy.act(self._readings.last, reward=self._reward)
+        except (ValueError, RuntimeError, LramError) as error:
+            if str(error).startswith("reward") or not _usable(self._reward):
+                self._reward = None
             return Fault(NO_RESULT, str(error))
-        self._options.between.aim(action)
-        self._chosen_at, self._reward = started, None
+        self._options.between.aim(self._action)
+        self._chosen_at, self._reward = self._good_at, None
         return None
+
+    def _tell_what_was_sent(self) -> None:
+        """The policy's bounds are from what the robot was really told, which may not be what it chose last."""
+        if self._sent is None or np.array_equal(self._sent, self._action):
+            return
+        name = self._policy.spec.outputs[0].name
+        if name in self._policy.counts():
+            self._policy.hold({name: self._sent})
 
     def _send(self, tick: int) -> Fault | None:
         """Send the action of a tick, if there is one that is not too old."""
         if self._chosen_at is None:
             return None
-        if self._clock.now() - self._chosen_at > self._stale:
+        age = self._clock.now() - self._chosen_at
+        if age > self._stale:
             self.account.stale += 1
-            return None
+            return Fault(STALE, f"chosen by a reading of {1000 * age:.0f} ms ago, at most {1000 * self._stale:.0f}")
+        between = self._options.between
+        action = between.at(tick)
+        sent = np.copy(action)  # the robot may change its own
         try:
-            reward = self._robot.act(self._options.between.at(tick))
+            reward = self._robot.act(action)
         except Exception as error:
+            between.unsent()
             return Fault(NOT_SENT, describe(error))
-        self._reward = _added(reward, self._reward)
+        self._sent = sent
+        try:
+            self._reward = _added(reward, self._reward)
+        except (TypeError, ValueError) as error:
+            return Fault(NO_RESULT, f"reward: {describe(error)}")
         return None
 
     def _note(self, fault: Fault | None) -> None:
@@ -242,18 +299,20 @@ class Loop:
         event = self._event()
         if event == DONE:
             event = self._idle()
-        if self._restarting.is_set():
-            self._restarting.clear()
+        if self._restarting:
+            self._restarting = False
             return self._reset()
         if event == NEW_EPISODE:
             self._begin()
+            self._hold()
         return self._read(self._robot.observe)
 
     def _idle(self) -> str | None:
         """Do nothing until the next episode; the event that begins it."""
         LOG.info("step %d: the episode is done; waiting for the next", self.account.steps)
         event = None
-        while event != NEW_EPISODE and not (self._restarting.is_set() or self._ending.wait(1 / self._options.rate)):
+        while event != NEW_EPISODE and not (self._restarting or self._ending):
+            time.sleep(min(1 / self._options.rate, LONGEST_NAP))
             self._notifier.alive()
             event = self._event()
         self._clock.start()
@@ -265,16 +324,21 @@ class Loop:
             event: str | None = None if ask is None else ask()
         except Exception as error:
             self.account.faults[NO_EVENT] += 1
-            LOG.warning("step %d: the robot's event() failed: %s", self.account.steps, describe(error))
+            if not self._event_fails:
+                LOG.warning("step %d: the robot's event() failed: %s", self.account.steps, describe(error))
+            self._event_fails = True
             return None
-        if event not in (None, *EVENTS):
+        self._event_fails = False
+        if event is not None and not (isinstance(event, str) and event in EVENTS):
             raise SafeStopError(f"the robot's event(): expected one of {', '.join(EVENTS)} or None, got {event!r}")
         return event
 
     def _read(self, read: Callable[[], Observation | None]) -> Reading:
         try:
             with self._waited():
-                return read()
+                reading = read()
+            self._read_at = self._clock.now()
+            return reading
         except Ended:
             return None
         except Exception as error:  # a robot's class is foreign code, and so is what it reads with
@@ -285,7 +349,7 @@ class Loop:
         """While the robot is read, which may take for ever: then a signal may interrupt it, see :class:`Ended`."""
         self.waiting = True
         try:
-            if self._ending.is_set():
+            if self._ending:
                 raise Ended
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,15 +89,17 @@ def run_program(wishes: Wishes, say: Callable[[str], None]) -> None:
         warm_up(policy)
         resumed = wishes.state is not None and wishes.resume and load_run(policy, wishes.state)
         _lock_memory()
-        loop = Loop(policy, _robot(wishes, policy, kind), options)
-        try:
-            with _signals(loop, wishes.bundle):
+        with _signals(wishes.bundle) as signals:  # from here on they stop the motors
+            loop = signals.loop = Loop(policy, _robot(wishes, policy, kind), options)
+            if signals.ending:
+                loop.end()
+            try:
                 loop.run(resumed)
-        finally:  # the motors have stopped
-            for line in _said(loop, policy, options):
-                say(line)
-            if wishes.state is not None:
-                save_run(policy, wishes.state)
+            finally:  # the motors have stopped
+                if wishes.state is not None:
+                    save_run(policy, wishes.state)
+                for line in _said(loop, policy, options):
+                    say(line)
 
 
 def load_run(policy: Policy, path: Path) -> bool:
@@ -111,7 +114,7 @@ def load_run(policy: Policy, path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as file:
             policy.load_state(dict(file))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error) if isinstance(error, ValueError) else describe(error)
         raise UsageError(f"--resume: {path}: {reason}; leave --resume out to begin anew") from None
     return True
@@ -123,7 +126,7 @@ def save_run(policy: Policy, path: Path) -> None:
         state = policy.state()
         with atomic_file(path, force=True) as temporary, temporary.open("wb") as file:
             np.savez(file, **state)  # type: ignore[arg-type]
-    except (LramError, OSError) as error:
+    except (LramError, OSError, RuntimeError) as error:
         LOG.warning("--state: %s: not saved: %s", path, describe(error))
 
 
@@ -135,19 +138,39 @@ def _robot(wishes: Wishes, policy: Policy, kind: type[Robot] | None) -> Robot:
     return Rehearsal.of_bundle(wishes.bundle, policy)
 
 
-@contextmanager
-def _signals(loop: Loop, bundle: Path) -> Iterator[None]:
+class _Signals:
     """SIGTERM and SIGINT end the loop, and nothing interrupts the motors' stop; SIGHUP swaps the bundle anew."""
 
-    def end(*_: object) -> None:
+    def __init__(self, bundle: Path) -> None:
+        self.loop: Loop | None = None
+        self.ending, self._bundle = False, bundle
+
+    def end(self, number: int, _: object) -> None:
+        """A robot that is still being made is waited for, so that it can be closed; not at a second signal."""
+        loop = self.loop
+        if loop is None:
+            if self.ending:
+                sys.exit(128 + number)
+            self.ending = True
+            return
         loop.end()
         if loop.waiting:
+            loop.waiting = False
             raise Ended
 
-    handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: lambda *_: loop.swap(bundle)}
+    def swap(self, *_: object) -> None:
+        """Let the bundle take over, where there is a loop."""
+        if self.loop is not None:
+            self.loop.swap(self._bundle)
+
+
+@contextmanager
+def _signals(bundle: Path) -> Iterator[_Signals]:
+    signals = _Signals(bundle)
+    handlers = {signal.SIGTERM: signals.end, signal.SIGINT: signals.end, signal.SIGHUP: signals.swap}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -37,11 +37,15 @@ class Readings:
 
     def __init__(self, spec: StepSpec, interface: Interface, frozen: int = 0) -> None:
         """``frozen``: how many readings in a row may be the same to the bit; 0: any number."""
-        self._observations = Observations(spec)
-        self._fields = [_Field(t, interface.observation.get(t.name, FieldInterface())) for t in observations_of(spec)]
+        self.are_of(spec, interface)
         self._frozen, self._same = frozen, 0
         self._before: Arrays | None = None
         self.last: Mapping[str, NDArray[Any]] | None = None
+
+    def are_of(self, spec: StepSpec, interface: Interface) -> None:
+        """From now on they are for another policy, which takes the same."""
+        self._observations = Observations(spec)
+        self._fields = [_Field(t, interface.observation.get(t.name, FieldInterface())) for t in observations_of(spec)]
 
     def start(self) -> None:
         """An episode starts: what was read before stands for nothing in it."""
@@ -52,16 +56,17 @@ class Readings:
         if reading is None:
             return Fault(MISSING, "")
         try:
-            found, single = self._observations.read(reading)
+            read, single = self._observations.read(reading)
         except ValueError as error:
             return Fault(UNUSABLE, str(error))
+        found = {name: values.copy() for name, values in read.items()}  # the robot may fill its own anew at any time
         for field in self._fields:
             fault = field.fault(found[field.name])
             if fault is not None:
                 return fault
         if self._is_frozen(found):
             return Fault(FROZEN, f"the same to the bit {self._same + 1} times in a row")
-        self.last = {name: (values[0] if single else values).copy() for name, values in found.items()}
+        self.last = {name: values[0] if single else values for name, values in found.items()}
         return None
 
     def _is_frozen(self, found: Arrays) -> bool:
@@ -70,7 +75,7 @@ class Readings:
         before = self._before
         alike = before is not None and all(np.array_equal(before[name], found[name]) for name in found)
         self._same = self._same + 1 if alike else 0
-        self._before = {name: values.copy() for name, values in found.items()}
+        self._before = found
         return self._same >= self._frozen
 
 

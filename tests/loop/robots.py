@@ -11,7 +11,7 @@ import torch
 from lram_export import StepPolicy
 from lram_export.interpolation import Between
 from lram_export.loop.control import LoopOptions
-from lram_export.spec.interface import FieldInterface, Interface, Limits
+from lram_export.spec.interface import FieldInterface, Interface, Limits, Safety
 
 RATE = 50.0
 NAN = np.float32([np.nan, 0.0])
@@ -24,9 +24,9 @@ class Follower(torch.nn.Module):
         return observation + 0.0, count + 1.0
 
 
-def follower() -> StepPolicy:
-    seen = FieldInterface(elements=("hip", "knee"), limits=Limits(-8.0, (8.0, 100.0)))
-    done = FieldInterface(limits=Limits(-50.0, 50.0))
+def follower(most: float = 8.0, safety: Safety | None = None) -> StepPolicy:
+    seen = FieldInterface(elements=("hip", "knee"), limits=Limits(-8.0, (most, 100.0)))
+    done = FieldInterface(limits=Limits(-50.0, 50.0), safety=safety)
     interface = Interface(RATE, {"observation": seen}, {"action": done})
     return StepPolicy(Follower(), observation=2, action=2, state={"count": 1}, interface=interface)
 

@@ -12,9 +12,13 @@ import pytest
 
 from lram_export import ExportOptions, Policy, export_bundle, load_policy
 from lram_export.interpolation import Between
+from lram_export.loop.clock import Clock
 from lram_export.loop.control import Loop, SafeStopError
+from lram_export.loop.rehearsal import Rehearsal
 from lram_export.loop.robot import DONE, NEW_EPISODE
 from lram_export.loop.warmup import warm_up
+from lram_export.spec.interface import Safety
+from tests.conftest import ExportFunction
 from tests.loop.robots import NAN, RATE, FakeTime, Scripted, follower, options
 
 Start = Callable[..., tuple[Loop, Scripted]]
@@ -282,6 +286,147 @@ class TestDeadlines:
         loop.run()
         assert robot.actions == [1, 3]
         assert (loop.account.stale, loop.account.missed) == (1, 1)
+
+
+class TestWhatReachesTheRobot:
+    def test_a_robot_that_scales_in_place_changes_nothing_of_what_comes_next(self, start: Start) -> None:
+        for said in ({"between": Between(3)}, {"by": "hold"}):
+            loop, robot = start([ONE, None, None, TWO], **said)
+            act, seen = robot.act, []
+
+            def scaling(action: Any, act: Any = act, seen: list[float] = seen) -> Any:
+                seen.append(float(action[0]))
+                action *= 2
+                return act(action)
+
+            robot.act = scaling  # type: ignore[method-assign]
+            loop.run()
+            assert set(seen[:-1]) <= {1.0, 2.0} and seen == sorted(seen)
+
+    def test_a_line_is_not_gone_along_twice(self, start: Start) -> None:
+        loop, robot = start([[0.0, 0.0], FOUR, None, FOUR], between=Between(4, "linear"), by="hold")
+        loop.run()
+        assert robot.actions == [0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+
+    def test_a_line_begins_where_the_robot_is(self, start: Start) -> None:
+        loop, robot = start([[0.0, 0.0], FOUR, [8.0, 0.0]], between=Between(4, "linear"))
+        robot.failing = {5, 6, 7}  # it is at 1
+        loop.run()
+        assert robot.actions[4:] == [1, 2, 3, 4, 2.75, 4.5, 6.25, 8]
+
+    def test_a_loop_that_is_always_too_late_is_stopped(self, start: Start, policy: Policy, time: FakeTime) -> None:
+        act = policy.act
+
+        def slow(observation: Any, reward: Any = None) -> Any:
+            time.now += 0.2
+            return act(observation)
+
+        policy.act = slow  # type: ignore[method-assign,assignment]
+        loop, robot = start([ONE] * 20, bridge=2)
+        with pytest.raises(
+            SafeStopError, match="3 steps in a row with a fault, the last: stale: chosen by a reading of"
+        ):
+            loop.run()
+        assert robot.actions == []
+
+    def test_what_a_reading_of_long_ago_says_is_not_sent(self, start: Start, time: FakeTime) -> None:
+        loop, robot = start([ONE, None, None, TWO])
+        observe = robot.observe
+
+        def blocking() -> Any:
+            reading = observe()
+            time.now += 5.0 if reading is None else 0.0
+            return reading
+
+        robot.observe = blocking  # type: ignore[method-assign]
+        loop.run()
+        assert robot.actions == [1, 2]
+        assert loop.account.stale == 2
+
+    def test_rewards_that_cannot_be_added_up_are_a_fault_and_no_crash(self, start: Start) -> None:
+        loop, robot = start([ONE, TWO, THREE], between=Between(2))
+        robot.reward = {"speed": 1.0}
+        loop.run()
+        assert loop.account.faults["no result"] > 0
+        assert robot.calls == ["reset", "close"]
+
+    def test_whatever_else_fails_stops_the_robot(self, start: Start) -> None:
+        loop, robot = start([ONE, TWO], [np.zeros(3)])
+        with pytest.raises(SafeStopError, match=r"event\(\): expected one of"):
+            loop.run()
+        assert robot.calls == ["reset", "stop", "close"]
+
+    def test_a_step_that_somebody_else_is_taking_has_no_result(self, start: Start, policy: Policy) -> None:
+        act, calls = policy.act, []
+
+        def busy(observation: Any, reward: Any = None) -> Any:
+            calls.append(observation)
+            if len(calls) == 2:
+                raise RuntimeError("the policy is in use by another thread")
+            return act(observation)
+
+        policy.act = busy  # type: ignore[method-assign,assignment]
+        loop, robot = start([ONE, TWO, THREE])
+        loop.run()
+        assert robot.actions == [1, 1, 3]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("loop") / "held.lram"
+    policy = follower(most=3.0, safety=Safety(most_change=1.0))
+    export_bundle(policy, None, path, ExportOptions(("native",), report=False, reference_steps=20))
+    return path
+
+
+def test_changes_are_bounded_from_what_really_reached_the_robot(held: Path, time: FakeTime) -> None:
+    with load_policy(held) as policy:
+        robot = Scripted(time, [[0.0, 0.0], *[[3.0, 0.0]] * 5])
+        loop = Loop(policy, robot, options(bridge=5))
+        robot.end, robot.failing = loop.end, {1, 2, 3}
+        loop.run()
+    assert robot.actions == [0, 1, 1, 1, 1, 2]
+
+
+def test_a_robot_may_say_what_it_holds_where_an_episode_begins(held: Path, time: FakeTime) -> None:
+    with load_policy(held) as policy:
+        robot = Scripted(time, [[3.0, 0.0]] * 4, [None, NEW_EPISODE])
+        robot.holds = lambda: [0.5, 0.0]  # type: ignore[attr-defined]
+        loop = Loop(policy, robot, options())
+        robot.end = loop.end
+        loop.run()
+    assert robot.actions == [1.5, 2.5, 1.5, 2.5]
+
+
+def test_readings_are_held_to_what_the_bundle_that_took_over_says(start: Start, held: Path, bundle: Path) -> None:
+    loop, robot = start([ONE, FOUR, FOUR])
+    act = robot.act
+    robot.act = lambda action: (loop.swap(held).join() if len(robot.sent) == 1 else None, act(action))[1]  # type: ignore[method-assign]
+    loop.run()
+    assert robot.actions == [1, 4, 4]
+    assert loop.account.faults == {"out of limits": 1}
+
+
+def test_a_run_of_a_policy_with_rewards_goes_on(exported: ExportFunction, time: FakeTime) -> None:
+    bundle = exported("state_ms", feedback="observed", targets=("native",))
+    with load_policy(bundle) as policy:
+        robot = Rehearsal.of_bundle(bundle, policy)
+        Loop(policy, robot, options(steps=5)).run()
+        again = Loop(policy, robot, options(steps=5))
+        again.run(resumed=True)
+    assert not again.account.faults
+
+
+def test_an_overslept_tick_is_counted_and_followed_by_a_whole_period(time: FakeTime) -> None:
+    clock, times = Clock(0.02), []
+    oversleeping = iter([0.045, 0.0, 0.0])
+    time.sleep = lambda seconds: setattr(time, "now", time.now + seconds + next(oversleeping))  # type: ignore[method-assign]
+    clock.start()
+    for _ in range(3):
+        assert clock.wait() >= 1
+        times.append(round(1000 * (time.now - 100)))
+    assert times == [65, 85, 105]
+    assert clock.missed == 1
 
 
 def test_a_bundle_takes_over_between_two_steps(start: Start, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:

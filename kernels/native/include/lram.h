@@ -294,7 +294,8 @@ LRAM_API lram_status lram_state_load(lram_state *state, const float *values, siz
  *     counted. When they are more than lram_field.most_clamps, the row is stopped: from this tick on it wants the safe
  *     action in place of the policy's, until the row starts an episode.
  *  2. What is wanted is then moved, element by element, to at most `most_change` from the action of the tick before. So
- *     a row that stops moves to its safe action no faster than it may move anywhere.
+ *     a row that stops moves to its safe action no faster than it may move anywhere, and one that lram_state_hold says
+ *     is beyond its limits comes back to them no faster: only then an action is beyond them.
  *
  * A row starts an episode by lram_state_reset, by lram_state_load, or by is_first = 1 in a step (also of a policy that
  * does not read it; where it is NULL none starts). Then no row is stopped, and there is no action before: what is
