@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-large metaworld results lint lint-native tidy-native typecheck format clean
+	test-precisions test-tamper test-large wheels test-wheels metaworld results lint lint-native tidy-native typecheck \
+	format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 # Two processes, a core each: threads of PyTorch that wait for one another would spin. A process that a test has ended is
 # not replaced: the run ends there and says which test it was.
 PYTEST_2 := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --max-worker-restart 0
-OTHERS := not environment and not large and not precisions
+OTHERS := not environment and not large and not precisions and not wheels
 HOURS := -o faulthandler_timeout=7200
 
 test: $(STAMP)   ## all tests that belong to every change
@@ -112,6 +113,21 @@ test-tamper: $(STAMP) ## bundles altered with valid hashes are noticed: thousand
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest $(HOURS) -m large -s
 
+WHEEL_TOOLS := build/wheels/tools
+
+$(WHEEL_TOOLS)/.installed: wheels/tools.txt
+	$(PYTHON) -m venv --clear $(WHEEL_TOOLS)
+	$(WHEEL_TOOLS)/bin/python -m pip install --quiet --requirement wheels/tools.txt
+	touch $@
+
+wheels: $(WHEEL_TOOLS)/.installed ## release wheels with the native engine, for x86-64 and ARM, into dist/
+	CMAKE_BUILD_PARALLEL_LEVEL=$(NATIVE_JOBS) $(WHEEL_TOOLS)/bin/python -m wheels.build dist
+
+test-wheels: $(STAMP) ## what is in dist/, installed in every Python here and on emulated ARM robots
+	test -z "$(filter qemu%,$(ARM_PACKAGES))" || apt-get install -qq -y qemu-user-static > /dev/null \
+		|| (echo "test-wheels: missing: apt-get install qemu-user-static"; false)
+	$(BIN)/python -m pytest $(HOURS) -m wheels
+
 METAWORLD := build/metaworld
 POLICIES := xlstm mamba decision_transformer
 
@@ -132,7 +148,7 @@ lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(MAKE) typecheck
 
-CPP = $(shell find kernels examples -name '*.h' -o -name '*.c' -o -name '*.cpp')
+CPP = $(shell find kernels examples wheels -name '*.h' -o -name '*.c' -o -name '*.cpp')
 # one instruction set stands for all: the others are the same templates
 TIDY = $(filter-out %/binding.cpp %/isa_neon.cpp %/isa_neondot.cpp $(NATIVE)/fuzz/%,$(filter $(NATIVE)/%.cpp,$(CPP)))
 
@@ -145,10 +161,11 @@ tidy-native: $(STAMP) ## clang-tidy
 	printf '%s\n' $(TIDY) | xargs -P $(NATIVE_JOBS) -n 1 $(BIN)/clang-tidy -p build/lint-native --quiet
 
 # mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
-typecheck: $(STAMP) ## mypy on the package as installed
+typecheck: $(STAMP) ## mypy on the package as installed, and on what builds its wheels
 	rm -rf build/typecheck
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck --config-settings wheel.cmake=false .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lram_export
+	$(BIN)/mypy wheels
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff format .

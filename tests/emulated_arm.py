@@ -12,21 +12,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lram_export.deploy.wheel import pack_wheel
 
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = REPOSITORY / "tests" / "golden"
+PYTHON = "3.11"
+SUITES = {"3.11": ("bookworm", "libssl3"), "3.13": ("trixie", "libssl3t64")}
+"""The Debian that has a Python, and what it calls its OpenSSL."""
+
 DEBIAN_PACKAGES = (
-    "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libgcc-s1", "libstdc++6",
-    "zlib1g", "libexpat1", "libffi8", "libssl3", "liblzma5", "libbz2-1.0", "libuuid1", "libcrypt1",
+    "libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "liblzma5", "libbz2-1.0", "libuuid1",
+    "libcrypt1",
 )  # fmt: skip
-PYTHON_PACKAGES = ("apache-tvm", "numpy", "click", "rich", "safetensors")
+BASE_PACKAGES = ("numpy", "click", "rich", "safetensors")
+"""What the base install of lram-export needs."""
 STEPS = "16"
 CPU = "cortex-a76"
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, python: str = PYTHON, packages: Sequence[str] = ("apache-tvm", *BASE_PACKAGES)) -> None:
     """Unpack Debian's Python for arm64 and the packages of a robot; what is already there stays."""
     done = folder / ".prepared"
     if done.exists():
@@ -35,23 +41,36 @@ def prepare(folder: Path) -> None:
     for part in ("state/lists/partial", "cache/archives/partial"):
         (apt / part).mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()
+    suite, openssl = SUITES[python]
+    site = run(["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"], stdout=subprocess.PIPE)
+    mirror = next(line for line in site.splitlines() if "security" not in line)
+    (apt / "sources.list").write_text(f"deb {mirror} {suite} main\n")
     options = [
         "-qq", "-o", "APT::Architecture=arm64", "-o", "APT::Architectures=arm64", "-o", "APT::Sandbox::User=root",
         "-o", f"Dir::State={apt / 'state'}", "-o", f"Dir::State::status={apt / 'status'}",
-        "-o", f"Dir::Cache={apt / 'cache'}",
+        "-o", f"Dir::Cache={apt / 'cache'}", "-o", f"Dir::Etc::sourcelist={apt / 'sources.list'}",
+        "-o", "Dir::Etc::sourceparts=-",
     ]  # fmt: skip
     run(["apt-get", *options, "update"])
-    run(["apt-get", *options, "download", *DEBIAN_PACKAGES], cwd=apt)
+    own = [f"python{python}-minimal", f"libpython{python}-minimal", f"libpython{python}-stdlib", openssl]
+    run(["apt-get", *options, "download", *own, *DEBIAN_PACKAGES], cwd=apt)
+    if suite != "bookworm":  # whose packages come with /lib; later ones lie in /usr alone
+        (folder / "root" / "usr" / "lib").mkdir(parents=True, exist_ok=True)
+        (folder / "root" / "lib").symlink_to("usr/lib")
     for package in sorted(apt.glob("*.deb")):
         run(["dpkg-deb", "-x", str(package), str(folder / "root")])
-    platforms = [f"manylinux_2_{minor}_aarch64" for minor in (17, 26, 27, 28, 31, 34)]
+    install(folder, "--constraint", str(REPOSITORY / "constraints.txt"), *packages, python=python)
+    done.touch()
+
+
+def install(folder: Path, *arguments: str, python: str = PYTHON) -> None:
+    """Let this machine's pip install for the robot's Python."""
+    platforms = [*(f"manylinux_2_{minor}_aarch64" for minor in (17, 26, 27, 28, 31, 34)), "manylinux2014_aarch64"]
     run([
         sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "site"), "--upgrade",
-        "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp",
-        *(argument for name in (*platforms, "manylinux2014_aarch64") for argument in ("--platform", name)),
-        "--constraint", str(REPOSITORY / "constraints.txt"), *PYTHON_PACKAGES,
+        "--only-binary=:all:", "--python-version", python, "--implementation", "cp",
+        *(argument for name in platforms for argument in ("--platform", name)), *arguments,
     ])  # fmt: skip
-    done.touch()
 
 
 def install_here(folder: Path) -> None:
@@ -63,16 +82,16 @@ def install_here(folder: Path) -> None:
     ])  # fmt: skip
 
 
-def emulated(folder: Path, *arguments: str, cpu: str) -> None:
+def emulated(folder: Path, *arguments: str, cpu: str, python: str = PYTHON) -> None:
     """Run the robot's Python."""
     environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "QEMU_CPU": cpu, "TVM_NUM_THREADS": "2"}
-    python = folder / "root" / "usr" / "bin" / "python3.11"
-    run(["qemu-aarch64-static", "-L", str(folder / "root"), str(python), *arguments], env=environment, cwd=folder)
+    program = folder / "root" / "usr" / "bin" / f"python{python}"
+    run(["qemu-aarch64-static", "-L", str(folder / "root"), str(program), *arguments], env=environment, cwd=folder)
 
 
-def run(command: Sequence[str], **options: object) -> None:
-    """Run a command that must succeed."""
-    subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
+def run(command: Sequence[str], **options: Any) -> str:
+    """Run a command that must succeed; returns its output if it is asked for."""
+    return subprocess.run(command, check=True, text=True, **options).stdout or ""
 
 
 def export(checkpoint: Path, output: Path, *options: str) -> None:

@@ -63,6 +63,16 @@ def test_the_wheel_has_one_import_package_and_no_kernel_sources(wheel: Path) -> 
     assert all(n.startswith("lram_export/_native.") for n in compiled)
 
 
+@pytest.mark.parametrize("required", ["", "1"])
+def test_an_engine_that_cannot_be_compiled_is_left_out_unless_it_is_required(required: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "CXX": "false", "LRAM_REQUIRE_NATIVE": required}
+    options = ("--quiet", "--no-deps", f"--config-settings=build-dir={tmp_path}/built", "--wheel-dir", str(tmp_path))
+    program = [sys.executable, "-m", "pip", "wheel", *options, str(ROOT)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
+    built = [path.name.partition("-")[2].partition("-")[2] for path in tmp_path.glob("*.whl")]
+    assert (done.returncode != 0, built) == ((True, []) if required else (False, ["py3-none-any.whl"])), done.stderr
+
+
 def test_a_robot_has_no_torch_and_little_else(robot: Path) -> None:
     done = subprocess.run([str(robot / "python"), "-c", "import torch"], capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "No module named 'torch'" in done.stderr

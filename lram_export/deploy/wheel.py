@@ -52,9 +52,9 @@ class WheelTags:
 
     @property
     def version(self) -> str:
-        """The Python it is for, ``3.11``; ``3`` for any."""
+        """The Python it is for, ``3.11``; ``3.12+`` for that and later ones; ``3`` for any."""
         found = re.fullmatch(r"cp(\d)(\d+)", self.python)
-        return f"{found[1]}.{found[2]}" if found else "3"
+        return f"{found[1]}.{found[2]}{'+' if self.abi == 'abi3' else ''}" if found else "3"
 
     @property
     def machine(self) -> str:

@@ -198,3 +198,18 @@ def test_a_rehearsal_takes_the_file_that_run_takes(bundle: Path, tmp_path: Path)
     np.savez(seen, observations=np.float32([[1, 1], [np.nan, 1], [2, 2]]))
     text = succeed("loop", bundle, "--observations", seen, "--steps", "6", "--rate", "1000").stdout
     assert text.startswith("6 steps at 1000 Hz: p50 ") and "2 bridged steps, faults: not finite 2" in text
+
+
+def test_a_process_that_was_stopped_for_a_while_goes_on_and_says_so(bundle: Path, tmp_path: Path) -> None:
+    with running(tmp_path, bundle) as process:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    (said,) = [line for line in out.splitlines() if " steps at 50 Hz: " in line]
+    steps, missed = int(said.split()[0]), int(said.split(" missed")[0].split()[-1])
+    assert missed >= 1
+    assert steps < 3 + 50 * 1.0  # what was missed is not made up for

@@ -14,12 +14,15 @@ fail() {
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is $(python3 -V 2>&1), 3.10 or newer is needed"
 python3 -c 'import ensurepip, venv' 2> /dev/null || fail "no venv in this Python: apt-get install python3-venv"
-python=@PYTHON@   # of the wheel in this kit: 3 is any
+python=@PYTHON@   # of the wheel in this kit: 3 is any, 3.12+ that and later ones
 machine=@MACHINE@
 [ "$machine" = any ] || [ "$machine" = "$(uname -m)" ] ||
     fail "this kit's wheel is for $machine, this machine is $(uname -m): lram-export deploy --wheel FILE takes one for it"
 if [ "$python" != 3 ]; then
-    python3 -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$python')" ||
+    python3 -c "
+import sys
+here, wanted = sys.version_info[:2], tuple(map(int, '${python%+}'.split('.')))
+sys.exit(here < wanted if '$python'.endswith('+') else here != wanted)" ||
         fail "this kit's wheel is for Python $python, python3 is $(python3 -V 2>&1): lram-export deploy --wheel FILE takes one for it"
 fi
 constraint=""
