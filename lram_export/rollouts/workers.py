@@ -195,12 +195,12 @@ class _Worker:
 def _serve(connection: Connection) -> None:
     """The process's side: say that it is there, then answer ``(job, task)``, and None with nothing left open."""
     end_with_parent()
-    connection.send(None)
-    with ExitStack() as opened:
+    with ExitStack() as opened, suppress(EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there any more
+        connection.send(None)
         do: Callable[[Any], Any] | None = None
         while True:
+            message = connection.recv()
             try:
-                message = connection.recv()
                 if message is None:
                     do = None
                     opened.close()
@@ -209,13 +209,8 @@ def _serve(connection: Connection) -> None:
                     job, task = message
                     do = do or opened.enter_context(job.ready())
                     answer = True, do(task)
-            except EOFError:
-                return
             except LramError as error:
                 answer = False, error
             except Exception as error:  # anything else must reach the user, not a child's standard error
                 answer = False, LramError(describe(error))
-            try:
-                connection.send(answer)
-            except BrokenPipeError:
-                return
+            connection.send(answer)

@@ -84,7 +84,7 @@ def test_runtimes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Bundle.open(bundle)
     loaded = opened.load_artifact("onnxruntime")
     monkeypatch.setattr(playing, "load_runtime", counted)
-    monkeypatch.setattr(Bundle, "load_artifact", lambda self, target: loaded)
+    monkeypatch.setattr(Bundle, "load_artifact", lambda self, target, batch: loaded)
     with pytest.raises(UsageError, match="injected"):
         evaluate(opened, EvaluationOptions((BREAKS,), ("onnxruntime", "missing")), None)
     assert closed == ["onnxruntime"] and Counted.open == 0
