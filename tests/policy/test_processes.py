@@ -37,12 +37,12 @@ def test_workers_get_one_each_at_the_start_of_an_episode(method: str, target: st
 
 def test_what_was_asked_for_goes_along_and_the_state_does_not(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bundle.parent)
-    with load_policy(bundle.name, "native", threads=2, batch=2) as policy:
+    with load_policy(bundle.name, "native", threads=2, batch=1) as policy:
         policy.act(OBSERVATIONS[0])
         monkeypatch.chdir("/")
         for again in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy)):
             with again:
-                assert again.origin == policy.origin and again.origin.options == {"threads": 2, "batch": 2}
+                assert again.origin == policy.origin and again.origin.options == {"threads": 2, "batch": 1}
                 assert again.origin.path == bundle.absolute()
                 assert again.state()["is_first"].tolist() == [1.0]
 
