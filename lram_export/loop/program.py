@@ -158,7 +158,7 @@ class _Signals:
             loop.waiting = False
             raise Ended
 
-    def swap(self, *_: object) -> None:
+    def swap(self, number: int, _: object) -> None:
         """Let the bundle take over, where there is a loop."""
         if self.loop is not None:
             self.loop.swap(self._bundle)
@@ -167,7 +167,11 @@ class _Signals:
 @contextmanager
 def _signals(bundle: Path) -> Iterator[_Signals]:
     signals = _Signals(bundle)
-    handlers = {signal.SIGTERM: signals.end, signal.SIGINT: signals.end, signal.SIGHUP: signals.swap}
+    handlers: dict[signal.Signals, Callable[[int, object], None]] = {
+        signal.SIGTERM: signals.end,
+        signal.SIGINT: signals.end,
+        signal.SIGHUP: signals.swap,
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield signals
