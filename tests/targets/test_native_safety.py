@@ -119,11 +119,11 @@ def test_both_hold_and_count_the_same(bundle: tuple[Bundle, Any], library: Path)
             state.reset(row)
             envelope.start([row])
             runtime.reset([row])
-        envelope.start(first > 0)
         if random.random() < 0.1:  # also where an episode starts in this step
             held = random.normal(scale=0.5, size=spec.outputs[0].shape).astype(np.float32)
             state.hold(held)
             envelope.hold(held, range(ROWS))
+        envelope.start(first > 0, with_this_step=True)
         expected = {t.name: np.array(v) for t, v in zip(spec.outputs, runtime.step(*inputs), strict=True)}
         envelope.apply(expected)
         for tensor, found in zip(spec.outputs, state.step(inputs), strict=True):
