@@ -1,4 +1,7 @@
-"""When the next tick of a control loop is due. Missed deadlines are counted and left out, never made up for."""
+"""When the next tick of a control loop is due. Missed deadlines are counted and left out, never made up for.
+
+Another clock, such as a simulation's, is a subclass with other :meth:`Clock.now` and :meth:`Clock.sleep`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,11 @@ class Clock:
         """Seconds since some moment."""
         return time.perf_counter()
 
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        """Let so many of them pass."""
+        time.sleep(seconds)
+
     def start(self) -> None:
         """The first tick is now."""
         self._due = self.now()
@@ -39,7 +47,7 @@ class Clock:
         self._due += self.period
         now = self.now()
         if now < self._due:
-            time.sleep(self._due - now)
+            self.sleep(self._due - now)
             now = self.now()
             if now < self._due + self.period:
                 return 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,15 +77,22 @@ class Loop:
         waiting: whether it waits for the robot to be read.
     """
 
-    def __init__(self, policy: Policy, robot: Robot, options: LoopOptions, notifier: Notifier | None = None) -> None:
-        """The loop closes the robot, whatever happens, but not the policy."""
+    def __init__(
+        self,
+        policy: Policy,
+        robot: Robot,
+        options: LoopOptions,
+        notifier: Notifier | None = None,
+        clock: Callable[[float], Clock] = Clock,
+    ) -> None:
+        """The loop closes the robot, whatever happens, not the policy. ``clock`` makes one of a period, seconds."""
         self.account, self.waiting = Account(), False
         self._policy, self._robot, self._options = policy, robot, options
         self._notifier = notifier or Notifier()
         self._interface = policy.interface
         self._readings = Readings(policy.spec, policy.interface, options.frozen)
         period = 1 / options.rate
-        self._clock = Clock(period / options.between.ticks)
+        self._clock = clock(period / options.between.ticks)
         self._stale = max((options.bridge + 2) * period, LEAST_STALE)
         # plain flags: a signal handler sets them, which must not wait for a lock that the loop may hold
         self._ending = self._restarting = False
@@ -312,7 +318,7 @@ class Loop:
         LOG.info("step %d: the episode is done; waiting for the next", self.account.steps)
         event = None
         while event != NEW_EPISODE and not (self._restarting or self._ending):
-            time.sleep(min(1 / self._options.rate, LONGEST_NAP))
+            self._clock.sleep(min(1 / self._options.rate, LONGEST_NAP))
             self._notifier.alive()
             event = self._event()
         self._clock.start()
