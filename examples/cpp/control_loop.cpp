@@ -1,55 +1,51 @@
-// A control loop around a bundle: one step per tick, and an account of every deadline.
+// A control loop around a bundle: one step per tick, what fails is bridged, and an account of every deadline.
 //
 //     control_loop reach.lram/native/model.lrn [--rate 200] [--controller-rate 1000 [--between hold|linear]]
+//                  [--bridge 10] [--by coast|hold] [--frozen 0] [--state FILE [--resume]]
 //                  [--seconds 10] [--threads 1] [--realtime] [--fault N]
 //
+// The loop is lram/loop.h, and does what docs/robot.md says; here is what lies around it: options, signals, a robot.
 // The rate is the bundle's, or 200 Hz where it says none; another one is warned of. A controller that is faster is told
 // something at every tick of its own: the same action again, or on a straight line to the policy's next one.
 //
-// A tick's deadline is the next tick. After an overrun the loop goes on at the next tick that is still to come: missed
-// ticks are skipped, never made up for in a bunch. Where a step fails, the last action is held, but not for more than
-// 20 steps in a row: then the loop ends, and a robot would have to halt. Ctrl-C ends it, and so do the seconds; either
-// way it says how it went. --realtime asks for SCHED_FIFO and locked memory (see docs/native.md). --fault makes every
-// N-th observation NaN, to see the loop hold.
-#include <lram.h>
+// Ctrl-C and SIGTERM end it, and so do the seconds; either way the motors stop, and it says how it went. SIGHUP lets
+// the file at the same path take over between two steps. --state saves where the run is, --resume goes on from there.
+// --realtime locks memory, and gives this loop alone a processor and SCHED_FIFO (see docs/native.md). --fault makes
+// every N-th observation NaN, to see the loop bridge it.
+#include <lram/loop.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <stdexcept>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "between.h"
-
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using lram::loop::Error;
 
-constexpr int kMostHeld = 20;       // steps in a row
-constexpr double kRate = 200;       // Hz, where nobody says one
-constexpr double kSame = 1e-6;      // how far rates may differ, relatively, and be the same
-constexpr double kMostTicks = 1e4;  // of a controller per step
-
-volatile std::sig_atomic_t stopping = 0;
-
-extern "C" void stop(int) { stopping = 1; }
+constexpr double kRate = 200;   // Hz, where nobody says one
+constexpr double kSame = 1e-6;  // how far rates may differ, relatively, and be the same
 
 struct Options {
   std::string model;
-  double rate = 0;             // Hz; 0: the bundle's
+  lram::loop::Options loop;
   double controller_rate = 0;  // Hz; 0: that of the policy
   std::string between;         // "hold" where it is empty
+  std::string state;
+  bool resume = false;
   double seconds = 10;
   int threads = 1;
   int fault = 0;
@@ -57,252 +53,265 @@ struct Options {
 };
 
 // Stands for your robot: joints that follow what they are told. Here is where sensors and motors go.
-class Robot {
+class Arm : public lram::loop::Robot {
  public:
-  Robot(std::size_t observed, int fault) : joints_(observed, 0.0F), fault_(fault) {}
+  Arm(std::size_t observed, int fault) : joints_(observed, 0.0F), seen_(observed), fault_(fault) {}
 
-  void read(std::vector<float>& observation) {
-    observation = joints_;
-    if (fault_ > 0 && ++reads_ % fault_ == 0) observation[0] = std::nanf("");
+  lram::loop::Reading reset() override {
+    std::fill(joints_.begin(), joints_.end(), 0.0F);
+    return observe();
   }
-
-  void command(const std::vector<float>& action) {
-    for (std::size_t i = 0; i < std::min(action.size(), joints_.size()); ++i) joints_[i] += 0.01F * action[i];
+  lram::loop::Reading observe() override {
+    seen_ = joints_;
+    if (fault_ > 0 && ++reads_ % fault_ == 0) seen_[0] = std::nanf("");
+    return seen_;
   }
+  std::optional<double> act(const lram::loop::Action& action) override {
+    for (std::size_t i = 0; i < std::min(action.size, joints_.size()); ++i) joints_[i] += 0.01F * action.floats()[i];
+    return 0;  // a robot that knows no reward gives std::nullopt
+  }
+  void stop() override {}  // hold the brakes, go to a safe pose
+  void close() override {}
 
  private:
   std::vector<float> joints_;
+  std::vector<float> seen_;
   int fault_;
   std::int64_t reads_ = 0;  // an int would overflow within months
 };
 
-void check(lram_status status) {
-  if (status != LRAM_OK) throw std::runtime_error(lram_last_error());
+// ---- signals ---------------------------------------------------------------------------------------------------
+
+std::atomic<lram::loop::Loop*> looping{nullptr};
+std::atomic<bool> ending{false};
+
+extern "C" void end(int) {
+  ending = true;
+  if (lram::loop::Loop* loop = looping) loop->end();
 }
 
-// One robot's model and state, with the return-to-go that the library leaves to its caller.
-class Policy {
+// SIGHUP alone.
+sigset_t hangups() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGHUP);
+  return set;
+}
+
+// A thread that lets the file at the policy's path take over where SIGHUP asks for it. Made before the loop gets its
+// priority and its processor, so that it has neither.
+class Swapper {
  public:
-  Policy(const std::string& path, const lram_options& options) {
-    lram_model* model = nullptr;
-    check(lram_open(path.c_str(), &options, &model));
-    model_.reset(model);
-    check(lram_describe(model, &about_));
-    if (about_.observation != LRAM_VECTOR || about_.action != LRAM_CONTINUOUS || about_.reward_scale <= 0)
-      throw std::runtime_error(path + ": expected a bundle with vector observations and continuous actions");
-    lram_state* state = nullptr;
-    check(lram_state_create(model, 1, &state));  // one row, whatever batch was exported
-    state_.reset(state);
-    action_.resize(about_.action_size);
-    start_episode();
+  explicit Swapper(lram::loop::Policy& policy) : policy_(policy), path_(policy.path()) {
+    thread_ = std::thread([this] { wait(); });
   }
-
-  const lram_description& about() const { return about_; }
-
-  void start_episode() {
-    is_first_ = 1;
-    reward_ = 0;
-    return_to_go_ = about_.target_return / about_.reward_scale;
+  ~Swapper() {
+    over_ = true;
+    pthread_kill(thread_.native_handle(), SIGHUP);
+    while (!gone_) {  // a swap that waits for a step takes place all the same
+      policy_.take_over();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    thread_.join();
   }
-
-  // After a step, where its reward is known. Without, the return-to-go stays where it is.
-  void reward(float value) {
-    return_to_go_ -= value / about_.reward_scale;
-    if (about_.feedback == LRAM_REWARD_OBSERVED) reward_ = value / about_.reward_scale;
-  }
-
-  // False where the step failed: then the action is the one before.
-  bool act(const std::vector<float>& observation) {
-    const lram_inputs inputs = {observation.data(), &return_to_go_, &reward_, &is_first_};
-    const lram_outputs outputs = {action_.data(), nullptr};
-    if (lram_step(state_.get(), &inputs, &outputs) != LRAM_OK) return false;
-    is_first_ = 0;
-    return true;
-  }
-
-  const std::vector<float>& action() const { return action_; }
+  Swapper(const Swapper&) = delete;
+  Swapper& operator=(const Swapper&) = delete;
 
  private:
-  struct Close {
-    void operator()(lram_model* model) const { lram_close(model); }
-    void operator()(lram_state* state) const { lram_state_free(state); }
-  };
+  void wait() {
+    const sigset_t waited_for = hangups();
+    int number = 0;
+    while (sigwait(&waited_for, &number) == 0 && !over_) swap();
+    gone_ = true;
+  }
+  void swap() {
+    try {
+      const bool kept = policy_.swap(path_);
+      std::fprintf(stderr, "%s: runs now%s\n", path_.c_str(), kept ? "" : "; of other weights, so it starts anew");
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "warning: not swapped, the loop goes on as it was: %s\n", error.what());
+    }
+  }
 
-  std::unique_ptr<lram_model, Close> model_;
-  std::unique_ptr<lram_state, Close> state_;  // after the model, so that it is freed before
-  lram_description about_ = {};
-  std::vector<float> action_;
-  float return_to_go_ = 0;
-  float reward_ = 0;
-  float is_first_ = 1;
+  lram::loop::Policy& policy_;
+  std::string path_;
+  std::atomic<bool> over_{false};
+  std::atomic<bool> gone_{false};
+  std::thread thread_;
 };
 
-// Counts durations in steps of 5 microseconds, up to 100 milliseconds, without allocating.
-class Histogram {
- public:
-  void add(Clock::duration duration) {
-    const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
-    const auto bucket = static_cast<std::size_t>(std::max<std::int64_t>(micros, 0) / kWidth);
-    ++counts_[std::min(bucket, counts_.size() - 1)];
-    ++total_;
-    max_ = std::max(max_, duration);
-  }
-
-  void print(const char* what) const {
-    std::printf("%-24s p50 %.3f ms, p99 %.3f ms, max %.3f ms\n", what, quantile(0.50), quantile(0.99),
-                std::chrono::duration<double, std::milli>(max_).count());
-  }
-
- private:
-  // The upper edge of the bucket.
-  double quantile(double share) const {
-    std::uint64_t wanted = static_cast<std::uint64_t>(std::ceil(share * static_cast<double>(total_)));
-    std::size_t bucket = 0;
-    while (bucket + 1 < counts_.size() && wanted > counts_[bucket]) wanted -= counts_[bucket++];
-    return static_cast<double>((bucket + 1) * kWidth) / 1000;
-  }
-
-  static constexpr std::size_t kWidth = 5;
-  std::array<std::uint64_t, 20000> counts_ = {};
-  std::uint64_t total_ = 0;
-  Clock::duration max_{0};
-};
+// ---- options ---------------------------------------------------------------------------------------------------
 
 Options parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    const auto number = [&] {
-      char* end = nullptr;
-      const double value = i + 1 < argc ? std::strtod(argv[++i], &end) : 0;
-      if (end == nullptr || *end != '\0' || !(value >= 1e-3 && value <= 1e8))  // no time overflows
-        throw std::runtime_error(name + ": expected a positive number, from 0.001 to 100000000");
+    const auto text = [&] { return std::string(i + 1 < argc ? argv[++i] : ""); };
+    const auto number = [&](double least, const char* expected) {
+      char* after = nullptr;
+      const double value = i + 1 < argc ? std::strtod(argv[++i], &after) : 0;
+      if (after == nullptr || *after != '\0' || !(value >= least && value <= 1e8))  // no time overflows
+        throw Error(name + ": expected " + expected + " to 100000000");
+      return value;
+    };
+    const auto positive = [&] { return number(1e-3, "a positive number, from 0.001"); };
+    const auto count = [&] {
+      const double value = number(0, "a whole number, from 0");
+      if (value != std::floor(value)) throw Error(name + ": expected a whole number");
+      return static_cast<std::uint64_t>(value);
+    };
+    const auto one_of = [&](const std::string& one, const std::string& other) {
+      const std::string value = text();
+      if (value != one && value != other) throw Error(name + ": expected " + one + " or " + other + ", got " + value);
       return value;
     };
     if (name == "--rate")
-      options.rate = number();
+      options.loop.rate = positive();
     else if (name == "--controller-rate")
-      options.controller_rate = number();
+      options.controller_rate = positive();
     else if (name == "--between")
-      options.between = i + 1 < argc ? argv[++i] : "";
+      options.between = one_of("hold", "linear");
+    else if (name == "--bridge")
+      options.loop.bridge = count();
+    else if (name == "--by")
+      options.loop.by = one_of("coast", "hold") == "hold" ? lram::loop::By::hold : lram::loop::By::coast;
+    else if (name == "--frozen")
+      options.loop.frozen = count();
+    else if (name == "--state")
+      options.state = text();
+    else if (name == "--resume")
+      options.resume = true;
     else if (name == "--seconds")
-      options.seconds = number();
+      options.seconds = positive();
     else if (name == "--threads")
-      options.threads = static_cast<int>(number());
+      options.threads = static_cast<int>(positive());
     else if (name == "--fault")
-      options.fault = static_cast<int>(number());
+      options.fault = static_cast<int>(positive());
     else if (name == "--realtime")
       options.realtime = true;
     else if (name.rfind("--", 0) == 0 || !options.model.empty())
-      throw std::runtime_error(name + ": unknown argument");
+      throw Error(name + ": unknown argument");
     else
       options.model = name;
   }
-  if (options.model.empty()) throw std::runtime_error("MODEL: expected the path of a native/model.lrn");
-  if (!options.between.empty() && options.between != "hold" && options.between != "linear")
-    throw std::runtime_error("--between: expected hold or linear, got " + options.between);
-  if (!options.between.empty() && options.controller_rate == 0)
-    throw std::runtime_error("--between: only with --controller-rate");
+  if (options.model.empty()) throw Error("MODEL: expected the path of a native/model.lrn");
+  if (!options.between.empty() && options.controller_rate == 0) throw Error("--between: only with --controller-rate");
+  if (options.resume && options.state.empty()) throw Error("--resume: only with --state, the file to go on from");
   return options;
 }
 
-// Before the model is opened: its threads inherit priority and processors from this one.
+// How often the controller is told something per step of the policy.
+int ticks_per_step(double rate, double controller_rate) {
+  const double ratio = controller_rate > 0 ? controller_rate / rate : 1;
+  const double ticks = std::round(ratio);
+  if (!(ticks >= 1 && ticks <= lram::loop::kMostTicks) || std::abs(ratio - ticks) > kSame * ticks) {
+    std::array<char, 160> line = {};
+    std::snprintf(line.data(), line.size(),
+                  "--controller-rate: expected a whole multiple of the policy's %g Hz, got %g Hz", rate,
+                  controller_rate);
+    throw Error(line.data());
+  }
+  return static_cast<int>(ticks);
+}
+
+lram::loop::Options loop_options(const Options& options, const lram::loop::Policy& policy) {
+  lram::loop::Options chosen = options.loop;
+  const double trained = policy.rate();  // 0: the bundle does not say
+  if (chosen.rate == 0) chosen.rate = trained > 0 ? trained : kRate;
+  if (trained > 0 && std::abs(chosen.rate - trained) > kSame * trained)
+    std::fprintf(stderr, "warning: %s was trained at %g Hz, controlled at %g Hz\n", options.model.c_str(), trained,
+                 chosen.rate);
+  chosen.ticks = ticks_per_step(chosen.rate, options.controller_rate);
+  chosen.linear = options.between == "linear";
+  return chosen;
+}
+
+// ---- the program -----------------------------------------------------------------------------------------------
+
+// For the thread that calls, once all others are made: they inherit neither its processor nor its priority.
 void ask_for_real_time() {
+  if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) std::perror("mlockall, going on without");
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(static_cast<std::size_t>(std::max(sched_getcpu(), 0)), &here);
+  if (sched_setaffinity(0, sizeof here, &here) != 0) std::perror("sched_setaffinity, going on without");
   sched_param priority = {};
   priority.sched_priority = 80;
   if (sched_setscheduler(0, SCHED_FIFO, &priority) != 0) std::perror("SCHED_FIFO, going on without");
-  if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) std::perror("mlockall, going on without");
 }
 
-// How often the controller is told something per step of the policy.
-std::int64_t ticks_per_step(const Options& options, double rate) {
-  const double ratio = options.controller_rate > 0 ? options.controller_rate / rate : 1;
-  const double ticks = std::round(ratio);
-  if (!(ticks >= 1 && ticks <= kMostTicks) || std::abs(ratio - ticks) > kSame * ticks) {
-    std::array<char, 160> text = {};
-    std::snprintf(text.data(), text.size(),
-                  "--controller-rate: expected a whole multiple of the policy's %g Hz, got %g Hz", rate,
-                  options.controller_rate);
-    throw std::runtime_error(text.data());
+void end_after(double seconds) {
+  itimerval timer = {};
+  timer.it_value.tv_sec = static_cast<time_t>(seconds);
+  timer.it_value.tv_usec = std::max<suseconds_t>(static_cast<suseconds_t>(1e6 * (seconds - std::floor(seconds))), 1);
+  setitimer(ITIMER_REAL, &timer, nullptr);
+}
+
+bool resumed(lram::loop::Policy& policy, const std::string& file) {
+  const bool found = policy.load(file);
+  if (!found) std::fprintf(stderr, "warning: --resume: %s: not there yet; an episode begins\n", file.c_str());
+  return found;
+}
+
+void save(const lram::loop::Policy& policy, const std::string& file) {
+  try {
+    policy.save(file);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "warning: --state: %s\n", error.what());
   }
-  return static_cast<std::int64_t>(ticks);
 }
 
 int run(const Options& options) {
-  if (options.realtime) ask_for_real_time();
   lram_options engine;
   lram_options_init(&engine);
   engine.threads = options.threads;
-  Policy policy(options.model, engine);
-  Robot robot(policy.about().observation_size, options.fault);
-  std::vector<float> observation(policy.about().observation_size);
-  const double trained = policy.about().rate;  // 0: the bundle does not say
-  const double rate = options.rate > 0 ? options.rate : trained > 0 ? trained : kRate;
-  Between between(ticks_per_step(options, rate), options.between == "linear", policy.about().action_size);
-  const double ticks_per_second = rate * static_cast<double>(between.ticks());
-  if (trained > 0 && std::abs(rate - trained) > kSame * trained)
-    std::fprintf(stderr, "warning: %s was trained at %g Hz, controlled at %g Hz\n", options.model.c_str(), trained,
-                 rate);
-  std::printf("%s kernels, %d threads, %g Hz", policy.about().isa, policy.about().threads, rate);
-  if (between.ticks() > 1)
-    std::printf(", actions at %g Hz (%s)", ticks_per_second,
-                options.between.empty() ? "hold" : options.between.c_str());
-  std::printf("\n");
+  lram::loop::Policy policy(options.model, &engine);
+  const lram_description& about = policy.about();
+  if (about.observation != LRAM_VECTOR || policy.observations().size() != 1 || about.action != LRAM_CONTINUOUS)
+    throw Error(options.model + ": expected a bundle with vector observations and continuous actions");
+  const lram::loop::Options chosen = loop_options(options, policy);
+  lram::loop::Loop loop(policy, chosen);
+  policy.warm_up();
+  lram::loop::Around around;
+  if (options.resume) around.resumed = resumed(policy, options.state);
+  std::array<char, 80> faster = {};
+  if (chosen.ticks > 1)
+    std::snprintf(faster.data(), faster.size(), ", actions at %g Hz (%s)", chosen.rate * chosen.ticks,
+                  chosen.linear ? "linear" : "hold");
+  std::printf("%s kernels, %d threads, %g Hz%s\n", about.isa, about.threads, chosen.rate, faster.data());
 
-  Histogram awake;
-  Histogram done;
-  std::int64_t steps = 0;
-  std::int64_t missed = 0;   // actions that came after the next tick
-  std::int64_t skipped = 0;  // ticks without an action
-  std::int64_t held = 0;
-  int held_in_a_row = 0;
-  bool acted = false;
-  std::int64_t place = 0;  // of this tick among those of a step
-  std::string problem;
-  const auto period = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 / ticks_per_second));
-  auto tick = Clock::now() + period;
-  const auto end = tick + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds));
-  while (stopping == 0 && tick < end) {
-    std::this_thread::sleep_until(tick);
-    awake.add(Clock::now() - tick);
-    if (place == 0) {
-      ++steps;
-      robot.read(observation);
-      if (policy.act(observation)) {
-        acted = true;
-        held_in_a_row = 0;
-      } else {
-        if (held++ == 0) problem = lram_last_error();
-        if (++held_in_a_row > kMostHeld)
-          throw std::runtime_error(std::string("no action any more: ") + lram_last_error());
-      }
-      if (acted) between.aim(policy.action());  // after a failure the last one
+  std::string stopped;
+  {
+    const Swapper swapper(policy);
+    if (options.realtime) ask_for_real_time();
+    Arm robot(policy.observations()[0].size, options.fault);
+    looping = &loop;
+    end_after(options.seconds);
+    if (ending) loop.end();
+    try {
+      lram::loop::run(loop, robot, around);
+    } catch (const lram::loop::SafeStop& stop) {
+      stopped = stop.what();
     }
-    if (acted) robot.command(between.at(place));  // before the first action none
-    const auto took = Clock::now() - tick;
-    if (place == 0) done.add(took);
-    const std::int64_t late = took / period;
-    missed += late > 0 ? 1 : 0;
-    skipped += late;
-    tick += period * (late + 1);
-    place += late + 1;
-    if (place >= between.ticks()) place = 0;  // also where a step's time is over: the next one is taken then
+    looping = nullptr;
   }
-
-  std::printf("%lld steps, %lld deadlines missed, %lld ticks skipped, %lld actions held\n",
-              static_cast<long long>(steps), static_cast<long long>(missed), static_cast<long long>(skipped),
-              static_cast<long long>(held));
-  awake.print("from tick to awake");
-  done.print("from tick to action");
-  if (held > 0) std::printf("first held: %s\n", problem.c_str());
-  return 0;
+  if (!options.state.empty()) save(policy, options.state);  // the motors have stopped
+  const lram::loop::Account& account = loop.account();
+  std::printf("%llu steps: %s\n", static_cast<unsigned long long>(account.steps), account.text().c_str());
+  std::printf("from tick to awake: at most %.3f ms\n", 1000 * account.overslept);
+  const std::string held_back = policy.held_back();
+  if (!held_back.empty()) std::printf("%s\n", held_back.c_str());
+  if (stopped.empty()) return 0;
+  std::fprintf(stderr, "error: %s\n", stopped.c_str());
+  return 1;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGINT, stop);
-  std::signal(SIGTERM, stop);
+  for (const int number : {SIGINT, SIGTERM, SIGALRM}) std::signal(number, end);
+  const sigset_t waited_for = hangups();
+  pthread_sigmask(SIG_BLOCK, &waited_for, nullptr);  // in all threads, before there are others
   try {
     return run(parse(argc, argv));
   } catch (const std::exception& error) {

@@ -19,8 +19,7 @@
 #include <limits>
 #include <new>
 
-#include "interface_writer.h"
-#include "testing.h"
+#include "loop_robots.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -104,6 +103,73 @@ void for_each_kind(int threads, Check check) {
   held.said = interface_of(50, {{"action", true, {element("", "N*m", -1, 1, 0.5F, 0)}, 2}});
   const TemporaryFile file(make_artifact(held));
   check(open_model(file, "", threads));
+}
+
+// A loop as somebody else's controller calls it, prepared: good readings and such as are bridged, episodes, actions
+// that were not sent, lines between two actions.
+class Controller {
+ public:
+  explicit Controller(const TemporaryFile& file)
+      : policy(file.path()),
+        loop(policy, options()),
+        reading(policy.observations()[0].size, 0.5F),
+        spoilt(reading),
+        held(policy.action().size) {
+    spoilt[0] = NAN;
+  }
+
+  bool run() {
+    bool fine = true;
+    for (int step = 0; step < 40; ++step) {
+      if (step % 20 == 0) loop.begin(held.data());
+      for (int tick = 0; tick < 4; ++tick) {
+        now += 0.005;
+        reading[0] += 0.01F;
+        const auto told = step % 7 == 3   ? loop.update(now, spoilt)
+                          : step % 7 == 5 ? loop.update(now, lram::loop::Reading::missing("late"))
+                                          : loop.update(now, reading);
+        fine = fine && !told.stop && told.action != nullptr;
+        if (step % 5 == 4) loop.not_sent("bus is busy");
+        loop.reward(0.25);
+      }
+      loop.took(0.001);
+    }
+    return fine && loop.account().bridged > 0 && loop.account().of(lram::loop::Fault::not_sent) > 0;
+  }
+
+ private:
+  static lram::loop::Options options() {
+    lram::loop::Options chosen;
+    chosen.rate = 50;
+    chosen.ticks = 4;
+    chosen.linear = true;
+    chosen.frozen = 3;
+    return chosen;
+  }
+
+ public:
+  lram::loop::Policy policy;
+  lram::loop::Loop loop;
+  Numbers reading;
+  Numbers spoilt;
+  Numbers held;
+  double now = 0;
+};
+
+std::vector<std::vector<std::uint8_t>> loop_programs() {
+  return {network(LRAM_REWARD_OBSERVED), network(LRAM_REWARD_NONE), follower(0.5F)};
+}
+
+// Whether a call succeeds in a process that may not call the kernel.
+template <class Call>
+bool runs_without_the_kernel(Call call) {
+  const auto child = static_cast<pid_t>(syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
+  if (child == 0) {  // not by fork(): the model is to be used in the child, which its one thread allows
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) syscall(SYS_exit, 2);
+    syscall(SYS_exit, call() ? 0 : 1);  // any other call than this one ends the process with SIGKILL
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 double processor_seconds() {
@@ -200,6 +266,27 @@ TEST(no_step_allocates) {
     });
 }
 
+TEST(no_step_of_a_loop_allocates) {
+  if (!kCountsAllocations) SKIP("allocations are counted with glibc and without sanitizers");
+  for (const std::vector<std::uint8_t>& program : loop_programs()) {
+    const TemporaryFile file(program);
+    Controller controller(file);
+    controller.policy.warm_up();
+    const long start = allocations.load();
+    CHECK(controller.run());
+    CHECK(allocations.load() == start);
+  }
+}
+
+TEST(no_step_of_a_loop_calls_the_kernel) {
+  if (kSanitized || emulated()) SKIP("system calls are also the sanitizer's or the emulator's");
+  for (const std::vector<std::uint8_t>& program : loop_programs()) {
+    const TemporaryFile file(program);
+    Controller controller(file);
+    CHECK(runs_without_the_kernel([&] { return controller.run(); }));
+  }
+}
+
 TEST(no_step_meets_a_page_fault) {
   if (kSanitized || emulated()) SKIP("page faults are also the sanitizer's or the emulator's");
   for (const int threads : {1, 2})
@@ -220,14 +307,7 @@ TEST(no_step_calls_the_kernel) {
   if (kSanitized || emulated()) SKIP("system calls are also the sanitizer's or the emulator's");
   for_each_kind(1, [](const ModelPointer& model) {
     Loop loop(model, 2);
-    const auto child = static_cast<pid_t>(syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
-    if (child == 0) {  // not by fork(): the model is to be used in the child, which its one thread allows
-      if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) syscall(SYS_exit, 2);
-      syscall(SYS_exit, loop.run() ? 0 : 1);  // any other call than this one ends the process with SIGKILL
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(runs_without_the_kernel([&] { return loop.run(); }));
   });
 }
 
