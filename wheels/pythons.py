@@ -68,7 +68,7 @@ def check_headers(headers: Path, build: Build, compiler: Path, environment: dict
     minor = f"-DLRAM_PYTHON_MINOR={build.python.partition('.')[2]}"
     with TemporaryDirectory() as folder:  # zig fails where it is asked for the syntax alone
         options = [f"-I{headers}", "-std=c++17", "-c", str(FITS), "-o", str(Path(folder) / "fits.o")]
-        command = [str(compiler), f"--target={build.target}", minor, *options]
+        command = [str(compiler), f"--target={build.library.target}", minor, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()

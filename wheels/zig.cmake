@@ -5,7 +5,7 @@ set(CMAKE_SYSTEM_PROCESSOR $ENV{LRAM_MACHINE})
 set(CMAKE_CXX_COMPILER ${CMAKE_CURRENT_LIST_DIR}/zig-c++)
 set(CMAKE_CXX_COMPILER_TARGET $ENV{LRAM_TARGET})
 # stdio: nanobind 3.1 uses stderr, which neither libc++ nor the headers of the stable ABI bring by themselves
-set(CMAKE_CXX_FLAGS_INIT "-include stdio.h -include ${CMAKE_CURRENT_LIST_DIR}/cpu_supports.h")
+set(CMAKE_CXX_FLAGS_INIT "-include stdio.h")
 # its archiver writes the index itself
 foreach(of CMAKE CMAKE_CXX_COMPILER)
   set(${of}_AR ${CMAKE_CURRENT_LIST_DIR}/zig-ar)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from wheels import build, pythons
-from wheels.check import check_wheel, problems
-from wheels.matrix import KERNELS, Build, WheelError, builds
+from wheels import build, licences, pythons
+from wheels.check import check_library, check_wheel, problems
+from wheels.matrix import KERNELS, Build, Library, WheelError, builds
+from wheels.packing import pack
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,16 +37,6 @@ def test_the_suffix_of_a_module_is_the_machines_it_is_for() -> None:
 def test_every_kernel_of_the_engine_is_looked_for() -> None:
     sources = {path.stem.removeprefix("isa_") for path in (ROOT / "kernels/native/src/kernels").glob("isa_*.cpp")}
     assert {name for names in KERNELS.values() for name in names} == sources
-
-
-def test_every_question_the_engine_asks_of_a_processor_has_an_answer() -> None:
-    asked = {
-        name
-        for path in (ROOT / "kernels" / "native" / "src").rglob("*.cpp")
-        for name in re.findall(r'__builtin_cpu_supports\("(\w+)"\)', path.read_text(encoding="utf-8"))
-    }
-    answered = re.findall(r'same\(name, "(\w+)"\)', (ROOT / "wheels" / "cpu_supports.h").read_text(encoding="utf-8"))
-    assert asked <= set(answered)
 
 
 def headers(folder: Path, version: tuple[int, int]) -> Path:
@@ -134,7 +126,95 @@ class TestFinishedWheels:
         monkeypatch.setattr("wheels.check.problems_of_engine", lambda *_: ())
         found = wheel(tmp_path, self.build, **{"_native.abi3.so": b"\0/home/me/lram/api.cpp\0"})
         places = (Path("/home/me"), Path("/home/you"))
-        assert list(problems(found, self.build, places)) == ["lram_export/_native.abi3.so names /home/me, a place here"]
+        (problem,) = (each for each in problems(found, self.build, places) if "licence" not in each)
+        assert problem == "lram_export/_native.abi3.so names /home/me, a place here"
+
+    def test_one_without_the_licences_of_what_is_in_it_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("wheels.check.problems_of_engine", lambda *_: ())
+        found = wheel(tmp_path, self.build, **{"_native.abi3.so": b""})
+        missing = [f"the licence of {name} is not in it" for name in (*licences.ZIG, *licences.PYTHON)]
+        assert list(problems(found, self.build, ())) == missing and "the licence of nanobind is not in it" in missing
+        with zipfile.ZipFile(found, "a") as archive:
+            archive.writestr("lram_export-0.1.0.dist-info/METADATA", "Name: lram-export\n\nText\n")
+            archive.writestr("lram_export-0.1.0.dist-info/RECORD", "lram_export-0.1.0.dist-info/METADATA,sha256=x,1\n")
+        (licensed := tmp_path / "licensed").mkdir()
+        texts = dict.fromkeys((*licences.ZIG, *licences.PYTHON), b"As you like\n")
+        licences.add(found, texts, licensed / found.name)
+        assert not list(problems(licensed / found.name, self.build, ()))
+        with zipfile.ZipFile(licensed / found.name) as archive:
+            record = archive.read("lram_export-0.1.0.dist-info/RECORD").decode().splitlines()
+            metadata = archive.read("lram_export-0.1.0.dist-info/METADATA").decode()
+        assert metadata.startswith("Name: lram-export\nLicense-File: libc++.txt\n") and metadata.endswith("\n\nText\n")
+        assert len([line for line in record if "METADATA," in line]) == 1 and "sha256=x" not in "".join(record)
+        assert len([line for line in record if "/licenses/" in line]) == len(texts)
+
+
+class TestLicences:
+    def test_they_are_those_of_the_packages_that_built_it(self, tmp_path: Path) -> None:
+        for place in licences.ZIG.values():
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_text(f"of {place}")
+        assert licences.of_zig(tmp_path)["libunwind"] == b"of lib/libunwind/LICENSE.TXT"
+        (tmp_path / "LICENSE").unlink()
+        with pytest.raises(WheelError, match=r"LICENSE: the licence of what is compiled in is not there"):
+            licences.of_zig(tmp_path)
+
+    def test_that_of_the_hash_map_stands_in_its_header(self, tmp_path: Path) -> None:
+        with pytest.raises(WheelError, match="expected one nanobind with its licence, found 0"):
+            licences.of_nanobind(tmp_path)
+        text = tmp_path / "nanobind-3.1.0.dist-info" / "licenses" / "LICENSE"
+        header = tmp_path / "nanobind" / "ext" / "robin_map" / "include" / "tsl" / "robin_map.h"
+        for path, content in ((text, "BSD"), (header, "/**\n * MIT\n *\n * Permission is hereby granted\n */\n#if")):
+            path.parent.mkdir(parents=True)
+            path.write_text(content)
+        found = licences.of_nanobind(tmp_path)
+        assert found == {"nanobind": b"BSD", "robin-map": b"MIT\n\nPermission is hereby granted\n"}
+        header.write_text("#pragma once")
+        with pytest.raises(WheelError, match=r"expected a licence at the head of nanobind's robin_map\.h, found none"):
+            licences.of_nanobind(tmp_path)
+
+
+class TestLibrary:
+    def installed(self, folder: Path) -> Path:
+        config = folder / "lib" / "cmake" / "lram" / "lramConfigVersion.cmake"
+        config.parent.mkdir(parents=True)
+        config.write_text('set(PACKAGE_VERSION "0.1.0")\n')
+        (folder / "lib" / "liblram.so.0.1.0").write_bytes(b"library")
+        (folder / "lib" / "liblram.so").symlink_to("liblram.so.0.1.0")
+        return folder
+
+    def test_it_is_packed_with_examples_and_licences(self, tmp_path: Path) -> None:
+        path = pack(self.installed(tmp_path / "installed"), Library("aarch64"), {"zig": b"MIT"}, tmp_path)
+        assert path.name == "liblram-0.1.0-manylinux2014_aarch64.tar.gz"
+        with tarfile.open(path) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+            assert (
+                archive.getmember("liblram-0.1.0-manylinux2014_aarch64/lib/liblram.so").linkname == "liblram.so.0.1.0"
+            )
+        share = {"licenses/LICENSE", "licenses/zig.txt", "examples/c/run_bundle.c", "examples/cpp/control_loop.cpp"}
+        assert {f"share/lram/{name}" for name in share} <= names
+
+    def test_the_same_content_gives_the_same_archive(self, tmp_path: Path) -> None:
+        packed = []
+        for name in ("a", "b"):
+            (folder := tmp_path / name / "out").mkdir(parents=True)
+            packed.append(pack(self.installed(tmp_path / name / "in"), Library("x86_64"), {"zig": b"MIT"}, folder))
+        assert packed[0].read_bytes() == packed[1].read_bytes()
+
+    def test_none_and_one_that_names_a_place_here_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        with pytest.raises(WheelError, match=r"expected one lib/liblram\.so\.VERSION, found 0"):
+            check_library(tmp_path, Library("x86_64"), ())
+        for looks in ("problems_of_engine", "problems_of_links"):
+            monkeypatch.setattr(f"wheels.check.{looks}", lambda *_: ())
+        folder = self.installed(tmp_path / "installed")
+        check_library(folder, Library("x86_64"), (Path("/home/me"),))
+        (folder / "lib" / "lram.pc").write_text("prefix=/home/me/lram")
+        with pytest.raises(WheelError, match=r"lram\.pc names /home/me, a place here"):
+            check_library(folder, Library("x86_64"), (Path("/home/me"),))
 
 
 class TestCommandLine:

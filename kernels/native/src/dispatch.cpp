@@ -9,7 +9,7 @@
 #if defined(__aarch64__)
 #include <sys/auxv.h>
 #elif defined(__x86_64__)
-#include <cpuid.h>
+#include "processor.h"
 #endif
 
 namespace lram {
@@ -30,24 +30,12 @@ extern const Kernels kernels_neon;
 namespace {
 
 #if defined(__x86_64__)
-// What the builtin of some compilers has no name for. It is asked for AVX2 as well, which tells that the operating
-// system saves the registers.
-bool has_f16c() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1U << 29)) != 0;
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+bool has_avx2() { return Processor::here().avx2; }
 #if defined(LRAM_AVX2VNNI)
-bool has_avx2vnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1U << 4)) != 0;
-}
+bool has_avx2vnni() { return Processor::here().avx_vnni; }
 #endif
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_avx512() { return Processor::here().avx512; }
+bool has_avx512vnni() { return Processor::here().avx512_vnni; }
 #elif defined(__aarch64__)
 bool has_neondot() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }  // HWCAP_ASIMDDP
 #endif
