@@ -25,9 +25,17 @@ def to_numpy(name: str, value: object) -> NDArray[Any]:
     if isinstance(value, str | bytes | bytearray):  # numpy would read the numbers of its letters
         raise ValueError(f"{name}: expected numbers, got {short(value)}")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except Exception as error:  # who is asked for an __array__ raises whatever it likes
         raise ValueError(f"{name}: {_why(value, error)}") from None
+    if array is not value and is_ragged(array):
+        raise ValueError(f"{name}: {_ragged(value)}")
+    return array
+
+
+def is_ragged(array: NDArray[Any]) -> bool:
+    """Whether numpy before 1.24 made this of lists that differ in length; later ones raise ValueError themselves."""
+    return array.dtype.kind == "O" and any(_has_parts(element) for element in array.flat)
 
 
 def numbers(name: str, value: object, *, missing: bool = False) -> NDArray[np.float64]:
@@ -76,10 +84,18 @@ def _why(value: object, error: Exception) -> str:
         calls = f"{'.detach()' if graded else ''}{'.cpu()' if device != 'cpu' else ''}"
         return f"expected numbers that numpy can read, got a tensor {found}; pass its {calls}"
     if "inhomogeneous" in str(error):
-        return f"expected an array, got a {type(value).__name__} whose parts differ in length"
+        return _ragged(value)
     reason = describe(error)
     reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
     return f"expected numbers that numpy can read, got {type(value).__name__}: {reason}"
+
+
+def _ragged(value: object) -> str:
+    return f"expected an array, got a {type(value).__name__} whose parts differ in length"
+
+
+def _has_parts(value: object) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _tensor_in(value: object) -> object | None:

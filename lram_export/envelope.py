@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lram_export.arrays import is_ragged
 from lram_export.runtimes.protocol import check_magnitude
 from lram_export.spec.counts import Counts
 from lram_export.spec.interface import FieldInterface, Floats, Interface, Numbers, actions_of, clamped, scaled
@@ -36,6 +37,11 @@ class Envelope:
     def __bool__(self) -> bool:
         """Whether there is anything to count or to hold to."""
         return bool(self._fields)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the actions that are held."""
+        return tuple(self._fields)
 
     def apply(self, outputs: Outputs) -> None:
         """Count what the graph clamped, and make each action in ``outputs`` what the robot may get, in place."""
@@ -126,7 +132,9 @@ class _Action:
         try:
             found = np.asarray(value)
         except ValueError:
-            raise ValueError(f"{expected}, got lists of different lengths") from None
+            found = None
+        if found is None or is_ragged(found):
+            raise ValueError(f"{expected}, got lists of different lengths")
         if found.shape not in (self._shape, (rows, *self._shape)) or found.dtype.kind not in "fiu":
             raise ValueError(f"{expected}, got {found.dtype} of shape {found.shape}")
         with np.errstate(over="ignore"):

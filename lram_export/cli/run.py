@@ -46,6 +46,7 @@ def run(
     """
     from lram_export.policy import load_policy
     from lram_export.rollouts.observations import check_not_overwritten, read_recording, run_recording
+    from lram_export.system.npz import save_npz
 
     check_not_overwritten(observations, output)
     check_output(output, force=force)
@@ -58,7 +59,7 @@ def run(
             result = run_recording(policy, recording, advance)
     with atomic_file(output, force=force) as temporary, temporary.open("wb") as file:
         told = {} if policy.task is None else {"return_to_go": result.return_to_go}
-        np.savez_compressed(file, allow_pickle=False, actions=result.actions, **result.others, **told)
+        save_npz(file, {"actions": result.actions, **result.others, **told})
     median, counts = float(np.median(result.seconds)) * 1e3, policy.counts()
     if as_json:
         held = {name: of.to_json() for name, of in counts.items()}

@@ -70,7 +70,7 @@ def compile_engine(
     path, seconds = None if force else store.find(key), None
     if path is None:
         _check_memory(bundle, gpu, artifact.spec)
-        store.folder.mkdir(exist_ok=True)
+        store.create()
         started = time.monotonic()
         plan = build_engine(
             toolkit,

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from lram_export.bundle.bundle import BUNDLE_SUFFIX, Bundle
-from lram_export.bundle.manifest import MANIFEST_FILE
-from lram_export.deploy.wheel import WheelTags, check_wheel, has_engine, pack_wheel
+from lram_export.bundle.bundle import Bundle
+from lram_export.deploy.archive import PackedFile, check_kit, kit_name, open_archive
+from lram_export.deploy.offline import download
+from lram_export.deploy.robot import Robot
+from lram_export.deploy.wheel import WheelTags, find_wheel, has_engine, pack_wheel
+from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.prediction.predict import process_memory
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import RUNTIMES
 from lram_export.system.files import atomic_file, scratch_directory
 
-KIT_SUFFIX = ".tar.gz"
 TEMPLATES = ("README.txt", "control_loop.py", "install.sh", "lram-control.service.in", "robot.py")
 EXECUTABLE = ("install.sh",)
+RECORDER = "flight"
+"""Extra that every kit installs: its loop can record."""
+SUMS = "SHA256SUMS"
+"""File beside the wheels in a kit, as ``sha256sum --check`` reads it."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class Kit:
         path: the archive.
         target: what its control loop runs.
         targets: all that are packed.
-        wheel: file name of the wheel in it, which says for which machine it is.
-        size, bundle_size: bytes of the archive, and of the bundle in it.
+        wheel: file name of this package's wheel in it, which says for which machine it is.
+        offline: whether all that it needs is in it, too.
+        wheels: all wheels in it.
+        size, bundle_size, wheels_size: bytes of the archive, of the bundle in it, and of the wheels in it.
         memory: bytes a process that runs ``target`` will need (predicted); None where nothing is known of it.
     """
 
@@ -41,8 +46,11 @@ class Kit:
     target: str
     targets: tuple[str, ...]
     wheel: str
+    offline: bool
+    wheels: tuple[PackedFile, ...]
     size: int
     bundle_size: int
+    wheels_size: int
     memory: int | None
 
 
@@ -51,7 +59,9 @@ def write_kit(
     path: str | Path,
     *,
     targets: Sequence[str] = (),
-    wheel: str | Path | None = None,
+    robot: Robot | None = None,
+    dist: str | Path | None = None,
+    offline: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Kit:
@@ -61,24 +71,21 @@ def write_kit(
         bundle: what to deploy; all its files are checked first.
         path: the archive, ``NAME.tar.gz``.
         targets: what to pack; the first runs. Default: `tensorrt` if the bundle has it, else its first.
-        wheel: of this package, built for the robot; default: packed from what is installed here, for `native` with the
-            engine of this Python and kind of processor.
+        robot: what the kit is for; default: a machine like this one.
+        dist: folder with wheels of this package, of which the one that serves the robot is packed; default: packed from
+            what is installed here, for `native` with the engine of this Python and kind of processor.
+        offline: pack the wheels of everything else that the robot installs, so that it needs no network.
         force: replace an archive that exists.
         progress: told about every stage.
 
     Raises:
-        UsageError: the bundle has no such target or is too old, the target cannot be shipped this way, or the wheel is
-            none for it.
+        UsageError: the bundle has no such target or is too old, the target cannot be shipped this way, or there is no
+            wheel for the robot.
         BundleError: the bundle is damaged.
+        LramError: a wheel that the robot needs cannot be had.
     """
-    path, wheel = Path(path), None if wheel is None else Path(wheel)
-    if not path.name.endswith(KIT_SUFFIX):
-        raise UsageError(f"--output: a kit's name ends with {KIT_SUFFIX}, got '{path.name}'")
-    if not bundle.manifest.complete:
-        raise UsageError(
-            f"{bundle.path}: was written before schema version 3, so its manifest lacks what a kit's has to say; "
-            f"export it again"
-        )
+    path, robot = Path(path), robot or Robot.of()
+    check_kit(bundle, path)
     chosen = tuple(dict.fromkeys(targets)) or ("tensorrt" if "tensorrt" in bundle.targets else bundle.targets[0],)
     for target in chosen:
         bundle.artifact(target)
@@ -86,23 +93,36 @@ def write_kit(
         shippable = ", ".join(t for t in bundle.targets if t != "pytorch") or "nothing of it"
         raise UsageError(f"--target: 'pytorch' needs torch; a kit can have: {shippable}")
     engine = "native" in chosen
-    if wheel is not None:
-        check_wheel(wheel, engine=engine)
-    elif engine and not has_engine():
-        raise UsageError(
-            "--target: the engine of 'native' is not installed here; give one built for the robot: --wheel"
-        )
-    kit_name(bundle)
+    extras = ("tensorrt" if chosen[0] == "tensorrt" else RUNTIMES[chosen[0]].extra, RECORDER)
+    found = None if dist is None else find_wheel(Path(dist), robot, engine=engine)
+    if found is None and engine:
+        _check_own_engine(robot)
     with atomic_file(path, force=force) as temporary, scratch_directory() as folder:
         with progress.stage("checking hashes"):
             bundle.check_files()
+        own = found or pack_wheel(folder, engine=engine)
+        wheels = folder / "wheels"
+        wheels.mkdir()
+        if offline:
+            with progress.stage(f"downloading wheels for {robot}"):
+                download(wheels, own, extras, robot)
         with progress.stage("packing"):
             packed = only(bundle, chosen)
-            shipped = wheel or pack_wheel(folder, engine=engine)
-            _pack(packed, chosen[0], shipped, folder, temporary)
+            shipped = [own, *(each for each in sorted(wheels.glob("*.whl")) if each.name != own.name)]
+            contents = tuple(PackedFile.of(each) for each in shipped)
+            memory = predicted_memory(bundle, chosen[0])
+            with open_archive(temporary, kit_name(bundle)) as kit:
+                values = _values(packed, chosen[0], extras, contents, robot if offline else None, memory)
+                for name in TEMPLATES:
+                    kit.template(name, {"NAME": kit.name, **values}, executable=name in EXECUTABLE)
+                for each in shipped:
+                    kit.file(f"wheels/{each.name}", each)
+                kit.text(f"wheels/{SUMS}", "".join(f"{each.sha256}  {each.name}\n" for each in contents))
+                kit.bundle(packed)
     size = sum(entry.size for entry in packed.files())
-    memory = predicted_memory(bundle, chosen[0])
-    return Kit(path, chosen[0], chosen, shipped.name, path.stat().st_size, size, memory)
+    wheels_size = sum(each.size for each in contents)
+    archive_size = path.stat().st_size
+    return Kit(path, chosen[0], chosen, own.name, offline, contents, archive_size, size, wheels_size, memory)
 
 
 def only(bundle: Bundle, targets: Sequence[str]) -> Bundle:
@@ -117,48 +137,42 @@ def predicted_memory(bundle: Bundle, target: str) -> int | None:
     return process_memory(target, entry.precision, entry.weight_bytes, bundle.manifest.spec.state_bytes)
 
 
-def kit_name(bundle: Bundle) -> str:
-    """The bundle's name, which becomes that of a folder and goes into scripts; raises UsageError if it should not."""
-    name = bundle.path.resolve().name.removesuffix(BUNDLE_SUFFIX)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"{bundle.path}: a kit's name has letters, digits, '.', '_' and '-' only; rename the bundle")
-    return name
+def _check_own_engine(robot: Robot) -> None:
+    """Raises UsageError where the engine that is installed here cannot be packed for that robot."""
+    if not has_engine():
+        raise UsageError(
+            "--target: the engine of 'native' is not installed here; give the folder with wheels for the robot: --dist"
+        )
+    here = Robot.of()
+    if (robot.machine, robot.python) != (here.machine, here.python):
+        raise UsageError(
+            f"--target: the engine of 'native' that is installed here is for Python {here.python} on {here.machine}, "
+            f"the robot has Python {robot.python} on {robot.machine}; give the folder with wheels for it: --dist"
+        )
 
 
-def _pack(bundle: Bundle, target: str, wheel: Path, folder: Path, archive: Path) -> None:
-    name = kit_name(bundle)
-    packed = f"{name}/{name}{BUNDLE_SUFFIX}"
-    tags, memory = WheelTags.of(wheel), predicted_memory(bundle, target)
-    values = {
-        "NAME": name,
+def _values(
+    bundle: Bundle,
+    target: str,
+    extras: Sequence[str],
+    wheels: Sequence[PackedFile],
+    robot: Robot | None,
+    memory: int | None,
+) -> dict[str, str]:
+    """What the templates say; ``robot`` is the one that the wheels were downloaded for, if they were."""
+    tags = WheelTags.of(Path(wheels[0].name))
+    listed = "\n".join(f"    {human_bytes(each.size):>9}  {each.name}" for each in wheels)
+    return {
         "TARGET": target,
-        "WHEEL": wheel.name,
-        "PYTHON": tags.version,
-        "MACHINE": tags.machine,
-        "EXTRA": RUNTIMES[target].extra if target != "tensorrt" else "tensorrt",
+        "WHEEL": wheels[0].name,
+        "PYTHON": robot.python if robot else tags.version,
+        "MACHINE": robot.machine if robot else tags.machine,
+        "GLIBC": robot.glibc if robot else "",
+        "OFFLINE": "yes" if robot else "",
+        "EXTRAS": ",".join(extras),
+        "WHEELS": listed,
+        "WHEELS_SIZE": human_bytes(sum(each.size for each in wheels)),
+        "NETWORK": "Nothing else is needed, and no network." if robot else "What they need comes from a package index.",
         "SIZE": f"{sum(entry.size for entry in bundle.files()) / 1e6:.1f} MB",
         "MEMORY": "not known" if memory is None else f"{memory / 1e6:.0f} MB",
     }
-    with tarfile.open(archive, "w:gz", compresslevel=1) as kit:  # weights do not compress
-        for file_name in TEMPLATES:
-            template = files("lram_export").joinpath(f"deploy/templates/{file_name}")
-            text = template.read_text(encoding="utf-8")
-            for key, value in values.items():
-                text = text.replace(f"@{key}@", value)
-            written = folder / template.name
-            written.write_text(text, encoding="utf-8")
-            written.chmod(0o755 if template.name in EXECUTABLE else 0o644)
-            kit.add(written, f"{name}/{template.name}", filter=_anonymous)
-        kit.add(wheel, f"{name}/{wheel.name}", filter=_anonymous)
-        manifest = folder / MANIFEST_FILE
-        manifest.write_text(bundle.manifest.dumps(), encoding="utf-8")
-        kit.add(manifest, f"{packed}/{MANIFEST_FILE}", filter=_anonymous)
-        for entry in bundle.files():
-            kit.add(bundle.path / entry.path, f"{packed}/{entry.path}", filter=_anonymous)
-
-
-def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Nobody's file: the robot has other users."""
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = ""
-    return entry

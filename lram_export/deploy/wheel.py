@@ -1,7 +1,7 @@
 """Packs the installed lram-export into a wheel, so that a kit needs no index that has this package.
 
 Without the compiled engine of the target `native` it is pure Python, for any machine; with it, for this Python and kind
-of processor. A wheel built elsewhere, for another machine, is checked for what a kit needs of it.
+of processor. Of the wheels that were built for other machines the one is found that serves a robot.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+from lram_export.deploy.robot import Robot
 from lram_export.errors import UsageError
 
 PACKAGES = ("lram_export", "lram_export.exporters", "lram_export.runtimes", "lram_export.kernels.tvm")
@@ -46,7 +47,7 @@ class WheelTags:
         parts = path.name.removesuffix(".whl").split("-")
         if path.suffix != ".whl" or len(parts) not in (5, 6):
             raise UsageError(
-                f"--wheel: expected the name of a wheel, NAME-VERSION-PYTHON-ABI-PLATFORM.whl, got '{path.name}'"
+                f"{path}: expected the name of a wheel, NAME-VERSION-PYTHON-ABI-PLATFORM.whl, got '{path.name}'"
             )
         return WheelTags(*parts[-3:])
 
@@ -61,29 +62,57 @@ class WheelTags:
         """What `uname -m` says where it runs: the end of the platform; ``any`` for all."""
         return next((m for m in ("x86_64", "aarch64", "armv7l") if self.platform.endswith(m)), self.platform)
 
+    def serve(self, robot: Robot) -> bool:
+        """Whether that robot can install it."""
+        if self.platform != "any" and not set(self.platform.split(".")) & set(robot.platforms):
+            return False
+        if self.abi == "abi3":
+            return _minor(self.version) <= _minor(robot.python)
+        return self.python in ("py3", robot.interpreter)
+
+
+def _minor(version: str) -> int:
+    return int(version.rstrip("+").partition(".")[2] or 0)
+
 
 def has_engine() -> bool:
     """Whether the engine of the target `native` is installed here, so that it can be packed."""
     return find_spec(ENGINE) is not None
 
 
-def check_wheel(path: Path, *, engine: bool) -> WheelTags:
-    """What a wheel of this package, built for another machine, runs on.
+def find_wheel(folder: Path, robot: Robot, *, engine: bool) -> Path:
+    """The wheel of this package for a robot, among those that `make wheels` or `pip wheel` wrote into a folder.
+
+    One for its very Python goes before one of the stable ABI, and that before a pure one.
 
     Raises:
-        UsageError: no such file, no wheel, of another package or version, or without the engine where it is asked for.
+        UsageError: there is none for it of this version, or none with the engine where it is asked for.
     """
-    tags, version = WheelTags.of(path), distribution("lram-export").version
+    version = distribution("lram-export").version
+    if not folder.is_dir():
+        raise UsageError(f"--dist: {folder}: no such folder; make wheels writes one")
+    found = {path: WheelTags.of(path) for path in sorted(folder.glob(f"lram_export-{version}-*.whl"))}
+    serving = {path: tags for path, tags in found.items() if tags.serve(robot) and (tags.abi != "none" or not engine)}
+    if not serving:
+        what = f"lram-export {version}{' with the engine of target native' if engine else ''}"
+        raise UsageError(f"--dist: {folder}: no wheel of {what} for {robot} in it; make wheels builds them")
+    best = max(serving, key=lambda path: (found[path].abi == robot.interpreter, found[path].abi == "abi3"))
+    check_wheel(best, engine=engine)
+    return best
+
+
+def check_wheel(path: Path, *, engine: bool) -> None:
+    """Raises UsageError: no wheel, of another package or version, or without the engine where it is asked for."""
+    version = distribution("lram-export").version
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--wheel: {path}: not a wheel ({error})") from None
+        raise UsageError(f"--dist: {path}: not a wheel ({error})") from None
     if f"lram_export-{version}.dist-info/METADATA" not in names:
-        raise UsageError(f"--wheel: {path}: expected a wheel of lram-export {version}, the version that packs the kit")
+        raise UsageError(f"--dist: {path}: expected a wheel of lram-export {version}, the version that packs the kit")
     if engine and not any(re.fullmatch(r"lram_export/_native\.[^/]*so", name) for name in names):
-        raise UsageError(f"--wheel: {path}: the engine of target 'native' is not in it (lram_export/_native.*.so)")
-    return tags
+        raise UsageError(f"--dist: {path}: the engine of target 'native' is not in it (lram_export/_native.*.so)")
 
 
 def pack_wheel(directory: Path, *, engine: bool = False) -> Path:

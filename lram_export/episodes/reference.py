@@ -21,6 +21,7 @@ from lram_export.errors import BundleError
 from lram_export.runtimes.protocol import Runtime
 from lram_export.spec.bounds import MOST_STEPS
 from lram_export.spec.tensors import StepSpec
+from lram_export.system.npz import save_npz
 
 REFERENCE_FILE = "reference.npz"
 STATE_SAMPLE = 4096
@@ -78,7 +79,7 @@ def save_reference(reference: Reference, path: Path) -> None:
     arrays: dict[str, NDArray[Any]] = dict(reference.inputs.inputs)
     arrays |= reference.outputs
     arrays |= {_SAMPLE_PREFIX + name: array for name, array in reference.state_samples.items()}
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    save_npz(path, arrays)
 
 
 def load_reference(path: Path, spec: StepSpec) -> Reference:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.deploy.wheel import check_wheel, pack_wheel
+from lram_export.deploy.wheel import pack_wheel
 from tests.conftest import ExportFunction, fail, succeed
 
 KIT_FILES = {"install.sh", "README.txt", "control_loop.py", "robot.py", "lram-control.service.in"}
@@ -40,17 +40,20 @@ def kit(exported: ExportFunction, tmp_path: Path) -> Path:
 def test_a_kit_has_the_bundle_the_package_and_the_scripts(kit: Path) -> None:
     assert kit.name == "arm"
     names = {path.name for path in kit.iterdir()}
-    assert names >= KIT_FILES | {"arm.lram"} and len([n for n in names if n.endswith(".whl")]) == 1
+    assert names == KIT_FILES | {"arm.lram", "wheels"}
+    wheel, sums = sorted((kit / "wheels").iterdir(), key=lambda path: path.name == "SHA256SUMS")
+    assert wheel.name in (kit / "README.txt").read_text() and wheel.name in sums.read_text()
+    subprocess.run(["sha256sum", "--check", "--status", sums.name], cwd=kit / "wheels", check=True)
     succeed("inspect", kit / "arm.lram")
     script = (kit / "install.sh").read_text()
     left = script.replace('"$@"', "").replace("|@FOLDER@|", "")  # that one is filled in on the robot
     assert "@" not in left and os.access(kit / "install.sh", os.X_OK)
-    assert "[tensorrt]" in script and "target=tensorrt" in script
+    assert "[tensorrt,flight]" in script and "target=tensorrt" in script
     subprocess.run(["sh", "-n", str(kit / "install.sh")], check=True)
 
 
 def test_nothing_in_a_kit_needs_torch(kit: Path) -> None:
-    (wheel,) = kit.glob("*.whl")
+    (wheel,) = kit.glob("wheels/*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
@@ -120,7 +123,7 @@ def test_the_wheel_of_a_kit_for_native_has_its_engine_and_says_for_which_machine
     bundle = exported("state_ms", targets=("onnxruntime", "native"))
     succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "native", "-q")
     kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
-    (wheel,) = kit.glob("*.whl")
+    (wheel,) = kit.glob("wheels/*.whl")
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert wheel.name.endswith(f"-{python}-{python}-linux_{os.uname().machine}.whl")
     code = "import lram_export._native as n, sys; print(n.__file__); sys.exit(not n.instruction_sets())"
@@ -135,28 +138,37 @@ def test_the_wheel_of_a_kit_for_native_has_its_engine_and_says_for_which_machine
     script = (kit / "install.sh").read_text().replace(f"machine={os.uname().machine}", "machine=riscv64")
     (kit / "install.sh").write_text(script)
     refused = subprocess.run(["sh", str(kit / "install.sh"), str(tmp_path / "r")], capture_output=True, text=True)
-    assert refused.returncode == 1 and "this kit's wheel is for riscv64, this machine is" in refused.stderr
+    assert refused.returncode == 1 and "this kit is for riscv64, this machine is" in refused.stderr
 
 
-def test_a_wheel_for_another_machine_goes_along(exported: ExportFunction, tmp_path: Path) -> None:
+def test_of_the_wheels_in_a_folder_the_one_for_the_robot_goes_along(exported: ExportFunction, tmp_path: Path) -> None:
     bundle = exported("state_ms", targets=("onnxruntime", "native"))
-    own = pack_wheel(tmp_path, engine=True)
-    foreign = own.rename(tmp_path / own.name.replace(os.uname().machine, "aarch64").replace("cp311", "cp310"))
-    tags = check_wheel(foreign, engine=True)
-    assert (tags.version, tags.machine) == ("3.10", "aarch64")
-    options = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel", foreign)
-    assert json.loads(succeed("deploy", bundle, *options, "--json").stdout)["wheel"] == foreign.name
-    assert "python=3.10 " in (unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh").read_text()
+    (dist := tmp_path / "dist").mkdir()
+    own = pack_wheel(dist, engine=True)
+    tag = "-".join(own.name.split("-")[2:])
+    names = {}
+    for platform, tags in (("aarch64", "cp310-cp310"), ("aarch64", "cp312-abi3"), ("x86_64", "cp310-cp310")):
+        names[platform, tags] = own.name.replace(tag, f"{tags}-manylinux2014_{platform}.manylinux_2_17_{platform}.whl")
+        shutil.copy(own, dist / names[platform, tags])
+    options = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--dist", dist, "--platform", "aarch64", "--json")
+    for python, tags in (("3.10", "cp310-cp310"), ("3.13", "cp312-abi3")):
+        made = json.loads(succeed("deploy", bundle, *options, "--python", python, "--force").stdout)
+        assert made["wheel"] == names["aarch64", tags]
+    script = (unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh").read_text()
+    assert "python=3.12+ " in script and "machine=aarch64\n" in script
 
 
-@pytest.mark.parametrize(("abi", "runs_here"), [("cp310-abi3", True), ("cp310-cp310", False), ("cp399-abi3", False)])
+@pytest.mark.parametrize(("abi", "runs_here"), [("cp310-abi3", True), ("cp310-cp310", False), ("cp313-abi3", False)])
 def test_a_wheel_of_the_stable_abi_serves_later_pythons_too(
     abi: str, runs_here: bool, exported: ExportFunction, tmp_path: Path
 ) -> None:
-    own = pack_wheel(tmp_path)
-    wheel = own.rename(tmp_path / own.name.replace("py3-none-any", f"{abi}-manylinux2014_{os.uname().machine}"))
+    (dist := tmp_path / "dist").mkdir()
+    own = pack_wheel(dist)
+    own.rename(dist / own.name.replace("py3-none-any", f"{abi}-manylinux2014_{os.uname().machine}"))
     bundle = exported("state_ms", targets=("onnxruntime", "native"))
-    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "onnxruntime", "--wheel", wheel)
+    python = f"{abi[2]}.{abi[3:5]}"
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "onnxruntime", "--dist", dist, "--python", python)
+    succeed("deploy", bundle, *kit)
     script = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh"
     # what it says after it has looked at Python, before it installs anything
     folder = script.parent / "inside"
@@ -164,23 +176,39 @@ def test_a_wheel_of_the_stable_abi_serves_later_pythons_too(
     done = subprocess.run(["sh", script, folder], capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 1
     assert ("is inside the kit" in done.stderr) == runs_here
-    assert (f"this kit's wheel is for Python {check_wheel(wheel, engine=False).version}, " in done.stderr) != runs_here
+    version = f"{python}{'+' if abi.endswith('abi3') else ''}"
+    assert (f"this kit is for Python {version}, " in done.stderr) != runs_here
 
 
 def test_a_wheel_that_does_not_serve_is_refused(exported: ExportFunction, tmp_path: Path) -> None:
     bundle = exported("state_ms", targets=("onnxruntime", "native"))
-    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--wheel")
-    (tmp_path / "wheels").mkdir()
-    assert (
-        "the engine of target 'native' is not in it" in fail("deploy", bundle, *kit, pack_wheel(tmp_path / "wheels"))[1]
-    )
-    other = tmp_path / "wheels" / "numpy-2.0-py3-none-any.whl"
-    zipfile.ZipFile(other, "w").close()
-    assert "expected a wheel of lram-export" in fail("deploy", bundle, *kit, other)[1]
-    other.write_text("no archive")
-    assert "not a wheel" in fail("deploy", bundle, *kit, other)[1]
-    assert "expected the name of a wheel" in fail("deploy", bundle, *kit, tmp_path / "kit.zip")[1]
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native")
+    dist = tmp_path / "dist"
+    assert f"--dist: {dist}: no such folder" in fail("deploy", bundle, *kit, "--dist", dist)[1]
+    dist.mkdir()
+    own = pack_wheel(dist)
+    said = fail("deploy", bundle, *kit, "--dist", dist, "--platform", "aarch64", "--python", "3.10")[1]
+    assert "no wheel of lram-export 0.1.0 with the engine of target native for Python 3.10 on aarch64" in said
+    engine = dist / own.name.replace("py3-none-any", f"cp311-cp311-linux_{os.uname().machine}")
+    own.rename(engine)
+    here = ("--dist", dist, "--python", "3.11")
+    assert "the engine of target 'native' is not in it" in fail("deploy", bundle, *kit, *here)[1]
+    zipfile.ZipFile(engine, "w").close()
+    assert "expected a wheel of lram-export" in fail("deploy", bundle, *kit, *here)[1]
+    engine.write_text("no archive")
+    assert "not a wheel" in fail("deploy", bundle, *kit, *here)[1]
+    engine.rename(dist / "lram_export-0.1.0-cp311.whl")
+    assert "expected the name of a wheel" in fail("deploy", bundle, *kit, *here)[1]
     assert not (tmp_path / "kit.tar.gz").exists()
+
+
+def test_the_engine_here_is_not_packed_for_another_robot(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native")
+    for other in (("--platform", "aarch64"), ("--python", "3.12")):
+        said = fail("deploy", bundle, *kit, *other)[1]
+        assert "the engine of 'native' that is installed here is for Python 3.11" in said and "--dist" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_package_packs_to_the_same_wheel(tmp_path: Path) -> None:
@@ -312,6 +340,23 @@ def test_installing_without_tensorrt_says_what_is_missing(kit: Path, tmp_path: P
         (("-o", "kit.zip"), "a kit's name ends with .tar.gz, got 'kit.zip'"),
         (("-o", "kit.tar.gz", "--target", "openvino"), "no artifact for target 'openvino'"),
         (("-o", "nowhere/kit.tar.gz"), "does not exist; create it first"),
+        (
+            ("-o", "kit.tar.gz", "--python", "3.8"),
+            "--python: expected 3.10 or a later one, such as 3.12, got '3.8'; where",
+        ),
+        (
+            ("-o", "kit.tar.gz", "--python", "three"),
+            "--python: expected 3.10 or a later one, such as 3.12, got 'three'",
+        ),
+        (("-o", "kit.tar.gz", "--glibc", "2.35"), "--glibc: only with --offline"),
+        (("-o", "kit.tar.gz", "--offline", "--glibc", "2.9"), "--glibc: expected 2.17 or a later one"),
+        (("-o", "kit.tar.gz", "--language", "c"), "needs the folder with the library for the robot"),
+        (("-o", "kit.tar.gz", "--language", "c", "--offline"), "--offline: a kit in C has no Python"),
+        (("-o", "kit.tar.gz", "--language", "c", "--dist", "."), "no liblram 0.1.0 for"),
+        (
+            ("-o", "kit.tar.gz", "--language", "c", "--dist", ".", "--target", "onnxruntime"),
+            "has target 'native' alone",
+        ),
     ],
 )
 def test_what_cannot_be_deployed_is_refused(

@@ -1,29 +1,56 @@
 #!/bin/sh
-# Installs this kit into a folder of its own, without torch: sh install.sh [FOLDER] (default: /opt/lram/@NAME@)
+# Installs this kit into a folder of its own, without torch:
+#     sh install.sh [--isolated] [FOLDER]     (default: /opt/lram/@NAME@)
 # Needs Python 3.10 or newer with venv; for TensorRT, JetPack 6.1 or newer with its Python bindings (python3-libnvinfer).
+# What the system's Python has is used and left as it is, numpy above all; --isolated uses nothing of it.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder=${1:-/opt/lram/@NAME@}
 target=@TARGET@
+offline=@OFFLINE@ # yes: all that is needed lies in wheels/
 
 fail() {
     echo "install.sh: $1" >&2
     exit 1
 }
 
+system=--system-site-packages
+folder=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --isolated) system= ;;
+    -*) fail "$1: unknown option; it takes --isolated" ;;
+    *)
+        [ -z "$folder" ] || fail "$1: one folder is enough, and $folder is named already"
+        folder=$1
+        ;;
+    esac
+    shift
+done
+folder=${folder:-/opt/lram/@NAME@}
+[ -n "$system" ] || [ "$target" != tensorrt ] || fail "--isolated: JetPack's TensorRT is in the system's Python and nowhere else"
+
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is $(python3 -V 2>&1), 3.10 or newer is needed"
 python3 -c 'import ensurepip, venv' 2> /dev/null || fail "no venv in this Python: apt-get install python3-venv"
-python=@PYTHON@   # of the wheel in this kit: 3 is any, 3.12+ that and later ones
+python=@PYTHON@   # what the wheels in this kit are for: 3 is any, 3.12+ that and later ones
 machine=@MACHINE@
+glibc=@GLIBC@
 [ "$machine" = any ] || [ "$machine" = "$(uname -m)" ] ||
-    fail "this kit's wheel is for $machine, this machine is $(uname -m): lram-export deploy --wheel FILE takes one for it"
+    fail "this kit is for $machine, this machine is $(uname -m): lram-export deploy --platform makes one for it"
 if [ "$python" != 3 ]; then
     python3 -c "
 import sys
 here, wanted = sys.version_info[:2], tuple(map(int, '${python%+}'.split('.')))
 sys.exit(here < wanted if '$python'.endswith('+') else here != wanted)" ||
-        fail "this kit's wheel is for Python $python, python3 is $(python3 -V 2>&1): lram-export deploy --wheel FILE takes one for it"
+        fail "this kit is for Python $python, python3 is $(python3 -V 2>&1): lram-export deploy --python makes one for it"
+fi
+if [ -n "$glibc" ]; then
+    python3 -c "
+import os, sys
+here = os.confstr('CS_GNU_LIBC_VERSION').split()[-1]
+print(here)
+sys.exit(tuple(map(int, here.split('.')[:2])) < tuple(map(int, '$glibc'.split('.'))))" > /dev/null ||
+        fail "this kit may need glibc $glibc, this machine has an older one: lram-export deploy --glibc makes one for it"
 fi
 constraint=""
 if [ "$target" = tensorrt ]; then
@@ -42,6 +69,9 @@ print(version.value // 1000)' 2> /dev/null) || fail "no NVIDIA driver (libcuda.s
     constraint="cuda-bindings<$((cuda + 1))"
 fi
 
+(cd "$here/wheels" && sha256sum -c SHA256SUMS > /dev/null 2>&1) ||
+    fail "$here/wheels: a file is not what it was when the kit was packed (sha256sum -c SHA256SUMS tells which): unpack the kit again"
+
 mkdir -p "$folder" || fail "cannot create $folder: run it with sudo, or name another folder: sh install.sh FOLDER"
 folder=$(cd "$folder" && pwd) # systemd takes absolute paths only
 case $folder in
@@ -49,17 +79,20 @@ case $folder in
 "$here"/*) fail "$folder is inside the kit; choose another folder" ;;
 esac
 if [ "$here" != "$folder" ]; then
-    rm -rf "$folder/@NAME@.lram" "$folder"/lram_export-*.whl # what an earlier kit had and this one has not
+    rm -rf "$folder/@NAME@.lram" "$folder/wheels" # what an earlier kit had and this one has not
     [ -f "$folder/robot.py" ] && mv "$folder/robot.py" "$folder/robot.py.mine"
     cp -r "$here/." "$folder/"
     [ -f "$folder/robot.py.mine" ] && mv "$folder/robot.py.mine" "$folder/robot.py"
 fi
-# --system-site-packages: JetPack's TensorRT is there and nowhere else
-python3 -m venv --system-site-packages "$folder/venv"
-[ -d "$folder/wheels" ] && set -- --no-index --find-links "$folder/wheels" || set --
-"$folder/venv/bin/python" -m pip install --quiet "$@" "$folder/@WHEEL@[@EXTRA@]" ${constraint:+"$constraint"}
+python3 -m venv $system "$folder/venv"
+# what else the robot has was built for its numpy, so that one stays
+numpy=""
+[ -z "$system" ] || numpy=$(python3 -c 'import numpy; print(numpy.__version__)' 2> /dev/null) || numpy=""
+[ -n "$offline" ] && set -- --no-index --find-links "$folder/wheels" || set --
+"$folder/venv/bin/python" -m pip install --quiet "$@" "$folder/wheels/@WHEEL@[@EXTRAS@]" ${numpy:+"numpy==$numpy"} ${constraint:+"$constraint"} ||
+    fail "pip could not install what target $target needs${numpy:+ beside numpy $numpy of this robot, which stays as it is; where that is the reason, sh install.sh --isolated brings another one}"
 # again, for the package alone: pip keeps what has the same version
-"$folder/venv/bin/python" -m pip install --quiet --force-reinstall --no-deps --no-index "$folder/@WHEEL@"
+"$folder/venv/bin/python" -m pip install --quiet --force-reinstall --no-deps --no-index "$folder/wheels/@WHEEL@"
 
 if [ "$target" = tensorrt ]; then
     "$folder/venv/bin/lram-export" compile "$folder/@NAME@.lram" --target tensorrt
