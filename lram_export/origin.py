@@ -30,6 +30,7 @@ class Origin:
         options: what else ``load_policy`` was told, by name.
         weights: SHA-256 of the checkpoint's weights, the same for all its targets and precisions; "": not known.
         precision: of what runs.
+        digest: what tells what runs from anything else, one SHA-256; "": not known.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Origin:
     options: Mapping[str, Any]
     weights: str
     precision: str
+    digest: str = ""
 
     def signature(self) -> dict[str, NDArray[Any]]:
         """What says in a saved state whose it is: ``weights``, (32,), if they are known, and ``precision``."""

@@ -25,6 +25,14 @@ from lram_export.system.files import atomic_file, check_output
     "--evaluation", "evaluations", type=INPUT_FILE, multiple=True,
     help="Closed loop: what lram-export evaluate --json printed; may be repeated.",
 )  # fmt: skip
+@click.option("--flight", type=INPUT_FILE, help="A flight of these weights (.mcap): show it, and take it again.")
+@click.option(
+    "--flight-steps",
+    default=10_000,
+    show_default=True,
+    type=steps(0),
+    help="Steps of the flight to take again, from its start; 0: none.",
+)
 @click.option("--steps", default=500, show_default=True, type=steps(10), help="Steps to compare and to time.")
 @click.option("--rate", type=POSITIVE, help="Rate of the control loop in Hz: the deadline.")
 @options.targets
@@ -41,6 +49,8 @@ def report(
     checkpoint: Path | None,
     recording: Path | None,
     evaluations: tuple[Path, ...],
+    flight: Path | None,
+    flight_steps: int,
     steps: int,
     rate: float | None,
     targets: tuple[str, ...],
@@ -84,6 +94,8 @@ def report(
             threads=threads,
             targets=targets,
             other_checkpoint=other_checkpoint,
+            flight=flight,
+            flight_steps=flight_steps,
         ),
         None if checkpoint is None else reading.load_source(checkpoint, progress),
         evaluations,

@@ -18,6 +18,7 @@ from lram_export.spec.parity import ParityResult
 from lram_export.system.machine import suitable_threads
 
 if TYPE_CHECKING:
+    from lram_export.verification.flights import Replay
     from lram_export.verification.verify import Comparison
 
 DEFAULT_SEED = 1
@@ -42,7 +43,11 @@ COLUMNS = (
 @options.source_options
 @options.other_checkpoint
 @options.targets
-@click.option("--recording", type=INPUT_FILE, help="With --checkpoint: steps of lram-export record, not random ones.")
+@click.option(
+    "--recording",
+    type=INPUT_FILE,
+    help="With --checkpoint: steps of lram-export record, not random ones. A flight of `loop` also without.",
+)
 @click.option("--steps", type=steps(1), help="With --checkpoint: number of steps; default 500, or all recorded.")
 @click.option("--seed", type=SEED, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
@@ -65,22 +70,31 @@ def verify(
 
     Without --checkpoint the recorded steps in the bundle are replayed; torch is not needed. With it, fresh
     random steps, or those of a --recording, run on the reference model and on the targets, side by side; and codes,
-    recorded steps and the cost of quantization are compared with the checkpoint.
+    recorded steps and the cost of quantization are compared with the checkpoint. If the recording is a flight, its
+    steps are taken again, too, and the actions compared with those that were recorded.
     """
+    from lram_export.flight.reader import is_flight, read_flight
     from lram_export.runtimes import unavailable
     from lram_export.verification import verify as library
     from lram_export.verification.drift import drift as drift_of
 
-    given = recording is not None or steps is not None or seed is not None or other_checkpoint
+    flown = recording is not None and is_flight(recording)
+    given = (recording is not None and not flown) or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):
         raise UsageError(
             f"--recording, --steps, --seed, --other-checkpoint, {options.READING_OPTIONS}, "
             f"{options.TRAINER_OPTIONS}: only with --checkpoint; "
-            "without, the recorded steps are replayed"
+            "without, the recorded steps are replayed, and those of a flight"
         )
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
     skipped = [t for t in opened.targets if t not in chosen and not targets]
+    flight = None
+    if flown and recording is not None:
+        from lram_export.verification.flights import check_takes, replay_flight
+
+        flight = read_flight(recording)
+        check_takes(opened, flight)  # before long work: did this policy fly?
     opened.check_report()
     # those that run are checked when they are loaded
     opened.check_files(f for entry in opened.manifest.artifacts if entry.target not in chosen for f in entry.files)
@@ -109,7 +123,11 @@ def verify(
             message(f"note: {recording} has {counted(len(inputs), 'step')}", quiet)
     for target in skipped:
         message(f"not verified: {target}: {unavailable(target)}", quiet)
-    passed = all(result.passed for result in results.values()) and (compared is None or compared.passed)
+    replays: list[Replay] = []
+    if flight is not None:
+        replays = replay_flight(opened, flight, chosen, threads=threads, progress=progress)
+    passed = all(result.passed for result in results.values()) and all(replay.passed for replay in replays)
+    passed = passed and (compared is None or compared.passed)
     if as_json:
         print_json(
             {
@@ -119,6 +137,7 @@ def verify(
                 "not_installed": skipped,
                 "targets": {t: r.to_json() for t, r in results.items()},
                 "drift": drift,
+                **({"flight": [replay.to_json() for replay in replays]} if replays else {}),
                 **({} if compared is None else compared.to_json()),
             }
         )
@@ -128,7 +147,7 @@ def verify(
             f"{bundle} against {against}",
             COLUMNS,
             [_row(t, r) for t, r in results.items()],
-            [*_notes(results, drift), *([] if compared is None else _verdicts(compared))],
+            [*_notes(results, drift), *([] if compared is None else _verdicts(compared)), *map(_replayed, replays)],
         )
     sys.exit(0 if passed else 1)
 
@@ -148,6 +167,18 @@ def _row(target: str, result: ParityResult) -> list[str]:
         f"{result.largest_tie:.2g} {_unit(result)}" if result.actions_different else "-",
         "passed" if result.passed else "FAILED",
     ]
+
+
+def _replayed(replay: Replay) -> str:
+    """What became of a flight on a target."""
+    taken = f"flight again on {replay.target}: {counted(replay.steps, 'step')}"
+    if not replay.different:
+        return f"{taken}, every action the same to the bit"
+    verdict = "FAILED, this artifact flew on this kind of processor" if replay.same else f"flown: {replay.flown}"
+    return (
+        f"{taken}, {counted(replay.different, 'action')} not the same to the bit, by up to {replay.largest:.2g}, "
+        f"the first at step {replay.first}; {verdict}"
+    )
 
 
 def _unit(result: ParityResult) -> str:

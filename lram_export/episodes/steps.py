@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.episodes.flights import columns
 from lram_export.episodes.npz import ArrayHeader, Npz, open_npz
 from lram_export.errors import LramError
+from lram_export.flight.reader import is_flight, read_flight
 from lram_export.runtimes.protocol import check_magnitude, first_beyond
 from lram_export.spec.bounds import MOST_STEPS, RECORDING_EXPANSION
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
+from lram_export.system.npz import save_npz
 
 DEFAULT_STEPS = 64
 FEEDBACK_STEPS = 32
@@ -121,16 +124,18 @@ def save_steps(steps: StepSequence, path: str | Path) -> None:
         names = np.frombuffer("\n".join(steps.environments).encode(), np.uint8)
         arrays |= {ENVIRONMENT: steps.environment, NAMES: names}
     with Path(path).open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        save_npz(file, arrays)
 
 
 def load_steps(path: str | Path, spec: StepSpec) -> StepSequence:
-    """Read and check ``steps.npz``, of any batch size.
+    """Read and check ``steps.npz``, of any batch size; or of a flight all that can be taken again.
 
     Raises:
         LramError: not such a file; or an array that does not fit, is not finite, beyond the limits of the
             specification, or does not start with an episode, naming the array, what was expected and what came.
     """
+    if is_flight(path):
+        return _flown(path, spec)
     names = [tensor.name for tensor in spec.inputs]
     try:
         with open_npz(Path(path), RECORDING_EXPANSION) as file:
@@ -152,6 +157,16 @@ def load_steps(path: str | Path, spec: StepSpec) -> StepSequence:
     if environments is None:
         return StepSequence(arrays)
     return RecordedSteps(arrays, environment=environments[0], environments=environments[1])
+
+
+def _flown(path: str | Path, spec: StepSpec) -> StepSequence:
+    found, _ = columns(read_flight(path), spec)
+    arrays = {tensor.name: found[tensor.name] for tensor in spec.inputs}
+    try:
+        check_recorded(arrays, spec)
+    except ValueError as error:
+        raise LramError(f"{path}: {error}") from None
+    return StepSequence(arrays)
 
 
 def _environments(file: Npz, steps: int) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:

@@ -21,6 +21,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's, which people who see red and green alike can tell apart."""
 MARKERS = "osD^vP*X"
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)), (0, (1, 4)), (0, (3, 1, 1, 5)))
+WIDTH = 5.4
+"""Of a chart, inches, as its text is."""
 INSIDE = 4
 """Most rows whose legend has room inside a chart; that of more goes below it."""
 SPREAD = 8.0
@@ -151,14 +153,20 @@ def all_charts(report: Report) -> list[Chart]:
 
 
 def _svg(name: str, title: str, labels: Collection[str], rows: int, draw: Callable[[Axes], None]) -> str:
-    """A figure as an SVG element that grows with its column and says to a screen reader what it is."""
+    """A chart of rows, with room for their legend."""
+    below = 0.0 if rows <= INSIDE else 0.19 * ((rows + 2) // 2)
+    return as_svg(name, title, labels, 3.6 + below, lambda figure: draw(figure.subplots()))
+
+
+def as_svg(name: str, title: str, labels: Collection[str], height: float, draw: Callable[[Figure], None]) -> str:
+    """A figure of some height, inches, as an SVG element that grows with its column and says to a screen reader what it
+    is; what has one of the labels is its data."""
     text = io.StringIO()
     with mpl.rc_context(STYLE):
-        below = 0.0 if rows <= INSIDE else 0.19 * ((rows + 2) // 2)
-        figure = Figure(figsize=(5.4, 3.6 + below))
-        axes = figure.subplots()
-        draw(axes)
-        for number, artist in enumerate(a for a in axes.get_children() if str(a.get_label()) in labels):
+        figure = Figure(figsize=(WIDTH, height))
+        draw(figure)
+        artists = (artist for axes in figure.axes for artist in axes.get_children())
+        for number, artist in enumerate(a for a in artists if str(a.get_label()) in labels):
             artist.set_gid(f"data-{number}")  # so that a test can tell data from axes
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -282,7 +290,7 @@ def _span(times: list[Floats]) -> tuple[float, float, bool]:
     return low, 1.1 * max(float(ms.max()) for ms in times) if logarithmic else usual, logarithmic
 
 
-def _logarithmic(axes: Axes, which: str) -> None:
+def log_axis(axes: Axes, which: str) -> None:
     """A logarithmic axis whose few ticks read as plain numbers."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -302,7 +310,7 @@ def _latency_histogram(axes: Axes, rows: list[Row], rate: float | None) -> None:
         counts, _edges = np.histogram(np.minimum(ms, high), bins)
         axes.stairs(counts / ms.size, bins, linewidth=1.4, **style)
     if logarithmic:
-        _logarithmic(axes, "x")
+        log_axis(axes, "x")
     _deadline(axes, rate)
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("share of the steps")
@@ -336,7 +344,7 @@ def _latency_over_time(axes: Axes, rows: list[Row]) -> None:
     low, high, logarithmic = _span(_times(rows))
     axes.set_ylim(0.8 * low if logarithmic else 0, 1.2 * high)
     if logarithmic:
-        _logarithmic(axes, "y")
+        log_axis(axes, "y")
     axes.set_xlabel("timed step")
     axes.set_ylabel("milliseconds")
     _legend(axes, rows)

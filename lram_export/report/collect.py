@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,10 @@ from lram_export.describe import counted
 from lram_export.episodes.reference import Reference, sample_state, stacked
 from lram_export.episodes.steps import StepSequence
 from lram_export.errors import LramError, UsageError, describe
+from lram_export.flight.reader import Flight, is_flight, read_flight
 from lram_export.progress import SILENT, Progress
+from lram_export.report.flight import FlightView, check_flight, view
+from lram_export.report.flight_again import Again, take_again
 from lram_export.runtimes import Runtime, StepOutput, load_runtime, unavailable
 from lram_export.spec.cost import computed_values
 from lram_export.spec.parity import FLOAT32, Tolerance, tolerance
@@ -30,13 +34,15 @@ from lram_export.system.machine import cpu_model, usable_cores
 from lram_export.verification.verify import checkpoint_steps, load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
-    from lram_export.lowering import Source
+    from lram_export.lowering import LoweredPolicy, Source
 
 Floats = NDArray[np.float64]
 SIGNED_ERRORS = 20_000
 """Most logit errors that are kept for their distribution."""
 STATE_EVERY = 4
 """Steps between two looks at the state."""
+FLIGHT_STEPS = 10_000
+"""Of a flight that are taken again: a minute or two beside PyTorch, where a night takes hours."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class ReportOptions:
         threads: of the targets.
         targets: those to run; default: all that are installed but `pytorch`, the reference, if there is another.
         other_checkpoint: the checkpoint is another file than the one the bundle was exported from, and meant.
+        flight: of the bundle's weights, to show and to take again; default: the recording, if that is one.
+        flight_steps: of it to take again, at most; 0: none.
     """
 
     steps: int = 500
@@ -63,6 +71,8 @@ class ReportOptions:
     threads: int = field(default_factory=usable_cores)
     targets: tuple[str, ...] = ()
     other_checkpoint: bool = False
+    flight: str | Path | None = None
+    flight_steps: int = FLIGHT_STEPS
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,8 @@ class Row:
 class Report:
     """Everything the page shows.
 
-    ``compared`` says what the errors were measured over, ``doubts`` why times are not to be relied on.
+    ``compared`` says what the errors were measured over, ``doubts`` why times are not to be relied on, ``flight`` what
+    was in one, and what became of taking it again.
     """
 
     bundle: Bundle
@@ -161,6 +172,7 @@ class Report:
     cpu: str
     created: str
     doubts: tuple[str, ...] = ()
+    flight: tuple[FlightView, Again] | None = None
 
 
 def collect(
@@ -184,11 +196,13 @@ def collect(
     Raises:
         UsageError: a checkpoint of another model, or an evaluation that is none or of another bundle.
         BundleError: a damaged bundle.
+        LramError: a flight that is none, or of another step or other weights.
     """
     options = options or ReportOptions()
     bundles = (bundle, *others)
     _check_same_policy(bundle, others)
     success = read_evaluations(evaluations, {b.artifact_digest(t) for b in bundles for t in b.targets})
+    flight = _flight(bundle, options)
     rows: list[Row] = []
     for each in bundles:
         each.check_files()
@@ -205,7 +219,28 @@ def collect(
     if options.measure and options.time:
         rows, bandwidth, doubts = _with_times(rows, options, progress)
     compared = "nothing: the targets were not run for this report" if not options.measure else _over(rows, checkpoint)
-    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now(), doubts)
+    flown = None if flight is None else _flown(bundle, flight, options, checkpoint, progress)
+    return Report(bundle, tuple(rows), options, compared, bandwidth, cpu_model(), _now(), doubts, flown)
+
+
+def _flight(bundle: Bundle, options: ReportOptions) -> Flight | None:
+    """The flight to show: who compares on one wants to see it, too."""
+    path = options.flight
+    if path is None and options.recording is not None and is_flight(options.recording):
+        path = options.recording
+    if path is None:
+        return None
+    flight = read_flight(path)
+    check_flight(bundle, flight)
+    return flight
+
+
+def _flown(
+    bundle: Bundle, flight: Flight, options: ReportOptions, checkpoint: Source | None, progress: Progress
+) -> tuple[FlightView, Again]:
+    oracle = None if checkpoint is None else partial(_lowered, bundle, options, checkpoint)
+    steps = options.flight_steps if options.measure else 0
+    return view(bundle, flight), take_again(bundle, flight, steps, oracle, progress)
 
 
 def _why_not_run(bundle: Bundle, target: str, options: ReportOptions) -> str | None:
@@ -358,16 +393,23 @@ def _oracle(bundle: Bundle, options: ReportOptions, checkpoint: Source | None) -
     if checkpoint is None:
         return Oracle(load_bundle_reference(bundle), np.zeros(0))
     from lram_export.model.reference import oracle_threads
+
+    policy = _lowered(bundle, options, checkpoint)
+    inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
+    recorder = Recorder()
+    with closing(policy.reference()) as runtime, oracle_threads(policy.parameters):
+        for arguments in inputs:
+            recorder.add(runtime, runtime.step(*arguments))
+        return recorder.oracle(inputs, runtime)
+
+
+def _lowered(bundle: Bundle, options: ReportOptions, checkpoint: Source) -> LoweredPolicy:
+    """A checkpoint's policy as a bundle's targets should compute it: with the codes, if these are the checkpoint's."""
     from lram_export.verification.oracle import build_oracle
 
     oracle = build_oracle(bundle, checkpoint, other_checkpoint=options.other_checkpoint)
     oracle.require_codes()
-    inputs = checkpoint_steps(bundle, options.recording, options.steps, seed=1)
-    recorder = Recorder()
-    with closing(oracle.dequantized().reference()) as runtime, oracle_threads(oracle.float32.parameters):
-        for arguments in inputs:
-            recorder.add(runtime, runtime.step(*arguments))
-        return recorder.oracle(inputs, runtime)
+    return oracle.dequantized()
 
 
 class Recorder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,30 +10,13 @@ from jinja2 import Environment, StrictUndefined
 from lram_export.describe import cost_line, counted, human_bytes, policy_facts, quantization_facts, three_digits
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
+from lram_export.report.flight_page import section, verdict
+from lram_export.report.parts import OFTEN_MISSED, Cell, Line, Table
 
 NAMES = ("target", "precision")
 RIGHT = ("error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
 FAST = ("size", "peak memory", "p50 ms", "p99 ms", "p99.9 ms", "x floor")
 MISSING = "-"
-OFTEN_MISSED = 0.01
-"""Share of missed deadlines from which on a target is said not to keep the rate; fewer are told, too."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What stands in a table; ``kind`` is its class on the page."""
-
-    text: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page, narrow enough for a screen: one row per target."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
 
 
 def render(report: Report) -> str:
@@ -50,6 +32,7 @@ def render(report: Report) -> str:
         created=report.created,
         verdict=_verdict(report),
         facts=_facts(report),
+        flight=None if report.flight is None else section(*report.flight),
         tables=_tables(report),
         notes=_notes(report),
         charts=all_charts(report),
@@ -57,7 +40,7 @@ def render(report: Report) -> str:
     )
 
 
-def _verdict(report: Report) -> list[dict[str, str]]:
+def _verdict(report: Report) -> list[Line]:
     """What somebody who reads nothing else has to know."""
     own = [row for row in report.rows if row.bundle == str(report.bundle.path)]
     seen = [row for row in own if row.compared_here]
@@ -77,11 +60,14 @@ def _verdict(report: Report) -> list[dict[str, str]]:
         lines.append({"kind": "open", "text": text})
     wrong = {*failed, *unverified, *(row.label for row in own if row.failures)}
     lines += _deadlines(own, report.options.rate)
+    flight = [] if report.flight is None else verdict(*report.flight)
+    lines += [line for line in flight if line["kind"] in ("bad", "open")]
+    # green is for a page on which nothing is wrong
+    right = "plain" if any(line["kind"] == "bad" for line in lines) else "good"
     good = [row.label for row in own if row.label not in wrong and (row in seen or not _elsewhere(row))]
     if good:
-        # green is for a page on which nothing is wrong
-        kind = "plain" if any(line["kind"] == "bad" for line in lines) else "good"
-        lines.append({"kind": kind, "text": _good(report, good)})
+        lines.append({"kind": right, "text": _good(report, good)})
+    lines += [{"kind": right, "text": line["text"]} for line in flight if line["kind"] == "good"]
     if report.doubts:
         lines.append({"kind": "open", "text": f"Times here are not to be relied on: {'; '.join(report.doubts)}."})
     if all(row.timing is None for row in own):
@@ -89,7 +75,7 @@ def _verdict(report: Report) -> list[dict[str, str]]:
     return lines
 
 
-def _deadlines(rows: list[Row], rate: float | None) -> list[dict[str, str]]:
+def _deadlines(rows: list[Row], rate: float | None) -> list[Line]:
     """Whether the targets keep the rate that was asked for."""
     if rate is None:
         return []
@@ -135,7 +121,7 @@ def _tables(report: Report) -> list[Table]:
     called = dict(zip(paths, names if len(set(names)) == len(names) else paths, strict=True))
     bundle = ("bundle",) if len(paths) > 1 else ()
     paced = report.options.rate is not None
-    missed = (f"missed at {report.options.rate:g} Hz",) if paced else ()
+    missed = (f"missed at {report.options.rate:g} Hz", "cpu s/s") if paced else ()
 
     def named(row: Row) -> tuple[Cell, ...]:
         cells = (Cell(row.entry.target, "text"), Cell(row.entry.precision, "text"))
@@ -143,7 +129,8 @@ def _tables(report: Report) -> list[Table]:
 
     def late(row: Row) -> tuple[Cell, ...]:
         kind = "bad" if row.missed is not None and row.missed > OFTEN_MISSED else ""
-        return (Cell(_missed(row), kind),) if paced else ()
+        used = None if row.timing is None else row.timing.cpu_per_second
+        return (Cell(_missed(row), kind), Cell(MISSING if used is None else f"{used:.3f}")) if paced else ()
 
     return [
         Table(

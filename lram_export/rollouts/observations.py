@@ -12,8 +12,10 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
+from lram_export.episodes.flights import columns
 from lram_export.episodes.npz import open_npz
 from lram_export.errors import LramError, StepError, UsageError
+from lram_export.flight.reader import is_flight, read_flight
 from lram_export.policy import Policy, observations_of
 from lram_export.progress import Advance
 from lram_export.spec.bounds import RECORDING_EXPANSION
@@ -51,7 +53,7 @@ class RunResult:
 
 
 def read_recording(path: str | Path, spec: StepSpec) -> Recording:
-    """Read an ``.npz`` with ``observations`` and, optionally, ``rewards`` and ``is_first``.
+    """Read an ``.npz`` with ``observations`` and, optionally, ``rewards`` and ``is_first``; or a flight.
 
     Of a policy with several observations the file has one array for each, under its name.
     Arrays lead with time, then (for bundles of batch B > 1, optional for 1) with the batch.
@@ -59,6 +61,8 @@ def read_recording(path: str | Path, spec: StepSpec) -> Recording:
     Raises:
         LramError: not such a file, a misspelt name, or arrays that do not fit together, naming the array.
     """
+    if is_flight(path):
+        return _flown(path, spec)
     path, names = Path(path), [tensor.name for tensor in observations_of(spec)]
     observed = dict.fromkeys(names, ARRAYS[0]) if len(names) == 1 else {name: name for name in names}
     try:
@@ -106,6 +110,13 @@ def read_recording(path: str | Path, spec: StepSpec) -> Recording:
     starts[0] = True
     observations = {name: arrays[array] for name, array in observed.items()}
     return Recording(observations, None if rewards is None else rewards.astype(np.float32), starts)
+
+
+def _flown(path: str | Path, spec: StepSpec) -> Recording:
+    """What was observed on a flight, at the steps that can be taken again."""
+    found, rewards = columns(read_flight(path), spec)
+    observed = {tensor.name: found[tensor.name] for tensor in observations_of(spec)}
+    return Recording(observed, rewards, found["is_first"] != 0)
 
 
 def check_not_overwritten(observations: Path, output: Path) -> None:

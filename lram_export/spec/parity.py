@@ -204,7 +204,7 @@ class ParityMeter:
         self._spec = spec
         self._typical = {i: _typical(recorded[spec.outputs[i].name]) for i in spec.computed} if recorded else {}
         self._precision, self._activations, self._state_format = precision, activations, state_format
-        self._relative = 0.0
+        self._relative: list[float] = []
         self._steps = 0
         self._sum, self._count = 0.0, 0
         self._max = 0.0
@@ -225,6 +225,7 @@ class ParityMeter:
         spec, expected, actual = self._spec, tuple(expected), tuple(actual)
         places = {output.name: i for i, output in enumerate(spec.outputs)}
         errors = []
+        self._relative.append(0.0)
         for i in spec.computed:
             typical = None if spec.are_scores(i) else self._typical.get(i, 1.0)
             errors.append(self._add_values(expected[i], actual[i], typical))
@@ -254,7 +255,7 @@ class ParityMeter:
         error = np.where(np.isnan(error), np.inf, error)
         for one, other in zip(reference, actual, strict=True):
             floor = 0.0 if typical is None else typical * np.sqrt(one.size)
-            self._relative = max(self._relative, relative_error(one, other, floor))
+            self._relative[-1] = max(self._relative[-1], relative_error(one, other, floor))
         largest = float(error.max())
         if self._worst is None or largest > self._max:
             row, *index = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
@@ -298,6 +299,11 @@ class ParityMeter:
         """Largest logit error of every step and row, (N, B)."""
         return np.array(self._per_step)
 
+    @property
+    def relative_errors(self) -> NDArray[np.float64]:
+        """Largest relative error (2-norm) of the logits of every step, over its rows, (N,)."""
+        return np.array(self._relative)
+
     def typical(self, parts: int = 10) -> list[float]:
         """The median over steps of their largest logit error, of each of some equal stretches: one late outlier
         is no growth."""
@@ -318,7 +324,7 @@ class ParityMeter:
             actions_different=self._different,
             largest_tie=self._tie,
             passed=False,
-            relative_error=self._relative,
+            relative_error=max(self._relative, default=0.0),
             activations=self._activations,
             state_format=self._state_format,
         )

@@ -89,7 +89,7 @@ def check_codes_file(bundle: Bundle) -> None:
     bundle.check_files([quantization.file])
     precision = bundle.manifest.precision
     static = precision in PRECISIONS and PRECISIONS[precision].quantized_activations
-    for matrix in QuantizedFile(bundle.path, quantization.matrices).matrices():
+    for matrix in QuantizedFile(bundle.path / quantization.file.path, quantization.matrices).matrices():
         if matrix.activation is not None and not static:
             raise BundleError(
                 f"{bundle.path / quantization.file.path}: {matrix.name}.activation: the precision {precision} has no "

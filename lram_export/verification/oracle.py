@@ -92,8 +92,9 @@ def build_oracle(
     if manifest.quantization is None:
         return Oracle(bundle, policy, {}, None)
     with progress.stage("comparing the codes with the checkpoint"):
-        bundle.check_files([manifest.quantization.file])
-        matrices = QuantizedFile(bundle.path, manifest.quantization.matrices).load()
+        codes = manifest.quantization
+        bundle.check_files([codes.file])
+        matrices = QuantizedFile(bundle.path / codes.file.path, codes.matrices).load()
         policy = policy.quantizable()
         return Oracle(bundle, policy, matrices, check_codes(manifest.quantization.method, matrices, policy))
 

@@ -183,7 +183,7 @@ class TestContent:
         assert "Does what the reference model does" not in text
         assert "Computes what the weights at its precision say, within the tolerance: onnxruntime int8, native" in text
         assert "What the precision itself costs: over 64 random steps" in text
-        codes = (int8 / "quantized.safetensors").stat().st_size
+        codes = (int8 / "onnxruntime" / "quantized.safetensors").stat().st_size
         assert report.rows[0].size == opened.artifact("onnxruntime").size + codes  # it reads the shared codes
         assert report.rows[1].size == opened.artifact("native").size
         first, _ = tables(text)
@@ -318,7 +318,7 @@ class TestContent:
 
         golden, output = load_golden("state_ms"), Path(shutil.copytree(int8, tmp_path / "int8.lram"))
         opened = Bundle.open(output)
-        codes = output / "quantized.safetensors"
+        codes = output / "onnxruntime" / "quantized.safetensors"
         content = bytearray(codes.read_bytes())
         content[-1] ^= 1
         codes.write_bytes(content)
@@ -386,6 +386,7 @@ class TestVerdict:
         assert 'class="verdict good"' not in text and 'class="verdict bad"' in text
         assert "within the tolerance of its precision: row 0, row 1." in text  # and that is said, too
         assert {row["missed at 50 Hz"] for row in tables(text)} == {f"{steps} of {steps}"}
+        assert all(float(row["cpu s/s"]) > 0 for row in tables(text))
 
     def test_where_all_are_in_time_it_is(self, timed: Report) -> None:
         text = render(with_rows(timed, [1, 1], [0, 0]))

@@ -1,0 +1,152 @@
+"""Last night's flight once more: does a bundle choose the actions that were recorded, to the bit?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lram_export.bundle.bundle import Bundle
+from lram_export.episodes.flights import check_flown
+from lram_export.errors import LramError
+from lram_export.flight.reader import Flight
+from lram_export.flight.steps import FlightStep
+from lram_export.flight.stretches import to_take
+from lram_export.progress import SILENT, Progress
+from lram_export.runtimes import Runtime, load_runtime
+from lram_export.spec.tensors import StepSpec
+from lram_export.system.machine import cpu_model, suitable_threads
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A flight, taken again by one target of a bundle.
+
+    Attributes:
+        target: that took it.
+        steps: that were taken.
+        different: whose actions are not those that were recorded, to the bit.
+        first: the number, in the loop, of the first of them; None: there is none.
+        largest: the largest difference between two numbers of an action.
+        same: whether this very artifact flew, on a processor of this kind: then every action has to be the same.
+        flown: what flew, and on what, in words.
+    """
+
+    target: str
+    steps: int
+    different: int
+    first: int | None
+    largest: float
+    same: bool
+    flown: str
+
+    @property
+    def passed(self) -> bool:
+        """False where an action differs that must not."""
+        return not (self.same and self.different)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "target": self.target,
+            "steps": self.steps,
+            "different": self.different,
+            "first_different": self.first,
+            "largest_difference": self.largest,
+            "same_artifact_and_processor": self.same,
+            "passed": self.passed,
+        }
+
+
+Watch = Callable[[FlightStep, Sequence[NDArray[Any]]], None]
+"""Is shown every step, and all outputs of the target that took it again."""
+
+
+def replay_flight(
+    bundle: Bundle, flight: Flight, targets: Iterable[str], *, threads: int | None, progress: Progress = SILENT
+) -> list[Replay]:
+    """Take a flight again on targets of a bundle, from the start of each episode on; one in memory at a time.
+
+    Args:
+        bundle: of the weights that flew.
+        flight: what was recorded.
+        targets: of the bundle.
+        threads: for the runtimes; None: what flew had.
+        progress: told about every step.
+
+    Raises:
+        LramError: another policy flew, or nothing can be taken again.
+    """
+    check_takes(bundle, flight)
+    return [_replay(bundle, flight, target, threads, progress, _nobody) for target in targets]
+
+
+def watch_replay(
+    bundle: Bundle, flight: Flight, target: str, watch: Watch, *, threads: int | None, progress: Progress = SILENT
+) -> Replay:
+    """The same on one target, and show every step to ``watch``."""
+    check_takes(bundle, flight)
+    return _replay(bundle, flight, target, threads, progress, watch)
+
+
+def check_takes(bundle: Bundle, flight: Flight) -> None:
+    """Raise LramError unless a bundle can take something of a flight again: what was flown with its weights."""
+    check_flown(flight, bundle.manifest.spec.with_batch(flight.header.spec.batch_size))
+    weights = bundle.manifest.source["sha256"]
+    if next(to_take(flight, weights), None) is None:
+        others = sorted({header.weights[:12] or "unknown" for header in flight.headers if header.weights != weights})
+        if others:
+            raise LramError(
+                f"{flight.path}: flown with other weights, {', '.join(others)}, than {bundle.path} has, {weights[:12]}"
+            )
+        raise LramError(f"{flight.path}: no step to take again: no episode begins in it")
+
+
+def _replay(
+    bundle: Bundle, flight: Flight, target: str, threads: int | None, progress: Progress, watch: Watch
+) -> Replay:
+    manifest, header, digest, here = bundle.manifest, flight.header, bundle.artifact_digest(target), cpu_model()
+    spec = header.spec
+    cores = threads or header.threads or suitable_threads(manifest.parameters, spec.batch_size)
+    runtime = load_runtime(target, bundle.load_artifact(target, spec.batch_size), cores)
+    steps, different, first, largest, same = 0, 0, None, 0.0, True
+    try:
+        with progress.stage(f"replaying {flight.path.name} on {target}", flight.count) as advance:
+            for taken in to_take(flight, manifest.source["sha256"]):
+                step, header = taken.step, taken.header
+                if taken.starts:
+                    runtime.reset()
+                outputs = _step(runtime, spec, step)
+                watch(step, outputs)
+                difference = _difference(spec, step, outputs)
+                if difference is not None:
+                    different, largest = different + 1, max(largest, difference)
+                    first = step.step if first is None else first
+                steps, same = steps + 1, same and (header.digest, header.machine) == (digest, here)
+                advance(1)
+    finally:
+        runtime.close()
+    return Replay(target, steps, different, first, largest, same, f"{header.target} on {header.machine}")
+
+
+def _step(runtime: Runtime, spec: StepSpec, step: FlightStep) -> Sequence[NDArray[Any]]:
+    return tuple(runtime.step(*[step.inputs[tensor.name] for tensor in spec.inputs]))
+
+
+def _difference(spec: StepSpec, step: FlightStep, outputs: Sequence[NDArray[Any]]) -> float | None:
+    """How far actions are from those recorded, before anything held them back; None: the same to the bit."""
+    largest = None
+    for tensor, found in zip(spec.outputs, outputs, strict=True):
+        recorded = step.chosen.get(tensor.name, step.outputs.get(tensor.name))
+        if recorded is None or recorded.tobytes() == np.ascontiguousarray(found).tobytes():
+            continue
+        gap = float(np.abs(recorded.astype(np.float64) - found).max())
+        largest = gap if largest is None else max(largest, gap)
+    return largest
+
+
+def _nobody(step: FlightStep, outputs: Sequence[NDArray[Any]]) -> None:
+    pass
