@@ -152,8 +152,7 @@ class Contenders:
             self._stack.callback(from_c.close)
             self.found.append(from_c)
         if target == "onnxruntime":
-            root = None if precision == "fp32" else bundle.path
-            session = open_session(bundle.path / target / "model.onnx", case.threads, root, case.batch)
+            session = open_session(bundle.path / target / "model.onnx", case.threads, case.batch)
             self.found.append(Session(SESSION, precision, given, session))
         if target != "onnxruntime" or case.batch == 1:
             policy = self._stack.enter_context(load_policy(bundle.path, target, threads=case.threads))

@@ -41,7 +41,6 @@ BUILD = BENCHMARKS.parent / "build" / "small-policies"
 
 OBSERVED, WIDTH, ACTIONS = 48, 256, 12
 CLIP = 5.0
-EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: where the weights of a model in memory lie."""
 INPUT_STEPS, FLEET_INPUT_STEPS = 64, 8
 """Observations, used in a cycle; of many rows fewer, since they would be hundreds of megabytes."""
@@ -359,9 +358,9 @@ def command(*line: object) -> str:
     return done.stdout
 
 
-def open_session(model: Path, threads: int, root: Path | None = None, rows: int = 1) -> Any:
-    """A session with ONNX Runtime's defaults but for its threads. ``root`` is the folder in which external weights of a
-    quantized graph lie, ``rows`` what a graph for any number of rows is prepared for."""
+def open_session(model: Path, threads: int, rows: int = 1) -> Any:
+    """A session with ONNX Runtime's defaults but for its threads. ``rows`` is what a graph for any number of rows is
+    prepared for."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -369,11 +368,7 @@ def open_session(model: Path, threads: int, root: Path | None = None, rows: int 
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only
     options.add_free_dimension_override_by_name(ROWS, rows)
-    given: str | bytes = str(model)
-    if root is not None:
-        options.add_session_config_entry(EXTERNAL_FOLDER, str(root))
-        given = model.read_bytes()
-    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 def torch_graph(policy: StepPolicy, batch: int, path: Path) -> None:

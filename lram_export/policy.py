@@ -20,6 +20,7 @@ from lram_export.model.config import read_model
 from lram_export.observations import Arrays, Observation, Observations, observations_of
 from lram_export.origin import SIGNATURE, Origin, check_signature
 from lram_export.priming import told_over
+from lram_export.rates import may_spin
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
@@ -76,6 +77,8 @@ class Policy:
         self._inputs = tuple(tensor.name for tensor in self.spec.inputs)
         self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.spec.outputs}
+        self._given: Arrays = {}
+        self._chosen: Arrays = {}
         self._stumbled = False
         aims = task is not None and self.spec.input("return_to_go") is not None
         self.reset(target_return=task.target_return if task is not None and aims else None)
@@ -101,6 +104,19 @@ class Policy:
     def outputs(self) -> dict[str, NDArray[np.generic]]:
         """Every output of the last step by name, with rows, as the step gives it; copies."""
         return {name: values.copy() for name, values in self._outputs.items()}
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.generic]]:
+        """Every input of the last step by name, with rows, scaled as the step took it; copies. Before the first: none.
+
+        Of an observation that was not converted it is the caller's own array: ask before it is filled anew.
+        """
+        return {name: values.copy() for name, values in self._given.items()}
+
+    @property
+    def chosen(self) -> dict[str, NDArray[np.generic]]:
+        """The actions of the last step that have limits or a safety, as the step gave them, before safety; copies."""
+        return {name: values.copy() for name, values in self._chosen.items()}
 
     def reset(self, rows: Iterable[int] | None = None, target_return: ArrayLike | None = None) -> None:
         """Start an episode, in all rows or in the given ones; the others go on undisturbed.
@@ -229,6 +245,7 @@ class Policy:
         if self._envelope:
             if starting is not None:
                 self._envelope.start(starting, with_this_step=True)
+            self._chosen = {name: self._outputs[name].copy() for name in self._envelope.names}
             self._envelope.apply(self._outputs)
         return single
 
@@ -241,6 +258,7 @@ class Policy:
             self._stumbled = True
             raise
         self._conditioning.commit(told)
+        self._given = {**given, "is_first": is_first.copy()}
         self._is_first.fill(0.0)
         for kept, values in zip(self._outputs.values(), output, strict=True):
             kept[...] = values
@@ -291,7 +309,9 @@ class Policy:
             self._envelope.start(range(self.spec.batch_size))
             self._is_first = np.array(state["is_first"], np.float32)
 
-    def swap(self, bundle: str | Path, target: str | None = None) -> bool:
+    def swap(
+        self, bundle: str | Path, target: str | None = None, prepare: Callable[[Policy], None] | None = None
+    ) -> bool:
         """Go on with another bundle of the same interface, from the next step on.
 
         Meant for a thread beside the control loop, which goes on while the bundle is loaded and checked, and waits no
@@ -300,6 +320,8 @@ class Policy:
         Args:
             bundle: its folder, which may be the one that this policy was loaded from, replaced meanwhile.
             target: default: the one that runs, if the bundle has it; else as :func:`load_policy` chooses.
+            prepare: what is done with the other policy before it takes over, such as
+                :func:`lram_export.loop.warmup.warm_up`; what it raises, this raises.
 
         Returns:
             Whether the state was kept: if the weights are the same, whatever the precision. Else every row starts an
@@ -317,6 +339,8 @@ class Policy:
         try:
             check_same_interface(path, self.spec, self.task, other.spec, other.task)
             check_same_robot(path, self.interface, other.interface)
+            if prepare is not None:
+                prepare(other)
             with self._guard.exchange():
                 kept = self._hand_over(other)
                 old = self._become(other)
@@ -379,7 +403,12 @@ class Policy:
 
 
 def load_policy(
-    path: str | Path, target: str | None = None, *, threads: int | None = None, batch: int | None = None
+    path: str | Path,
+    target: str | None = None,
+    *,
+    threads: int | None = None,
+    batch: int | None = None,
+    spin: bool | None = None,
 ) -> Policy:
     """Open a bundle, check its files against their hashes, and load one target.
 
@@ -390,26 +419,39 @@ def load_policy(
             loop that shares the machine with other loops may want 1: it gives up some speed for latency that does
             not depend on who else needs a core.
         batch: rows (robots, environments) to act for; default: as many as the bundle was exported for.
+        spin: whether threads may keep looking for work after a step, which saves waking them for the next, or shall
+            sleep, which leaves the cores to others; default: by the rate that the bundle says, see
+            :func:`lram_export.rates.may_spin`. Results are the same.
 
     Raises:
         UsageError: no such bundle or target; TargetNotInstalledError with the pip command.
-        BundleError: the bundle is damaged, or written by a newer version.
+        BundleError: the bundle is damaged, written by a newer version, or replaced again and again while it is loaded.
     """
     _check_count("threads", threads)
     _check_count("batch", batch, MOST_BATCH)
+    if spin not in (None, True, False):
+        raise UsageError(f"spin: expected True, False or None, got {spin!r}")
+    return load_settled(Path(path), lambda: _loaded(path, target, threads, batch, spin))
+
+
+def _loaded(path: str | Path, target: str | None, threads: int | None, batch: int | None, spin: bool | None) -> Policy:
+    """A policy from a folder that stays as it is meanwhile."""
     bundle = Bundle.open(path)
     chosen = target or default_target(bundle)
     artifact, manifest = bundle.artifact(chosen), bundle.manifest
     origin = Origin(
         path=Path(os.path.abspath(path)),  # noqa: PTH100 - resolve() would follow links, which may lead elsewhere later
         target=chosen,
-        options={"threads": threads, "batch": batch},
+        options={"threads": threads, "batch": batch, "spin": spin},
         weights=manifest.source["sha256"],
         precision=artifact.precision,
+        digest=bundle.artifact_digest(chosen),
     )
     if threads is None:
         threads = suitable_threads(manifest.parameters, manifest.batch_size if batch is None else batch)
-    runtime = load_runtime(chosen, bundle.load_artifact(chosen, batch), threads)
+    if spin is None:
+        spin = may_spin(manifest.interface.rate)
+    runtime = load_runtime(chosen, bundle.load_artifact(chosen, batch), threads, spin)
     return Policy(runtime, manifest.task, origin, manifest.interface, choices(bundle))
 
 
@@ -440,9 +482,9 @@ def default_target(bundle: Bundle) -> str:
 def _loaded_like(origin: Origin | None, path: Path, target: str | None, batch: int) -> Policy:
     """Load a bundle as another was loaded, unless told otherwise."""
     if origin is None:
-        return load_policy(path, target, batch=batch)
+        return _loaded(path, target, None, batch, None)
     alike = origin.target if origin.target in Bundle.open(path).targets else None
-    return load_policy(path, target or alike, **{**origin.options, "batch": batch})
+    return _loaded(path, target or alike, origin.options["threads"], batch, origin.options["spin"])
 
 
 def _loaded_again(path: str, target: str, options: dict[str, Any]) -> Policy:

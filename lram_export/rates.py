@@ -10,6 +10,9 @@ SAME = 1e-6
 """How far rates may differ, relatively, and be the same: a third of 100 Hz cannot be written down."""
 MOST_TICKS = 10_000
 """Of a controller per step."""
+LONG_PERIOD = 0.005
+"""Seconds between two steps from which on threads sleep in between: to wake them takes some 40 microseconds, a
+hundredth of it, and to keep them awake a core each."""
 
 
 def other_rate(name: str, trained: float | None, rate: float | None, done: str) -> str | None:
@@ -20,6 +23,14 @@ def other_rate(name: str, trained: float | None, rate: float | None, done: str) 
     if trained is None or rate is None or math.isclose(trained, rate, rel_tol=SAME):
         return None
     return f"{name} was trained at {trained:g} Hz, {done} at {rate:g} Hz"
+
+
+def may_spin(rate: float | None) -> bool:
+    """Whether threads may keep looking for work between two steps at a rate in Hz; None: as fast as they can follow.
+
+    By the rate alone: it is decided when a policy is loaded, and no runtime lets it be changed afterwards.
+    """
+    return rate is None or 1 / rate < LONG_PERIOD
 
 
 def ticks_per_step(rate: float, controller_rate: float) -> int:

@@ -11,6 +11,7 @@ from lram_export.errors import BundleError, LramError, UsageError
 from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, TensorSpec
+from lram_export.system.files import open_regular
 
 TRIES = 10
 """How often a folder may be replaced while it is loaded."""
@@ -90,6 +91,7 @@ def _shown(tensor: TensorSpec) -> str:
 def _manifest(path: Path) -> bytes | None:
     """What the manifest is now; None where there is none."""
     try:
-        return (path / MANIFEST_FILE).read_bytes()
+        with open_regular(path / MANIFEST_FILE) as file:
+            return file.readall()
     except OSError:
         return None

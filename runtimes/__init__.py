@@ -3,9 +3,11 @@
 Nothing here imports torch, an exporter or a compiler, except the `pytorch` runtime, which is the reference.
 A module has one function::
 
-    def load(artifact: LoadedArtifact, threads: int) -> Runtime: ...
+    def load(artifact: LoadedArtifact, threads: int, spin: bool) -> Runtime: ...
 
-and, if it needs more than its packages (a driver, a GPU), a second one, which says in a line what is missing::
+where ``spin`` is whether its threads may keep looking for work after a step, or shall sleep (ignored where there is no
+such choice); and, if it needs more than its packages (a driver, a GPU), a second one, which says in a line what is
+missing::
 
     def unavailable(artifact: LoadedArtifact | None = None) -> str | None: ...
 
@@ -58,9 +60,12 @@ STAND_INS = {
 """Target -> what verifies its artifact at export where the hardware for it is missing, and the module that does."""
 
 
-def load_runtime(target: str, artifact: LoadedArtifact, threads: int) -> Runtime:
-    """Load an artifact; raises UsageError for an unknown target, TargetNotInstalledError with the pip command."""
-    runtime: Runtime = load_target(RUNTIMES, target).load(artifact, threads)
+def load_runtime(target: str, artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
+    """Load an artifact; raises UsageError for an unknown target, TargetNotInstalledError with the pip command.
+
+    ``spin``: whether threads may keep looking for work after a step, or shall sleep.
+    """
+    runtime: Runtime = load_target(RUNTIMES, target).load(artifact, threads, spin)
     return runtime
 
 

@@ -81,8 +81,11 @@ class NativeRuntime(BaseRuntime):
         self._episodes = None
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Map the artifact, with what the environment says about the machine.
+
+    ``spin``: as long as the engine does unless told otherwise; without it threads sleep at once after a step. The
+    environment has the last word.
 
     Raises:
         UsageError: an environment variable that makes no sense here.
@@ -90,7 +93,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
         LramError: not enough memory, or not allowed to lock it.
     """
     path = artifact.file(MODEL_FILE)
-    chosen = NativeOptions.from_environment()
+    chosen = NativeOptions.from_environment(spin=spin)
     try:
         model = _native.Model(
             str(path),

@@ -23,6 +23,8 @@ from lram_export.spec.tensors import InitialTensors, StepSpec, next_name
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+STOP_SPINNING = "session.force_spinning_stop"
+"""At the end of a step, not within one. Left alone, idle threads spin on for tens of milliseconds or longer."""
 
 
 class OnnxRuntime(BaseRuntime):
@@ -77,7 +79,7 @@ class OnnxRuntime(BaseRuntime):
         self._session = None
 
 
-def session_options(threads: int, rows: int) -> Any:
+def session_options(threads: int, rows: int, spin: bool = True) -> Any:
     """Options under which two loads give the same bits: nothing is tuned at run time, sums have one order.
 
     A graph for any number of rows is prepared for this one, as if it had been exported for it.
@@ -90,24 +92,65 @@ def session_options(threads: int, rows: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.use_deterministic_compute = True
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry(STOP_SPINNING, "0" if spin else "1")
     return options
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Create a session; raises BundleError when ONNX Runtime does not accept the model."""
-    path = artifact.file(MODEL_FILE)
-    artifact.file(WEIGHTS_FILE)  # which the model refers to
-    options = session_options(threads, artifact.spec.batch_size)
-    model: str | bytes = str(path)
-    if artifact.quantized is not None:
-        # weights lie in the bundle's folder; older versions take that folder only for a model in memory
-        options.add_session_config_entry(EXTERNAL_FOLDER, str(artifact.quantized.bundle))
-        model = path.read_bytes()
+    path, weights = artifact.file(MODEL_FILE), artifact.file(WEIGHTS_FILE)
+    files = ModelFiles(path, (weights,) if artifact.quantized is None else (weights, artifact.quantized.path))
+    options = session_options(threads, artifact.spec.batch_size, spin)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            session = files.session(options)
+        except Exception:
+            # the releases that refuse links out of the folder can be given their content
+            if not files.are_links or not hasattr(options, IN_MEMORY):
+                raise
+            session = files.session_in_memory(options)
     except Exception as error:  # ONNX Runtime raises one class per status code, without a common base
         raise BundleError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
     return runtime_of(session, artifact, path)
+
+
+IN_MEMORY = "add_external_initializers_from_files_in_memory"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """A model, and the files with its weights: `model.onnx.data`, and the quantized matrices, if there are any."""
+
+    model: Path
+    data: tuple[Path, ...]
+
+    @property
+    def folder(self) -> Path:
+        """What the model's paths are relative to: its own folder, or up to schema version 6 that of the codes."""
+        return self.data[-1].parent
+
+    @property
+    def are_links(self) -> bool:
+        """Whether a store or a build tool put a link in the place of a file."""
+        return any(path.is_symlink() for path in (self.model, *self.data))
+
+    def session(self, options: Any) -> Any:
+        """A session that maps the files."""
+        if self.folder == self.model.parent:
+            return _session(str(self.model), options)
+        # older versions take another folder only for a model in memory
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(self.folder))
+        return _session(self.model.read_bytes(), options)
+
+    def session_in_memory(self, options: Any) -> Any:
+        """A session that copies the files, wherever they lie."""
+        content = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in self.data}
+        getattr(options, IN_MEMORY)(list(content), list(content.values()), list(map(len, content.values())))
+        return _session(self.model.read_bytes(), options)
+
+
+def _session(model: str | bytes, options: Any) -> Any:
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def runtime_of(session: Any, artifact: LoadedArtifact, path: Path) -> Runtime:

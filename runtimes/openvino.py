@@ -82,8 +82,10 @@ class OpenvinoRuntime(BaseRuntime):
         self._variables[tensor.name].state = ov.Tensor(np.ascontiguousarray(array))
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Compile the model for the chosen device, or take it from the cache.
+
+    ``spin`` changes nothing: OpenVINO's threads sleep a millisecond or so after a step, and offer no choice.
 
     Raises:
         UsageError: the device that the environment asks for is not here.
@@ -183,8 +185,9 @@ def _compile(core: ov.Core, device: str, artifact: LoadedArtifact, threads: int)
     resized = artifact.spec.batch_size != artifact.exported_batch
     if resized:
         identity["rows"] = artifact.spec.batch_size
-    if device == "CPU":  # the number of threads is no part of what is compiled
-        properties = {**properties, "INFERENCE_NUM_THREADS": threads}
+    if device == "CPU":  # where it runs is no part of what is compiled
+        # by itself it ties threads to cores of its choice, and unties the caller's from those that it was given
+        properties = {**properties, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     cache = CompileCache.of("openvino")
     known = cache.read(identity)
     if known is not None:

@@ -79,11 +79,12 @@ class PytorchRuntime(BaseRuntime):
         self._state = self._next = {}
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Build the reference model from the artifact's checkpoint; ``threads`` is the most, for the whole process.
 
     Token by token, a small model is all hand-over between threads: where others want the same
-    cores, two take five to twenty times as long as one.
+    cores, two take five to twenty times as long as one. ``spin`` changes nothing: how long threads look for work is
+    settled (``OMP_WAIT_POLICY``) when torch is imported.
     """
     use_threads_of("torch")
     if artifact.task is None:

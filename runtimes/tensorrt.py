@@ -160,11 +160,11 @@ def unavailable(artifact: LoadedArtifact | None = None) -> str | None:
     return reason
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Load the engine for this GPU: one in the bundle, else the one that `compile` left next to it.
 
     Where `compile` has left one for the rows that are asked for, it is taken; else that for the rows of the bundle
-    computes them part after part.
+    computes them part after part. ``threads`` and ``spin`` change nothing: the GPU computes.
 
     Raises:
         UsageError: no driver or GPU; no engine for this GPU and TensorRT.

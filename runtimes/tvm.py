@@ -30,7 +30,7 @@ from lram_export.targets.tvm.interface import (
     to_stored,
 )
 from lram_export.targets.tvm.platforms import PLATFORMS, TvmPlatform, unmet
-from lram_export.targets.tvm.virtual_machine import VirtualMachine, aligned, use_threads
+from lram_export.targets.tvm.virtual_machine import VirtualMachine, aligned, settle_spinning, use_threads
 
 
 class TvmRuntime(BaseRuntime):
@@ -105,8 +105,10 @@ def _unmet(name: str) -> str:
     return (unmet(PLATFORMS[name]) or "") if name in PLATFORMS else "unknown to this lram-export"
 
 
-def load(artifact: LoadedArtifact, threads: int) -> Runtime:
+def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
     """Load the library for this processor and the weights.
+
+    ``spin`` holds for the whole process, and the first policy of this target that is loaded in it decides.
 
     Raises:
         UsageError: no library in it runs on this processor; none is even loaded.
@@ -117,6 +119,7 @@ def load(artifact: LoadedArtifact, threads: int) -> Runtime:
     platform = _fitting(artifact)
     if platform is None:
         raise UsageError(f"{artifact.directory}: {unavailable(artifact)}")
+    settle_spinning(spin)
     return load_own_library(artifact, platform, threads)
 
 

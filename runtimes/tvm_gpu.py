@@ -59,8 +59,7 @@ class GpuRuntime(BaseRuntime):
         self._input_tensors = [self._tensor(array) for array in self._inputs.arrays]
         self._output_tensors = [self._tensor(action), self._tensor(logits.reshape(len(logits), -1))]
         self._state = {t.name: self._tensor(to_stored(t, self._initial[t.name], memory_columns)) for t in spec.states}
-        with loadable(library) as name:
-            machine = relax.VirtualMachine(tvm.runtime.load_module(name), device)
+        machine = relax.VirtualMachine(tvm.runtime.load_module(loadable(library)), device)
         arguments = [*self._input_tensors, *self._output_tensors, *weights, *self._state.values()]
         machine.save_function(STEP_FUNCTION, "run", *arguments, include_return=False)
         self._machine: Any = machine

@@ -63,8 +63,9 @@ class BenchResult:
     ``floor_ms`` is ``bytes_per_step`` divided by the read bandwidth; ``floor_ratio`` is the median over
     windows of p50 / floor, each with the bandwidth measured next to it. ``jitter`` is p99.9 / p50.
     ``cpu_ms`` is the processor time of a step, of all threads together: waiting in a loop counts.
-    ``missed`` counts deadlines missed at the rate, None without one. ``parity`` is None where there was
-    nothing to compare with.
+    ``missed`` counts deadlines missed at the rate, and ``cpu_per_second`` is the processor time of all threads per
+    second of the paced loop, its pauses included: 1 is a whole core. Both are None without a rate. ``parity`` is None
+    where there was nothing to compare with.
     """
 
     target: str
@@ -90,6 +91,7 @@ class BenchResult:
     window_p50_ms: tuple[float, ...]
     cpu_ms: float
     parity: ParityResult | None
+    cpu_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class _Run:
         self.contender = contender
         self.windows: list[NDArray[np.float64]] = []
         self.missed = 0
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = self.wall_seconds = 0.0
         self.report: WorkerReport | None = None
         self._options, self._failed = options, failed
         self._worker: _Worker | None = None
@@ -231,6 +233,7 @@ class _Run:
             self.windows.append(window.seconds)
             self.missed += window.missed
             self.cpu_seconds += window.cpu_seconds
+            self.wall_seconds += window.wall_seconds
 
     def finish(self) -> None:
         """Ask for what the process knows besides times."""
@@ -274,6 +277,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         window_p50_ms=tuple(1e3 * m for m in medians),
         cpu_ms=1e3 * run.cpu_seconds / len(seconds),
         parity=report.parity,
+        cpu_per_second=None if options.rate is None else run.cpu_seconds / run.wall_seconds,
     )
 
 

@@ -17,6 +17,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.episodes.steps import random_steps
 from lram_export.errors import LramError, UsageError
+from lram_export.rates import may_spin
 from lram_export.spec.parity import ParityMeter, ParityResult
 from lram_export.system.machine import peak_memory, usable_cores
 from lram_export.system.processes import end_with_parent
@@ -56,11 +57,13 @@ Job = ProbeJob | StepJob
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds each timed step took, how many missed their deadline, and the processor time of all threads."""
+    """Seconds each timed step took, how many missed their deadline, the processor time of all threads, and how long
+    the window was, pauses included."""
 
     seconds: NDArray[np.float64]
     missed: int
     cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,10 @@ class _StepWorker:
     def window(self, steps: int, seconds_limit: float | None) -> Window:
         for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
             self._timed_act()
-        before = time.process_time()
+        start, before = time.perf_counter(), time.process_time()
         window = self._timed_window(steps, seconds_limit)
-        return dataclasses.replace(window, cpu_seconds=time.process_time() - before)
+        used, passed = time.process_time() - before, time.perf_counter() - start
+        return dataclasses.replace(window, cpu_seconds=used, wall_seconds=passed)
 
     def _timed_window(self, steps: int, seconds_limit: float | None) -> Window:
         if self._rate is not None:
@@ -164,6 +168,7 @@ class _StepWorker:
             late = int(elapsed // period)
             missed += late > 0
             tick += period * (1 + late)
+        time.sleep(max(tick - time.perf_counter(), 0.0))  # threads that spin after the last step count, too
         return Window(np.array(seconds), missed)
 
     def _timed_act(self) -> float:
@@ -188,7 +193,8 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     from lram_export.policy import Policy, load_policy
 
     if job.name != BASELINE:
-        return load_policy(job.bundle, job.name, threads=job.threads), "bundle", True
+        policy = load_policy(job.bundle, job.name, threads=job.threads, spin=may_spin(job.rate))
+        return policy, "bundle", True
     task = bundle.manifest.task
     if task is None:
         raise UsageError(f"--baseline: {bundle.path} is of a module of one's own, which has no original package")

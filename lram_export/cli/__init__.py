@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "report",
     "run": "run",
     "loop": "loop",
+    "flight": "flight",
     "record": "record",
     "evaluate": "evaluate",
     "sweep": "sweep",

@@ -117,7 +117,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "floor ms",
         "x floor",
     ]
-    columns += ["missed"] if rate else []
+    columns += ["missed", "cpu s/s"] if rate else []
     rows = [
         [
             r.target,
@@ -129,7 +129,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
             f"{r.cpu_ms:.3g}",
             f"{r.floor_ms:.3g}",
             f"{r.floor_ratio:.2f}",
-            *([f"{r.missed}"] if rate else []),
+            *([f"{r.missed}", f"{r.cpu_per_second:.3f}"] if rate else []),
         ]
         for r in results
     ]
@@ -148,6 +148,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         notes.append(
             f"paced at {rate:g} Hz: times run from the tick to the action, missed counts later than the next tick"
         )
+        notes.append("cpu s/s is the processor time of all threads per second of the loop, pauses included")
     print_table(f"{title}: one environment step", columns, rows, notes)
     rows = [
         [

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from lram_export.cli import options
-from lram_export.cli.parameters import INPUT_FILE, POSITIVE, Command, OutputFile
+from lram_export.cli.parameters import INPUT_FILE, PATH, POSITIVE, Command, OutputFile
 
 
 @click.command(cls=Command)
@@ -55,6 +55,18 @@ from lram_export.cli.parameters import INPUT_FILE, POSITIVE, Command, OutputFile
     default=0,
     help="Readings in a row that may be the same to the bit; default: any number.",
 )
+@click.option("--record", type=PATH, help="Record the flight: a new .mcap, or a folder for one named by the time.")
+@click.option(
+    "--priority",
+    type=click.IntRange(1, 99),
+    help="Real-time priority of the loop's thread, and of no other; default: none.",
+)
+@click.option("--if-permitted", is_flag=True, help="With --priority: go on without it where it is not allowed.")
+@click.option(
+    "--cpu",
+    type=click.IntRange(0, 1_000_000),
+    help="Core of the loop's thread, which other threads of the process leave to it; default: any.",
+)
 @click.option("--state", type=OutputFile(".npz"), help="Save where the run is at its end, as .npz.")
 @click.option("--resume", is_flag=True, help="With --state: go on from there, if it is there.")
 @options.target
@@ -70,6 +82,10 @@ def loop(
     bridge: int,
     by: str,
     frozen: int,
+    record: Path | None,
+    priority: int | None,
+    if_permitted: bool,
+    cpu: int | None,
     state: Path | None,
     resume: bool,
     target: str | None,
@@ -96,6 +112,10 @@ def loop(
         bridge=bridge,
         by=by,
         frozen=frozen,
+        record=record,
+        priority=priority,
+        if_permitted=if_permitted,
+        cpu=cpu,
         state=state,
         resume=resume,
     )

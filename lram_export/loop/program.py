@@ -17,14 +17,17 @@ import numpy as np
 from lram_export.bundle.bundle import Bundle
 from lram_export.describe import counted, held_back
 from lram_export.errors import LramError, UsageError, describe
+from lram_export.flight.recorder import FlightRecorder, check_packages, flight_file
 from lram_export.interpolation import HOLD, Between
 from lram_export.loop.control import Ended, Loop, LoopOptions
 from lram_export.loop.rehearsal import STEPS, Rehearsal
 from lram_export.loop.robot import Robot, find_robot, made
+from lram_export.loop.scheduling import Scheduling
 from lram_export.loop.warmup import warm_up
 from lram_export.policy import Policy, load_policy
-from lram_export.rates import other_rate, ticks_per_step
+from lram_export.rates import may_spin, other_rate, ticks_per_step
 from lram_export.system.files import atomic_file, check_output
+from lram_export.system.machine import suitable_threads
 
 LOG = logging.getLogger("lram_export.loop")
 RATE = 50.0
@@ -49,6 +52,10 @@ class Wishes:
     frozen: int = 0
     state: Path | None = None
     resume: bool = False
+    record: Path | None = None
+    priority: int | None = None
+    cpu: int | None = None
+    if_permitted: bool = False
 
 
 def options_of(wishes: Wishes) -> LoopOptions:
@@ -65,6 +72,9 @@ def options_of(wishes: Wishes) -> LoopOptions:
         raise UsageError("--resume: only with --state, the file to go on from")
     if wishes.state is not None:
         check_output(wishes.state, force=True)
+    if wishes.record is not None:
+        check_packages()
+        flight_file(wishes.record)
     manifest = Bundle.open(wishes.bundle).manifest
     rate = wishes.rate or manifest.interface.rate or RATE
     ticks = ticks_per_step(rate, wishes.controller_rate or rate)
@@ -85,12 +95,16 @@ def run_program(wishes: Wishes, say: Callable[[str], None]) -> None:
     """
     options = options_of(wishes)
     kind = None if wishes.robot is None else find_robot(wishes.robot)
-    with load_policy(wishes.bundle, target=wishes.target, threads=wishes.threads) as policy:
+    scheduling = Scheduling(wishes.priority, wishes.cpu, wishes.if_permitted)
+    scheduling.check()
+    threads, spin = _threads(wishes), may_spin(options.rate)
+    with load_policy(wishes.bundle, target=wishes.target, threads=threads, spin=spin) as policy:
         warm_up(policy)
         resumed = wishes.state is not None and wishes.resume and load_run(policy, wishes.state)
         _lock_memory()
-        with _signals(wishes.bundle) as signals:  # from here on they stop the motors
-            loop = signals.loop = Loop(policy, _robot(wishes, policy, kind), options)
+        with _signals(wishes.bundle) as signals, _recorder(wishes) as recorder:  # from here on they stop the motors
+            robot = _robot(wishes, policy, kind)
+            loop = signals.loop = Loop(policy, robot, options, recorder=recorder, scheduling=scheduling)
             if signals.ending:
                 loop.end()
             try:
@@ -98,7 +112,9 @@ def run_program(wishes: Wishes, say: Callable[[str], None]) -> None:
             finally:  # the motors have stopped
                 if wishes.state is not None:
                     save_run(policy, wishes.state)
-                for line in _said(loop, policy, options):
+                if recorder is not None:
+                    recorder.close()
+                for line in _said(loop, policy, options, recorder):
                     say(line)
 
 
@@ -130,12 +146,33 @@ def save_run(policy: Policy, path: Path) -> None:
         LOG.warning("--state: %s: not saved: %s", path, describe(error))
 
 
+def _threads(wishes: Wishes) -> int | None:
+    """Threads of the runtime. Once the loop has a core of its own, whoever swaps its bundle counts one core less."""
+    if wishes.threads is not None or wishes.cpu is None:
+        return wishes.threads
+    manifest = Bundle.open(wishes.bundle).manifest
+    return suitable_threads(manifest.parameters, manifest.batch_size)
+
+
 def _robot(wishes: Wishes, policy: Policy, kind: type[Robot] | None) -> Robot:
     if kind is not None:
         return made(kind, str(wishes.robot))
     if wishes.observations is not None:
         return Rehearsal.of_file(wishes.observations, policy)
     return Rehearsal.of_bundle(wishes.bundle, policy)
+
+
+@contextmanager
+def _recorder(wishes: Wishes) -> Iterator[FlightRecorder | None]:
+    """The flight recorder, if one is asked for; of a flight that never began nothing is left."""
+    if wishes.record is None:
+        yield None
+        return
+    recorder = FlightRecorder(flight_file(wishes.record))
+    try:
+        yield recorder
+    finally:
+        recorder.close()
 
 
 class _Signals:
@@ -186,9 +223,10 @@ def _lock_memory() -> None:
         LOG.warning("memory is not locked: not allowed here (LimitMEMLOCK of a service, ulimit -l)")
 
 
-def _said(loop: Loop, policy: Policy, options: LoopOptions) -> list[str]:
+def _said(loop: Loop, policy: Policy, options: LoopOptions, recorder: FlightRecorder | None) -> list[str]:
     """How it went."""
     ticks = options.between.ticks
     faster = f", actions at {options.rate * ticks:g} Hz ({options.between.between})" if ticks > 1 else ""
     first = f"{counted(loop.account.steps, 'step')} at {options.rate:g} Hz{faster}: {loop.account}"
-    return [first, *held_back(policy.counts(), policy.interface)] if loop.account.steps else []
+    recorded = [] if recorder is None else [str(recorder)]
+    return [first, *held_back(policy.counts(), policy.interface), *recorded] if loop.account.steps else []

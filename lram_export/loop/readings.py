@@ -33,6 +33,7 @@ class Readings:
 
     Attributes:
         last: the last good reading, by name, as ``Policy.act`` takes it; None before there was one.
+        came: what was checked last, good or not, by name, with rows; nothing where it could not be read.
     """
 
     def __init__(self, spec: StepSpec, interface: Interface, frozen: int = 0) -> None:
@@ -41,6 +42,7 @@ class Readings:
         self._frozen, self._same = frozen, 0
         self._before: Arrays | None = None
         self.last: Mapping[str, NDArray[Any]] | None = None
+        self.came: Arrays = {}
 
     def are_of(self, spec: StepSpec, interface: Interface) -> None:
         """From now on they are for another policy, which takes the same."""
@@ -53,6 +55,7 @@ class Readings:
 
     def check(self, reading: Observation | None) -> Fault | None:
         """What is wrong with a reading; None where nothing is: then it is the last good one, a copy."""
+        self.came = {}
         if reading is None:
             return Fault(MISSING, "")
         try:
@@ -60,6 +63,7 @@ class Readings:
         except ValueError as error:
             return Fault(UNUSABLE, str(error))
         found = {name: values.copy() for name, values in read.items()}  # the robot may fill its own anew at any time
+        self.came = found
         for field in self._fields:
             fault = field.fault(found[field.name])
             if fault is not None:
@@ -100,8 +104,8 @@ class _Field:
         if self._bounds is None:
             return None
         low, high = self._bounds
-        beyond = np.argwhere((values < low) | (values > high))
-        return None if not len(beyond) else Fault(LIMITS, self._beyond(values, beyond[0]))
+        beyond = (values < low) | (values > high)
+        return Fault(LIMITS, self._beyond(values, np.argwhere(beyond)[0])) if beyond.any() else None
 
     def _beyond(self, values: NDArray[Any], place: NDArray[np.intp]) -> str:
         assert self._bounds is not None

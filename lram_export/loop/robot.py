@@ -11,17 +11,19 @@ from lram_export.observations import Observation
 NEW_EPISODE, DONE = "new episode", "done"
 EVENTS = (NEW_EPISODE, DONE)
 METHODS = ("reset", "observe", "act", "close")
-"""What a robot's class must have. ``stop``, ``holds`` and ``event`` it may."""
+"""What a robot's class must have. ``stop``, ``holds``, ``brought`` and ``event`` it may."""
 
 
 class Robot(Protocol):
     """What a control loop talks to. Whatever a method raises is a fault of that tick, which is bridged.
 
-    It may have three methods more:
+    It may have four methods more:
 
     - ``stop()``, a safe stop, asked for where the loop must not go on, before ``close()``;
-    - ``holds()``, asked where an episode begins: the action that the robot holds there, from which an interface's
-      safety bounds the first;
+    - ``holds()``, asked where an episode begins, and after an action that could not be sent: the action that the robot
+      holds, from which an interface's safety bounds the next;
+    - ``brought()``, asked before every step: the reward since the last time, of a robot that is told it with the
+      observation; what ``act`` returns is added to it;
     - ``event()``, asked after every step: ``"new episode"`` where the robot was put where an episode begins, ``"done"``
       where one has ended and nothing is to be done until the next, else None.
     """

@@ -101,6 +101,13 @@ def test_a_paced_loop_counts_missed_deadlines(exported: ExportFunction) -> None:
     assert window.missed >= 4 and (np.sort(window.seconds)[-4:] > 0.02).all()
 
 
+def test_processor_time_per_second_counts_the_pauses(exported: ExportFunction) -> None:
+    job = StepJob("onnxruntime", str(exported("state_m", targets=("onnxruntime",))), 1, rate=50.0)
+    window = _StepWorker(job).window(10, None)
+    assert window.wall_seconds >= 10 / 50  # the last period is there to its end
+    assert 0 < window.cpu_seconds < window.wall_seconds
+
+
 def test_a_paced_window_ends_early_where_it_may(exported: ExportFunction) -> None:
     worker = _StepWorker(StepJob("onnxruntime", str(exported("state_m", targets=("onnxruntime",))), 1, rate=100.0))
     assert len(worker._paced_window(1000, 1 / 100, 0.1).seconds) < 50
@@ -116,6 +123,7 @@ def benched(bundle: Path, *options: str) -> tuple[dict[str, Any], str]:
 def test_the_rate_is_that_of_the_bundle(exported: ExportFunction, shared_folder: Path) -> None:
     document, said = benched(rated(exported, shared_folder))
     assert document["rate"] == RATE and document["results"][0]["missed"] is not None
+    assert 0 < document["results"][0]["cpu_per_second"] < 2  # of one thread, and what Python has
     assert "trained at" not in said
 
 
@@ -136,6 +144,7 @@ def test_a_bundle_that_says_a_rate_can_be_timed_without_one(exported: ExportFunc
 def test_without_a_rate_nothing_is_paced(exported: ExportFunction) -> None:
     document, said = benched(exported("state_m", targets=("onnxruntime",)))
     assert document["rate"] is None and document["results"][0]["missed"] is None and "trained at" not in said
+    assert document["results"][0]["cpu_per_second"] is None
 
 
 def test_a_state_that_stands_still_voids_the_times(exported: ExportFunction) -> None:

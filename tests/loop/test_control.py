@@ -168,6 +168,19 @@ def test_motors_that_cannot_be_stopped_are_told_of(start: Start) -> None:
         loop.run()
 
 
+def test_a_robot_that_is_gone_for_good_is_no_reason_to_forget_why_it_was_stopped(start: Start) -> None:
+    loop, robot = start([ONE, None, None], bridge=1)
+
+    def broken() -> None:
+        raise OSError("bus is gone")
+
+    robot.close = broken  # type: ignore[method-assign]
+    with pytest.raises(
+        SafeStopError, match=r"^stopped: 2 steps in a row .* missing; then the robot's close\(\) failed"
+    ):
+        loop.run()
+
+
 def test_an_action_that_cannot_be_sent_is_a_fault(start: Start) -> None:
     loop, robot = start([ONE, TWO, THREE, FOUR])
     robot.failing = {1}
@@ -245,6 +258,25 @@ def test_rewards_of_all_ticks_are_added_up(start: Start, policy: Policy) -> None
     robot.reward = 0.5
     loop.run()
     assert seen == [None, 2.0, 2.0]
+
+
+def test_a_robot_may_be_asked_what_a_step_brought(start: Start, policy: Policy) -> None:
+    seen: list[Any] = []
+    act = policy.act
+    policy.act = lambda observation, reward=None: (seen.append(reward), act(observation))[1]  # type: ignore[method-assign,assignment]
+    told: Iterator[Any] = iter([None, 1.0, OSError("bus is busy"), 2.0])
+
+    def brought() -> Any:
+        found = next(told)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    loop, robot = start([ONE, TWO, THREE, FOUR])
+    robot.reward, robot.brought = 0.5, brought  # type: ignore[attr-defined]
+    loop.run()
+    assert seen == [None, 1.5, 3.0]
+    assert loop.account.faults == {"no result": 1}
 
 
 class TestDeadlines:
@@ -386,6 +418,77 @@ def test_changes_are_bounded_from_what_really_reached_the_robot(held: Path, time
         robot.end, robot.failing = loop.end, {1, 2, 3}
         loop.run()
     assert robot.actions == [0, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("held_then", "after"), [(1.0, [2, 3]), (0.0, [1, 2])])
+def test_a_robot_is_asked_what_it_holds_where_sending_failed(
+    held_then: float, after: list[float], held: Path, time: FakeTime
+) -> None:
+    """It may have been told all the same, and only its answer was lost."""
+    answers = iter([[0.0, 0.0], [held_then, 0.0]])
+    with load_policy(held) as policy:
+        robot = Scripted(time, [[0.0, 0.0], *[[3.0, 0.0]] * 3])
+        loop = Loop(policy, robot, options())
+        robot.end, robot.failing = loop.end, {1}
+        robot.holds = lambda: next(answers)  # type: ignore[attr-defined]
+        loop.run()
+    assert robot.actions == [0, 1, *after]
+
+
+def test_a_robot_that_does_not_say_what_it_holds_is_asked_again_before_it_is_told_anything(
+    held: Path, time: FakeTime
+) -> None:
+    with load_policy(held) as policy:
+        robot = Scripted(time, [[3.0, 0.0]] * 4)
+        answers = iter([TimeoutError("HOLDS"), [0.5, 0.0]])
+
+        def holds() -> Any:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        loop = Loop(policy, robot, options())
+        robot.end, robot.holds = loop.end, holds  # type: ignore[attr-defined]
+        loop.run()
+    assert robot.actions == [1.5, 2.5, 3]
+    assert loop.account.faults == {"no result": 1}
+
+
+def test_an_action_is_sent_again_while_the_robot_does_not_say_what_it_holds(held: Path, time: FakeTime) -> None:
+    with load_policy(held) as policy:
+        robot = Scripted(time, [[0.0, 0.0], *[[3.0, 0.0]] * 4])
+        answers = iter([np.zeros(2), TimeoutError("HOLDS"), [1.0, 0.0]])
+
+        def holds() -> Any:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        loop = Loop(policy, robot, options())
+        robot.end, robot.failing, robot.holds = loop.end, {1, 2}, holds  # type: ignore[attr-defined]
+        loop.run()
+    assert robot.actions == [0, 1, 1, 2, 3]
+    assert loop.account.faults == {"not sent": 1, "no result": 1}
+
+
+def test_bounds_are_from_what_was_sent_though_the_policy_refused_a_step_meanwhile(held: Path, time: FakeTime) -> None:
+    with load_policy(held) as policy:
+        act, calls = policy.act, []
+
+        def refusing(observation: Any, reward: Any = None) -> Any:
+            calls.append(observation)
+            if len(calls) == 3:
+                raise ValueError("observation: cannot be")
+            return act(observation)
+
+        policy.act = refusing  # type: ignore[method-assign,assignment]
+        robot = Scripted(time, [[0.0, 0.0], *[[3.0, 0.0]] * 2, [-3.0, 0.0]])
+        loop = Loop(policy, robot, options())
+        robot.end, robot.failing = loop.end, {1}
+        loop.run()
+    assert robot.actions == [0, 1, 1, 0]
 
 
 def test_a_robot_may_say_what_it_holds_where_an_episode_begins(held: Path, time: FakeTime) -> None:

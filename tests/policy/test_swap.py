@@ -19,6 +19,7 @@ from lram_export.checkpoints.checkpoint import Checkpoint
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.random import random_checkpoint
 from lram_export.errors import UsageError
+from lram_export.loop.warmup import warm_up
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.spec.interface import FieldInterface, Interface, Limits, Scaling
 from lram_export.swapping import load_settled
@@ -109,6 +110,32 @@ class TestState:
         assert bare.swap(made(), "onnxruntime") is False
         act(bare)
         bare.close()
+
+    def test_what_takes_over_can_be_warmed_up_first(self, policy: Policy, made: Made) -> None:
+        expected = act(policy)
+        policy.reset()
+        seen: list[Policy] = []
+
+        def prepare(other: Policy) -> None:
+            warm_up(other)
+            seen.append(other)
+
+        act(policy, 3)
+        assert policy.swap(made("int8"), prepare=prepare) is True
+        assert seen[0].runtime is policy.runtime
+        policy.swap(made(), prepare=warm_up)
+        policy.reset()
+        np.testing.assert_array_equal(act(policy), expected)
+
+    def test_where_that_fails_the_policy_is_as_it_was(self, policy: Policy, made: Made) -> None:
+        def prepare(_: Policy) -> None:
+            raise LramError("no")
+
+        runtime = policy.runtime
+        with pytest.raises(LramError, match="no"):
+            policy.swap(made("int8"), prepare=prepare)
+        assert policy.runtime is runtime
+        act(policy)
 
 
 class TestRefusals:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lram_export.errors import UsageError
-from lram_export.rates import MOST_TICKS, other_rate, ticks_per_step
+from lram_export.rates import MOST_TICKS, may_spin, other_rate, ticks_per_step
 
 
 def test_another_rate_is_one_line() -> None:
@@ -17,6 +17,11 @@ def test_another_rate_is_one_line() -> None:
 @pytest.mark.parametrize(("trained", "rate"), [(None, 100.0), (50.0, None), (50.0, 50.0), (100 / 3, 33.3333333)])
 def test_nothing_is_said_where_nothing_is_known_or_different(trained: float | None, rate: float | None) -> None:
     assert other_rate("arm.lram", trained, rate, "measured") is None
+
+
+def test_threads_may_spin_where_steps_follow_closely() -> None:
+    assert all(may_spin(rate) for rate in (None, 1000.0, 201.0))
+    assert not any(may_spin(rate) for rate in (200.0, 50.0, 0.1))
 
 
 @given(st.floats(1e-3, 1e6), st.integers(1, MOST_TICKS))

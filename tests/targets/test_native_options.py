@@ -62,6 +62,11 @@ class TestVariables:
         assert NativeOptions.from_environment({}) == NativeOptions()
         assert NativeOptions.from_environment(dict.fromkeys(VARIABLES, "")) == NativeOptions()
 
+    def test_threads_that_shall_not_spin_sleep_at_once_unless_the_environment_says_otherwise(self) -> None:
+        assert NativeOptions.from_environment({}, spin=False) == NativeOptions(spin_microseconds=0)
+        given = {"LRAM_NATIVE_SPIN_MICROSECONDS": "70"}
+        assert NativeOptions.from_environment(given, spin=False) == NativeOptions(spin_microseconds=70)
+
     def test_all_are_understood(self) -> None:
         given = {STATE_FORMAT: "lazy-fp16", CPUS: "3,1-2,7", SPIN_MICROSECONDS: "0", LOCK_MEMORY: "1"}
         assert NativeOptions.from_environment(given) == NativeOptions("lazy-fp16", (3, 1, 2, 7), 0, True)

@@ -36,23 +36,26 @@ class NativeOptions:
     lock_memory: bool = False
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str] | None = None) -> NativeOptions:
-        """Read the variables (empty is as good as unset); raises UsageError naming the one that is wrong."""
+    def from_environment(environment: Mapping[str, str] | None = None, spin: bool = True) -> NativeOptions:
+        """Read the variables (empty is as good as unset); raises UsageError naming the one that is wrong.
+
+        ``spin``: False: threads sleep at once after a step, unless a variable says how long they wait.
+        """
         given = os.environ if environment is None else environment
         for name in given:
             if name.startswith("LRAM_NATIVE_") and name not in VARIABLES:
                 raise UsageError(f"{name}: unknown; the target `native` knows: {', '.join(VARIABLES)}")
-        default = NativeOptions()
+        default = NativeOptions() if spin else NativeOptions(spin_microseconds=0)
         state_format = given.get(STATE_FORMAT) or default.state_format
         if state_format not in STATE_FORMATS:
             raise UsageError(f"{STATE_FORMAT}: expected {' or '.join(STATE_FORMATS)}, got '{state_format}'")
-        spin = given.get(SPIN_MICROSECONDS) or str(default.spin_microseconds)
-        if not re.fullmatch(r"[0-9]{1,7}", spin) or int(spin) > 1_000_000:
-            raise UsageError(f"{SPIN_MICROSECONDS}: expected a number from 0 to 1000000, got '{spin}'")
+        wait = given.get(SPIN_MICROSECONDS) or str(default.spin_microseconds)
+        if not re.fullmatch(r"[0-9]{1,7}", wait) or int(wait) > 1_000_000:
+            raise UsageError(f"{SPIN_MICROSECONDS}: expected a number from 0 to 1000000, got '{wait}'")
         lock = given.get(LOCK_MEMORY) or "0"
         if lock not in ("0", "1"):
             raise UsageError(f"{LOCK_MEMORY}: expected 0 or 1, got '{lock}'")
-        return NativeOptions(state_format, _cpus(given.get(CPUS) or ""), int(spin), lock == "1")
+        return NativeOptions(state_format, _cpus(given.get(CPUS) or ""), int(wait), lock == "1")
 
 
 def _cpus(text: str) -> tuple[int, ...]:

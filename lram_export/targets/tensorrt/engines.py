@@ -1,4 +1,5 @@
-"""Engines that were compiled on this machine, kept next to the bundle they belong to.
+"""Engines that were compiled on this machine, kept next to the bundle they belong to, or, where nothing can be written
+there, in the user's cache folder.
 
 Beside ``arm.lram`` they lie in ``arm.engines/``, one ``.plan`` with one ``.json`` each, named after TensorRT's version,
 the GPU's compute capability, the precision and the artifact they were built from: none of the four can change
@@ -8,7 +9,9 @@ that, too. The ``.json`` is written last, with size and SHA-256 of the plan.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.errors import BundleError, LramError
 from lram_export.spec.json_fields import read_json
+from lram_export.system.cache import CompileCache
 from lram_export.system.files import atomic_file, file_sha256
 
 FOLDER_SUFFIX = ".engines"
@@ -54,9 +58,21 @@ class EngineStore:
 
     @staticmethod
     def of(bundle: Path) -> EngineStore:
-        """The store next to a bundle's folder."""
+        """The store next to a bundle's folder; of one in a read-only place that has none, the store in the cache."""
         bundle = bundle.absolute()
-        return EngineStore(bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX) + FOLDER_SUFFIX))
+        beside = bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX) + FOLDER_SUFFIX)
+        kept = CompileCache.of("tensorrt").folder
+        if kept is None or beside.is_dir() or os.access(beside.parent, os.W_OK):
+            return EngineStore(beside)
+        place = hashlib.sha256(os.fsencode(bundle)).hexdigest()
+        return EngineStore(kept / f"{beside.stem}-{place[:16]}{FOLDER_SUFFIX}")
+
+    def create(self) -> None:
+        """Make the folder, where there is none; raises LramError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LramError(f"{self.folder}: cannot be created: {error.strerror}") from None
 
     def path(self, key: EngineKey) -> Path:
         """Where an engine is, or would be."""
@@ -87,8 +103,8 @@ class EngineStore:
     def keep(self, key: EngineKey, plan: memoryview, facts: Mapping[str, Any]) -> Path:
         """Write a plan and what is known about it, each whole or not at all; raises LramError."""
         path = self.path(key)
+        self.create()
         try:
-            self.folder.mkdir(exist_ok=True)
             with atomic_file(path, force=True) as temporary:
                 temporary.write_bytes(plan)
             entry = {**asdict(key), "size": path.stat().st_size, "sha256": file_sha256(path), **facts}

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,10 +22,12 @@ from lram_export.errors import LramError
 from lram_export.system.machine import available_cpus
 from lram_export.targets.tvm.interface import ALIGNMENT
 
-SPIN_COUNT = "3000"
-"""How often an idle thread looks for work before it sleeps: about a millisecond. TVM's own 300,000 keep a core busy
-through the pauses of a 50 Hz loop, and whoever shares the processor waiting; steps in a row take as long
-with either."""
+SPIN_COUNTS = {True: "3000", False: "300"}
+"""How often an idle thread looks for work before it sleeps, where it may spin between steps and where it shall not:
+about a millisecond, and a tenth of it, which lasts from one kernel of a step to the next. TVM's own 300,000 keep a core
+busy through the pauses of a 50 Hz loop, and whoever shares the processor waiting; steps in a row take as long with
+either."""
+_SPIN_COUNT = "TVM_THREAD_POOL_SPIN_COUNT"
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
 _BIG_CORES = 1  # affinity mode of the thread pool: the fastest cores first
@@ -44,24 +44,30 @@ def _runtime_library() -> ctypes.CDLL:
             # ties its threads to them
             os.environ.setdefault("TVM_NUM_THREADS", str(len(available_cpus())))
             os.environ.setdefault("TVM_BIND_THREADS", "0")
-            os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPIN_COUNT)
+            settle_spinning(True)
             return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     raise LramError(
         "tvm: the installed package holds no libtvm_runtime.so; pip install apache-tvm (not 'tvm', another project)"
     )
 
 
-@contextmanager
-def loadable(path: Path) -> Iterator[str]:
+def settle_spinning(spin: bool) -> None:
+    """Say whether threads may spin between steps, for the whole process: the first to say so has it."""
+    os.environ.setdefault(_SPIN_COUNT, SPIN_COUNTS[spin])
+
+
+_loads = itertools.count()
+
+
+def loadable(path: Path) -> str:
     """A name under which the system has loaded nothing yet, for a library at a path.
 
     A library that was loaded before is not looked at again where its name is the same, and so would go on running
-    where a bundle was replaced by another one.
+    where a bundle was replaced by another one. So the number of the load is written between folder and file, its bits
+    as `./` and `/`, which lead nowhere else. It takes no folder that can be written to.
     """
-    with TemporaryDirectory(prefix="lram-tvm-") as folder:
-        name = Path(folder) / path.name
-        name.symlink_to(path.resolve())
-        yield str(name)
+    folder = path.parent.absolute()
+    return f"{folder}/{''.join('./' if bit == '1' else '/' for bit in f'{next(_loads):b}')}{path.name}"
 
 
 class VirtualMachine:
@@ -70,8 +76,7 @@ class VirtualMachine:
     def __init__(self, path: Path) -> None:
         """Load a library; raises RuntimeError or OSError if TVM does not accept it."""
         _runtime_library()
-        with loadable(path) as name:
-            self._library = tvm_ffi.load_module(name)
+        self._library = tvm_ffi.load_module(loadable(path))
         self._machine = self._library["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
         self._bound = 0
