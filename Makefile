@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-large wheels test-wheels metaworld results lint lint-native tidy-native typecheck \
-	format clean
+	test-precisions test-tamper test-endurance test-large wheels test-wheels metaworld results lint lint-native \
+	tidy-native typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -110,6 +110,11 @@ test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,00
 test-tamper: $(STAMP) ## bundles altered with valid hashes are noticed: thousands of mutants (about half an hour)
 	$(BIN)/python -m tests.tamper.campaign build/tamper
 
+ENDURANCE_SECONDS ?= 3600
+
+test-endurance: $(STAMP) ## the control loop and every fault at 200 Hz, ENDURANCE_SECONDS long (3600)
+	PYTHONPATH=examples $(BIN)/python -m tests.loop.endurance build/endurance --seconds $(ENDURANCE_SECONDS)
+
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest $(HOURS) -m large -s
 
@@ -120,12 +125,12 @@ $(WHEEL_TOOLS)/.installed: wheels/tools.txt
 	$(WHEEL_TOOLS)/bin/python -m pip install --quiet --requirement wheels/tools.txt
 	touch $@
 
-wheels: $(WHEEL_TOOLS)/.installed ## release wheels with the native engine, for x86-64 and ARM, into dist/
+wheels: $(WHEEL_TOOLS)/.installed ## release wheels with the native engine, and its library, for x86-64 and ARM, into dist/
 	CMAKE_BUILD_PARALLEL_LEVEL=$(NATIVE_JOBS) $(WHEEL_TOOLS)/bin/python -m wheels.build dist
 
 test-wheels: $(STAMP) ## what is in dist/, installed in every Python here and on emulated ARM robots
-	test -z "$(filter qemu%,$(ARM_PACKAGES))" || apt-get install -qq -y qemu-user-static > /dev/null \
-		|| (echo "test-wheels: missing: apt-get install qemu-user-static"; false)
+	test -z "$(strip $(ARM_PACKAGES))" || apt-get install -qq -y $(ARM_PACKAGES) > /dev/null \
+		|| (echo "test-wheels: missing: apt-get install $(strip $(ARM_PACKAGES))"; false)
 	$(BIN)/python -m pytest $(HOURS) -m wheels
 
 METAWORLD := build/metaworld
@@ -148,7 +153,7 @@ lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(MAKE) typecheck
 
-CPP = $(shell find kernels examples wheels -name '*.h' -o -name '*.c' -o -name '*.cpp')
+CPP = $(shell find kernels examples wheels ros -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.hpp')
 # one instruction set stands for all: the others are the same templates
 TIDY = $(filter-out %/binding.cpp %/isa_neon.cpp %/isa_neondot.cpp $(NATIVE)/fuzz/%,$(filter $(NATIVE)/%.cpp,$(CPP)))
 
@@ -166,6 +171,7 @@ typecheck: $(STAMP) ## mypy on the package as installed, and on what builds its 
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck --config-settings wheel.cmake=false .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lram_export
 	$(BIN)/mypy wheels
+	cd ros/lram_ros && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lram_ros
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
