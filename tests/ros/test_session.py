@@ -1,0 +1,309 @@
+"""A policy between topics, without ROS: the loop in its thread, messages from another, everything a node does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lram_ros.inlets import Joints, inlet_of
+from lram_ros.outlet import Outlet
+from lram_ros.parameters import Settings, settings_of
+from lram_ros.report import ERROR, OK, WARN, Reporter
+from lram_ros.robot import Ports, TopicRobot
+from lram_ros.session import Session
+from lram_ros.simulated import SimulatedClock
+from lram_ros.topics import (
+    FLOAT64S,
+    JOINT_STATE,
+    action_topic,
+    declared_for,
+    held_topics,
+    observation_topics,
+    safe_action_of,
+)
+
+from lram_export import LramError
+from lram_export.flight.reader import read_flight
+from lram_export.loop.clock import Clock
+from tests.ros.arms import RATE, values
+from tests.ros.definitions import message
+
+
+class Node:
+    """What the node does of it, with nobody between publisher and subscriber."""
+
+    def __init__(self, bundle: Path, now: Callable[[], float] = time.perf_counter, **told: Any) -> None:
+        self.now, self.sent = now, []
+        self.settings: Settings = settings_of(values(bundle=str(bundle), wait=2.0, **told))
+        session = self.session = Session.open(self.settings)
+        said = {p.name: p.default for p in declared_for(session.policy)}
+        seen, action = observation_topics(session.policy, said), action_topic(session.policy, said)
+        self.inlets = {one.name: inlet_of(one) for one in seen}
+        outlet = Outlet(action, {FLOAT64S: message(FLOAT64S)}, 1 / RATE, lambda: None)
+        held = None
+        if self.settings.holds:
+            held = Joints(*held_topics(action, seen, self.settings.holds, session.policy), action.tensor.shape[1:])
+        safe = safe_action_of(action, session.policy, self.settings.safe_action)
+        self.ports = Ports(
+            self.inlets, outlet, self.sent.append, now, self.settings.stale, self.settings.wait, safe, held
+        )
+        self.over = threading.Event()
+        self.robot = self.new_robot()
+
+    def new_robot(self) -> TopicRobot:
+        return TopicRobot(self.ports, self.session.is_ending, self.session.begin)
+
+    def joints(self, hip: float, knee: float) -> None:
+        names, positions, velocities = ["knee", "other", "hip"], [0.0, 0.0, hip], [knee, 0.0, 0.0]
+        state = message(JOINT_STATE)(name=names, position=positions, velocity=velocities)
+        for inlet in (*self.inlets.values(), *filter(None, [self.ports.held])):
+            inlet.take(state, self.now())
+
+    def activate(self, **options: Any) -> None:
+        self.robot = self.new_robot()
+        self.over.clear()
+        self.session.start(self.robot, over=self.over.set, **options)
+
+    def until(self, done: Callable[[], bool], joints: tuple[float, float] | None = (1.0, 2.0)) -> None:
+        """Publish until something is so."""
+        end = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < end, self.session.failure
+            if joints is not None:
+                self.joints(*joints)
+            time.sleep(0.002)
+
+    def commands(self) -> list[list[float]]:
+        return [list(one.data) for one in self.sent]
+
+
+@pytest.fixture
+def node(bundle: Path) -> Iterator[Node]:
+    node = Node(bundle)
+    yield node
+    node.session.close()
+
+
+def test_commands_follow_from_messages_and_end_with_the_safe_action(node: Node) -> None:
+    node.activate()
+    node.until(lambda: len(node.sent) >= 5)
+    assert node.session.stop()
+    assert node.commands()[:5] == [[1.0, 2.0]] * 5 and node.commands()[-1] == [0.5, 0.5]
+    assert node.commands().count([0.5, 0.5]) == 1 and not node.session.failure
+    sent = len(node.sent)
+    time.sleep(0.03)
+    assert len(node.sent) == sent, "a loop that was ended sends nothing"
+
+
+def test_an_episode_begins_when_everything_was_read(node: Node) -> None:
+    node.activate()
+    time.sleep(0.1)
+    assert node.session.is_running and not node.sent
+    node.until(lambda: bool(node.sent))
+    assert node.commands()[0] == [1.0, 2.0]
+
+
+def test_what_never_comes_ends_the_loop_and_nothing_is_sent(bundle: Path) -> None:
+    node = Node(bundle, stale=0.05)
+    node.ports = Ports(**{**vars(node.ports), "wait": 0.05})
+    node.activate()
+    assert node.over.wait(5)
+    assert node.session.failure == "the robot's reset() failed: joint_states: hip/position: no message yet"
+    assert node.sent == [] and node.session.close()
+
+
+def test_deactivating_waits_for_no_message(node: Node) -> None:
+    node.activate()
+    began = time.monotonic()
+    assert node.session.stop() and time.monotonic() - began < 1.5
+    assert not node.session.failure and node.sent == []
+
+
+def test_messages_that_stop_coming_are_bridged_then_the_robot_is_stopped(bundle: Path) -> None:
+    node = Node(bundle, stale=0.05, bridge=5)
+    node.activate()
+    node.until(lambda: len(node.sent) > 10)
+    node.until(node.over.is_set, joints=None)
+    assert "6 steps in a row with a fault, the last: missing: joint_states: hip/position" in node.session.failure
+    assert node.session.account.faults == {"missing": 6} and node.commands()[-1] == [0.5, 0.5]
+    row = Reporter().row(node.session, "arm.lram", "inactive")
+    assert (row.level, row.message) == (ERROR, node.session.failure)
+    assert dict(row.values)["fault: missing"] == "6"
+    node.activate()  # once more
+    node.until(lambda: node.session.account.steps > 3)
+    assert not node.session.failure and node.session.close()
+
+
+def test_a_number_beyond_limits_is_a_fault_that_diagnostics_warn_of(node: Node) -> None:
+    node.activate()
+    node.until(lambda: node.session.account.steps > 3)
+    reporter = Reporter()
+    reporter.row(node.session, "arm.lram", "active")
+    node.until(lambda: node.session.account.faults["out of limits"] > 0, joints=(99.0, 0.0))
+    node.until(lambda: len(node.sent) > 30)
+    assert node.session.stop()
+    row = reporter.row(node.session, "arm.lram", "active")
+    assert row.level == WARN and "since the last report" in row.message
+    assert all(max(map(abs, command)) <= 8 for command in node.commands())
+
+
+def test_diagnostics_tell_what_runs_and_how(node: Node) -> None:
+    assert Reporter().row(None, "", "unconfigured").message == "unconfigured"
+    node.activate()
+    node.until(lambda: len(node.sent) > 10, joints=(20.0, 2.0))
+    assert node.session.stop()
+    row = Reporter().row(node.session, "arm.lram", "inactive")
+    said = dict(row.values)
+    assert said["target"] == "onnxruntime" and said["rate"] == "100 Hz" and said["commands"] == "100 Hz, hold"
+    origin = node.session.policy.origin
+    assert origin is not None and said["digest"] == origin.digest != ""
+    assert int(said["steps"]) == node.session.account.steps
+    assert said["held back"].startswith("action: clamped: hip ")
+    assert any(name.startswith("step p99, last ") and text.endswith(" ms") for name, text in row.values)
+    assert row.level in (OK, WARN) and all(isinstance(text, str) for pair in row.values for text in pair)
+
+
+def test_the_first_action_is_bounded_from_what_the_joints_hold(bundle: Path) -> None:
+    node = Node(bundle, holds="position")
+    node.activate()
+    node.until(lambda: bool(node.sent), joints=(7.0, 7.0))
+    assert node.session.close()
+    assert node.commands()[0] == [7.0, 4.0], "the knee holds 0 and may change by 4"
+
+
+def test_rewards_of_a_step_are_added_up_and_those_before_an_episode_forgotten(node: Node) -> None:
+    robot = node.robot
+    node.joints(0.0, 0.0)
+    robot.add_reward(9.0)
+    robot.reset()
+    assert robot.brought() is None
+    robot.add_reward(0.5)
+    robot.add_reward(0.25)
+    assert robot.brought() == 0.75 and robot.brought() is None
+
+
+def test_a_reward_that_comes_with_a_reading_is_given_with_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    act = node.session.policy.act
+
+    def noted(observation: Any, reward: Any = None) -> Any:
+        given.append((float(observation["observation"][0]), reward))
+        return act(observation)
+
+    monkeypatch.setattr(node.session.policy, "act", noted)
+    node.joints(0.0, 0.0)
+    node.activate()
+    node.until(lambda: len(given) == 1, joints=None)
+    for step in range(1, 20):
+        node.robot.add_reward(step / 4)
+        node.joints(step / 4, 0.0)
+        node.until(lambda step=step: any(hip == step / 4 for hip, _ in given), joints=None)
+    assert node.session.stop()
+    rewarded = [(hip, reward) for hip, reward in given if reward is not None]
+    assert sum(reward for _, reward in rewarded) == sum(range(1, 20)) / 4
+    assert all(reward == hip for hip, reward in rewarded if reward is not None) or len(rewarded) >= 15
+
+
+def test_an_end_waits_until_a_new_episode_is_asked_for(node: Node) -> None:
+    node.activate()
+    node.until(lambda: len(node.sent) > 3)
+    node.robot.tell("done")
+    time.sleep(0.1)
+    steps = node.session.account.steps
+    node.until(lambda: True)
+    time.sleep(0.05)
+    assert node.session.account.steps == steps and node.session.account.episodes == 1
+    node.session.new_episode()
+    node.until(lambda: node.session.account.steps > steps + 2)
+    assert node.session.account.episodes == 2
+
+
+def test_a_swap_and_an_episode_are_only_of_a_loop_that_runs(node: Node, bundle: Path) -> None:
+    for ask in (node.session.new_episode, lambda: node.session.swap(bundle)):
+        with pytest.raises(LramError, match=r"^not active$"):
+            ask()
+    node.activate()
+    node.until(lambda: len(node.sent) > 3)
+    before = node.session.policy.runtime
+    node.session.swap(bundle)
+    node.until(lambda: node.session.policy.runtime is not before)
+    sent = len(node.sent)
+    node.until(lambda: len(node.sent) > sent + 3)
+    assert not node.session.failure
+
+
+def test_there_are_never_two_loops(node: Node) -> None:
+    node.activate()
+    with pytest.raises(LramError, match=r"^a loop runs already$"):
+        node.session.start(node.new_robot())
+    node.until(lambda: len(node.sent) > 3)
+
+
+def test_a_policy_without_a_return_cannot_be_told_one(node: Node, bundle: Path) -> None:
+    with pytest.raises(LramError, match=r"^target_return: this policy aims at no return$"):
+        node.session.aim(1.0)
+    with pytest.raises(LramError, match=r"^target_return: this policy aims at no return$"):
+        Node(bundle, target_return=1.0)
+
+
+def test_a_bundle_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LramError) as caught:
+        Node(tmp_path / "none.lram")
+    assert "none.lram" in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Simulation:
+    def __init__(self) -> None:
+        self.seconds = 10.0
+
+    def now(self) -> float:
+        return self.seconds
+
+
+def test_the_loop_goes_by_the_clock_of_a_simulation(bundle: Path) -> None:
+    simulation = Simulation()
+    node = Node(bundle, simulation.now)
+    made: list[Clock] = []
+
+    def clock(period: float) -> Clock:
+        made.append(SimulatedClock(period, simulation.now, node.session.is_ending))
+        return made[-1]
+
+    node.joints(1.0, 2.0)
+    node.activate(clock=clock)
+    node.until(lambda: len(node.sent) == 1, joints=None)
+    time.sleep(0.1)
+    assert len(node.sent) == 1, "it stands still"
+    for step in range(2, 30):
+        simulation.seconds += 1 / RATE
+        node.joints(1.0, 2.0)
+        node.until(lambda step=step: len(node.sent) == step, joints=None)
+    assert made[0].missed == 0
+    simulation.seconds = 0.0  # it begins anew
+    node.joints(1.0, 2.0)
+    for _ in range(5):
+        sent = len(node.sent)
+        simulation.seconds += 1 / RATE
+        node.joints(1.0, 2.0)
+        node.until(lambda sent=sent: len(node.sent) > sent, joints=None)
+    began = time.monotonic()
+    assert node.session.close() and time.monotonic() - began < 1.0, "a clock that stands still is not waited for"
+    assert not node.session.failure and np.isfinite(node.commands()).all()
+
+
+def test_a_flight_is_recorded_from_activation_to_deactivation(bundle: Path, tmp_path: Path) -> None:
+    node = Node(bundle, record=str(tmp_path / "day.mcap"))
+    node.activate()
+    node.until(lambda: len(node.sent) > 5)
+    assert node.session.stop()
+    steps = list(read_flight(tmp_path / "day.mcap").steps())
+    assert len(steps) == node.session.account.steps
+    assert [one[0].tolist() for step in steps for one in step.sent] == node.commands()[:-1]
+    with pytest.raises(LramError, match=r"day\.mcap"):
+        node.activate()  # nothing is overwritten
+    assert node.session.close()
