@@ -54,7 +54,7 @@ SLOW_PAGES = {
     "tvm.md",
 }
 """They export and evaluate for a minute or more: `make test-slow`."""
-LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cmake", "mermaid"}
+LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cpp", "cmake", "mermaid"}
 NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "python benchmarks/gpu_check.py ")
 """What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"

@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 import pytest
 
+from lram_export import load_policy
 from lram_export.cli import COMMANDS, main
 from lram_export.cli.parameters import Command, OutputFile
 from tests.conftest import GOLDEN, ExportFunction, fail
+from tests.flight.flights import fly
 
 CHECKPOINT = GOLDEN / "state_m" / "model.zip"
 REACH = ("--task", "metaworld/reach-v2")
@@ -30,6 +32,7 @@ REQUIRED = {
     "report": ("BUNDLE", "-o", "out.html"),
     "run": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
     "loop": ("BUNDLE", "--steps", "1"),
+    "flight": ("FLIGHT",),
     "record": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
     "evaluate": ("BUNDLE", "--env", "gym/none"),
     "sweep": ("CHECKPOINT", "-o", "out", *REACH),
@@ -85,11 +88,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: ExportFunct
     return folder
 
 
+@pytest.fixture(scope="module")
+def flight(exported: ExportFunction, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded flight."""
+    bundle, path = exported("state_m", targets=("onnxruntime",)), tmp_path_factory.mktemp("flown") / "flight.mcap"
+    with load_policy(bundle) as policy:
+        fly(policy, bundle, path, steps=4)
+    return path
+
+
 @pytest.fixture
-def call(place: Path, exported: ExportFunction) -> dict[str, list[str]]:
+def call(place: Path, exported: ExportFunction, flight: Path) -> dict[str, list[str]]:
     """The complete calls, with paths."""
     bundle = exported("state_m", targets=("onnxruntime",))
-    paths = {"CHECKPOINT": str(CHECKPOINT), "BUNDLE": str(bundle), "NPZ": str(place.parent / "inputs" / "in.npz")}
+    npz = place.parent / "inputs" / "in.npz"
+    paths = {"CHECKPOINT": str(CHECKPOINT), "BUNDLE": str(bundle), "NPZ": str(npz), "FLIGHT": str(flight)}
     return {command: [paths.get(word, word) for word in words] for command, words in REQUIRED.items()}
 
 
