@@ -41,7 +41,6 @@ BUILD = BENCHMARKS.parent / "build" / "small-policies"
 
 OBSERVED, WIDTH, ACTIONS = 48, 256, 12
 CLIP = 5.0
-"""Option of ONNX Runtime: where the weights of a model in memory lie."""
 INPUT_STEPS, FLEET_INPUT_STEPS = 64, 8
 """Observations, used in a cycle; of many rows fewer, since they would be hundreds of megabytes."""
 

@@ -1,7 +1,7 @@
 """Exporter of the target `onnxruntime`: the step graph as ONNX with external weights.
 
-Quantized matrices stay in the bundle's ``quantized.safetensors``; the graph refers to them there, so paths of
-external data are then relative to the bundle's folder.
+Quantized matrices stay in the bundle's ``quantized.safetensors``, which lies beside the model: the graph refers to them
+there. So the model opens by its path wherever ONNX Runtime is, without lram-export.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 
     model = build_onnx(policy)
     select_in_branches(model, policy.spec)
-    if policy.quantization is None:
-        files = save_onnx(model, directory, policy.spec)
-    else:
-        quantize_onnx(model, policy.quantization.matrices, directory.parent, form_of)
-        files = save_onnx(model, directory, policy.spec, root=directory.parent, domains=[MICROSOFT])
+    if policy.quantization is not None:
+        quantize_onnx(model, policy.quantization.matrices, directory, form_of)
+    files = save_onnx(model, directory, policy.spec, domains=[] if policy.quantization is None else [MICROSOFT])
     tools = {
         "torch": torch.__version__,
         "onnx": onnx.__version__,

@@ -26,7 +26,7 @@ from lram_export.quantization.quantize import QuantizationOptions, check_options
 from lram_export.report import missing_packages
 from lram_export.report.collect import Recorder, of_export
 from lram_export.runtimes import Runtime, check_verifiable, load_verifier
-from lram_export.spec.codes import QUANTIZED_FILE, save_quantized
+from lram_export.spec.codes import save_quantized
 from lram_export.spec.cost import QuantizationCost, quantization_cost
 from lram_export.spec.interface import Interface
 from lram_export.spec.precision import activation_format
@@ -109,7 +109,7 @@ def export_bundle(
             if calibration is not None:
                 with progress.stage("measuring the cost"):
                     cost = cost_on_episodes(in_float32, policy, calibration)
-            quantization = _save_quantized(writer, policy, recorded_cost, cost)
+            quantization = _save_quantized(writer, options.targets, policy, recorded_cost, cost)
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
         initial = _save_initial(writer, policy)
@@ -232,12 +232,16 @@ def cost_of(policy: LoweredPolicy, in_float32: Reference, reference: Reference) 
 
 
 def _save_quantized(
-    writer: BundleWriter, policy: LoweredPolicy, recorded: QuantizationCost, episodes: QuantizationCost | None
+    writer: BundleWriter,
+    targets: Sequence[str],
+    policy: LoweredPolicy,
+    recorded: QuantizationCost,
+    episodes: QuantizationCost | None,
 ) -> QuantizationEntry:
     """Write the codes and describe them, with their cost over the recorded steps and, if known, over episodes."""
     quantization = policy.quantization
     assert quantization is not None
-    path = writer.directory / QUANTIZED_FILE
+    path = writer.quantized_file(targets)
     save_quantized(quantization.matrices, path)
     on_reference = {"measured_on": "reference", **recorded.to_json()}
     return QuantizationEntry(

@@ -51,10 +51,11 @@ class Projection:
 
 
 def quantize_onnx(
-    model: ir.Model, matrices: Mapping[str, QuantizedMatrix], bundle: Path, form: Callable[[QuantizedMatrix], Form]
+    model: ir.Model, matrices: Mapping[str, QuantizedMatrix], directory: Path, form: Callable[[QuantizedMatrix], Form]
 ) -> None:
-    """Replace every product with a quantized matrix by its form, in place; see :func:`rewrite_projections`."""
-    stored = stored_matrices(bundle, matrices)
+    """Replace every product with a quantized matrix by its form, in place, with the codes in a folder's
+    ``quantized.safetensors``; see :func:`rewrite_projections`."""
+    stored = stored_matrices(directory, matrices)
     rewrite_projections(model, matrices, lambda tape, x, matrix: form(matrix)(tape, x, stored[matrix.name]))
 
 
@@ -143,9 +144,9 @@ def constant_matrix(value: ir.Value) -> NDArray[np.float32] | None:
     return values
 
 
-def stored_matrices(bundle: Path, matrices: Mapping[str, QuantizedMatrix]) -> dict[str, StoredMatrix]:
-    """Initializers that refer to ``quantized.safetensors``, relative to the bundle's folder."""
-    path = bundle / QUANTIZED_FILE
+def stored_matrices(directory: Path, matrices: Mapping[str, QuantizedMatrix]) -> dict[str, StoredMatrix]:
+    """Initializers that refer to ``quantized.safetensors`` in a folder."""
+    path = directory / QUANTIZED_FILE
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_size))
@@ -159,7 +160,7 @@ def stored_matrices(bundle: Path, matrices: Mapping[str, QuantizedMatrix]) -> di
             dtype,
             shape=ir.Shape(header[name]["shape"]),
             name=name,
-            base_dir=bundle,
+            base_dir=directory,
         )
 
     types = {"U8": ir.DataType.UINT8, "I8": ir.DataType.INT8, "F16": ir.DataType.FLOAT16, "U16": ir.DataType.BFLOAT16}

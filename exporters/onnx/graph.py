@@ -136,15 +136,14 @@ def _name_products(graph: onnx_ir.Graph, module: Graph) -> None:
 
 
 def save_onnx(
-    model: onnx_ir.Model, directory: Path, spec: StepSpec, *, root: Path | None = None, domains: Sequence[str] = ()
+    model: onnx_ir.Model, directory: Path, spec: StepSpec, *, domains: Sequence[str] = ()
 ) -> tuple[Path, Path]:
     """Write graph and external weights, then check the written file.
 
     Args:
-        model: the step graph; tensors that already lie in a file stay there.
+        model: the step graph; tensors that already lie in a file of the folder stay there.
         directory: where to write.
         spec: what the model has to be.
-        root: the folder that paths of external data are relative to; default: ``directory``.
         domains: domains of operators beyond the ONNX standard.
 
     Raises:
@@ -154,17 +153,16 @@ def save_onnx(
     import onnx
     import onnx_ir
 
-    path, root = directory / MODEL_FILE, root or directory
+    path = directory / MODEL_FILE
     values = [v for v in model.graph.initializers.values() if _goes_to_file(v)]
-    weights = (directory / WEIGHTS_FILE).relative_to(root)
     tensors = onnx_ir.external_data.convert_tensors_to_external(
-        [v.const_value for v in values if v.const_value is not None], root, weights.as_posix()
+        [v.const_value for v in values if v.const_value is not None], directory, WEIGHTS_FILE
     )
     for value, tensor in zip(values, tensors, strict=True):
         value.const_value = tensor
     onnx_ir.save(model, path)
     try:
-        _check(path, root)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LramError(f"{path.name}: the exported graph is not valid ONNX: {error}") from None
     check_interface(onnx.load(str(path), load_external_data=False), spec, domains)
@@ -177,19 +175,6 @@ def _goes_to_file(value: onnx_ir.Value) -> bool:
 
     tensor = value.const_value
     return tensor is not None and not isinstance(tensor, onnx_ir.ExternalTensor) and tensor.nbytes > SMALL_BYTES
-
-
-def _check(path: Path, root: Path) -> None:
-    """ONNX's own checks, with strict shape inference."""
-    import onnx
-
-    if root == path.parent:
-        onnx.checker.check_model(str(path), full_check=True)
-        return
-    # the checker looks for weights beside the model only: give it those in memory
-    model = onnx.load(str(path), load_external_data=False)
-    onnx.external_data_helper.load_external_data_for_model(model, str(root))
-    onnx.checker.check_model(model, full_check=True)
 
 
 def check_interface(model: onnx.ModelProto, spec: StepSpec, domains: Sequence[str] = ()) -> None:

@@ -2,6 +2,9 @@
 
 ``NAME.lram/`` holds ``manifest.json``, ``reference.npz`` and one folder per target. A reader checks the
 manifest, refuses paths that leave the folder, checks sizes and hashes, and never unpickles.
+
+Names are refused, links are followed: whoever wrote the manifest must not choose what is read, whoever put the folder
+here may, as package managers and build tools do. What a link leads to is a file with the manifest's hash, or an error.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,7 +25,7 @@ from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ArtifactEntr
 from lram_export.errors import BundleError, UsageError
 from lram_export.spec.codes import QuantizedFile
 from lram_export.spec.json_fields import read_text
-from lram_export.system.files import file_sha256
+from lram_export.system.files import NoFileError, open_regular, stream_sha256
 
 BUNDLE_SUFFIX = ".lram"
 
@@ -92,7 +96,8 @@ class Bundle:
         self.check_files([*entry.files, *self._shared(target)])
         quantized = None
         if manifest.quantization is not None and entry.reads_codes:
-            quantized = QuantizedFile(self.path, manifest.quantization.matrices)
+            codes = manifest.quantization
+            quantized = QuantizedFile(self.path / codes.file.path, codes.matrices)
         return LoadedArtifact(
             directory=self.path / target,
             spec=manifest.spec if batch is None else manifest.spec.with_batch(batch),
@@ -124,22 +129,34 @@ class Bundle:
         """
         if entries is None:
             self.check_report()
-        root = self.path.resolve()
         for entry in self.files() if entries is None else entries:
             path = self.path / entry.path
-            again = "copy or export it again"
-            if not path.resolve().is_relative_to(root):  # as in stores that link to files named by their content
-                again = (
-                    f"it is a link out of the bundle, to {path.resolve()}, which is no copy of this file; "
+            try:
+                with open_regular(path) as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size != entry.size:
+                        raise ValueError(f"{size} bytes, the manifest says {entry.size}")
+                    if stream_sha256(file, advance) != entry.sha256:
+                        raise ValueError("content differs from the manifest's SHA-256")
+            except FileNotFoundError:
+                raise BundleError(f"{path}: missing; the bundle is incomplete, {self._again(path)}") from None
+            except NoFileError as error:
+                raise BundleError(f"{path}: expected a file, got {error}; {self._again(path)}") from None
+            except OSError as error:
+                raise BundleError(f"{path}: cannot be read: {error.strerror}; {self._again(path)}") from None
+            except ValueError as error:
+                raise BundleError(f"{path}: {error}; {self._again(path)}") from None
+
+    def _again(self, path: Path) -> str:
+        """What to do about a file that is not as it should be; of a link, also where it leads."""
+        with suppress(OSError, RuntimeError):  # links in a circle lead nowhere
+            leads = path.resolve()
+            if not leads.is_relative_to(self.path.resolve()):
+                return (
+                    f"it is a link out of the bundle, to {leads}, which is no copy of this file; "
                     f"copy the bundle with what its links lead to: cp -rL"
                 )
-            if not path.is_file():
-                raise BundleError(f"{path}: missing; the bundle is incomplete, {again}")
-            size = path.stat().st_size
-            if size != entry.size:
-                raise BundleError(f"{path}: {size} bytes, the manifest says {entry.size}; {again}")
-            if file_sha256(path, advance) != entry.sha256:
-                raise BundleError(f"{path}: content differs from the manifest's SHA-256; {again}")
+        return "copy or export it again"
 
     def check_report(self) -> None:
         """Raise BundleError if there is a report other than the one the manifest lists: it is what gets signed.

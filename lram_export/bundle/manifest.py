@@ -16,7 +16,7 @@ from typing import Any
 from lram_export.bundle.identity import Identity, identity
 from lram_export.bundle.older_schemas import upgraded
 from lram_export.spec.bounds import MOST_FILE_BYTES, MOST_FILES, MOST_PARAMETERS
-from lram_export.spec.codes import GPTQ, METHODS, QUANTIZED_FILE, MatrixEntry
+from lram_export.spec.codes import GPTQ, METHODS, QUANTIZED_PLACES, MatrixEntry
 from lram_export.spec.interface import Interface, read_interface
 from lram_export.spec.json_fields import Fields, parse_json, shown, whole_number
 from lram_export.spec.parity import FLOAT32, ParityResult
@@ -25,7 +25,7 @@ from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, check_model_interface, read_step_spec
 from lram_export.version import __version__
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST_FILE = "manifest.json"
 INITIAL_FILE = "initial.safetensors"
 """The states that start as a tensor, each under its name, for one row."""
@@ -368,8 +368,9 @@ def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
 
 def _quantization(entry: Fields, version: int) -> QuantizationEntry:
     file = _file(entry.fields("file"))
-    if file.path != QUANTIZED_FILE:
-        raise ValueError(f"quantization.file.path: expected '{QUANTIZED_FILE}', got {file.path!r}")
+    places = QUANTIZED_PLACES if version >= 7 else QUANTIZED_PLACES[:1]
+    if file.path not in places:
+        raise ValueError(f"quantization.file.path: expected {' or '.join(map(repr, places))}, got {file.path!r}")
     matrices = entry.items("matrices", MOST_MATRICES)
     calibration = entry.items("calibration", MOST_RECORDINGS)
     for i, digest in enumerate(calibration):

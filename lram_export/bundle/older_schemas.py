@@ -16,7 +16,8 @@ ROLES = {"conv": "window", "C": "matrix", "n": "normalizer", "m": "stabilizer", 
 def upgraded(document: Fields, version: int) -> Fields:
     """A manifest of a schema version as the current one says it; raises ValueError where it cannot be one.
 
-    Version 5 differs from 4 only in what may be: a module has no task. Version 6 added the interface.
+    Version 5 differs from 4 only in what may be: a module has no task. Version 6 added the interface. Version 7 differs
+    from 6 only in what may be: the quantized matrices beside an ONNX model.
     """
     if version < 2:
         document = _of_version_1(document)

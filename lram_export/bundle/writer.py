@@ -6,12 +6,13 @@ import dataclasses
 import datetime
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.bundle.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry
+from lram_export.spec.codes import BESIDE_MODEL, QUANTIZED_FILE, QUANTIZED_PLACES
 from lram_export.spec.interface import Interface
 from lram_export.spec.parity import ParityResult
 from lram_export.spec.tasks import TaskSpec
@@ -28,10 +29,15 @@ class BundleWriter:
         self._artifacts: list[ArtifactEntry] = []
 
     def target_directory(self, target: str) -> Path:
-        """Create and return the folder of a target."""
+        """Create and return the folder of a target; one that the quantized matrices lie in is there already."""
         directory = self.directory / target
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         return directory
+
+    def quantized_file(self, targets: Iterable[str]) -> Path:
+        """Where the quantized matrices of a bundle for some targets go."""
+        folder = self.target_directory(BESIDE_MODEL) if BESIDE_MODEL in targets else self.directory
+        return folder / QUANTIZED_FILE
 
     def add_artifact(
         self,
@@ -59,9 +65,16 @@ class BundleWriter:
         return tuple(a.target for a in self._artifacts)
 
     def discard(self, target: str) -> None:
-        """Leave a target out, with whatever its folder holds."""
+        """Leave a target out, with whatever its folder holds but the quantized matrices, which others may read."""
         self._artifacts = [a for a in self._artifacts if a.target != target]
-        shutil.rmtree(self.directory / target, ignore_errors=True)
+        folder = self.directory / target
+        for path in folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != QUANTIZED_FILE:
+                path.unlink()
+        with suppress(OSError):  # there is none, or the matrices are in it
+            folder.rmdir()
 
     def add_parity(
         self, target: str, parity: ParityResult, verified_by: str, tools: Mapping[str, str] | None = None
@@ -100,12 +113,22 @@ class BundleWriter:
             created=self._created,
             source=source,
             interface=Interface() if interface is None else interface,
-            quantization=quantization,
+            quantization=None if quantization is None else self._settled(quantization),
             initial=None if initial is None else self.entry(initial),
             report=None if report is None else self.entry(report),
         )
         (self.directory / MANIFEST_FILE).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
+
+    def _settled(self, quantization: QuantizationEntry) -> QuantizationEntry:
+        """With the file in its place: that of a target that was left out since is none."""
+        above, beside = QUANTIZED_PLACES
+        if BESIDE_MODEL in self.targets:
+            return quantization
+        with suppress(FileNotFoundError):
+            (self.directory / beside).rename(self.directory / above)
+            (self.directory / BESIDE_MODEL).rmdir()
+        return dataclasses.replace(quantization, file=dataclasses.replace(quantization.file, path=above))
 
     def entry(self, file: Path) -> FileEntry:
         """Path, hash and size of a file of the bundle."""

@@ -1,5 +1,8 @@
 """Quantized matrices as a bundle holds them, once for all targets (``quantized.safetensors``). Free of torch.
 
+The file lies in the bundle's folder, or, where the bundle has an ONNX model that computes with the codes, beside that:
+a model may refer to files in its own folder only.
+
 Per matrix NAME, in the file: ``NAME.codes`` and, for integer formats, ``NAME.scales``; for static activation
 ranges ``NAME.activation``. Codes are
 
@@ -28,6 +31,10 @@ from lram_export.spec.precision import FORMATS, GROUP
 NEAREST, GPTQ = METHODS = ("round-to-nearest", "gptq")
 """How codes come about."""
 QUANTIZED_FILE = "quantized.safetensors"
+BESIDE_MODEL = "onnxruntime"
+"""Target whose model refers to the codes."""
+QUANTIZED_PLACES = (QUANTIZED_FILE, f"{BESIDE_MODEL}/{QUANTIZED_FILE}")
+"""Where the file may be in a bundle; up to schema version 6 only the first."""
 CODES, SCALES, ACTIVATION = ".codes", ".scales", ".activation"
 _STORED_TYPES = {"int8": "int8", "int4": "uint8", "fp16": "float16", "bf16": "uint16"}
 
@@ -133,13 +140,8 @@ class MatrixEntry:
 class QuantizedFile:
     """The quantized matrices of an opened bundle; its hash is checked, its content is read on demand."""
 
-    bundle: Path
+    path: Path
     entries: tuple[MatrixEntry, ...]
-
-    @property
-    def path(self) -> Path:
-        """Where the file is."""
-        return self.bundle / QUANTIZED_FILE
 
     def load(self) -> dict[str, QuantizedMatrix]:
         """Read and check all of it; raises BundleError."""

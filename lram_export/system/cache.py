@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class CompileCache:
         try:
             with path.open("rb") as file:
                 mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
-            path.touch()  # used: not the next to go
+            with suppress(OSError):  # one that came with the machine's image need not be writable
+                path.touch()  # used: not the next to go
         except (OSError, ValueError):  # ValueError: an empty file
             return None
         content, digest = mapped[:-_DIGEST], mapped[-_DIGEST:]

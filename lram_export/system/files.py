@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -264,9 +265,50 @@ def _says_full(error: BaseException | None) -> bool:
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file in hexadecimal, read in pieces; ``advance`` is told the bytes of each piece."""
+    with path.open("rb", buffering=0) as file:
+        return stream_sha256(file, advance)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.FileIO]:
+    """Open a file for reading, also where ``path`` is a link to it.
+
+    What is no file is not even opened: of a pipe that would wait for a writer, and a device may do something for it, as
+    a watchdog, which begins to count.
+
+    Raises:
+        OSError: it is not there, may not be read, or is no file: :class:`NoFileError`.
+    """
+    _check_regular(path.stat())
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with io.FileIO(handle) as file:
+        _check_regular(os.fstat(handle))  # another one may have come in between
+        yield file
+
+
+class NoFileError(OSError):
+    """Something else than a file: its text says what."""
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise NoFileError(_KINDS.get(stat.S_IFMT(found.st_mode), "no file"))
+
+
+def stream_sha256(file: io.RawIOBase, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of what is left of an open file; see :func:`file_sha256`."""
     digest = hashlib.sha256()
     # one buffer for all pieces, at the start of a page: the system copies to there three times as fast
-    with path.open("rb", buffering=0) as file, mmap.mmap(-1, 1 << 20) as page, memoryview(page) as buffer:
+    with mmap.mmap(-1, 1 << 20) as page, memoryview(page) as buffer:
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
             if advance is not None:

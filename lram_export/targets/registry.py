@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from lram_export.errors import TargetNotInstalledError, UsageError, describe
+from lram_export.system import telemetry
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TargetModule:
             )
         if missing is not None:
             raise TargetNotInstalledError.of(target, missing, self.extra)
+        telemetry.switch_off()
         try:
             return import_module(self.module)
         except (ImportError, OSError) as error:  # for example a library that was compiled for another system

@@ -334,12 +334,13 @@ def test_codes_that_are_none_are_refused(exported: ExportFunction, tmp_path: Pat
     source = exported("state_m", targets=("onnxruntime",), options=[*REACH, "--precision", "int8"])
     entry = Bundle.open(source).manifest.quantization
     assert entry is not None
-    tensors = load_file(source / QUANTIZED_FILE)
-    assert QuantizedFile(source, entry.matrices).load()
+    file, altered = source / entry.file.path, tmp_path / QUANTIZED_FILE
+    tensors = load_file(file)
+    assert QuantizedFile(file, entry.matrices).load()
     edit(tensors)
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / QUANTIZED_FILE)
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, altered)
     with pytest.raises(BundleError, match=message):
-        QuantizedFile(tmp_path, entry.matrices).load()
+        QuantizedFile(altered, entry.matrices).load()
 
 
 def seal(bundle: Path) -> None:
@@ -368,8 +369,8 @@ def test_codes_with_ranges_that_the_precision_does_not_have_are_noticed(
 ) -> None:
     source = exported("state_m", targets=("onnxruntime",), options=[*REACH, "--precision", "int8"])
     copy = Path(shutil.copytree(source, tmp_path / "copy.lram"))
-    tensors = load_file(copy / QUANTIZED_FILE)
-    save_file({**tensors, "head.activation": np.array([1, 0], np.float32)}, copy / QUANTIZED_FILE)
+    codes = copy / "onnxruntime" / QUANTIZED_FILE
+    save_file({**load_file(codes), "head.activation": np.array([1, 0], np.float32)}, codes)
     seal(copy)
     with pytest.raises(BundleError, match=r"head.activation: the precision int8 has no activation ranges"):
         verify_targets(Bundle.open(copy), ["onnxruntime"], threads=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lram_export.spec.interface import FieldInterface, Interface, Limits, Normal
 from lram_export.spec.tasks import resolve_task
 from lram_export.spec.tensors import UNCLAMPED
 from lram_export.targets.backbones import targets_of
-from tests.conftest import load_golden
+from tests.conftest import SLOW, load_golden
 
 ROWS, STEPS = 3, 1000
 TARGETS = ("pytorch", "onnxruntime", "openvino", "native", "tvm", "tensorrt")
@@ -126,18 +127,43 @@ def runtime_of(bundle: Bundle, target: str) -> Runtime:
     return load_verifier(target, bundle.load_artifact(target), 1)[0]
 
 
+Steps = list[tuple[Any, dict[str, np.ndarray[Any, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def expected_steps(made: Made) -> Callable[[str, int], Steps]:
+    """Inputs, and what is expected of them, which the reference takes longer for than all targets together."""
+
+    @functools.cache
+    def steps(name: str, count: int) -> Steps:
+        bundle, plain = made(name, "fp32")
+        inputs = random_steps(plain.spec, plain.task, count, seed=5)
+        inputs["observation"][...] *= 3
+        return list(zip(inputs, by_hand(plain, bundle.manifest.interface, inputs), strict=True))
+
+    return steps
+
+
+LENGTHS = [
+    ("module", STEPS),
+    ("state_ms", 200),
+    *((name, 60) for name in GOLDEN[1:]),
+    pytest.param("state_ms", STEPS, marks=SLOW),
+]
+"""Steps of a policy; over more of them `test_precisions.py` shows that no error grows, without an interface."""
+
+
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["module", *GOLDEN])
-def test_raw_observations_give_the_actions_of_a_robot(made: Made, name: str, target: str) -> None:
-    bundle, plain = made(name, "fp32")
+@pytest.mark.parametrize(("name", "steps"), LENGTHS)
+def test_raw_observations_give_the_actions_of_a_robot(
+    made: Made, expected_steps: Callable[[str, int], Steps], name: str, steps: int, target: str
+) -> None:
+    bundle, _ = made(name, "fp32")
     if target not in bundle.targets:
         pytest.skip(f"{name} does not run on {target}")
-    steps = STEPS if name in ("module", "state_ms") else 60
-    inputs = random_steps(plain.spec, plain.task, steps, seed=5)
-    inputs["observation"][...] *= 3
     runtime = runtime_of(bundle, target)
     spec, far, clamped = bundle.manifest.spec, 0, 0
-    for given, expected in zip(inputs, by_hand(plain, bundle.manifest.interface, inputs), strict=True):
+    for given, expected in expected_steps(name, steps):
         found = runtime.step(*given)
         different = np.abs(found["action"] - expected["action"]) > 1e-5
         clamped += int((expected["action"] != expected["action" + UNCLAMPED]).sum())
@@ -153,20 +179,28 @@ def test_raw_observations_give_the_actions_of_a_robot(made: Made, name: str, tar
     assert far <= 0.002 * actions  # logits that are tied
 
 
-@pytest.mark.parametrize("name", ["module", *GOLDEN])
-def test_actions_are_within_their_limits_to_the_bit_on_every_target_and_precision(made: Made, name: str) -> None:
-    for precision in ("fp32", "int8"):
-        bundle, plain = made(name, precision)
-        of = bundle.manifest.interface.action["action"]
-        assert of.limits is not None
-        low, high = np.float32(of.limits.low), np.float32(of.limits.high)
-        inputs = random_steps(plain.spec, plain.task, 20, seed=1)
-        for target in bundle.targets:
-            runtime = runtime_of(bundle, target)
-            for given in inputs:
-                action = runtime.step(*given)["action"]
-                assert ((action >= low) & (action <= high)).all()
-            runtime.close()
+BESIDE_ANOTHER = [pytest.param(name, "int8", marks=SLOW) for name in ("state_ms", "dt_state")]
+"""What is done behind a head knows of no backbone: at int8 one of each kind of head is enough for every change."""
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "fp32") for name in ("module", *GOLDEN)), ("module", "int8"), ("mamba_state", "int8"), *BESIDE_ANOTHER],
+)
+def test_actions_are_within_their_limits_to_the_bit_on_every_target_and_precision(
+    made: Made, name: str, precision: str
+) -> None:
+    bundle, plain = made(name, precision)
+    of = bundle.manifest.interface.action["action"]
+    assert of.limits is not None
+    low, high = np.float32(of.limits.low), np.float32(of.limits.high)
+    inputs = random_steps(plain.spec, plain.task, 20, seed=1)
+    for target in bundle.targets:
+        runtime = runtime_of(bundle, target)
+        for given in inputs:
+            action = runtime.step(*given)["action"]
+            assert ((action >= low) & (action <= high)).all()
+        runtime.close()
 
 
 def test_a_bundle_without_one_is_what_it_was(tmp_path: Path) -> None:

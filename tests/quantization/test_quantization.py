@@ -71,7 +71,7 @@ class TestFormats:
         matrix = round_to_nearest("head", random_matrix(5, 70), weight_format)
         save_quantized({"head": matrix}, tmp_path / QUANTIZED_FILE)
         entries = quantized_entries(matrix)
-        back = QuantizedFile(tmp_path, entries).load()["head"]
+        back = QuantizedFile(tmp_path / QUANTIZED_FILE, entries).load()["head"]
         np.testing.assert_array_equal(back.codes, matrix.codes)
         np.testing.assert_array_equal(back.dequantize(), matrix.dequantize())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -191,11 +192,25 @@ def stepped(path: Path, width: int, x: NDArray[np.float32], threads: int = 1) ->
     return found
 
 
+Compiled = Callable[[str], tuple[nn.Module, Path, Any]]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """A case's module, the engine's model of it, which is the same for every instruction set, and its width."""
+    folder = tmp_path_factory.mktemp("cases")
+
+    @functools.cache
+    def make(name: str) -> tuple[nn.Module, Path, Any]:
+        module, path = seeded(CASES[name]).eval(), folder / f"{len(list(folder.iterdir()))}.lrn"
+        return module, path, compiled(module, path)
+
+    return make
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_pytorch_computes_the_engine_computes(name: str, tmp_path: Path) -> None:
-    module = seeded(CASES[name]).eval()
-    path = tmp_path / "model.lrn"
-    width = compiled(module, path)
+def test_what_pytorch_computes_the_engine_computes(name: str, case: Compiled) -> None:
+    module, path, width = case(name)
     for rows in (1, 5, 70):  # by products of few tokens, then by those of many
         x = np.random.default_rng(rows).normal(size=(rows, *SHAPE)).astype(np.float32)
         with torch.no_grad():
@@ -204,16 +219,15 @@ def test_what_pytorch_computes_the_engine_computes(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("isa", _native.instruction_sets())
-def test_every_instruction_set_computes_the_same(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_instruction_set_computes_the_same(isa: str, case: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LRAM_ISA", isa)
     for name in ("wide", "lstm", "convolution", "attention", "sigmoids", "rectifiers", "places", "clamp"):
-        module = seeded(CASES[name]).eval()
-        width = compiled(module, tmp_path / name)
+        module, path, width = case(name)
         for rows in (1, 33):
             x = np.random.default_rng(rows).normal(size=(rows, *SHAPE)).astype(np.float32)
             with torch.no_grad():
                 expected = module(torch.from_numpy(x)).numpy()
-            np.testing.assert_allclose(stepped(tmp_path / name, width, x), expected, atol=2e-5, rtol=2e-5)
+            np.testing.assert_allclose(stepped(path, width, x), expected, atol=2e-5, rtol=2e-5)
 
 
 def test_the_bits_of_a_row_depend_neither_on_threads_nor_on_the_other_rows(tmp_path: Path) -> None:

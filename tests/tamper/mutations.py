@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lram_export.spec.codes import QUANTIZED_FILE
 from lram_export.targets.native.format import BLOCK_BYTES, CHECKSUM_START, ENTRY_BYTES, HEADER_BYTES, TOKEN_BYTES
 from tests.tamper.bundles import Subject, read, seal
 
@@ -94,7 +95,7 @@ ENUMERATIONS: dict[str, tuple[Any, ...]] = {
     "method": ("round-to-nearest", "gptq"),
     "format": ("int8", "int4", "fp16", "bf16", "fp32"),
     "dtype": ("float32", "float16", "int64", "uint8", "int8", "O"),
-    "schema_version": (1, 2, 3, 4, 5, 6),
+    "schema_version": (1, 2, 3, 4, 5, 6, 7),
     "kind": ("xlstm", "state", "image", "scalar", "action_bins", "hyena"),
     "role": ("matrix", "normalizer", "stabilizer", "window", "hidden", "cell", "x"),
 }
@@ -302,7 +303,7 @@ def _of_safetensors(subject: Subject, file: str, dice: random.Random, thoroughne
 
         return Mutant(subject, file, place, change, apply)
 
-    quantized = file == "quantized.safetensors"
+    quantized = Path(file).name == QUANTIZED_FILE
     names = list(tensors) if quantized else dice.sample(list(tensors), min(len(tensors), 8))
     for name in names:
         yield mutant(name, "zeros", lambda t, n=name: t[n].fill(0))

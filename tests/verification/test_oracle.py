@@ -30,7 +30,7 @@ from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.rollouts.evaluation import reference_policy
 from lram_export.runtimes import load_runtime
 from lram_export.runtimes.pytorch import PytorchRuntime
-from lram_export.spec.codes import GPTQ, NEAREST, QUANTIZED_FILE
+from lram_export.spec.codes import GPTQ, NEAREST
 from lram_export.verification.codes import check_codes
 from lram_export.verification.oracle import build_oracle
 from lram_export.verification.verify import (
@@ -83,11 +83,12 @@ def altered(
     """A copy of a bundle with other codes or another manifest, and all hashes right."""
     copy = folder / "altered.lram"
     shutil.copytree(bundle, copy)
-    tensors = load_file(copy / QUANTIZED_FILE)
-    codes(tensors)
-    save_file(tensors, copy / QUANTIZED_FILE)
     document = json.loads((copy / "manifest.json").read_text())
-    document["quantization"]["file"] |= described(copy / QUANTIZED_FILE)
+    file = copy / document["quantization"]["file"]["path"]
+    tensors = load_file(file)
+    codes(tensors)
+    save_file(tensors, file)
+    document["quantization"]["file"] |= described(file)
     manifest(document)
     (copy / "manifest.json").write_text(json.dumps(document))
     return copy
