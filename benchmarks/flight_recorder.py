@@ -2,9 +2,9 @@
 
     python benchmarks/flight_recorder.py BUNDLE [--target native] [--rate 200] [--seconds 10] [--rounds 4]
 
-A rehearsal loops over the bundle's own observations. The latency of a step runs from its reading to its action; the
-processor time is that of the whole process, the recorder's thread included. Rounds without and with a recorder take
-turns, so that what else the machine does falls on both.
+A rehearsal loops over the bundle's own observations, with noise of a standard deviation of 1. The latency of a step
+runs from its reading to its action; the processor time is that of the whole process, the recorder's thread included.
+Rounds without and with a recorder take turns, so that what else the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from lram_export.loop.control import Loop, LoopOptions
 from lram_export.loop.rehearsal import Rehearsal
 from lram_export.loop.warmup import warm_up
 
+NOISE = np.random.default_rng(0)
+
 
 @dataclass(frozen=True)
 class Round:
@@ -37,11 +40,23 @@ class Round:
     size: float = 0.0
 
 
+class Noisy(Rehearsal):
+    """Recorded observations as a sensor has them: never the same twice, so that a file is as large as a real one."""
+
+    def observe(self) -> dict[str, NDArray[Any]]:
+        """The next step's observation."""
+        seen = super().observe()
+        return {
+            name: values + NOISE.standard_normal(values.shape, np.float32) if values.dtype == np.float32 else values
+            for name, values in seen.items()
+        }
+
+
 def fly(policy: Policy, bundle: Path, rate: float, seconds: float, path: Path | None) -> Round:
     """Loop for a while; with a path, and record."""
     recorder = None if path is None else FlightRecorder(path)
     steps = max(int(rate * seconds), 1)
-    robot = Rehearsal.of_bundle(bundle, policy)
+    robot = Noisy.of_bundle(bundle, policy)
     loop = Loop(policy, robot, LoopOptions(rate, Between(), steps=steps), recorder=recorder)
     began, cpu = time.perf_counter(), time.process_time()
     loop.run()

@@ -247,6 +247,8 @@ class Policy:
                 self._envelope.start(starting, with_this_step=True)
             self._chosen = {name: self._outputs[name].copy() for name in self._envelope.names}
             self._envelope.apply(self._outputs)
+        else:
+            self._chosen = {}
         return single
 
     def _advance(self, observed: Arrays, told: dict[str, Floats], is_first: Floats) -> None:

@@ -122,7 +122,8 @@ class SocketRobot:
             raise
         if answer.kind in FRESH and time.monotonic() > deadline:  # it lay there while this process was stopped
             raise TimeoutError(f"{kind.name}: the answer is older than {1000 * seconds:g} ms")
-        self._note(answer)
+        if answer.about:  # else it is no answer: another loop commands the robot, whose episode is none of ours
+            self._note(answer)
         if answer.kind == Kind.REFUSED:
             raise RefusedError(kind, Reason(answer.reason))
         return answer

@@ -53,8 +53,8 @@ def flight(recording: Path, output: Path | None, force: bool, as_json: bool, qui
 
 def _bundle(found: Flight, number: int) -> dict[str, object]:
     header = found.headers[number]
-    names = ("bundle", "target", "precision", "digest", "weights", "machine", "rate", "ticks", "release")
-    return {name: getattr(header, name) for name in names}
+    names = ("bundle", "target", "precision", "digest", "weights", "rate", "ticks", "release")
+    return {name: getattr(header, name) for name in names} | vars(header.place)
 
 
 def _facts(found: Flight, told: FlightSummary) -> list[tuple[str, str]]:
@@ -63,7 +63,8 @@ def _facts(found: Flight, told: FlightSummary) -> list[tuple[str, str]]:
     facts = [("began", f"{began:%Y-%m-%d %H:%M:%S} UTC")]
     facts += [("flew", f"{h.bundle} on {h.target}, {h.precision}, {h.digest[:12]}") for h in found.headers]
     facts += [
-        ("machine", header.machine),
+        ("machine", header.place.machine),
+        ("software", header.place.software),
         ("rate", f"{header.rate:g} Hz" + (f", {header.ticks} actions a step" if header.ticks > 1 else "")),
         ("steps", f"{told.steps:,} in {told.seconds:.1f} s, {counted(told.episodes, 'episode')}"),
         ("to take again", counted(told.replayable, "step")),

@@ -74,11 +74,12 @@ def verify(
     steps are taken again, too, and the actions compared with those that were recorded.
     """
     from lram_export.flight.reader import is_flight, read_flight
+    from lram_export.flight.recorder import SUFFIX
     from lram_export.runtimes import unavailable
     from lram_export.verification import verify as library
     from lram_export.verification.drift import drift as drift_of
 
-    flown = recording is not None and is_flight(recording)
+    flown = recording is not None and (recording.suffix == SUFFIX or is_flight(recording))
     given = (recording is not None and not flown) or steps is not None or seed is not None or other_checkpoint
     if checkpoint is None and (given or reading.given):
         raise UsageError(
@@ -174,7 +175,11 @@ def _replayed(replay: Replay) -> str:
     taken = f"flight again on {replay.target}: {counted(replay.steps, 'step')}"
     if not replay.different:
         return f"{taken}, every action the same to the bit"
-    verdict = "FAILED, this artifact flew on this kind of processor" if replay.same else f"flown: {replay.flown}"
+    verdict = f"flown: {replay.flown}"
+    if replay.own_different:
+        verdict = (
+            f"FAILED: at {counted(replay.own_different, 'step')} this artifact flew, with this software and processor"
+        )
     return (
         f"{taken}, {counted(replay.different, 'action')} not the same to the bit, by up to {replay.largest:.2g}, "
         f"the first at step {replay.first}; {verdict}"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lram_export.flight.place import Place
 from lram_export.spec.json_fields import Fields, parse_json
 from lram_export.spec.tensors import StepSpec, read_step_spec
 
@@ -27,7 +28,7 @@ class FlightHeader:
         target: that ran.
         precision: of what ran.
         threads: of the runtime; 0: not known.
-        machine: the processor, in words; bits are promised on the same one.
+        place: the processor and the software, where the same artifact chooses the same actions to the bit.
         rate: steps per second, Hz; ``ticks``: actions per step.
         began: when, in nanoseconds since 1970.
         spec: of a step.
@@ -42,7 +43,7 @@ class FlightHeader:
     target: str
     precision: str
     threads: int
-    machine: str
+    place: Place
     rate: float
     ticks: int
     began: int
@@ -61,7 +62,9 @@ class FlightHeader:
             "target": self.target,
             "precision": self.precision,
             "threads": str(self.threads),
-            "machine": self.machine,
+            "machine": self.place.machine,
+            "features": self.place.features,
+            "software": self.place.software,
             "rate": json.dumps(self.rate),
             "ticks": str(self.ticks),
             "began": str(self.began),
@@ -91,7 +94,7 @@ def read_header(metadata: Mapping[str, str]) -> FlightHeader:
         target=fields.text("target"),
         precision=fields.text("precision"),
         threads=fields.integer("threads", 0, 2**31),
-        machine=fields.text("machine"),
+        place=Place(fields.text("machine"), fields.text("features"), fields.text("software")),
         rate=fields.number("rate", 0.0),
         ticks=fields.integer("ticks", 1, 2**31),
         began=fields.integer("began", 0, 2**63),

@@ -80,6 +80,8 @@ def read_flight(path: str | Path) -> Flight:
                 header = read_header(record.metadata)
                 if header.number != len(headers):
                     raise ValueError(f"number: expected {len(headers)}, got {header.number}")
+                if headers and _takes_and_gives(header) != _takes_and_gives(headers[0]):
+                    raise ValueError(f"bundle {header.number}: takes or gives something else than the first")
                 headers.append(header)
             elif topic == STEP_TOPIC:
                 number, _ = head(record.data)
@@ -93,6 +95,10 @@ def read_flight(path: str | Path) -> Flight:
         if not headers:
             raise ValueError(f"no metadata '{NAME}'; record one with loop --record")
     return Flight(path, tuple(headers), tuple(events), count, last + 1 - count, whole)
+
+
+def _takes_and_gives(header: FlightHeader) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(t.name, t.shape, t.dtype) for t in (*header.spec.inputs, *header.spec.outputs)]
 
 
 @contextmanager

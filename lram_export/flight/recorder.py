@@ -6,12 +6,15 @@ not keep up, steps are left out and counted; where it is full or gone, recording
 
 from __future__ import annotations
 
+import itertools
 import logging
 import platform
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -37,8 +40,15 @@ SECONDS_PER_CHUNK = 4.0
 """What a process that is killed loses: what it read in so many seconds."""
 
 MOST_CHUNK = 256 << 10
+PAUSE = 1e-4
+"""Seconds between two messages of a backlog."""
+
 PATIENCE = 3.0
 """Seconds that the end of a flight waits for the disk; the motors have stopped."""
+
+
+class TakenError(UsageError):
+    """A file of that name is there."""
 
 
 class Recorder:
@@ -68,7 +78,7 @@ class FlightRecorder(Recorder):
     """
 
     def __init__(self, path: Path) -> None:
-        """Make the file; raises UsageError where that is not possible."""
+        """Make the file; raises UsageError where that is not possible, TakenError where it is there."""
         check_packages()
         try:
             free = shutil.disk_usage(path.absolute().parent).free
@@ -78,7 +88,7 @@ class FlightRecorder(Recorder):
                 )
             self._file: IO[bytes] = path.open("xb")
         except FileExistsError:
-            raise UsageError(f"--record: {path}: is there already; choose another name, or a folder") from None
+            raise TakenError(f"--record: {path}: is there already; choose another name, or a folder") from None
         except OSError as error:
             raise UsageError(f"--record: {path}: {error.strerror}") from None
         self.path, self.recorded, self.dropped, self.failure = path, 0, 0, ""
@@ -90,9 +100,9 @@ class FlightRecorder(Recorder):
     def begin(self, header: FlightHeader) -> None:
         """See :class:`Recorder`. The first says when the flight began, and how its steps look."""
         if header.number == 0:
-            messages = Messages(header.spec)
+            messages = Messages(header.spec, header.ticks)
             self._wall = header.began
-            self._most = int(np.clip(MOST_QUEUED // messages.size, 8, 4096))
+            self._most = int(np.clip(MOST_QUEUED // messages.most, 8, 4096))
             chunk = int(np.clip(messages.size * header.rate * SECONDS_PER_CHUNK, 4096, MOST_CHUNK))
             self._begun = (messages, chunk)
             self._thread.start()
@@ -142,6 +152,8 @@ class FlightRecorder(Recorder):
                 while (task := self._queue.get()) is not None:
                     task(writing)
                     self.recorded = writing.steps
+                    if not self._queue.empty():  # a backlog: let the loop have the interpreter between two of them
+                        time.sleep(PAUSE)
                 writing.finish()
         except Exception as error:
             self.failure = describe(error)
@@ -183,19 +195,26 @@ class _Writing:
         self._writer.finish()  # type: ignore[no-untyped-call]
 
 
-def flight_file(place: Path) -> Path:
-    """Where a flight goes: the file itself, or a new one in a folder, named by the time.
+def check_place(place: Path) -> None:
+    """Raise UsageError unless a flight may go there: a file that ends in .mcap, or a folder that is there."""
+    if not place.is_dir() and place.suffix != SUFFIX:
+        raise UsageError(f"--record: {place}: expected a file that ends in {SUFFIX}, or a folder that is there")
+
+
+def open_recorder(place: Path) -> FlightRecorder:
+    """A recorder of a file that is not there yet, or of a new one in a folder, named by the time.
 
     Raises:
-        UsageError: neither an .mcap nor a folder that is there.
+        UsageError: no flight can go there.
     """
-    if place.suffix == SUFFIX:
-        return place
+    check_place(place)
     if not place.is_dir():
-        raise UsageError(f"--record: {place}: expected a file that ends in {SUFFIX}, or a folder that is there")
+        return FlightRecorder(place)
     stem = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
-    names = (place / f"{stem}{'' if n == 1 else f'-{n}'}{SUFFIX}" for n in range(1, 1000))
-    return next(path for path in names if not path.exists())
+    for number in itertools.count(1):
+        with suppress(TakenError):  # by another loop that began in the same second
+            return FlightRecorder(place / f"{stem}{'' if number == 1 else f'-{number}'}{SUFFIX}")
+    raise AssertionError
 
 
 def check_packages() -> None:

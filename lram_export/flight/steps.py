@@ -126,8 +126,10 @@ class _Part:
 class Messages:
     """Steps of one policy to bytes and back. The layout follows from the specification of its step."""
 
-    def __init__(self, spec: StepSpec) -> None:
+    def __init__(self, spec: StepSpec, ticks: int = 1) -> None:
+        """``ticks``: actions that are sent per step."""
         rows = (spec.batch_size,)
+        self._inputs = {tensor.name for tensor in spec.inputs}
         read = [tensor for tensor in spec.inputs if tensor.name not in GIVEN]
         actions = list(actions_of(spec).values())
         self._parts = [
@@ -140,7 +142,10 @@ class Messages:
             _Part("sent", spec.outputs[0].name, spec.outputs[0].shape, np.dtype(spec.outputs[0].dtype), many=True),
             _Part("sent_at", "", (), np.dtype(np.float64), many=True),
         ]
-        usual = [part for part in self._parts if part.group in ("input", "output")]
+        arrays = sum(part.dtype.itemsize * part.size for part in self._parts if not part.many)
+        self.most = 2000 + arrays + ticks * (200 + 8 * spec.outputs[0].size)
+        """Bytes that a step takes in memory, at most, about."""
+        usual = [part for part in self._parts if part.group in ("input", "output", "sent")]
         self.size = 200 + sum(part.dtype.itemsize * part.size for part in usual)
         """Bytes of an ordinary message, about."""
 
@@ -214,6 +219,9 @@ class Messages:
                 step.sent = list(values)
             else:
                 step.sent_at = values.tolist()
+        missing = self._inputs - set(step.inputs)
+        if step.stepped and missing:
+            raise ValueError(f"step {number}: took no {min(missing)}")
         return step
 
 

@@ -124,23 +124,30 @@ class Loop:
         """Begin an episode at the next step: the policy's, and the robot's by its ``reset``."""
         self._restarting = True
 
-    def swap(self, bundle: str | Path) -> threading.Thread:
-        """Let another bundle take over between two steps; it is loaded in a thread, which logs what came of it."""
+    def swap(self, bundle: str | Path, over: Callable[[str], None] = lambda failure: None) -> threading.Thread:
+        """Let another bundle take over between two steps; it is loaded in a thread, which logs what came of it.
+
+        ``over`` is told, too: why it failed, in one line, or "".
+        """
 
         def load() -> None:
+            failure = ""
             try:
                 self._thread.aside()
                 kept = self._policy.swap(bundle, prepare=warm_up)
             except Exception as error:  # whatever it is, the loop goes on with what it has
-                LOG.warning("%s: not swapped, the loop goes on as it was: %s", bundle, describe(error))
+                failure = describe(error)
+                LOG.warning("%s: not swapped, the loop goes on as it was: %s", bundle, failure)
             else:
                 LOG.info("%s: runs now%s", bundle, "" if kept else "; of other weights, so every row starts anew")
+            over(failure)
 
         thread = threading.Thread(target=load, name="swap", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # no more threads may be had
             LOG.warning("%s: not swapped, the loop goes on as it was: %s", bundle, error)
+            over(describe(error))
         return thread
 
     def run(self, resumed: bool = False) -> None:
@@ -153,8 +160,8 @@ class Loop:
             SafeStopError: a robot that cannot be reset or closed, more steps in a row with a fault than may be
                 bridged, or anything else that the loop cannot go on with.
         """
-        self._watch.begin(self._policy)
         try:
+            self._watch.begin(self._policy)
             self._thread.enter()
             reading = self._resume() if resumed else self._reset()
             self._clock.start()
@@ -175,11 +182,11 @@ class Loop:
             stopped = sys.exc_info()[1]
             self._notifier.stopping()
             self.account.missed = self._clock.missed
-            self._watch.event(events.ENDED, str(self.account))
             try:
                 self._close(stopped)
             finally:
                 self._thread.leave()
+                self._watch.event(events.ENDED, str(self.account))  # which takes its time: the motors have stopped
 
     def _is_over(self) -> bool:
         return self._ending or 0 < self._options.steps <= self.account.steps
@@ -239,7 +246,7 @@ class Loop:
         if self._policy.interface is not self._interface:  # another bundle took over
             self._interface = self._policy.interface
             self._readings.are_of(self._policy.spec, self._interface)
-        fault = reading if isinstance(reading, Fault) else self._readings.check(reading)
+        fault = self._readings.failed(reading) if isinstance(reading, Fault) else self._readings.check(reading)
         if fault is None:
             self._good_at = self._read_at
         result: Fault | None = Fault(NO_RESULT, "")
@@ -435,5 +442,5 @@ def _usable(reward: Any) -> bool:
 def _added(reward: Any, owed: Any) -> Any:
     """Rewards of several ticks; one that is not known adds nothing."""
     if owed is None:
-        return reward
+        return reward.copy() if isinstance(reward, np.ndarray) else reward  # the robot may fill its own anew
     return owed if reward is None else np.add(reward, owed)

@@ -17,7 +17,7 @@ import numpy as np
 from lram_export.bundle.bundle import Bundle
 from lram_export.describe import counted, held_back
 from lram_export.errors import LramError, UsageError, describe
-from lram_export.flight.recorder import FlightRecorder, check_packages, flight_file
+from lram_export.flight.recorder import FlightRecorder, check_packages, check_place, open_recorder
 from lram_export.interpolation import HOLD, Between
 from lram_export.loop.control import Ended, Loop, LoopOptions
 from lram_export.loop.rehearsal import STEPS, Rehearsal
@@ -74,7 +74,7 @@ def options_of(wishes: Wishes) -> LoopOptions:
         check_output(wishes.state, force=True)
     if wishes.record is not None:
         check_packages()
-        flight_file(wishes.record)
+        check_place(wishes.record)
     manifest = Bundle.open(wishes.bundle).manifest
     rate = wishes.rate or manifest.interface.rate or RATE
     ticks = ticks_per_step(rate, wishes.controller_rate or rate)
@@ -168,7 +168,7 @@ def _recorder(wishes: Wishes) -> Iterator[FlightRecorder | None]:
     if wishes.record is None:
         yield None
         return
-    recorder = FlightRecorder(flight_file(wishes.record))
+    recorder = open_recorder(wishes.record)
     try:
         yield recorder
     finally:

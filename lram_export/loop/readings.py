@@ -73,6 +73,11 @@ class Readings:
         self.last = {name: values[0] if single else values for name, values in found.items()}
         return None
 
+    def failed(self, fault: Fault) -> Fault:
+        """There is no reading; the fault that says why."""
+        self.came = {}
+        return fault
+
     def _is_frozen(self, found: Arrays) -> bool:
         if not self._frozen:
             return False

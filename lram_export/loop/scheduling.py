@@ -45,7 +45,7 @@ class Scheduling:
         if self.priority is None and self.if_permitted:
             raise UsageError("--if-permitted: only with --priority")
         cpus = available_cpus()
-        if self.cpu is not None and self.cpu not in cpus:
+        if self.cpu is not None and not _may_run_on(self.cpu, cpus):
             raise UsageError(f"--cpu: this process may run on {_cores(cpus)}, got {self.cpu}")
         if self.priority is None:
             return
@@ -157,6 +157,18 @@ def _real_time(priority: int) -> tuple[int, os.sched_param]:
 def _now() -> tuple[int, os.sched_param]:
     # the flag is not taken back, for which a thread would need more rights than to set it
     return os.sched_getscheduler(0) | os.SCHED_RESET_ON_FORK, os.sched_getparam(0)
+
+
+def _may_run_on(cpu: int, cpus: set[int]) -> bool:
+    """Tried, and taken back: a core that is kept free (`isolcpus=`) is in no process's set, and can be had."""
+    if cpu in cpus:
+        return True
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError:
+        return False
+    os.sched_setaffinity(0, cpus)
+    return True
 
 
 def _refusal(priority: int) -> str | None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lram_export.flight.events import SWAPPED
 from lram_export.flight.header import FlightHeader
+from lram_export.flight.place import here
 from lram_export.flight.recorder import Recorder
 from lram_export.flight.steps import UNKNOWN, FlightStep
 from lram_export.loop.account import Account
@@ -18,7 +20,6 @@ from lram_export.policy import Policy
 from lram_export.spec.counts import Counts
 from lram_export.spec.interface import actions_of
 from lram_export.spec.tensors import TensorSpec
-from lram_export.system.machine import cpu_model
 from lram_export.version import __version__
 
 
@@ -32,13 +33,15 @@ class Watch:
         self._origin: object = None
         self._counts: dict[str, Counts] = {}
         self._actions: Mapping[str, TensorSpec] = {}
+        self._rows = 1
         self._step = FlightStep(0, 0.0)
-        self._reward: Any = None
+        self._reward: NDArray[np.float64] | None = None
         self._last = 0  # steps there were when something happened
 
     def begin(self, policy: Policy) -> None:
         """The loop begins."""
         self._began = self._now()
+        self._counts = policy.counts()
         if self._recorder is not None:
             self._recorder.begin(self._header(policy))
 
@@ -65,7 +68,7 @@ class Watch:
     def acted(self, policy: Policy, reward: Any, seconds: float) -> None:
         """The policy took its step, given a reward."""
         self._step.stepped, self._step.seconds = True, seconds
-        self._reward = reward
+        self._reward = None if reward is None or self._recorder is None else np.array(reward, np.float64)
         if policy.origin is not self._origin:  # it was swapped just before, or just after
             self._step.bundle = UNKNOWN
 
@@ -76,9 +79,9 @@ class Watch:
             return
         step.inputs = policy.inputs
         step.outputs = {name: values for name, values in policy.outputs.items() if name in self._actions}
-        step.chosen = {n: v for n, v in policy.chosen.items() if not np.array_equal(v, step.outputs[n])}
-        if self._reward is not None:
-            step.reward = np.array(self._reward, np.float64).reshape(-1)
+        step.chosen = {n: v for n, v in policy.chosen.items() if v.tobytes() != step.outputs[n].tobytes()}
+        if self._reward is not None and self._reward.size in (1, self._rows):  # a policy without a return takes any
+            step.reward = np.broadcast_to(self._reward.reshape(-1), self._rows)
         counts = policy.counts()
         for name, now in counts.items():
             before = self._counts.get(name)
@@ -106,13 +109,15 @@ class Watch:
         if self._recorder is None:
             return
         self.look(policy)
-        self._step.latency, self._step.missed = account.last, missed
+        self._step.missed = missed
+        if self._step.sent:
+            self._step.latency = account.last
         self._last = account.steps
         self._recorder.step(self._step)
 
     def _header(self, policy: Policy) -> FlightHeader:
         origin = self._origin = policy.origin
-        self._actions = actions_of(policy.spec)
+        self._actions, self._rows = actions_of(policy.spec), policy.spec.batch_size
         task = policy.task
         return FlightHeader(
             number=self._number,
@@ -122,7 +127,7 @@ class Watch:
             target="" if origin is None else origin.target,
             precision="" if origin is None else origin.precision,
             threads=0 if origin is None else origin.options.get("threads") or 0,
-            machine=cpu_model(),
+            place=here("" if origin is None else origin.target),
             rate=self._rate,
             ticks=self._ticks,
             began=time.time_ns(),

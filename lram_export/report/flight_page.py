@@ -94,7 +94,7 @@ def facts(flight: FlightView, again: Again) -> list[tuple[str, str]]:
     found = [
         ("flight", flight.name),
         ("when", f"{flight.began:%Y-%m-%d %H:%M:%S} UTC, for {clock(flight.duration)}"),
-        ("where", header.machine),
+        ("where", header.place.machine),
         *(("flown", f"{counted(flown.steps, 'step')}: {_called(flown)}, {flown.kin}") for flown in flight.bundles),
         ("rate", f"asked for {header.rate:g} Hz{faster}, reached {reached}"),
         (

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from lram_export.bundle.bundle import Bundle
 from lram_export.episodes.flights import check_flown
 from lram_export.errors import LramError
+from lram_export.flight.place import here
 from lram_export.flight.reader import Flight
 from lram_export.flight.steps import FlightStep
 from lram_export.flight.stretches import to_take
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime
 from lram_export.spec.tensors import StepSpec
-from lram_export.system.machine import cpu_model, suitable_threads
+from lram_export.system.machine import suitable_threads
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class Replay:
         target: that took it.
         steps: that were taken.
         different: whose actions are not those that were recorded, to the bit.
+        own: steps that this very artifact took, with this software on a processor of this kind; ``own_different``: of
+            these, whose actions are others, which must not be.
         first: the number, in the loop, of the first of them; None: there is none.
         largest: the largest difference between two numbers of an action.
-        same: whether this very artifact flew, on a processor of this kind: then every action has to be the same.
         flown: what flew, and on what, in words.
     """
 
@@ -40,13 +42,19 @@ class Replay:
     different: int
     first: int | None
     largest: float
-    same: bool
+    own: int
+    own_different: int
     flown: str
+
+    @property
+    def same(self) -> bool:
+        """Whether this very artifact took every step, with this software on a processor of this kind."""
+        return self.own == self.steps
 
     @property
     def passed(self) -> bool:
         """False where an action differs that must not."""
-        return not (self.same and self.different)
+        return not self.own_different
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -56,7 +64,8 @@ class Replay:
             "different": self.different,
             "first_different": self.first,
             "largest_difference": self.largest,
-            "same_artifact_and_processor": self.same,
+            "same_artifact_and_place": self.own,
+            "different_there": self.own_different,
             "passed": self.passed,
         }
 
@@ -108,11 +117,12 @@ def check_takes(bundle: Bundle, flight: Flight) -> None:
 def _replay(
     bundle: Bundle, flight: Flight, target: str, threads: int | None, progress: Progress, watch: Watch
 ) -> Replay:
-    manifest, header, digest, here = bundle.manifest, flight.header, bundle.artifact_digest(target), cpu_model()
-    spec = header.spec
-    cores = threads or header.threads or suitable_threads(manifest.parameters, spec.batch_size)
+    manifest, digest, place = bundle.manifest, bundle.artifact_digest(target), here(target)
+    spec, first_header = flight.header.spec, flight.header
+    cores = threads or first_header.threads or suitable_threads(manifest.parameters, spec.batch_size)
     runtime = load_runtime(target, bundle.load_artifact(target, spec.batch_size), cores)
-    steps, different, first, largest, same = 0, 0, None, 0.0, True
+    steps, different, first, largest, own, own_different = 0, 0, None, 0.0, 0, 0
+    flown: dict[str, None] = {}
     try:
         with progress.stage(f"replaying {flight.path.name} on {target}", flight.count) as advance:
             for taken in to_take(flight, manifest.source["sha256"]):
@@ -121,15 +131,17 @@ def _replay(
                     runtime.reset()
                 outputs = _step(runtime, spec, step)
                 watch(step, outputs)
+                is_own = header.digest == digest and header.place == place
                 difference = _difference(spec, step, outputs)
                 if difference is not None:
-                    different, largest = different + 1, max(largest, difference)
+                    different, largest, own_different = different + 1, max(largest, difference), own_different + is_own
                     first = step.step if first is None else first
-                steps, same = steps + 1, same and (header.digest, header.machine) == (digest, here)
+                steps, own = steps + 1, own + is_own
+                flown[f"{header.bundle} on {header.target} ({header.place.software}), {header.place.machine}"] = None
                 advance(1)
     finally:
         runtime.close()
-    return Replay(target, steps, different, first, largest, same, f"{header.target} on {header.machine}")
+    return Replay(target, steps, different, first, largest, own, own_different, "; ".join(flown))
 
 
 def _step(runtime: Runtime, spec: StepSpec, step: FlightStep) -> Sequence[NDArray[Any]]:

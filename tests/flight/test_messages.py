@@ -43,7 +43,8 @@ def arrays(group: str) -> st.SearchStrategy[dict[str, NDArray[Any]]]:
         values = st.lists(element, min_size=tensor.size, max_size=tensor.size)
         return values.map(lambda found: np.array(found, tensor.dtype).reshape(tensor.shape))
 
-    return st.fixed_dictionaries({}, optional={tensor.name: made(tensor) for tensor in tensors})
+    found = {tensor.name: made(tensor) for tensor in tensors}
+    return st.fixed_dictionaries(found) if group == "inputs" else st.fixed_dictionaries({}, optional=found)
 
 
 STEPS = st.builds(

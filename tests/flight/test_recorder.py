@@ -16,8 +16,9 @@ import pytest
 from lram_export import ExportOptions, Policy, export_bundle, load_policy
 from lram_export.errors import UsageError
 from lram_export.flight.header import FlightHeader
+from lram_export.flight.place import here
 from lram_export.flight.reader import Flight, read_flight
-from lram_export.flight.recorder import FlightRecorder, Recorder, flight_file
+from lram_export.flight.recorder import FlightRecorder, Recorder, open_recorder
 from lram_export.flight.steps import UNKNOWN, FlightStep
 from lram_export.interpolation import LINEAR, Between
 from lram_export.loop.control import Loop, SafeStopError
@@ -124,6 +125,96 @@ def test_the_step_that_stops_the_robot_is_there(policy: Policy, time: FakeTime) 
     assert [kind for _, kind in kept.events] == ["episode", "fault", "stopped", "ended"]
 
 
+def test_a_reading_that_failed_is_not_the_one_before(policy: Policy, time: FakeTime) -> None:
+    kept = looped(policy, time, [[1, 2], OSError("bus"), [3, 4]])
+    assert kept.steps[1].fault == "missing" and not kept.steps[1].reading
+
+
+def test_steps_without_an_action_have_no_latency(policy: Policy, time: FakeTime) -> None:
+    kept, robot = Kept(), Scripted(time, [None, [1, 2], None, None])
+    with pytest.raises(SafeStopError):
+        Loop(policy, robot, options(bridge=1), recorder=kept).run()
+    assert [np.isnan(step.latency) for step in kept.steps] == [True, False, False, True]
+
+
+def test_the_reward_that_a_step_was_given_is_kept_though_the_robot_fills_its_array_anew(
+    policy: Policy, time: FakeTime
+) -> None:
+    kept, robot = Kept(), Scripted(time, [[1, 2], [2, 3], [3, 4]])
+    robot.reward, act = np.zeros(1), robot.act
+
+    def acting(action: Any) -> Any:
+        robot.reward += 1
+        return act(action)
+
+    robot.act = acting  # type: ignore[method-assign]
+    Loop(policy, robot, options(steps=3), recorder=kept).run()
+    given = [None if step.reward is None else step.reward.tolist() for step in kept.steps]
+    assert given == [None, [1.0], [2.0]]
+
+
+def test_a_reward_of_an_odd_shape_costs_no_flight(policy: Policy, time: FakeTime, tmp_path: Path) -> None:
+    recorder, robot = FlightRecorder(tmp_path / "odd.mcap"), Scripted(time, [[1, 2], [2, 3]])
+    robot.reward = np.zeros(3)
+    Loop(policy, robot, options(steps=2), recorder=recorder).run()
+    recorder.close()
+    assert [step.reward for step in read_flight(recorder.path).steps()] == [None, None]
+
+
+def test_a_second_loop_counts_what_it_clamped_itself(policy: Policy, time: FakeTime) -> None:
+    assert looped(policy, time, [[1, 60]]).steps[0].clamped
+    assert not looped(policy, time, [[1, 2]]).steps[0].clamped
+
+
+def test_a_zero_whose_sign_safety_changed_is_an_action_that_it_changed(
+    policy: Policy, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def negative(outputs: Any) -> None:
+        outputs["action"][outputs["action"] == 0] = -0.0
+
+    monkeypatch.setattr(policy._envelope, "apply", negative)
+    (step,) = looped(policy, time, [[0, 1]]).steps
+    assert np.signbit(step.outputs["action"][0, 0]) and not np.signbit(step.chosen["action"][0, 0])
+
+
+def test_after_a_swap_to_a_bundle_without_safety_nothing_is_held(
+    policy: Policy, time: FakeTime, tmp_path: Path
+) -> None:
+    kept, robot, path = Kept(), Scripted(time, [[0, 2], [20, 3], [21, 4]]), tmp_path / "plain.lram"
+    export_bundle(follower(most=100.0), None, path, ExportOptions(("native",), report=False, reference_steps=20))
+
+    def swapping() -> None:
+        if len(robot.sent) == 2:
+            policy.swap(path)
+
+    robot.event = swapping  # type: ignore[method-assign, assignment]
+    Loop(policy, robot, options(steps=3), recorder=kept).run()
+    assert kept.steps[1].chosen and not kept.steps[2].chosen
+    assert policy.chosen["action"].tolist() == [[21.0, 4.0]]
+
+
+def test_a_recorder_that_cannot_begin_leaves_no_robot_moving(policy: Policy, time: FakeTime) -> None:
+    class Broken(Kept):
+        def begin(self, header: FlightHeader) -> None:
+            raise RuntimeError("can't start new thread")
+
+    robot = Scripted(time, [[1, 2]])
+    with pytest.raises(SafeStopError, match="can't start new thread"):
+        Loop(policy, robot, options(steps=1), recorder=Broken()).run()
+    assert robot.calls == ["stop", "close"]
+
+
+def test_the_motors_have_stopped_before_the_flight_is_said_to_have_ended(policy: Policy, time: FakeTime) -> None:
+    robot, calls = Scripted(time, [[1, 2]]), []
+
+    class Ending(Kept):
+        def event(self, kind: str, text: str, step: int, seconds: float) -> None:
+            calls.append((kind, "close" in robot.calls))
+
+    Loop(policy, robot, options(steps=1), recorder=Ending()).run()
+    assert calls == [("episode", False), ("ended", True)]
+
+
 def test_another_bundle_is_told_before_its_first_step(policy: Policy, time: FakeTime, bundle: Path) -> None:
     kept, robot = Kept(), Scripted(time, [[1, 2], [2, 3], [3, 4]])
     events = iter([None])
@@ -157,7 +248,7 @@ def test_a_step_in_which_the_bundles_changed_says_that_nobody_knows_which_took_i
 
 
 def header_of(policy: Policy) -> FlightHeader:
-    return FlightHeader(0, "a", "", "", "native", "fp32", 1, "here", 50.0, 1, 10**18, policy.spec, None, "0")
+    return FlightHeader(0, "a", "", "", "native", "fp32", 1, here("native"), 50.0, 1, 10**18, policy.spec, None, "0")
 
 
 def test_a_loop_that_is_faster_than_the_disk_drops_steps_and_counts_them(policy: Policy, tmp_path: Path) -> None:
@@ -165,11 +256,12 @@ def test_a_loop_that_is_faster_than_the_disk_drops_steps_and_counts_them(policy:
     recorder.begin(header_of(policy))
     observation = np.zeros((1, 2), np.float32)
     for number in range(many):
-        recorder.step(FlightStep(number, number / 50, stepped=True, inputs={"observation": observation}))
+        recorder.step(FlightStep(number, number / 50, reading={"observation": observation}))
     recorder.close()
     flight = read_flight(recorder.path)
     assert 0 < recorder.dropped < many and recorder.recorded == flight.count == many - recorder.dropped
-    assert list(flight.steps())[-1].dropped <= recorder.dropped
+    last = list(flight.steps())[-1]
+    assert last.dropped == last.step + 1 - flight.count == flight.missing
     assert str(recorder).endswith(f"{recorder.recorded:,} steps recorded, {recorder.dropped:,} left out")
 
 
@@ -258,16 +350,17 @@ class Robot:
 def test_a_place_where_no_flight_can_go_is_refused(tmp_path: Path, place: str, message: str) -> None:
     (tmp_path / "there.mcap").write_bytes(b"mine")
     with pytest.raises(UsageError) as error:
-        FlightRecorder(flight_file(tmp_path / place))
+        open_recorder(tmp_path / place)
     assert str(error.value) == message.format(tmp_path / place)
     assert (tmp_path / "there.mcap").read_bytes() == b"mine"
 
 
 def test_flights_in_a_folder_are_named_by_the_time_and_never_replaced(tmp_path: Path) -> None:
-    first = flight_file(tmp_path)
-    first.touch()
-    second = flight_file(tmp_path)
-    assert first != second and first.suffix == second.suffix == ".mcap"
+    recorders = [open_recorder(tmp_path) for _ in range(3)]
+    paths = [recorder.path for recorder in recorders]
+    assert len(set(paths)) == 3 and {path.suffix for path in paths} == {".mcap"}
+    for recorder in recorders:
+        recorder.close()
 
 
 def test_a_recorder_that_failed_counts_what_it_does_not_record(

@@ -42,7 +42,8 @@ def test_what_was_asked_for_goes_along_and_the_state_does_not(bundle: Path, monk
         monkeypatch.chdir("/")
         for again in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy)):
             with again:
-                assert again.origin == policy.origin and again.origin.options == {"threads": 2, "batch": 1}
+                assert again.origin == policy.origin and again.origin.options["threads"] == 2
+                assert again.origin.options["batch"] == 1
                 assert again.origin.path == bundle.absolute()
                 assert again.state()["is_first"].tolist() == [1.0]
 
