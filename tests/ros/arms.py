@@ -22,6 +22,15 @@ def arm(**action: Any) -> StepPolicy:
     return StepPolicy(Follower(), observation=2, action=2, state={"count": 1}, interface=interface)
 
 
+def in_degrees() -> StepPolicy:
+    """Does what it observes: the knee gets the hip's position, the hip the knee's."""
+    seen = FieldInterface(elements=("hip", "knee"), units=("deg",), limits=Limits(-180.0, 180.0))
+    safety = Safety(most_change=4.0)
+    done = FieldInterface(elements=("knee", "hip"), units=("deg",), limits=Limits(-180.0, 180.0), safety=safety)
+    interface = Interface(RATE, {"observation": seen}, {"action": done})
+    return StepPolicy(Follower(), observation=2, action=2, state={"count": 1}, interface=interface)
+
+
 def values(**told: Any) -> dict[str, Any]:
     """Parameters as the node reads them; dots in names are two underscores."""
     return {p.name: p.default for p in PARAMETERS} | {name.replace("__", "."): told[name] for name in told}

@@ -74,6 +74,21 @@ def test_a_field_that_has_not_a_number_for_every_joint_was_not_given(velocity: l
         joints.read(1.0, 0.1)
 
 
+def test_what_came_before_the_clock_was_set_back_is_no_reading() -> None:
+    joints, numbers = Joints("joint_states", ELEMENTS, (3,)), Arrays("numbers", (1,))
+    joints.take(joint_state(name=["hip", "knee"], position=[1.0, 0.0], velocity=[2.0, 0.0]), now=100.0)
+    numbers.take(message(FLOAT64S)(data=[1.0]), now=100.0)
+    with pytest.raises(NoReadingError, match=r"^joint_states: hip/position: of before the clock was set back$"):
+        joints.read(0.5, 0.1)
+    joints.take(joint_state(name=["hip"], position=[1.0], velocity=[2.0]), now=0.5)
+    with pytest.raises(NoReadingError, match=r"^joint_states: knee/position: of before the clock was set back$"):
+        joints.read(0.5, 0.1)
+    with pytest.raises(NoReadingError, match=r"^numbers: of before the clock was set back$"):
+        numbers.read(0.5, 0.1)
+    joints.take(joint_state(name=["knee"], position=[0.0]), now=0.51)
+    assert joints.read(0.505, 0.1).tolist() == [1.0, 0.0, 2.0], "one may come while the reading is under way"
+
+
 def test_what_was_read_does_not_change_with_the_next_message() -> None:
     joints = Joints("joint_states", ELEMENTS[:1], (1,))
     joints.take(joint_state(name=["hip"], position=[1.0]), now=1.0)
@@ -142,6 +157,17 @@ def test_a_grey_image_is_taken_where_the_policy_is_grey() -> None:
     image = message("sensor_msgs/msg/Image")(height=210, width=160, step=160, encoding="mono8", data=frame.tobytes())
     inlet.take(image, now=1.0)
     assert np.array_equal(inlet.read(1.0, 0.1), prepare(frame, ATARI))
+
+
+def test_an_array_is_in_the_units_of_ros_either_way() -> None:
+    degrees = 57.29577951308232
+    inlet = Arrays("numbers", (2,), (degrees, 1.0))
+    inlet.take(message(ARRAYS[0])(data=array.array("f", [np.pi, 2.0])), now=1.0)
+    np.testing.assert_allclose(inlet.read(1.0, 0.1), [180.0, 2.0], rtol=1e-6)
+    tensor = TensorSpec("action", (1, 2), "float32")
+    topic = ActionTopic("~/commands", FLOAT64S, tensor, factors=(degrees, 1000.0))
+    command = Outlet(topic, MAKERS, 0.02, lambda: STAMP).message(np.float32([180, 5]))
+    np.testing.assert_allclose(command.data, [np.pi, 0.005], rtol=1e-6)
 
 
 def test_an_action_is_sent_as_an_array() -> None:

@@ -37,6 +37,7 @@ GIVES = {
 }
 """What a method gives."""
 HELD = {
+    "commands": "rclpy.publisher.Publisher",
     "self._log": GIVES["get_logger"],
     "self._over": GIVES["create_guard_condition"],
     "executor": "rclpy.executors.SingleThreadedExecutor",

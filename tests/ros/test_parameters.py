@@ -17,6 +17,7 @@ from lram_ros.topics import (
     action_topic,
     declared_for,
     held_topics,
+    is_converted,
     observation_topics,
     safe_action_of,
 )
@@ -27,6 +28,8 @@ from lram_export.spec.images import PROCGEN
 from lram_export.spec.interface import FieldInterface, Interface
 from lram_export.step_module.policy import Field
 from tests.ros.arms import arm, values
+
+CONFIG = Path(__file__).parents[2] / "ros/lram_ros/config"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,16 @@ def test_other_names_and_types_may_be_told(policy: Policy) -> None:
         ({"observation__observation__topic": ""}, "observation.observation.topic: expected a text, got ''"),
         ({"observation__observation__elements": ["hip"]}, "observation.observation.elements: expected 2 names, got 1"),
         ({"observation__observation__elements": ["a/position", "a/position"]}, "'a/position' is in rad/s, which is no"),
+        ({"action__elements": ["hip"]}, "action.elements: expected 2 names, got 1"),
+        ({"action__elements": "hip"}, "action.elements: expected a list of names, got 'hip'"),
+        ({"action__elements": ["hip", "hip"]}, "action.elements: hip/position is there twice"),
+        (
+            {
+                "observation__observation__type": "std_msgs/msg/Float64MultiArray",
+                "observation__observation__elements": ["hip", "knee"],
+            },
+            "observation.observation.elements: only of a sensor_msgs/msg/JointState; observation.observation.type is",
+        ),
         ({"action__type": "std_msgs/msg/Int64"}, "action.type: expected std_msgs/msg/Float64MultiArray or"),
         (
             {"action__type": "sensor_msgs/msg/JointState", "action__elements": ["hip", "hip"]},
@@ -143,6 +156,54 @@ def test_what_the_joints_hold_is_read_from_where_they_are_observed(policy: Polic
     arrays, action = topics(policy, observation__observation__type="std_msgs/msg/Float32MultiArray")
     with pytest.raises(LramError, match=r"^holds: only where an observation is a sensor_msgs/msg/JointState$"):
         held_topics(action, arrays, "position", policy)
+
+
+def test_what_is_told_of_an_array_is_used(policy: Policy) -> None:
+    seen, action = topics(policy, action__elements=["knee/position", "hip"])
+    expected = (Element("knee", "position"), Element("hip", "position"))
+    assert action.type == "std_msgs/msg/Float64MultiArray" and action.elements == expected
+    assert held_topics(action, seen, "position", policy)[1] == expected
+    with pytest.raises(LramError, match=r"^holds: effort, but the action's knee/position is no effort"):
+        held_topics(action, seen, "effort", policy)
+
+
+def test_an_arm_in_degrees_is_driven_in_radians(tmp_path: Path) -> None:
+    with exported(arm(units=("deg",), elements=None), tmp_path / "degrees.lram") as policy:
+        _, action = topics(policy)
+        assert action.factors == pytest.approx([180 / math.pi] * 2) and is_converted(action)
+        seen, action = topics(policy, action__elements=["hip", "knee"])
+        assert action.elements == held_topics(action, seen, "position", policy)[1]
+        assert [element.factor for element in action.elements] == pytest.approx([180 / math.pi] * 2)
+        with pytest.raises(
+            LramError, match=r"^action.elements: 'hip/velocity' is in deg, which is no unit of a joint's"
+        ):
+            topics(policy, action__elements=["hip/velocity", "knee"])
+
+
+def test_the_example_of_an_arm_is_understood(tmp_path: Path) -> None:
+    import torch
+    import yaml
+
+    names, units = ("hip", "knee", "ankle"), ("rad", "rad", "rad/s")
+    seen, done = FieldInterface(elements=names, units=units), FieldInterface(elements=names, units=("rad",))
+    interface = Interface(50.0, {"observation": seen}, {"action": done})
+    three = StepPolicy(torch.nn.Identity(), observation=3, action=3, interface=interface)
+    told = flat(yaml.safe_load((CONFIG / "arm.yaml").read_text(encoding="utf-8"))["/**"]["ros__parameters"])
+    with exported(three, tmp_path / "arm.lram") as policy:
+        settings = settings_of(values() | {name: told[name] for name in told if name in values()})
+        of_topics = {name: value for name, value in told.items() if name not in values()}
+        seen_topics, action = topics(policy, **of_topics)
+        held = held_topics(action, seen_topics, settings.holds, policy)
+        assert held == ("/joint_states", tuple(Element(name, "position") for name in names))
+        assert safe_action_of(action, policy, settings.safe_action) is not None
+
+
+def flat(parameters: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Names with dots, as the node has them."""
+    found: dict[str, Any] = {}
+    for name, value in parameters.items():
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return found
 
 
 def test_a_stop_sends_what_is_told_or_what_the_bundle_says(policy: Policy) -> None:
@@ -186,6 +247,10 @@ def test_images_and_several_observations_have_topics_of_their_own(tmp_path: Path
             }
             seen, action = topics(policy, **told)
             held_topics(action, seen, "position", policy)
+        seen, action = topics(policy, **told, action__elements=["c/position"])
+        assert held_topics(action, seen, "position", policy) == ("~/depth", (Element("c", "position"),))
+        with pytest.raises(LramError, match=r"^action.elements: 'nonsense' in 1: expected JOINT/position"):
+            topics(policy, action__elements=["nonsense"])
 
 
 def test_a_node_drives_one_robot(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lram_ros.inlets import Joints, inlet_of
+from lram_ros.ending import EndingClock
+from lram_ros.inlets import Arrays, Joints, inlet_of
 from lram_ros.outlet import Outlet
 from lram_ros.parameters import Settings, settings_of
 from lram_ros.report import ERROR, OK, WARN, Reporter
@@ -20,6 +21,7 @@ from lram_ros.simulated import SimulatedClock
 from lram_ros.topics import (
     FLOAT64S,
     JOINT_STATE,
+    ActionTopic,
     action_topic,
     declared_for,
     held_topics,
@@ -29,7 +31,12 @@ from lram_ros.topics import (
 
 from lram_export import LramError
 from lram_export.flight.reader import read_flight
+from lram_export.interpolation import Between
 from lram_export.loop.clock import Clock
+from lram_export.loop.control import LoopOptions
+from lram_export.loop.program import Wishes
+from lram_export.policy import load_policy
+from tests.conftest import ExportFunction
 from tests.ros.arms import RATE, values
 from tests.ros.definitions import message
 
@@ -131,7 +138,7 @@ def test_messages_that_stop_coming_are_bridged_then_the_robot_is_stopped(bundle:
     node.until(node.over.is_set, joints=None)
     assert "6 steps in a row with a fault, the last: missing: joint_states: hip/position" in node.session.failure
     assert node.session.account.faults == {"missing": 6} and node.commands()[-1] == [0.5, 0.5]
-    row = Reporter().row(node.session, "arm.lram", "inactive")
+    row = Reporter().row(node.session, "inactive")
     assert (row.level, row.message) == (ERROR, node.session.failure)
     assert dict(row.values)["fault: missing"] == "6"
     node.activate()  # once more
@@ -143,21 +150,21 @@ def test_a_number_beyond_limits_is_a_fault_that_diagnostics_warn_of(node: Node) 
     node.activate()
     node.until(lambda: node.session.account.steps > 3)
     reporter = Reporter()
-    reporter.row(node.session, "arm.lram", "active")
+    reporter.row(node.session, "active")
     node.until(lambda: node.session.account.faults["out of limits"] > 0, joints=(99.0, 0.0))
     node.until(lambda: len(node.sent) > 30)
     assert node.session.stop()
-    row = reporter.row(node.session, "arm.lram", "active")
+    row = reporter.row(node.session, "active")
     assert row.level == WARN and "since the last report" in row.message
     assert all(max(map(abs, command)) <= 8 for command in node.commands())
 
 
 def test_diagnostics_tell_what_runs_and_how(node: Node) -> None:
-    assert Reporter().row(None, "", "unconfigured").message == "unconfigured"
+    assert Reporter().row(None, "unconfigured").message == "unconfigured"
     node.activate()
     node.until(lambda: len(node.sent) > 10, joints=(20.0, 2.0))
     assert node.session.stop()
-    row = Reporter().row(node.session, "arm.lram", "inactive")
+    row = Reporter().row(node.session, "inactive")
     said = dict(row.values)
     assert said["target"] == "onnxruntime" and said["rate"] == "100 Hz" and said["commands"] == "100 Hz, hold"
     origin = node.session.policy.origin
@@ -237,6 +244,26 @@ def test_a_swap_and_an_episode_are_only_of_a_loop_that_runs(node: Node, bundle: 
     assert not node.session.failure
 
 
+def test_a_bundle_that_could_not_take_over_is_told_and_not_called_the_one_that_runs(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    reporter = Reporter()
+    node.activate()
+    node.until(lambda: len(node.sent) > 3)
+    node.session.swap(tmp_path / "none.lram")
+    node.until(lambda: bool(node.session.swap_failure) and not node.session.is_swapping)
+    reporter.row(node.session, "active")
+    row = reporter.row(node.session, "active")  # not only once
+    assert dict(row.values)["bundle"] == node.session.bundle == str(bundle)
+    assert row.level == WARN and row.message.startswith("active")
+    assert f"{tmp_path / 'none.lram'}: not swapped: " in row.message and "\n" not in row.message
+    node.session.swap(bundle)
+    with pytest.raises(LramError, match=r"^another bundle is being loaded; ask again when it runs, or could not be"):
+        node.session.swap(bundle)
+    node.until(lambda: not node.session.is_swapping)
+    assert not node.session.swap_failure and "not swapped" not in reporter.row(node.session, "active").message
+
+
 def test_there_are_never_two_loops(node: Node) -> None:
     node.activate()
     with pytest.raises(LramError, match=r"^a loop runs already$"):
@@ -249,6 +276,67 @@ def test_a_policy_without_a_return_cannot_be_told_one(node: Node, bundle: Path) 
         node.session.aim(1.0)
     with pytest.raises(LramError, match=r"^target_return: this policy aims at no return$"):
         Node(bundle, target_return=1.0)
+
+
+def test_every_episode_that_begins_later_aims_at_the_return_that_was_told(exported: ExportFunction) -> None:
+    policy = load_policy(exported("state_ms", targets=("native",)), "native", threads=1)
+    size = policy.spec.inputs[0].size
+    session = Session(policy, LoopOptions(RATE, Between()), Wishes(bundle=Path("state.lram")))
+    inlet, sent = Arrays("numbers", (size,)), []
+    outlet = Outlet(
+        ActionTopic("~/commands", FLOAT64S, policy.spec.outputs[0]),
+        {FLOAT64S: message(FLOAT64S)},
+        1 / RATE,
+        lambda: None,
+    )
+    ports = Ports({"observation": inlet}, outlet, sent.append, time.perf_counter, 60.0, 2.0)
+    robot = TopicRobot(ports, session.is_ending, session.begin)
+    inlet.take(message(FLOAT64S)(data=[0.0] * size), time.perf_counter())
+
+    def target_in(episode: int) -> float:
+        end = time.monotonic() + 10
+        while session.account.episodes < episode or len(sent) < 3:
+            assert time.monotonic() < end and not session.failure
+            time.sleep(0.002)
+        sent.clear()
+        return float(policy.state()["target_return"][0])
+
+    assert policy.task is not None
+    scale, usual = policy.task.reward_scale, policy.task.target_return
+    session.start(robot)
+    assert target_in(1) == np.float32(usual) / np.float32(scale)
+    session.aim(2.0)
+    assert target_in(1) == np.float32(usual) / np.float32(scale), "not the one under way"
+    robot.tell("new episode")
+    assert target_in(2) == np.float32(2.0) / np.float32(scale)
+    session.aim(3.0)
+    session.new_episode()
+    assert target_in(3) == np.float32(3.0) / np.float32(scale)
+    session.aim(None)
+    robot.tell("new episode")
+    assert target_in(4) == np.float32(usual) / np.float32(scale)
+    with pytest.raises(LramError, match=r"^target_return: expected at most .*, got 1e\+300$"):
+        session.aim(1e300)
+    assert session.close() and not session.failure
+
+
+def test_a_slow_loop_ends_at_once_and_does_not_send_the_rest_of_a_step(bundle: Path) -> None:
+    for told in ({"rate": 0.05}, {"rate": 0.05, "controller_rate": 0.5, "between": "linear"}):
+        node = Node(bundle, **told)
+        node.activate()
+        node.until(lambda node=node: bool(node.sent))
+        began = time.monotonic()
+        assert node.session.stop() and time.monotonic() - began < 3
+        assert node.commands() == [[1.0, 2.0], [0.5, 0.5]] and not node.session.failure
+        assert node.session.close()
+
+
+def test_a_clock_in_real_time_ticks_as_one_that_nobody_ends() -> None:
+    clock = EndingClock(0.15, lambda: False)
+    clock.start()
+    began = time.monotonic()
+    assert [clock.wait() for _ in range(2)] == [1, 1] and clock.missed == 0
+    assert time.monotonic() - began >= 0.29
 
 
 def test_a_bundle_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -294,6 +382,20 @@ def test_the_loop_goes_by_the_clock_of_a_simulation(bundle: Path) -> None:
     began = time.monotonic()
     assert node.session.close() and time.monotonic() - began < 1.0, "a clock that stands still is not waited for"
     assert not node.session.failure and np.isfinite(node.commands()).all()
+
+
+def test_a_simulation_that_is_set_back_during_a_step_is_not_waited_for() -> None:
+    seconds = [100.0]
+    threads = [threading.Timer(0.05 * n, lambda n=n: seconds.__setitem__(0, 0.011 * n)) for n in (1, 2)]
+    clock = SimulatedClock(0.02, lambda: seconds[0], lambda: False)
+    clock.start()
+    seconds[0] = 0.0
+    for thread in threads:
+        thread.start()
+    waited = threading.Thread(target=clock.wait, daemon=True)
+    waited.start()
+    waited.join(5)
+    assert not waited.is_alive() and seconds[0] == 0.022 and clock.missed == 0
 
 
 def test_a_flight_is_recorded_from_activation_to_deactivation(bundle: Path, tmp_path: Path) -> None:

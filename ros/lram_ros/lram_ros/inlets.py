@@ -34,7 +34,8 @@ class Inlet(Protocol):
         """The observation, without rows.
 
         Raises:
-            NoReadingError: no message, none in the last ``stale`` seconds, or not what was expected.
+            NoReadingError: no message, none in the last ``stale`` seconds, or not what was expected. One that came
+                more than ``stale`` seconds from now is of before the clock was set back.
         """
 
 
@@ -46,7 +47,7 @@ def inlet_of(topic: ObservationTopic) -> Inlet:
     if topic.type == IMAGE:
         assert topic.of.image is not None
         return Images(topic.topic, topic.of.image)
-    return Arrays(topic.topic, shape)
+    return Arrays(topic.topic, shape, topic.factors)
 
 
 class Joints:
@@ -74,8 +75,8 @@ class Joints:
         """The elements in their order, float64."""
         with self._lock:
             values, came = self._values.copy(), self._came.copy()
-        oldest = int(came.argmin())
-        _check_age(f"{self._topic}: {self._elements[oldest]}", float(came[oldest]), now, stale)
+        worst = int(np.abs(now - came).argmax())
+        _check_age(f"{self._topic}: {self._elements[worst]}", float(came[worst]), now, stale)
         return values.reshape(self._shape)
 
     def _found(self, names: tuple[str, ...]) -> list[tuple[str, NDArray[np.intp], NDArray[np.intp]]]:
@@ -97,10 +98,11 @@ class Joints:
 
 
 class Arrays:
-    """From multi-arrays: the numbers as they are, in C order."""
+    """From multi-arrays: the numbers in C order, each times its factor."""
 
-    def __init__(self, topic: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, topic: str, shape: tuple[int, ...], factors: tuple[float, ...] = ()) -> None:
         self._topic, self._shape = topic, shape
+        self._factors = np.array(factors) if any(factor != 1 for factor in factors) else None
         self._last: tuple[Any, float] = (None, -math.inf)
 
     def take(self, message: Any, now: float) -> None:
@@ -108,13 +110,13 @@ class Arrays:
         self._last = (message, now)
 
     def read(self, now: float, stale: float) -> NDArray[Any]:
-        """Numbers of the message's type."""
+        """Numbers of the message's type, or float64 where they are converted."""
         message, came = self._last
         _check_age(self._topic, came, now, stale)
         values = np.asarray(message.data)[message.layout.data_offset :]
         if values.size != math.prod(self._shape):
             raise NoReadingError(f"{self._topic}: expected {math.prod(self._shape)} numbers, got {values.size}")
-        return values.reshape(self._shape)
+        return (values if self._factors is None else values * self._factors).reshape(self._shape)
 
 
 class Images:
@@ -160,5 +162,7 @@ class Images:
 def _check_age(what: str, came: float, now: float, stale: float) -> None:
     if came == -math.inf:
         raise NoReadingError(f"{what}: no message yet")
+    if came - now > stale:  # not any that came after now: one may come between the look at the clock and this
+        raise NoReadingError(f"{what}: of before the clock was set back")
     if now - came > stale:
         raise NoReadingError(f"{what}: {1000 * (now - came):.0f} ms old, at most {1000 * stale:.0f}")

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -23,7 +24,7 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64, Float64MultiArray, In
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from lram_export.errors import LramError, UsageError
+from lram_export.errors import LramError, UsageError, describe
 from lram_export.loop.clock import Clock
 from lram_ros.inlets import Joints, inlet_of
 from lram_ros.outlet import Outlet
@@ -40,7 +41,14 @@ from lram_ros.report import Reporter
 from lram_ros.robot import Ports, TopicRobot
 from lram_ros.session import Session
 from lram_ros.simulated import SimulatedClock
-from lram_ros.topics import action_topic, declared_for, held_topics, observation_topics, safe_action_of
+from lram_ros.topics import (
+    action_topic,
+    declared_for,
+    held_topics,
+    is_converted,
+    observation_topics,
+    safe_action_of,
+)
 
 TYPES: Mapping[str, type] = {
     "sensor_msgs/msg/JointState": JointState,
@@ -78,6 +86,8 @@ EVENTS = QoSProfile(
 
 SPIN = 0.05
 """Seconds between two looks at whether a signal came."""
+ARRIVAL = 0.5
+"""Seconds that the last command, which is the safe one, may take to those who are subscribed."""
 
 
 class PolicyNode(LifecycleNode):  # type: ignore[misc]
@@ -94,6 +104,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         self._ports: Ports | None = None
         self._made: list[Callable[[], Any]] = []  # how to take down what configure made, in order
         self._reporter, self._label = Reporter(), "unconfigured"
+        self._is_restoring = False  # the parameter `bundle`, which is to say what runs
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._every_second = self.create_timer(1.0, self._report, clock=RosClock(clock_type=ClockType.STEADY_TIME))
@@ -107,8 +118,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         """Open the bundle, check it, load and warm up the policy; then the topics."""
         try:
             self._configure()
-        except LramError as error:
-            self.get_logger().error(str(error).removeprefix("--"))
+        except Exception as error:  # rclpy says nothing of what it catches
+            self._complain(error)
             self._take_down()
             return TransitionCallbackReturn.FAILURE
         self._label = "inactive"
@@ -122,8 +133,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         self._robot = TopicRobot(self._ports, session.is_ending, session.begin)
         try:
             session.start(self._robot, self._clock_maker(session), self._over.trigger)
-        except LramError as error:
-            self.get_logger().error(str(error).removeprefix("--"))
+        except Exception as error:  # as above
+            self._complain(error)
+            self._robot = None
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
         self._label = "active"
@@ -133,7 +145,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         """End the loop, which stops the robot; then nothing is published any more."""
         if not self._stop():
             return TransitionCallbackReturn.ERROR
-        self._label = "inactive"
+        self._label, self._robot = "inactive", None  # rewards of now are nobody's
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -165,6 +177,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
 
     # ---- what they are made of
 
+    def _complain(self, error: Exception) -> None:
+        self.get_logger().error(describe(error).removeprefix("--"))
+
     def _configure(self) -> None:
         settings = self._settings = settings_of(self._values(PARAMETERS))
         session = self._session = Session.open(settings)
@@ -189,13 +204,23 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         if settings.done_topic:
             self._subscribe(Bool, settings.done_topic, self._on_done, EVENTS)
         commands = self.create_lifecycle_publisher(TYPES[action.type], action.topic, COMMANDS)
-        self._made.append(lambda: self.destroy_lifecycle_publisher(commands))
+        self._made.append(lambda: self._let_go(commands))
         seconds = 1 / (session.options.rate * session.options.between.ticks)
         outlet = Outlet(action, TYPES, seconds, lambda: self.get_clock().now().to_msg())
         self._ports = Ports(inlets, outlet, commands.publish, self._now, settings.stale, settings.wait, safe, held)
         for topic in observations:
-            self.get_logger().info(f"{topic.name}: from {topic.topic}, {topic.type}")
-        self.get_logger().info(f"{action.tensor.name}: to {action.topic}, {action.type}")
+            how = ", converted from ROS's units" if is_converted(topic) else ""
+            self.get_logger().info(f"{topic.name}: from {topic.topic}, {topic.type}{how}")
+        how = ", converted to ROS's units" if is_converted(action) else ""
+        self.get_logger().info(f"{action.tensor.name}: to {action.topic}, {action.type}{how}")
+
+    def _let_go(self, commands: Any) -> None:
+        """Destroy the publisher of commands once the last of them arrived, if it does in time."""
+        try:
+            commands.wait_for_all_acked(Duration(seconds=ARRIVAL))
+        except Exception as error:  # not every middleware can tell, none can after a shutdown of ROS
+            self.get_logger().debug(describe(error))
+        self.destroy_lifecycle_publisher(commands)
 
     def _taking(self, inlet: Any) -> Callable[[Any], None]:
         return lambda message: inlet.take(message, self._now())
@@ -213,9 +238,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
             return float(self.get_clock().now().nanoseconds * 1e-9)
         return Clock.now()
 
-    def _clock_maker(self, session: Session) -> Callable[[float], Clock]:
+    def _clock_maker(self, session: Session) -> Callable[[float], Clock] | None:
         if not self._is_simulated():
-            return Clock
+            return None
         return lambda period: SimulatedClock(period, self._now, session.is_ending)
 
     def _stop(self) -> bool:
@@ -250,7 +275,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
         return self._answer(response, lambda session: session.new_episode(), "an episode begins with the next step")
 
     def _on_swap(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        path = self.get_parameter("bundle").value
+        path = "" if self._session is None else self._session.bundle
         told = f"{path}: is loaded beside the loop; the log and /diagnostics tell when it runs"
         return self._answer(response, lambda session: session.swap(path), told)
 
@@ -304,14 +329,24 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]
             return
         if parameter.name == "target_return":
             session.aim(target_return_of(parameter.value))
-        elif parameter.name == "bundle":
+        elif parameter.name == "bundle" and not self._is_restoring:
             session.swap(parameter.value)
+
+    def _restore_bundle(self) -> None:
+        """The parameter says what runs, also after a swap that failed."""
+        session = self._session
+        if session is None or session.is_swapping:
+            return
+        if self.get_parameter("bundle").value != session.bundle:
+            self._is_restoring = True
+            self.set_parameters([Parameter("bundle", value=session.bundle)])
+            self._is_restoring = False
 
     # ---- diagnostics
 
     def _report(self) -> None:
-        bundle = self.get_parameter("bundle").value
-        row = self._reporter.row(self._session, str(bundle), self._label)
+        self._restore_bundle()
+        row = self._reporter.row(self._session, self._label)
         status = DiagnosticStatus(
             level=LEVELS[row.level],
             name=f"{self.get_fully_qualified_name()}: policy",

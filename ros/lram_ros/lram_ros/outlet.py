@@ -22,6 +22,7 @@ class Outlet:
     def __init__(self, topic: ActionTopic, makers: Makers, seconds: float, stamp: Callable[[], Any]) -> None:
         """``seconds`` is the time until the next command, ``stamp`` the time now as a message has it."""
         self._type, self._elements = topic.type, topic.elements
+        self._factors = np.array(topic.factors) if topic.factors else np.ones(1)
         self._makers, self._seconds, self._stamp = makers, seconds, stamp
 
     def message(self, action: Any) -> Any:
@@ -36,7 +37,7 @@ class Outlet:
         elif self._type == TRAJECTORY:
             self._fill_trajectory(message, numbers.tolist())
         else:
-            message.data = numbers.tolist()
+            message.data = (numbers / self._factors).tolist()
         return message
 
     def _fill_joints(self, message: Any, numbers: list[float]) -> None:

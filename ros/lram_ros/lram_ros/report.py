@@ -30,7 +30,7 @@ class Reporter:
     def __init__(self) -> None:
         self._faults = self._missed = 0
 
-    def row(self, session: Session | None, bundle: str, state: str) -> Row:
+    def row(self, session: Session | None, state: str) -> Row:
         """``state`` is the node's."""
         if session is None:
             return Row(OK, state)
@@ -49,9 +49,11 @@ class Reporter:
                 if count > 0
             ]
             level, message = WARN, f"{state}: {', '.join(parts)} since the last report"
+        if session.swap_failure and level < ERROR:
+            level, message = WARN, f"{message}; {session.swap_failure}"
         origin, options = policy.origin, session.options
         values = [
-            ("bundle", bundle),
+            ("bundle", session.bundle),
             ("target", "" if origin is None else origin.target),
             ("digest", "" if origin is None else origin.digest),
             ("rate", f"{options.rate:g} Hz"),

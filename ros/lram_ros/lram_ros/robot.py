@@ -6,12 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.loop.control import Ended
+from lram_export.loop.robot import NEW_EPISODE
 from lram_ros.inlets import Inlet, Joints, NoReadingError
 from lram_ros.outlet import Outlet
 
@@ -57,10 +59,11 @@ class TopicRobot:
         is_ending: Callable[[], bool],
         begin: Callable[[], None] = lambda: None,
     ) -> None:
-        """``begin`` is called where an episode begins."""
+        """``begin`` is called where an episode begins, before its first step."""
         self.commands = 0
         self._ports, self._is_ending, self._begin = ports, is_ending, begin
-        self._rewards: deque[float] = deque()
+        self._reward: float | None = None
+        self._lock = Lock()
         self._events: deque[str] = deque(maxlen=1)
         self._is_stopped = False
         if ports.held is not None:
@@ -70,7 +73,8 @@ class TopicRobot:
 
     def add_reward(self, reward: float) -> None:
         """A reward came."""
-        self._rewards.append(float(reward))
+        with self._lock:
+            self._reward = float(reward) + (self._reward or 0.0)
 
     def tell(self, event: str) -> None:
         """An episode has ended, or one is to begin."""
@@ -80,7 +84,7 @@ class TopicRobot:
 
     def reset(self) -> Any:
         """Nobody moves the robot: an episode begins where it is, as soon as there is a reading of everything."""
-        self._rewards.clear()
+        self.brought()
         self._events.clear()
         self._begin()
         until = time.monotonic() + self._ports.wait
@@ -107,12 +111,16 @@ class TopicRobot:
 
     def brought(self) -> float | None:
         """What came since the last step; None where nothing did."""
-        rewards = [self._rewards.popleft() for _ in range(len(self._rewards))]
-        return sum(rewards) if rewards else None
+        with self._lock:
+            reward, self._reward = self._reward, None
+        return reward
 
     def event(self) -> str | None:
-        """What was told of episodes."""
-        return self._events.popleft() if self._events else None
+        """What was told of episodes. Where one begins, the loop does not reset the robot, but the policy alone."""
+        event = self._events.popleft() if self._events else None
+        if event == NEW_EPISODE:
+            self._begin()
+        return event
 
     def stop(self) -> None:
         """Send the safe action, where there is one, once."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from lram_export.errors import LramError, describe
-from lram_export.flight.recorder import FlightRecorder, flight_file
+from lram_export.flight.recorder import FlightRecorder, open_recorder
 from lram_export.loop.account import Account
 from lram_export.loop.clock import Clock
 from lram_export.loop.control import Loop, LoopOptions
@@ -18,6 +19,8 @@ from lram_export.loop.scheduling import Scheduling
 from lram_export.loop.warmup import warm_up
 from lram_export.policy import Policy, load_policy
 from lram_export.rates import may_spin
+from lram_export.spec.bounds import MOST_FLOAT32
+from lram_ros.ending import EndingClock
 from lram_ros.parameters import Settings
 
 LOG = logging.getLogger("lram_export.ros")
@@ -30,6 +33,8 @@ class Session:
         options: how the loop goes.
         policy: the policy; while a loop runs it is the loop's.
         failure: why the last loop had to stop the robot, in one line; "": it did not.
+        bundle: the folder of what runs, as it was told.
+        swap_failure: which bundle did not take over and why, in one line; "": the last that was asked for did.
         target_return: what the next episode aims at; None: what the bundle does.
     """
 
@@ -37,7 +42,9 @@ class Session:
         """Of a policy that is warmed up; it is closed with the session."""
         self.policy, self.options, self._wishes = policy, options, wishes
         self.target_return: float | None = None
-        self.failure = ""
+        self.failure = self.swap_failure = ""
+        self.bundle = str(wishes.bundle)
+        self._swap: threading.Thread | None = None
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._clock: Clock | None = None
@@ -73,18 +80,28 @@ class Session:
             account.missed = self._clock.missed
         return account
 
+    @property
+    def is_swapping(self) -> bool:
+        """Whether a bundle is being loaded that is to take over."""
+        return self._swap is not None and self._swap.is_alive()
+
     def is_ending(self) -> bool:
         """Whether the loop is to end, so that nothing should be waited for."""
         return self._ending
 
     def aim(self, target_return: float | None) -> None:
-        """Aim at a return from the next episode on; raises LramError where the policy aims at none."""
-        if target_return is not None and not self._aims:
-            raise LramError("target_return: this policy aims at no return")
+        """Aim at a return from the next episode on; raises LramError where the policy aims at none, or not so far."""
+        if target_return is not None:
+            task = self.policy.task
+            if task is None or not self._aims:
+                raise LramError("target_return: this policy aims at no return")
+            most = min(self.policy.spec.limits.get("return_to_go", math.inf) * task.reward_scale, MOST_FLOAT32)
+            if abs(target_return) > most:
+                raise LramError(f"target_return: expected at most {most:g}, got {target_return:g}")
         self.target_return = target_return
 
     def begin(self) -> None:
-        """The loop's thread begins an episode, and has reset the policy."""
+        """The loop's thread begins an episode; what is aimed at stays so when it resets the policy by itself."""
         if not self._aims:
             return
         task = self.policy.task
@@ -92,9 +109,9 @@ class Session:
         self.policy.reset(target_return=task.target_return if self.target_return is None else self.target_return)
 
     def start(
-        self, robot: Robot, clock: Callable[[float], Clock] = Clock, over: Callable[[], None] = lambda: None
+        self, robot: Robot, clock: Callable[[float], Clock] | None = None, over: Callable[[], None] = lambda: None
     ) -> None:
-        """Loop in a thread, which calls ``over`` when it ends by itself or is ended.
+        """Loop in a thread, which calls ``over`` when it ends by itself or is ended; by ``clock``, or in real time.
 
         Raises:
             LramError: one does already, or a flight cannot be recorded.
@@ -102,18 +119,26 @@ class Session:
         if self.is_running:
             raise LramError("a loop runs already")
         record = self._wishes.record
-        recorder = None if record is None else FlightRecorder(flight_file(record))
+        recorder = None if record is None else open_recorder(record)
 
         def made(period: float) -> Clock:
-            self._clock = clock(period)
+            self._clock = EndingClock(period, self.is_ending) if clock is None else clock(period)
             return self._clock
 
-        self.failure, self._ending = "", False
+        self.failure = self.swap_failure = ""
+        self._ending = False
         self.options.between.reset()
         scheduling = scheduling_of(self._wishes)
-        loop = self._loop = Loop(self.policy, robot, self.options, clock=made, recorder=recorder, scheduling=scheduling)
-        self._thread = threading.Thread(target=self._run, args=(loop, recorder, over), name="loop", daemon=True)
-        self._thread.start()
+        try:
+            loop = Loop(self.policy, robot, self.options, clock=made, recorder=recorder, scheduling=scheduling)
+            thread = threading.Thread(target=self._run, args=(loop, recorder, over), name="loop", daemon=True)
+            self._loop = loop
+            thread.start()
+        except BaseException:
+            if recorder is not None:
+                recorder.close()
+            raise
+        self._thread = thread
 
     def _run(self, loop: Loop, recorder: FlightRecorder | None, over: Callable[[], None]) -> None:
         try:
@@ -144,8 +169,22 @@ class Session:
         self._running().new_episode()
 
     def swap(self, bundle: str | Path) -> None:
-        """Let a bundle take over between two steps; it is loaded beside the loop, which logs what came of it."""
-        self._running().swap(bundle)
+        """Let a bundle take over between two steps; it is loaded beside the loop, which logs what came of it.
+
+        Raises:
+            LramError: no loop runs, or another bundle is being loaded.
+        """
+        loop = self._running()
+        if self.is_swapping:
+            raise LramError("another bundle is being loaded; ask again when it runs, or could not be loaded")
+
+        def over(failure: str) -> None:
+            if failure:
+                self.swap_failure = f"{bundle}: not swapped: {failure}"
+            else:
+                self.bundle, self.swap_failure = str(bundle), ""
+
+        self._swap = loop.swap(bundle, over)
 
     def _running(self) -> Loop:
         if self._loop is None or not self.is_running:

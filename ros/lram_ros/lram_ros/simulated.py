@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lram_export.loop.clock import Clock
+from lram_ros.ending import EndingClock
 
 NAP = 0.0005
 """Real seconds between two looks at the clock."""
 
 
-class SimulatedClock(Clock):
-    """Ticks by a clock that somebody else sets. Nobody waits for it who is to end."""
+class SimulatedClock(EndingClock):
+    """Ticks by a clock that somebody else sets."""
 
     def __init__(self, period: float, now: Callable[[], float], is_ending: Callable[[], bool]) -> None:
         """``period`` in the simulation's seconds."""
-        self._now, self._is_ending = now, is_ending
-        super().__init__(period)
+        self._now = now
+        super().__init__(period, is_ending)
 
     def now(self) -> float:  # type: ignore[override]
         """The simulation's seconds."""
@@ -33,3 +33,9 @@ class SimulatedClock(Clock):
                 self.start()
                 return
             before = now
+
+    def wait(self, left: int = 1) -> int:
+        """Wait for the next tick; where the clock was set back since the last, the ticks begin anew from there."""
+        if self._now() < self._due - self.period:
+            self.start()
+        return super().wait(left)

@@ -1,7 +1,7 @@
 """Where observations come from and actions go: topics, types of messages, and names of joints, by a bundle's interface.
 
-ROS has joints in radians and metres. Where the interface says degrees or millimetres of a joint, numbers are converted
-on the way; arrays are taken and given as they are.
+ROS has radians and metres. Where the interface says degrees or millimetres, numbers are converted on the way, in arrays
+as in messages of joints: by its units alone, whether it names joints or not.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Element:
 
 @dataclass(frozen=True)
 class ObservationTopic:
-    """Where an observation comes from; ``elements`` where it is of joints."""
+    """Where an observation comes from; ``elements`` where it is of joints, ``factors`` of an array: the policy's
+    numbers are ROS's times these."""
 
     name: str
     topic: str
@@ -72,16 +73,24 @@ class ObservationTopic:
     tensor: TensorSpec
     of: FieldInterface
     elements: tuple[Element, ...] = ()
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class ActionTopic:
-    """Where the action goes; ``elements`` where it is of joints."""
+    """Where the action goes; ``elements`` where they were told, or the message names joints; ``factors`` of an array:
+    the policy's numbers are ROS's times these."""
 
     topic: str
     type: str
     tensor: TensorSpec
     elements: tuple[Element, ...] = ()
+    factors: tuple[float, ...] = ()
+
+
+def is_converted(topic: ObservationTopic | ActionTopic) -> bool:
+    """Whether the policy's units are not ROS's."""
+    return any(factor != 1 for factor in (*topic.factors, *(element.factor for element in topic.elements)))
 
 
 def declared_for(policy: Policy) -> tuple[Declared, ...]:
@@ -121,8 +130,11 @@ def observation_topics(policy: Policy, values: Mapping[str, Any]) -> tuple[Obser
             raise UsageError(
                 f"{where}.type: {IMAGE}: the bundle does not say what its image is; export it with --interface"
             )
+        if kind != JOINT_STATE and _names(where, values):
+            raise UsageError(f"{where}.elements: only of a {JOINT_STATE}; {where}.type is {kind}")
         elements = _elements(where, values, of, tensor) if kind == JOINT_STATE else ()
-        found.append(ObservationTopic(tensor.name, topic, kind, tensor, of, elements))
+        factors = _factors(of, tensor) if kind in ARRAYS else ()
+        found.append(ObservationTopic(tensor.name, topic, kind, tensor, of, elements, factors))
     return tuple(found)
 
 
@@ -134,10 +146,18 @@ def action_topic(policy: Policy, values: Mapping[str, Any]) -> ActionTopic:
     kind = _one_of(values, "action.type", SENT if tensor.dtype == "float32" else (CHOICE,))
     if kind == CHOICE and tensor.size != 1:
         raise UsageError(f"action.type: {CHOICE} is one number, the policy's action has {tensor.size}")
-    elements = _elements("action", values, of, tensor) if kind in (JOINT_STATE, TRAJECTORY) else ()
+    told = _names("action", values)
+    if kind == CHOICE:
+        if told:
+            raise UsageError(f"action.elements: not of a choice; action.type is {CHOICE}")
+        return ActionTopic(topic, kind, tensor)
+    if kind == FLOAT64S:
+        elements = _elements("action", values, of, tensor) if told else ()
+        return ActionTopic(topic, kind, tensor, elements, _factors(of, tensor))
+    elements = _elements("action", values, of, tensor)
     if len({element.joint for element in elements}) < len(elements):
         raise UsageError("action.elements: expected each joint once: a command has one number for each")
-    if kind == JOINT_STATE or not elements:
+    if kind == JOINT_STATE:
         return ActionTopic(topic, kind, tensor, elements)
     quantities = {element.quantity for element in elements}
     if len(quantities) > 1:
@@ -151,7 +171,7 @@ def held_topics(
     """The topic that tells what the robot holds, and what of it the action's elements are.
 
     Raises:
-        UsageError: no observation is of joints, or the action's elements are none.
+        UsageError: no observation is of joints, or the action's elements are none, or not of what is held.
     """
     joints = next((one.topic for one in observations if one.type == JOINT_STATE), None)
     if joints is None:
@@ -160,7 +180,12 @@ def held_topics(
     if not action.elements and of.elements is None:
         raise UsageError("holds: the bundle does not name the elements of its action; set action.elements")
     named = action.elements or tuple(_element("holds", name, unit) for name, unit in _named(of, action.tensor))
-    return joints, tuple(Element(one.joint, holds, one.factor) for one in named)
+    other = next((one for one in named if one.quantity != holds), None)
+    if other is not None:
+        raise UsageError(
+            f"holds: {holds}, but the action's {other} is no {holds}: bounds would begin at another quantity"
+        )
+    return joints, named
 
 
 def safe_action_of(action: ActionTopic, policy: Policy, given: tuple[float, ...]) -> NDArray[np.float32] | None:
@@ -197,13 +222,11 @@ def _usual(tensor: TensorSpec, of: FieldInterface) -> str:
 
 def _elements(where: str, values: Mapping[str, Any], of: FieldInterface, tensor: TensorSpec) -> tuple[Element, ...]:
     """What of which joint each element is, by the parameter, or by the names and units of the interface."""
-    given = values[f"{where}.elements"]
-    if isinstance(given, (str, bytes)) or not all(isinstance(one, str) for one in given):
-        raise UsageError(f"{where}.elements: expected a list of names, got {given!r}")
+    given = _names(where, values)
     size = tensor.size // tensor.shape[0]
     if given and len(given) != size:
         raise UsageError(f"{where}.elements: expected {size} names, got {len(given)}")
-    named = _named(of, tensor, tuple(given) or None)
+    named = _named(of, tensor, given or None)
     if not named:
         raise UsageError(f"{where}.elements: the bundle does not name them; expected {size} names, JOINT/position etc.")
     found = tuple(_element(f"{where}.elements", name, unit) for name, unit in named)
@@ -211,6 +234,20 @@ def _elements(where: str, values: Mapping[str, Any], of: FieldInterface, tensor:
     if twice:
         raise UsageError(f"{where}.elements: {twice[0]} is there twice")
     return found
+
+
+def _names(where: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameter, as it was told."""
+    given = values[f"{where}.elements"]
+    if isinstance(given, (str, bytes)) or not all(isinstance(one, str) for one in given):
+        raise UsageError(f"{where}.elements: expected a list of names, got {given!r}")
+    return tuple(given)
+
+
+def _factors(of: FieldInterface, tensor: TensorSpec) -> tuple[float, ...]:
+    """By how much ROS's number is multiplied to have each element; 1 where its unit is ROS's, or not known."""
+    size, units = tensor.size // tensor.shape[0], of.units or ("1",)
+    return tuple(UNITS.get(unit, (None, 1.0))[1] for unit in (units * size if len(units) == 1 else units))
 
 
 def _named(of: FieldInterface, tensor: TensorSpec, names: tuple[str, ...] | None = None) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64, Float64MultiArray
 from std_srvs.srv import Trigger
 
 
@@ -104,6 +104,12 @@ class Graph:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.ask(SetParameters, "set_parameters", request).results[0]
 
+    def diagnosed(self, words: str) -> Any:
+        """The next status with these words in it."""
+        self.diagnostics.clear()
+        self.until(lambda: any(words in status.message for status in self.diagnostics))
+        return next(status for status in self.diagnostics if words in status.message)
+
     def start(self) -> None:
         assert self.change(Transition.TRANSITION_CONFIGURE)
         assert self.change(Transition.TRANSITION_ACTIVATE)
@@ -173,9 +179,79 @@ def test_services_begin_episodes_and_swap(make: Callable[..., Graph], bundle: Pa
     graph.until(lambda: len(graph.commands) > 5)
     assert graph.ask(Trigger, "new_episode").success and graph.ask(Trigger, "swap").success
     graph.until(lambda: graph.node._session.account.episodes == 2)
+    graph.until(lambda: not graph.node._session.is_swapping)
     assert graph.set("bundle", str(bundle)).successful
     count = len(graph.commands)
     graph.until(lambda: len(graph.commands) > count + 20)
+
+
+def test_a_swap_that_failed_is_told_and_the_parameter_says_what_runs(
+    make: Callable[..., Graph], bundle: Path, tmp_path: Path
+) -> None:
+    graph = make()
+    graph.start()
+    graph.until(lambda: len(graph.commands) > 5)
+    assert graph.set("bundle", str(tmp_path / "none.lram")).successful
+    status = graph.diagnosed("none.lram: not swapped: ")
+    assert status.level == b"\x01" and {v.key: v.value for v in status.values}["bundle"] == str(bundle)
+    graph.until(lambda: graph.node.get_parameter("bundle").value == str(bundle))
+    answer = graph.ask(Trigger, "swap")
+    assert answer.success and answer.message.startswith(f"{bundle}: ")
+    graph.until(lambda: not graph.node._session.is_swapping)
+    assert "not swapped" not in graph.diagnosed("active").message
+    assert graph.change(Transition.TRANSITION_DEACTIVATE) and graph.change(Transition.TRANSITION_CLEANUP)
+    graph.start()
+
+
+def test_an_error_of_any_kind_is_one_line_in_the_log_and_no_error_processing(
+    make: Callable[..., Graph], capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph = make(action__topic="~/my commands")
+    assert not graph.change(Transition.TRANSITION_CONFIGURE)
+    assert graph.state() == State.PRIMARY_STATE_UNCONFIGURED and graph.node._session is None
+    assert "InvalidTopicNameException: " in capfd.readouterr().err
+    assert graph.set("action.topic", "~/commands").successful
+    assert graph.change(Transition.TRANSITION_CONFIGURE)
+    session = graph.node._session
+    usual, session.options = session.options, None
+    assert not graph.change(Transition.TRANSITION_ACTIVATE)
+    assert graph.state() == State.PRIMARY_STATE_INACTIVE
+    assert "AttributeError: " in capfd.readouterr().err
+    session.options = usual
+    assert graph.change(Transition.TRANSITION_ACTIVATE)
+    graph.until(lambda: len(graph.commands) > 5)
+
+
+def test_rewards_are_kept_for_a_loop_alone(make: Callable[..., Graph]) -> None:
+    graph = make(reward__topic="~/reward")
+    rewards = graph.other.create_publisher(Float64, "/policy_node/reward", 10)
+    graph.start()
+    graph.until(lambda: len(graph.commands) > 5 and rewards.get_subscription_count() == 1)
+    assert graph.change(Transition.TRANSITION_DEACTIVATE) and graph.node._robot is None
+    rewards.publish(Float64(data=1.0))
+    graph.until(lambda: bool(graph.diagnosed("inactive")))
+    assert graph.state() == State.PRIMARY_STATE_INACTIVE
+    assert graph.change(Transition.TRANSITION_ACTIVATE)
+    graph.hip = None
+    graph.until(lambda: graph.state() == State.PRIMARY_STATE_INACTIVE)
+    assert graph.node._robot is None
+
+
+def test_a_slow_loop_is_deactivated_at_once(make: Callable[..., Graph]) -> None:
+    graph = make(rate=0.05)
+    graph.start()
+    graph.until(lambda: len(graph.commands) == 1)
+    assert graph.change(Transition.TRANSITION_DEACTIVATE) and graph.state() == State.PRIMARY_STATE_INACTIVE
+    graph.until(lambda: graph.commands == [[1.0, -2.0], [0.5, 0.5]])
+
+
+def test_the_safe_action_arrives_though_its_publisher_goes(make: Callable[..., Graph]) -> None:
+    for _ in range(5):
+        graph = make()
+        graph.start()
+        graph.until(lambda graph=graph: len(graph.commands) > 5)
+        graph.node.halt()
+        graph.until(lambda graph=graph: graph.commands[-1] == [0.5, 0.5])
 
 
 def test_parameters_that_take_no_effect_are_refused(make: Callable[..., Graph]) -> None:
