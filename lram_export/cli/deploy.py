@@ -54,10 +54,11 @@ def deploy(
 ) -> None:
     """Pack a bundle with an install script, a control loop and a systemd service; nothing in it needs torch.
 
-    On the robot: unpack, `sh install.sh`. It installs into a virtual environment, compiles for the robot's GPU where
-    the target needs that, and verifies against the recorded reference.
+    On the robot: unpack, `sh NAME/install.sh`. It installs into a virtual environment, compiles for the robot's GPU
+    where the target needs that, and verifies against the recorded reference.
     """
     from lram_export.bundle.bundle import Bundle
+    from lram_export.deploy.archive import kit_name
     from lram_export.deploy.c_kit import write_c_kit
     from lram_export.deploy.kit import write_kit
     from lram_export.deploy.robot import Robot
@@ -81,7 +82,7 @@ def deploy(
             return
         message(
             f"{made.path}: {human_bytes(made.size)}, target native in C, bundle {human_bytes(made.bundle_size)}, "
-            f"library {made.library}; on the robot: tar xzf {made.path.name}, then see its README.txt",
+            f"library {made.library}; on the robot: tar xzf {made.path.name}, then see {kit_name(opened)}/README.txt",
             quiet,
         )
         return
@@ -97,6 +98,6 @@ def deploy(
     message(
         f"{kit.path}: {human_bytes(kit.size)}, target {kit.target}, bundle {human_bytes(kit.bundle_size)}, {memory}, "
         f"wheel {kit.wheel}{f', for {robot} without a network: {wheels}' if offline else ''}; "
-        f"on the robot: tar xzf {kit.path.name}, then sudo sh install.sh",
+        f"on the robot: tar xzf {kit.path.name}, then sudo sh {kit_name(opened)}/install.sh",
         quiet,
     )

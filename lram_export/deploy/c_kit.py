@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from lram_export.bundle.bundle import Bundle
 from lram_export.deploy.archive import KIT_SUFFIX, KitArchive, check_kit, kit_name, open_archive
 from lram_export.deploy.kit import only
-from lram_export.deploy.robot import Robot
+from lram_export.deploy.robot import Robot, manylinux_glibc
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
 from lram_export.system.files import atomic_file
@@ -82,6 +82,7 @@ def write_c_kit(
             values = {
                 "NAME": kit.name,
                 "MACHINE": machine or Robot.of().machine,
+                "GLIBC": _needs(library),
                 "MODEL": f"{kit.name}.lram/{artifact.files[0].path}",
             }
             kit.template(README, values)
@@ -92,12 +93,24 @@ def write_c_kit(
 
 
 def find_library(folder: Path, machine: str) -> Path:
-    """The library's archive for a processor; raises UsageError if there is none of this version."""
+    """The library's archive for a processor, of several the one for the oldest C library; raises UsageError if there is
+    none of this version."""
     version = distribution("lram-export").version
     found = sorted(folder.glob(f"liblram-{version}-*_{machine}{KIT_SUFFIX}"))
     if not found:
         raise UsageError(f"--dist: {folder}: no liblram {version} for {machine} in it; make wheels builds it")
-    return found[-1]
+    return min(found, key=lambda path: int((_glibc(path) or "2.99").partition(".")[2]))
+
+
+def _glibc(library: Path) -> str | None:
+    """The C library that its name promises to be enough, ``liblram-VERSION-POLICY_MACHINE.tar.gz``."""
+    return manylinux_glibc(library.name.split("-")[2])
+
+
+def _needs(library: Path) -> str:
+    """As the README says it."""
+    found = _glibc(library)
+    return f"glibc {found} or later" if found else "a glibc as new as where its library was built, or newer"
 
 
 def _add_library(kit: KitArchive, library: Path) -> None:

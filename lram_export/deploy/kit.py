@@ -11,7 +11,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.deploy.archive import PackedFile, check_kit, kit_name, open_archive
 from lram_export.deploy.offline import download
 from lram_export.deploy.robot import Robot
-from lram_export.deploy.wheel import WheelTags, find_wheel, has_engine, pack_wheel
+from lram_export.deploy.wheel import WheelTags, engine_glibc, find_wheel, has_engine, own_tags, pack_wheel
 from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.prediction.predict import process_memory
@@ -101,6 +101,9 @@ def write_kit(
         with progress.stage("checking hashes"):
             bundle.check_files()
         own = found or pack_wheel(folder, engine=engine)
+        needed = engine_glibc(own)
+        if offline:
+            _check_glibc(own, needed, robot)
         wheels = folder / "wheels"
         wheels.mkdir()
         if offline:
@@ -112,7 +115,7 @@ def write_kit(
             contents = tuple(PackedFile.of(each) for each in shipped)
             memory = predicted_memory(bundle, chosen[0])
             with open_archive(temporary, kit_name(bundle)) as kit:
-                values = _values(packed, chosen[0], extras, contents, robot if offline else None, memory)
+                values = _values(packed, chosen[0], extras, contents, robot if offline else None, needed, memory)
                 for name in TEMPLATES:
                     kit.template(name, {"NAME": kit.name, **values}, executable=name in EXECUTABLE)
                 for each in shipped:
@@ -143,11 +146,21 @@ def _check_own_engine(robot: Robot) -> None:
         raise UsageError(
             "--target: the engine of 'native' is not installed here; give the folder with wheels for the robot: --dist"
         )
-    here = Robot.of()
-    if (robot.machine, robot.python) != (here.machine, here.python):
+    tags = own_tags()
+    if not tags.serve(robot):
+        python = tags.version + tags.abi.removeprefix(tags.python)
         raise UsageError(
-            f"--target: the engine of 'native' that is installed here is for Python {here.python} on {here.machine}, "
+            f"--target: the engine of 'native' that is installed here is for Python {python} on {tags.machine}, "
             f"the robot has Python {robot.python} on {robot.machine}; give the folder with wheels for it: --dist"
+        )
+
+
+def _check_glibc(wheel: Path, needed: str, robot: Robot) -> None:
+    """Raises UsageError where what is compiled in a wheel asks for a newer C library than the robot has."""
+    if needed and int(needed.partition(".")[2]) > robot.minor_glibc:
+        raise UsageError(
+            f"--glibc: the engine in {wheel.name} needs glibc {needed}, and the robot may have {robot.glibc}; say "
+            f"so if it has a newer one, or give the folder with wheels that make wheels wrote: --dist"
         )
 
 
@@ -157,9 +170,11 @@ def _values(
     extras: Sequence[str],
     wheels: Sequence[PackedFile],
     robot: Robot | None,
+    glibc: str,
     memory: int | None,
 ) -> dict[str, str]:
-    """What the templates say; ``robot`` is the one that the wheels were downloaded for, if they were."""
+    """What the templates say; ``robot`` is the one that the wheels were downloaded for, if they were, and ``glibc``
+    what this package's wheel needs."""
     tags = WheelTags.of(Path(wheels[0].name))
     listed = "\n".join(f"    {human_bytes(each.size):>9}  {each.name}" for each in wheels)
     return {
@@ -167,7 +182,7 @@ def _values(
         "WHEEL": wheels[0].name,
         "PYTHON": robot.python if robot else tags.version,
         "MACHINE": robot.machine if robot else tags.machine,
-        "GLIBC": robot.glibc if robot else "",
+        "GLIBC": robot.glibc if robot else glibc,
         "OFFLINE": "yes" if robot else "",
         "EXTRAS": ",".join(extras),
         "WHEELS": listed,

@@ -17,7 +17,8 @@ GLIBC = "2.31"
 _OLDEST_PYTHON = (3, 10)
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}
 """The first 2.N that a `manylinux` tag can name there."""
-_NAMED = {"x86_64": ("manylinux2014", "manylinux2010", "manylinux1"), "aarch64": ("manylinux2014",)}
+_NAMED = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
+"""Older names of such tags, and the N they stand for."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,19 @@ class Robot:
         return tuple(f"{name}_{self.machine}" for name in self._platforms())
 
     def _platforms(self) -> Iterator[str]:
-        for minor in range(self.minor_glibc, _OLDEST_GLIBC.get(self.machine, 17) - 1, -1):
+        oldest = _OLDEST_GLIBC.get(self.machine, 17)
+        for minor in range(self.minor_glibc, oldest - 1, -1):
             yield f"manylinux_2_{minor}"
-        yield from _NAMED.get(self.machine, ("manylinux2014",))
+        yield from (name for name, minor in _NAMED.items() if minor >= oldest)
         yield "linux"  # built on such a machine, and not said to run elsewhere
 
     def __str__(self) -> str:
         return f"Python {self.python} on {self.machine} with glibc {self.glibc}"
+
+
+def manylinux_glibc(policy: str) -> str | None:
+    """The C library that a tag promises to be enough, ``2.17`` of ``manylinux2014`` or ``manylinux_2_17_x86_64``; None
+    where it promises nothing, as ``linux_x86_64``."""
+    found = re.match(r"manylinux_2_(\d+)(?!\d)", policy)
+    minor = int(found[1]) if found else next((n for name, n in _NAMED.items() if policy.startswith(name)), None)
+    return None if minor is None else f"2.{minor}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 import sysconfig
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -51,6 +53,9 @@ class WheelTags:
             )
         return WheelTags(*parts[-3:])
 
+    def __str__(self) -> str:
+        return f"{self.python}-{self.abi}-{self.platform}"
+
     @property
     def version(self) -> str:
         """The Python it is for, ``3.11``; ``3.12+`` for that and later ones; ``3`` for any."""
@@ -68,7 +73,13 @@ class WheelTags:
             return False
         if self.abi == "abi3":
             return _minor(self.version) <= _minor(robot.python)
-        return self.python in ("py3", robot.interpreter)
+        # cp313t, for one, is the free-threaded 3.13, which loads nothing of the plain one, nor that of it
+        return self.python in ("py3", robot.interpreter) and self.abi in ("none", robot.interpreter)
+
+    @property
+    def promises(self) -> bool:
+        """Whether it says which C library is enough, or needs none."""
+        return not self.platform.startswith("linux_")
 
 
 def _minor(version: str) -> int:
@@ -83,7 +94,8 @@ def has_engine() -> bool:
 def find_wheel(folder: Path, robot: Robot, *, engine: bool) -> Path:
     """The wheel of this package for a robot, among those that `make wheels` or `pip wheel` wrote into a folder.
 
-    One for its very Python goes before one of the stable ABI, and that before a pure one.
+    One for its very Python goes before one of the stable ABI, and that before a pure one; of two such, one that
+    promises to run elsewhere before one that was built on some machine.
 
     Raises:
         UsageError: there is none for it of this version, or none with the engine where it is asked for.
@@ -96,7 +108,12 @@ def find_wheel(folder: Path, robot: Robot, *, engine: bool) -> Path:
     if not serving:
         what = f"lram-export {version}{' with the engine of target native' if engine else ''}"
         raise UsageError(f"--dist: {folder}: no wheel of {what} for {robot} in it; make wheels builds them")
-    best = max(serving, key=lambda path: (found[path].abi == robot.interpreter, found[path].abi == "abi3"))
+
+    def rank(path: Path) -> tuple[bool, bool, bool]:
+        tags = found[path]
+        return tags.abi == robot.interpreter, tags.abi == "abi3", tags.promises
+
+    best = max(serving, key=rank)
     check_wheel(best, engine=engine)
     return best
 
@@ -115,12 +132,27 @@ def check_wheel(path: Path, *, engine: bool) -> None:
         raise UsageError(f"--dist: {path}: the engine of target 'native' is not in it (lram_export/_native.*.so)")
 
 
+def engine_glibc(wheel: Path) -> str:
+    """The newest version of the C library that what is compiled in a wheel asks for, ``2.34``; nothing for a pure one.
+
+    It is asked of the file, since a wheel that was not built to run elsewhere has no promise in its name. The versions
+    stand in a shared object's table of strings, each on its own. Raises UsageError for a damaged wheel.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            compiled = [archive.read(name) for name in archive.namelist() if name.endswith(".so")]
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"--dist: {wheel}: damaged ({error}); make wheels builds it") from None
+    minors = {int(n) for each in compiled for n in re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", each)}
+    return f"2.{max(minors)}" if minors else ""
+
+
 def pack_wheel(directory: Path, *, engine: bool = False) -> Path:
     """Write ``lram_export-VERSION-TAGS.whl`` into a folder and return its path; with the ``engine`` of `native` for
     this Python and kind of processor, without for any."""
     package = distribution("lram-export")
     stem = f"lram_export-{package.version}"
-    tag = _own_tag() if engine else PURE
+    tag = str(own_tags()) if engine else PURE
     path = directory / f"{stem}-{tag}.whl"
     pure = "false" if engine else "true"
     tags = f"Wheel-Version: 1.0\nGenerator: lram-export\nRoot-Is-Purelib: {pure}\nTag: {tag}\n"
@@ -147,9 +179,10 @@ def pack_wheel(directory: Path, *, engine: bool = False) -> Path:
     return path
 
 
-def _own_tag() -> str:
+def own_tags() -> WheelTags:
+    """Those of the engine that is installed here."""
     python = f"cp{sysconfig.get_config_var('py_version_nodot')}"
-    return f"{python}-{python}-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+    return WheelTags(python, python + sys.abiflags, re.sub("[-.]", "_", sysconfig.get_platform()))
 
 
 def _engine_file() -> Iterator[tuple[str, Path]]:

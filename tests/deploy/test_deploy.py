@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.deploy.wheel import pack_wheel
+from lram_export.deploy.wheel import engine_glibc, pack_wheel
+from lram_export.loop.robot import METHODS, Robot
 from tests.conftest import ExportFunction, fail, succeed
 
 KIT_FILES = {"install.sh", "README.txt", "control_loop.py", "robot.py", "lram-control.service.in"}
@@ -52,6 +54,14 @@ def test_a_kit_has_the_bundle_the_package_and_the_scripts(kit: Path) -> None:
     subprocess.run(["sh", "-n", str(kit / "install.sh")], check=True)
 
 
+def test_the_class_to_fill_in_names_all_that_the_loop_asks(kit: Path) -> None:
+    optional = re.findall(r"- ``(\w+)\(\)``", Robot.__doc__ or "")
+    text = (kit / "robot.py").read_text()
+    assert "stop" in optional
+    assert not [name for name in METHODS if f"def {name}(self" not in text]
+    assert not [name for name in optional if f"{name}()" not in text]
+
+
 def test_nothing_in_a_kit_needs_torch(kit: Path) -> None:
     (wheel,) = kit.glob("wheels/*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -73,6 +83,8 @@ def test_size_and_predicted_memory_are_printed(exported: ExportFunction, tmp_pat
     bundle = exported("state_ms", targets=("tensorrt", "onnxruntime"))
     result = succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz")
     assert "memory predicted 50" in result.stderr and "target tensorrt" in result.stderr
+    root = bundle.name.removesuffix(".lram")
+    assert result.stderr.endswith(f"on the robot: tar xzf kit.tar.gz, then sudo sh {root}/install.sh\n")
     succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--force", "-q")
     document = json.loads(succeed("deploy", bundle, "-o", tmp_path / "other.tar.gz", "--json").stdout)
     assert document["size"] == (tmp_path / "other.tar.gz").stat().st_size and document["memory"] > 500_000_000
@@ -209,6 +221,14 @@ def test_the_engine_here_is_not_packed_for_another_robot(exported: ExportFunctio
         said = fail("deploy", bundle, *kit, *other)[1]
         assert "the engine of 'native' that is installed here is for Python 3.11" in said and "--dist" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_engine_needs_of_the_c_library_is_asked_on_the_robot(exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "native", "-q")
+    kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
+    (wheel,) = kit.glob("wheels/*.whl")
+    assert f"\nglibc={engine_glibc(wheel)}\n" in (kit / "install.sh").read_text()
 
 
 def test_the_same_package_packs_to_the_same_wheel(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -81,13 +83,13 @@ def test_all_that_the_robot_needs_is_in_the_kit_with_its_digest(
     assert "offline=yes " in script and "python=3.10 " in script and "glibc=2.31\n" in script
 
 
-def write_own(folder: Path, tags: str) -> Path:
+def write_own(folder: Path, tags: str, engine: bytes = b"") -> Path:
     """This package as a wheel for a robot, with something that stands for its engine."""
     from importlib.metadata import distribution
 
     path = folder / f"lram_export-0.1.0-{tags}.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("lram_export/_native.cpython-310-aarch64-linux-gnu.so", b"")
+        archive.writestr("lram_export/_native.cpython-310-aarch64-linux-gnu.so", engine)
         archive.writestr(
             "lram_export-0.1.0.dist-info/METADATA", distribution("lram-export").read_text("METADATA") or ""
         )
@@ -105,6 +107,19 @@ def test_what_cannot_be_had_is_named_and_nothing_is_left(index: Path, exported: 
     assert code == 1 and "--offline: pip found no wheel of 'onnxruntime>=1.21" in line
     assert line.endswith("for Python 3.10 on aarch64 with glibc 2.35")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_an_engine_that_needs_a_newer_c_library_than_the_robots_is_refused(
+    exported: ExportFunction, tmp_path: Path
+) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    (dist := tmp_path / "dist").mkdir()
+    own = write_own(dist, "cp310-cp310-linux_aarch64", b"\x7fELF\0GLIBC_2.17\0GLIBC_2.34\0GLIBC_2.4\0GLIBC_PRIVATE\0")
+    robot = ("--platform", "aarch64", "--python", "3.10", "--dist", dist)
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--offline")
+    line = fail("deploy", bundle, *kit, *robot)[1]
+    assert f"--glibc: the engine in {own.name} needs glibc 2.34, and the robot may have 2.31; " in line
+    assert not (tmp_path / "kit.tar.gz").exists()
 
 
 def test_conditions_are_those_of_the_robot(tmp_path: Path) -> None:
@@ -175,9 +190,9 @@ def test_a_kit_for_a_newer_c_library_says_so(exported: ExportFunction, tmp_path:
 class TestInC:
     """A kit without Python; `make test-wheels` compiles and runs one."""
 
-    def library(self, folder: Path, *names: str, link: str = "liblram.so.0.1") -> Path:
+    def library(self, folder: Path, *names: str, link: str = "liblram.so.0.1", policy: str = "manylinux2014") -> Path:
         folder.mkdir(exist_ok=True)
-        path = folder / "liblram-0.1.0-manylinux2014_aarch64.tar.gz"
+        path = folder / f"liblram-0.1.0-{policy}_aarch64.tar.gz"
         with tarfile.open(path, "w:gz") as archive:
             for name in names:
                 archive.addfile(tarfile.TarInfo(name))
@@ -198,6 +213,25 @@ class TestInC:
         succeed("verify", packed, "--target", "native")
         readme = (kit / "README.txt").read_text()
         assert f"{packed.name}/native/model.lrn" in readme and "aarch64" in readme and "@" not in readme
+
+    def test_its_readme_says_what_it_needs_and_names_what_is_there(
+        self, exported: ExportFunction, tmp_path: Path
+    ) -> None:
+        bundle = exported("state_ms", targets=("onnxruntime", "native"))
+        options = ("--language", "c", "--platform", "aarch64", "--dist", tmp_path / "dist", "--force", "-q")
+        for policy, said in (
+            ("linux", "a glibc as new as where its library was built"),
+            ("manylinux_2_34", "glibc 2.34 or later"),
+            ("manylinux_2_28", "glibc 2.28 or later"),  # of several the one for the oldest
+        ):
+            self.library(tmp_path / "dist", "liblram-0.1.0/include/lram.h", policy=policy)
+            succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", *options)
+            shutil.rmtree(tmp_path / "unpacked", ignore_errors=True)
+            readme = (unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "README.txt").read_text()
+            assert said in readme
+        named = re.search(r"the class (\w+) in control_loop\.cpp", readme)
+        example = Path(__file__).parents[2] / "examples" / "cpp" / "control_loop.cpp"
+        assert named and f"class {named[1]} : public lram::loop::Robot" in example.read_text()
 
     @pytest.mark.parametrize("name", ["liblram-0.1.0/../../outside", "/etc/passwd", "liblram-0.1.0"])
     def test_an_archive_that_reaches_outside_is_refused(

@@ -5,7 +5,7 @@
 # What the system's Python has is used and left as it is, numpy above all; --isolated uses nothing of it.
 set -eu
 
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd -P) # where the files are, whatever links lead there
 target=@TARGET@
 offline=@OFFLINE@ # yes: all that is needed lies in wheels/
 
@@ -49,8 +49,8 @@ if [ -n "$glibc" ]; then
 import os, sys
 here = os.confstr('CS_GNU_LIBC_VERSION').split()[-1]
 print(here)
-sys.exit(tuple(map(int, here.split('.')[:2])) < tuple(map(int, '$glibc'.split('.'))))" > /dev/null ||
-        fail "this kit may need glibc $glibc, this machine has an older one: lram-export deploy --glibc makes one for it"
+sys.exit(tuple(map(int, here.split('.')[:2])) < tuple(map(int, '$glibc'.split('.'))))" > /dev/null 2>&1 ||
+        fail "this kit may need glibc $glibc, this machine has an older one: lram-export deploy --dist makes one for it; --glibc, if --offline"
 fi
 constraint=""
 if [ "$target" = tensorrt ]; then
@@ -71,20 +71,35 @@ fi
 
 (cd "$here/wheels" && sha256sum -c SHA256SUMS > /dev/null 2>&1) ||
     fail "$here/wheels: a file is not what it was when the kit was packed (sha256sum -c SHA256SUMS tells which): unpack the kit again"
+# pip takes the newest of what lies there, and that may be of another kit
+for file in "$here"/wheels/*; do
+    name=${file##*/}
+    [ "$name" = SHA256SUMS ] || sed 's/^[0-9a-f]*  //' "$here/wheels/SHA256SUMS" | grep -qxF -- "$name" ||
+        fail "$file is not of this kit (wheels/SHA256SUMS does not name it): remove it, or unpack the kit into an empty folder"
+done
 
-mkdir -p "$folder" || fail "cannot create $folder: run it with sudo, or name another folder: sh install.sh FOLDER"
-folder=$(cd "$folder" && pwd) # systemd takes absolute paths only
+# systemd takes absolute paths only; and a link to the kit is the kit
+folder=$(python3 -c 'import os, sys; os.write(1, os.fsencode(os.path.realpath(sys.argv[1])))' "$folder")
 case $folder in
 *[!A-Za-z0-9._/-]*) fail "$folder: letters, digits, '.', '_', '-' and '/' only, for systemd" ;;
 "$here"/*) fail "$folder is inside the kit; choose another folder" ;;
 esac
+mkdir -p "$folder" || fail "cannot create $folder: run it with sudo, or name another folder: sh install.sh FOLDER"
 if [ "$here" != "$folder" ]; then
     rm -rf "$folder/@NAME@.lram" "$folder/wheels" # what an earlier kit had and this one has not
-    [ -f "$folder/robot.py" ] && mv "$folder/robot.py" "$folder/robot.py.mine"
-    cp -r "$here/." "$folder/"
-    [ -f "$folder/robot.py.mine" ] && mv "$folder/robot.py.mine" "$folder/robot.py"
+    for file in "$here"/*; do
+        case ${file##*/} in
+        robot.py | venv) ;;
+        *) cp -r "$file" "$folder/" || fail "cannot copy $file to $folder" ;;
+        esac
+    done
+    if [ ! -e "$folder/robot.py" ]; then # one that is there is the user's, and stays whatever fails
+        cp "$here/robot.py" "$folder/robot.py.part" || fail "cannot copy $here/robot.py to $folder"
+        mv "$folder/robot.py.part" "$folder/robot.py"
+    fi
 fi
-python3 -m venv $system "$folder/venv"
+# anew: packages that an earlier one had, --isolated or not, would hide the system's
+python3 -m venv --clear $system "$folder/venv"
 # what else the robot has was built for its numpy, so that one stays
 numpy=""
 [ -z "$system" ] || numpy=$(python3 -c 'import numpy; print(numpy.__version__)' 2> /dev/null) || numpy=""

@@ -6,8 +6,10 @@ import numpy as np
 class Robot:
     """What control_loop.py talks to. Whatever a method raises is a fault of that tick, which is bridged for a while.
 
-    It may have two methods more: stop(), a safe stop where the loop must not go on, before close(); and event(), asked
-    after every step: "new episode", "done" or None.
+    It may have four methods more: stop(), a safe stop where the loop must not go on, before close(); holds(), the
+    action that the robot holds where an episode begins or one could not be sent, which bounds the next action of an
+    interface with limits; brought(), asked before every step: the reward since the last one; and event(), asked after
+    every step: "new episode", "done" or None.
     """
 
     def reset(self) -> np.ndarray:
