@@ -16,7 +16,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -90,6 +92,14 @@ extern "C" void end(int) {
   if (lram::loop::Loop* loop = looping) loop->end();
 }
 
+// Not std::signal: it sets SA_RESTART, with which a robot's read goes on waiting, and so does the loop that is to end.
+void end_by(int number) {
+  struct sigaction action = {};
+  action.sa_handler = end;
+  sigemptyset(&action.sa_mask);
+  sigaction(number, &action, nullptr);
+}
+
 // SIGHUP alone.
 sigset_t hangups() {
   sigset_t set;
@@ -146,7 +156,12 @@ Options parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    const auto text = [&] { return std::string(i + 1 < argc ? argv[++i] : ""); };
+    const auto text = [&] {
+      const std::string value = i + 1 < argc ? argv[++i] : "";
+      if (value.empty() || value.rfind("--", 0) == 0)
+        throw Error(name + ": expected a value" + (value.empty() ? "" : ", got " + value));
+      return value;
+    };
     const auto number = [&](double least, const char* expected) {
       char* after = nullptr;
       const double value = i + 1 < argc ? std::strtod(argv[++i], &after) : 0;
@@ -155,11 +170,13 @@ Options parse(int argc, char** argv) {
       return value;
     };
     const auto positive = [&] { return number(1e-3, "a positive number, from 0.001"); };
-    const auto count = [&] {
-      const double value = number(0, "a whole number, from 0");
+    const auto whole = [&](double least) {
+      const std::string expected = "a whole number, from " + std::to_string(static_cast<int>(least));
+      const double value = number(least, expected.c_str());
       if (value != std::floor(value)) throw Error(name + ": expected a whole number");
-      return static_cast<std::uint64_t>(value);
+      return static_cast<int>(value);
     };
+    const auto count = [&] { return static_cast<std::uint64_t>(whole(0)); };
     const auto one_of = [&](const std::string& one, const std::string& other) {
       const std::string value = text();
       if (value != one && value != other) throw Error(name + ": expected " + one + " or " + other + ", got " + value);
@@ -184,9 +201,9 @@ Options parse(int argc, char** argv) {
     else if (name == "--seconds")
       options.seconds = positive();
     else if (name == "--threads")
-      options.threads = static_cast<int>(positive());
+      options.threads = whole(1);
     else if (name == "--fault")
-      options.fault = static_cast<int>(positive());
+      options.fault = whole(1);
     else if (name == "--realtime")
       options.realtime = true;
     else if (name.rfind("--", 0) == 0 || !options.model.empty())
@@ -247,6 +264,18 @@ void end_after(double seconds) {
   setitimer(ITIMER_REAL, &timer, nullptr);
 }
 
+// What would be found out only after the run. Throws Error.
+void check_writable(const std::string& file) {
+  const std::size_t slash = file.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : file.substr(0, slash + 1);
+  struct stat facts = {};
+  if (stat(folder.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode))
+    throw Error("--state: " + file + ": expected a folder that exists, not " + folder);
+  if (access(folder.c_str(), W_OK | X_OK) != 0) throw Error("--state: " + file + ": its folder cannot be written");
+  if (stat(file.c_str(), &facts) == 0 && !S_ISREG(facts.st_mode))
+    throw Error("--state: " + file + ": expected a file, got a folder or a device");
+}
+
 bool resumed(lram::loop::Policy& policy, const std::string& file) {
   const bool found = policy.load(file);
   if (!found) std::fprintf(stderr, "warning: --resume: %s: not there yet; an episode begins\n", file.c_str());
@@ -262,6 +291,7 @@ void save(const lram::loop::Policy& policy, const std::string& file) {
 }
 
 int run(const Options& options) {
+  if (!options.state.empty()) check_writable(options.state);
   lram_options engine;
   lram_options_init(&engine);
   engine.threads = options.threads;
@@ -309,7 +339,7 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (const int number : {SIGINT, SIGTERM, SIGALRM}) std::signal(number, end);
+  for (const int number : {SIGINT, SIGTERM, SIGALRM}) end_by(number);
   const sigset_t waited_for = hangups();
   pthread_sigmask(SIG_BLOCK, &waited_for, nullptr);  // in all threads, before there are others
   try {

@@ -425,6 +425,27 @@ class TestCpp:
         assert process.returncode == 0 and problems == ""
         assert self.counts(printed)[0] > 0
 
+    def test_a_signal_interrupts_a_read_that_waits(self, prefix: Path, tmp_path: Path) -> None:
+        source = tmp_path / "waits.cpp"
+        example = ROOT / "examples" / "cpp" / "control_loop.cpp"
+        source.write_text(
+            f'#define main example\n#include "{example}"\n#undef main\n'
+            "int main() {\n"
+            "  char* none[] = {nullptr};\n"
+            "  example(0, none);  // no model; but signals are caught from here on\n"
+            "  int ends[2];\n  char byte;\n"
+            "  if (pipe(ends) != 0) return 2;\n"
+            "  end_after(0.2);\n"
+            "  return read(ends[0], &byte, 1) == -1 && ending ? 0 : 3;\n}\n"
+        )
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.18)\nproject(waits LANGUAGES CXX)\nfind_package(lram 0.1 REQUIRED)\n"
+            "add_executable(waits waits.cpp)\ntarget_link_libraries(waits PRIVATE lram::loop)\n"
+        )
+        run("cmake", "-S", tmp_path, "-B", tmp_path / "built", f"-DCMAKE_PREFIX_PATH={prefix}")
+        run("cmake", "--build", tmp_path / "built")
+        run("timeout", "20", tmp_path / "built" / "waits")
+
     def test_what_goes_wrong_is_one_line(
         self, programs: dict[str, Path], model: Path, exported: ExportFunction, tmp_path: Path
     ) -> None:
@@ -442,6 +463,14 @@ class TestCpp:
             ((model, "--by", "luck"), "--by: expected coast or hold, got luck"),
             ((model, "--bridge", "0.5"), "--bridge: expected a whole number"),
             ((model, "--resume"), "--resume: only with --state"),
+            ((model, "--state"), "--state: expected a value"),
+            ((model, "--state", ""), "--state: expected a value"),
+            ((model, "--state", "--resume"), "--state: expected a value, got --resume"),
+            ((model, "--state", tmp_path / "none" / "run"), "expected a folder that exists"),
+            ((model, "--state", tmp_path), "expected a file, got a folder"),
+            ((model, "--fault", "0.5"), "--fault: expected a whole number, from 1"),
+            ((model, "--fault", "1.5"), "--fault: expected a whole number"),
+            ((model, "--threads", "1.5"), "--threads: expected a whole number"),
             ((tmp_path,), "expected a file"),
             ((image,), "expected a bundle with vector observations and continuous actions"),
         ):

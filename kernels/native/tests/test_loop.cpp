@@ -185,6 +185,21 @@ TEST(what_only_the_step_finds_too_large_is_out_of_limits) {
   CHECK(loop.step(0, large) && loop.fault().kind == Fault::out_of_limits && loop.send(0, 0) == nullptr);
 }
 
+TEST(what_only_the_step_finds_too_large_is_no_frozen_sensors) {
+  const TemporaryFile file(network(LRAM_REWARD_NONE));
+  lram::loop::Policy policy(file.path());
+  Options chosen = options(10);
+  chosen.rate = 50;
+  chosen.frozen = 1;
+  lram::loop::Loop loop(policy, chosen);
+  const Numbers good(policy.observations()[0].size, 0.5F);
+  const Numbers large(good.size(), std::numeric_limits<float>::max());
+  loop.begin();
+  CHECK(loop.step(0, good) && !loop.fault());
+  for (int i = 0; i < 3; ++i) CHECK(loop.step(0, large) && loop.fault().kind == Fault::out_of_limits);
+  CHECK(loop.step(0, good) && loop.fault().kind == Fault::frozen);  // since the last that was looked at
+}
+
 // ---- the robot -------------------------------------------------------------------------------------------------
 
 TEST(a_robot_that_cannot_be_reset_is_stopped_at_once) {
@@ -199,6 +214,48 @@ TEST(a_stop_that_fails_does_not_keep_the_motors_running) {
   CHECK(rig.run() == "the robot's reset() failed: no power");
   CHECK(rig.robot.calls == "reset stop close ");
   CHECK(contains(rig.lines.text, "stop() failed: brake"));
+}
+
+// Foreign code around the loop, that fails where the robot is to be stopped, or before there is a loop.
+struct FailingLog : Lines {
+  void warning(const char* line) override {
+    Lines::warning(line);
+    throw std::runtime_error("log is full");
+  }
+};
+struct FailingNotifier : lram::loop::Notifier {
+  void tell(const char* line) override {
+    if (contains(line, "STOPPING")) throw std::runtime_error("no socket");
+  }
+};
+struct FailingClock : FakeClock {
+  double now() override { throw std::runtime_error("no clock"); }
+};
+
+TEST(motors_are_let_go_of_whatever_fails_around_the_loop) {
+  const auto run = [](Rig& rig, const lram::loop::Around& around) -> std::string {
+    try {
+      lram::loop::run(rig.loop, rig.robot, around);
+    } catch (const lram::loop::SafeStop& stop) {
+      return stop.what();
+    }
+    return "";
+  };
+  FailingLog log;
+  FailingNotifier notifier;
+  FailingClock broken;
+  Rig stopped({"no power"});
+  stopped.robot.stop_fails = "brake";
+  CHECK(run(stopped, {&stopped.clock, &notifier, &log}) == "the robot's reset() failed: no power");
+  CHECK(stopped.robot.calls == "reset stop close " && contains(log.text, "stop() failed: brake"));
+  Rig ended({kOne});
+  CHECK(run(ended, {&ended.clock, &notifier, &ended.lines}).empty() && ended.robot.calls == "reset close ");
+  CHECK(contains(ended.lines.text, "the notifier's stopping() failed: no socket"));
+  Rig early({kOne});
+  CHECK(run(early, {&broken, nullptr, &early.lines}) == "stopped: no clock" && early.robot.calls == "stop close ");
+  Rig logged({kOne, kNan});
+  CHECK(run(logged, {&logged.clock, nullptr, &log}) == "stopped: log is full");
+  CHECK(logged.robot.calls == "reset stop close ");
 }
 
 TEST(motors_that_cannot_be_stopped_are_told_of) {
@@ -509,6 +566,17 @@ TEST(what_did_not_reach_the_robot_counts_at_the_next_step) {
   CHECK(!rig.loop.update(0.04, kOne).stop && rig.loop.update(0.06, kNan).action == nullptr);
   rig.loop.not_sent("nothing was to be sent");
   CHECK(rig.of(Fault::not_sent) == 1);
+}
+
+TEST(a_stop_that_is_due_is_told_though_an_episode_begins) {
+  Rig rig({kOne}, options(0));
+  rig.loop.begin();
+  CHECK(rig.loop.update(0, kOne).action != nullptr);
+  rig.loop.not_sent("bus is off");
+  rig.loop.begin();
+  CHECK(rig.loop.update(0.02, kOne).stop && contains(rig.loop.why(), "not sent: bus is off"));
+  rig.loop.begin();  // now it was told
+  CHECK(rig.loop.update(0.04, kOne).action != nullptr && rig.of(Fault::not_sent) == 1);
 }
 
 // ---- options, and what is said ---------------------------------------------------------------------------------

@@ -396,6 +396,31 @@ TEST(a_run_that_cannot_be_saved_leaves_nothing_behind) {
   CHECK(mkdir(place.folder().c_str(), 0700) == 0);
 }
 
+TEST(what_lies_beside_a_run_that_is_saved_is_not_written) {
+  const TemporaryFile file(network(LRAM_REWARD_NONE));
+  Policy policy(file.path());
+  const Folder place;
+  const TemporaryFile other({'k', 'e', 'e', 'p'});
+  const std::string link = place.file() + "." + std::to_string(getpid()) + ".part";
+  CHECK(symlink(other.path().c_str(), link.c_str()) == 0);
+  policy.save(place.file());
+  struct stat facts = {};
+  CHECK(lstat(place.file().c_str(), &facts) == 0 && S_ISREG(facts.st_mode));
+  CHECK(stat(other.path().c_str(), &facts) == 0 && facts.st_size == 4);
+  CHECK(policy.load(place.file()));
+  CHECK(unlink(link.c_str()) == 0);
+}
+
+TEST(a_run_is_not_read_from_a_pipe) {
+  const TemporaryFile file(network(LRAM_REWARD_NONE));
+  Policy policy(file.path());
+  const Folder place;
+  CHECK(mkfifo(place.file().c_str(), 0600) == 0);
+  alarm(10);  // rather than to wait for ever
+  CHECK(contains(refused([&] { policy.load(place.file()); }), "cannot be read: expected a file"));
+  alarm(0);
+}
+
 // ---- artifacts that take over ----------------------------------------------------------------------------------
 
 TEST(the_same_weights_take_over_where_the_run_is) {

@@ -15,6 +15,8 @@ using lram::loop::Error;
 constexpr double kSame = 1e-6;                 // how far rates may differ, relatively, and be the same
 constexpr double kMostTicks = 1e4;             // of a controller per step
 constexpr double kDegree = 57.29577951308232;  // degrees in a radian
+constexpr double kSwapSeconds = 1;             // that a swap waits for a step, at least,
+constexpr double kSwapSteps = 3;               // and for as long as so many take
 const char* const kArtifact = "model.lrn";
 
 struct Unit {
@@ -55,7 +57,15 @@ bool chosen(const std::string& name, const std::string& value, const char* yes, 
   return value == yes;
 }
 
+// A hardware component may offer other quantities, in any unit.
+bool is_of_a_joint(const std::string& quantity) {
+  return quantity == "position" || quantity == "velocity" || quantity == "effort";
+}
+
 int ticks_of(double update_rate, double rate) {
+  if (!(update_rate > 0))
+    throw Error("update_rate: expected more than 0 Hz, got " + std::to_string(update_rate) +
+                "; set update_rate of this controller, too");
   const double ratio = update_rate / rate;
   const double ticks = std::round(std::min(ratio, kMostTicks));
   if (!(ticks >= 1) || std::abs(ratio - ticks) > kSame * ratio)
@@ -131,11 +141,11 @@ Element element_of(const std::string& where, const std::string& name, const std:
   } else {
     throw Error(where + ": '" + name + "': expected JOINT/position, JOINT/velocity or JOINT/effort");
   }
-  if (is_known) {
-    if (known->quantity != nullptr && element.quantity != known->quantity)
-      throw Error(where + ": '" + name + "' is in " + unit + ", which is no unit of a joint's " + element.quantity);
-    element.factor = known->factor;
-  }
+  const bool fits =
+      is_known ? known->quantity == nullptr || element.quantity == known->quantity : !is_of_a_joint(element.quantity);
+  if (!fits)
+    throw Error(where + ": '" + name + "' is in " + unit + ", which is no unit of a joint's " + element.quantity);
+  if (is_known) element.factor = known->factor;
   return element;
 }
 
@@ -209,6 +219,13 @@ Bridge::Bridge(const Settings& settings) : artifact_(artifact_of(settings.bundle
 }
 
 void Bridge::begin() noexcept {
+  std::fill(command_.begin(), command_.end(), std::numeric_limits<double>::quiet_NaN());
+  is_sent_ = false;
+  start();
+  runs_.store(true);
+}
+
+void Bridge::start() noexcept {
   loop_->take_restart();
   bool known = true;
   for (std::size_t i = 0; i < held_.size(); ++i) {
@@ -222,7 +239,8 @@ void Bridge::begin() noexcept {
 }
 
 Bridge::Result Bridge::update(double now) noexcept {
-  if (loop_->is_restarting() && loop_->is_due()) begin();
+  if (!runs_.load()) return Result::stopped;
+  if (loop_->is_restarting() && loop_->is_due()) start();
   const auto told = loop_->update(now, lram::loop::Reading(values_.data(), values_.size()));
   if (told.stop) {
     stop();
@@ -234,6 +252,8 @@ Bridge::Result Bridge::update(double now) noexcept {
 }
 
 void Bridge::stop() noexcept {
+  runs_.store(false);
+  if (!is_sent_) return;  // nobody moved the robot
   for (std::size_t i = 0; i < command_.size(); ++i) {
     if (!safe_.empty()) {
       command_[i] = safe_[i];
@@ -249,6 +269,18 @@ void Bridge::stop() noexcept {
 
 void Bridge::write(const float* action) noexcept {
   for (std::size_t i = 0; i < command_.size(); ++i) command_[i] = static_cast<double>(action[i]) / actions_[i].factor;
+  is_sent_ = true;
+}
+
+bool Bridge::new_episode() noexcept {
+  if (!runs_.load()) return false;
+  loop_->new_episode();
+  return true;
+}
+
+bool Bridge::swap() {
+  if (!runs_.load()) throw Error("not swapped: the controller is stopped or not active, so no step is taken");
+  return policy_->swap(artifact_, std::max(kSwapSeconds, kSwapSteps * loop_->period()));
 }
 
 std::string Bridge::text() const {

@@ -78,9 +78,9 @@ CallbackReturn PolicyController::on_configure(const rclcpp_lifecycle::State&) {
   new_episode_ = get_node()->create_service<Trigger>(
       "~/new_episode",
       [bridge = bridge_](const Trigger::Request::SharedPtr, const Trigger::Response::SharedPtr response) {
-        bridge->new_episode();
-        response->success = true;
-        response->message = "an episode begins with the next step";
+        response->success = bridge->new_episode();
+        response->message = response->success ? "an episode begins with the next step"
+                                              : "the controller is stopped or not active: activate it anew";
       });
   swap_ = get_node()->create_service<Trigger>(
       "~/swap", [bridge = bridge_](const Trigger::Request::SharedPtr, const Trigger::Response::SharedPtr response) {
@@ -154,7 +154,8 @@ void PolicyController::read() {
 
 void PolicyController::write() {
   for (std::size_t i = 0; i < command_interfaces_.size(); ++i)
-    static_cast<void>(command_interfaces_[i].set_value(bridge_->command()[i]));
+    if (std::isfinite(bridge_->command()[i]))
+      static_cast<void>(command_interfaces_[i].set_value(bridge_->command()[i]));
 }
 
 }  // namespace lram_ros_control

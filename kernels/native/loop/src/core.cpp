@@ -37,9 +37,12 @@ Loop::Loop(Policy& policy, const Options& options)
       held_(sent_.size()) {}
 
 void Loop::forget() noexcept {
-  finish();
-  if (why_[0] != '\0') in_a_row_ = 0;  // who stopped the robot lets it go on
-  why_[0] = '\0';
+  if (why_[0] != '\0') {  // who stopped the robot lets it go on
+    why_[0] = '\0';
+    in_a_row_ = 0;
+  } else {
+    finish();  // a stop that is due now, and that nobody heard of, is told at the next step
+  }
   between_.reset();
   readings_.start();
   has_action_ = has_sent_ = had_sent_ = has_told_ = is_told_held_ = has_reward_ = false;

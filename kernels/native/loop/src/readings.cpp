@@ -26,8 +26,8 @@ Readings::Readings(const Policy& policy, std::uint64_t frozen) : policy_(policy)
 }
 
 void Readings::start() noexcept {
-  has_last_ = had_last_ = has_before_ = false;
-  same_ = 0;
+  has_last_ = had_last_ = has_before_ = had_before_ = false;
+  same_ = same_before_ = 0;
 }
 
 Trouble Readings::check(const Reading& reading) noexcept {
@@ -59,6 +59,10 @@ void Readings::take_back() noexcept {
   std::swap(last_, before_last_);
   has_last_ = had_last_;
   had_last_ = false;
+  if (frozen_ == 0) return;
+  std::swap(before_, before_that_);
+  has_before_ = had_before_;
+  same_ = same_before_;
 }
 
 Trouble Readings::wrong(const Observation& of, const Values& values) const noexcept {
@@ -86,8 +90,11 @@ bool Readings::is_frozen(const Reading& reading) noexcept {
   if (frozen_ == 0) return false;
   bool alike = has_before_;
   for (std::size_t i = 0; alike && i < reading.size(); ++i) alike = equal(reading[i], before_->pointers[i]);
+  same_before_ = same_;
   same_ = alike ? same_ + 1 : 0;
-  fill(*before_, reading);
+  fill(*before_that_, reading);
+  std::swap(before_, before_that_);
+  had_before_ = has_before_;
   has_before_ = true;
   return same_ >= frozen_;
 }

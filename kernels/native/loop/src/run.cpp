@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "described.h"
@@ -16,54 +19,71 @@ std::string counted(std::uint64_t number, const char* what) {
 class Run {
  public:
   Run(Loop& loop, Robot& robot, const Around& around, Clock& clock, Notifier& notifier, Log& log)
-      : loop_(loop),
-        robot_(robot),
-        clock_(clock),
-        notifier_(notifier),
-        log_(log),
-        resumed_(around.resumed),
-        ticks_(clock, loop.period() / loop.options().ticks) {}
+      : loop_(loop), robot_(robot), clock_(clock), notifier_(notifier), log_(log), resumed_(around.resumed) {}
 
+  // Whatever fails, close() is called: robot, clock, notifier and log are foreign code.
   void go() {
-    std::string why;
+    std::exception_ptr stopped;
     try {
-      Reading reading = resumed_ ? resume() : reset();
-      ticks_.start();
-      notifier_.ready();
-      while (!loop_.is_over()) {
-        step(reading);
-        notifier_.alive();
-        reading = next();
-      }
-    } catch (const SafeStop& stop) {
-      why = stop.what();
+      loop();
     } catch (...) {
-      why = "stopped: " + described();
+      stopped = std::current_exception();
     }
-    if (!why.empty()) stop();
-    notifier_.stopping();
-    loop_.account().missed = ticks_.missed();
-    loop_.account().overslept = ticks_.overslept();
-    close(why);
-    if (!why.empty()) throw SafeStop(why);
-  }
-
- private:
-  void stop() {
-    try {
-      robot_.stop();
-    } catch (...) {  // close() is still to come
-      log_.warning(("the robot's stop() failed: " + described()).c_str());
+    if (stopped) attempt("the robot's stop()", [this] { robot_.stop(); });
+    attempt("the notifier's stopping()", [this] { notifier_.stopping(); });
+    if (ticks_) {
+      loop_.account().missed = ticks_->missed();
+      loop_.account().overslept = ticks_->overslept();
     }
-  }
-
-  // `why` the robot was stopped; "" where it was not.
-  void close(const std::string& why) {
+    std::exception_ptr unclosed;
     try {
       robot_.close();
     } catch (...) {
-      throw SafeStop((why.empty() ? "" : why + "; then ") +
-                     "the robot's close() failed, its motors may run on: " + described());
+      unclosed = std::current_exception();
+    }
+    if (stopped || unclosed) throw SafeStop(said(stopped, unclosed));
+  }
+
+ private:
+  void loop() {
+    ticks_ = std::make_unique<Ticks>(clock_, loop_.period() / loop_.options().ticks);
+    Reading reading = resumed_ ? resume() : reset();
+    ticks_->start();
+    notifier_.ready();
+    while (!loop_.is_over()) {
+      step(reading);
+      notifier_.alive();
+      reading = next();
+    }
+  }
+
+  // Where it fails that is logged, or not even that.
+  template <class Call>
+  void attempt(const char* what, Call call) noexcept {
+    try {
+      try {
+        call();
+      } catch (...) {
+        log_.warning((what + (" failed: " + described())).c_str());
+      }
+    } catch (...) {  // NOLINT(bugprone-empty-catch): close() is still to come
+    }
+  }
+
+  static std::string said(const std::exception_ptr& stopped, const std::exception_ptr& unclosed) {
+    std::string why = stopped ? said(stopped, "stopped: ") : "";
+    if (!unclosed) return why;
+    return (why.empty() ? "" : why + "; then ") + said(unclosed, "the robot's close() failed, its motors may run on: ");
+  }
+
+  // A stop of the loop's own speaks for itself.
+  static std::string said(const std::exception_ptr& thrown, const std::string& what) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const SafeStop& stop) {
+      return stop.what();
+    } catch (...) {
+      return what + described();
     }
   }
 
@@ -109,7 +129,7 @@ class Run {
       send(tick);
       if (tick == 0) loop_.took(clock_.now() - started);
       if (tick == ticks - 1) over = finish(bridged);  // before the wait, so that it takes none of the next step's time
-      tick += ticks_.wait(ticks - tick);
+      tick += ticks_->wait(ticks - tick);
     }
     if (!over) finish(bridged);  // its last tick was left out
   }
@@ -164,7 +184,7 @@ class Run {
       notifier_.alive();
       event = ask();
     }
-    ticks_.start();
+    ticks_->start();
     return event;
   }
 
@@ -189,7 +209,7 @@ class Run {
   Notifier& notifier_;
   Log& log_;
   bool resumed_;
-  Ticks ticks_;
+  std::unique_ptr<Ticks> ticks_;  // made where it may fail, since it asks the clock
   double read_at_ = 0;
   std::string problem_;  // of the last reading
   bool event_fails_ = false;

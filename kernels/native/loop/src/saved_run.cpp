@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <lram/loop/error.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,8 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <limits>
+#include <random>
 #include <system_error>
 
 namespace lram::loop {
@@ -28,6 +28,7 @@ struct Header {
   std::uint64_t checksum;  // of all with this as 0
 };
 static_assert(sizeof(Header) == 72, "no gaps");
+constexpr int kTries = 100;
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'R', 'U', 'N', '1'};
 
 // FNV-1a, 64 bits.
@@ -55,6 +56,49 @@ bool write_all(int file, const void* data, std::size_t size) {
   return true;
 }
 
+// A file of a name of its own, beside `file`: nobody put something else there, nor a link to elsewhere. Its descriptor.
+int open_beside(const std::string& file, std::string& name) {
+  std::random_device random;
+  for (int tries = 0; tries < kTries; ++tries) {
+    name = file + "." + std::to_string(random()) + ".part";
+    const int opened = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (opened >= 0 || errno != EEXIST) return opened;
+  }
+  return -1;
+}
+
+// A descriptor, for reading.
+class Opened {
+ public:
+  explicit Opened(int file) : file_(file) {}
+  ~Opened() {
+    if (file_ >= 0) ::close(file_);
+  }
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+
+  bool is_open() const { return file_ >= 0; }
+  // Bytes of a regular file; -1: it is something else, such as a folder.
+  off_t size() const {
+    struct stat facts = {};
+    return fstat(file_, &facts) == 0 && S_ISREG(facts.st_mode) ? facts.st_size : -1;
+  }
+  bool read(void* data, std::size_t size) const {
+    char* at = static_cast<char*>(data);
+    while (size > 0) {
+      const ssize_t got = ::read(file_, at, size);
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) return false;
+      at += got;
+      size -= static_cast<std::size_t>(got);
+    }
+    return true;
+  }
+
+ private:
+  int file_;
+};
+
 [[noreturn]] void not_saved(const std::string& file, int error) {
   throw Error(file + ": not saved: " + std::generic_category().message(error));
 }
@@ -72,8 +116,8 @@ void write_run(const std::string& file, const SavedRun& run) {
   header.is_first = run.is_first ? 1 : 0;
   header.count = run.state.size();
   header.checksum = checksum(header, run.state);
-  const std::string temporary = file + "." + std::to_string(getpid()) + ".part";
-  const int opened = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  std::string temporary;
+  const int opened = open_beside(file, temporary);
   if (opened < 0) not_saved(file, errno);
   const bool written = write_all(opened, &header, sizeof header) &&
                        write_all(opened, run.state.data(), run.state.size() * sizeof(float)) && fsync(opened) == 0;
@@ -86,15 +130,17 @@ void write_run(const std::string& file, const SavedRun& run) {
 }
 
 bool read_run(const std::string& file, std::size_t count, SavedRun& run) {
-  if (access(file.c_str(), F_OK) != 0) return false;
-  std::ifstream stream(file, std::ios::binary | std::ios::ate);
-  const std::streamoff size = stream ? static_cast<std::streamoff>(stream.tellg()) : -1;
-  if (size < 0 || size == std::numeric_limits<std::streamoff>::max())
-    throw Error(file + ": cannot be read");  // a folder
+  // O_NONBLOCK: a pipe that nobody writes to is refused, not waited for
+  const Opened opened(::open(file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!opened.is_open()) {
+    const int error = errno;
+    if (error == ENOENT) return false;
+    throw Error(file + ": cannot be read: " + std::generic_category().message(error));
+  }
+  const off_t size = opened.size();
+  if (size < 0) throw Error(file + ": cannot be read: expected a file");
   Header header = {};
-  stream.seekg(0);
-  if (!stream.read(reinterpret_cast<char*>(&header), sizeof header) ||
-      std::memcmp(header.magic, kMagic, sizeof kMagic) != 0)
+  if (!opened.read(&header, sizeof header) || std::memcmp(header.magic, kMagic, sizeof kMagic) != 0)
     throw Error(file + ": expected a saved run, got another file");
   const std::uint64_t bytes = static_cast<std::uint64_t>(size) - sizeof header;
   if (header.count != bytes / sizeof(float) || bytes % sizeof(float) != 0) damaged(file);
@@ -102,8 +148,7 @@ bool read_run(const std::string& file, std::size_t count, SavedRun& run) {
     throw Error(file + ": expected " + std::to_string(count) + " numbers of state, as this policy has, got " +
                 std::to_string(header.count));
   run.state.resize(count);
-  stream.read(reinterpret_cast<char*>(run.state.data()), static_cast<std::streamsize>(bytes));
-  if (!stream || header.checksum != checksum(header, run.state) || header.is_first > 1 ||
+  if (!opened.read(run.state.data(), bytes) || header.checksum != checksum(header, run.state) || header.is_first > 1 ||
       !std::isfinite(header.target) || !std::isfinite(header.return_to_go))
     damaged(file);
   std::memcpy(run.source.data(), header.source, sizeof header.source);

@@ -4,6 +4,7 @@
 
 #include <lram/loop.h>
 
+#include <atomic>
 #include <cstddef>
 #include <limits>
 #include <memory>
@@ -16,7 +17,7 @@ struct Settings {
   std::string bundle;                           // its folder, or an artifact `model.lrn`
   std::vector<std::string> state_interfaces;    // JOINT/position etc. of every element; empty: the bundle's names
   std::vector<std::string> command_interfaces;  // likewise, of the action
-  double update_rate = 0;                       // of the controller manager, Hz
+  double update_rate = 0;                       // at which update() is called, Hz
   double rate = 0;                              // of the policy, Hz; 0: the bundle's
   int threads = 1;
   std::string between = "hold";  // what is commanded between two steps: hold or linear
@@ -53,29 +54,34 @@ class Bridge {
 
   // What the state interfaces say now, as ROS has it; NaN: not known. One for each of states().
   void read(std::size_t i, double value) noexcept { state_[i] = static_cast<float>(value * elements_[i].factor); }
-  // An episode begins with the next update; the first action is bounded from what the joints hold, where it is known.
+  // An activation begins, and an episode with its next update; the first action is bounded from what the joints hold,
+  // where it is known. Nothing was sent yet: of another activation no command is left.
   void begin() noexcept;
   enum class Result { send, nothing, stopped };
   // One tick of the controller manager, at `now` in seconds. `send`: command() is to be written; `nothing`: what was
   // written stays; `stopped`: the robot is to be stopped, command() is what to write, why() says why.
   Result update(double now) noexcept;
   // Makes command() what a stop writes: the safe action; where there is none, positions as they are measured (as they
-  // were commanded last, where they are not measured), and 0 for everything else.
+  // were commanded last, where they are not measured), and 0 for everything else. Where nothing was sent since begin()
+  // a stop sends nothing, either. Until begin() update() says stopped, and command() stays.
   void stop() noexcept;
+  // ROS's units. What is not finite is not to be written: nothing was sent yet.
   const std::vector<double>& command() const noexcept { return command_; }
   const char* why() const noexcept { return loop_->why(); }
 
   // ---- any thread
 
   lram::loop::Policy& policy() noexcept { return *policy_; }
-  // The next update begins an episode.
-  void new_episode() noexcept { loop_->new_episode(); }
-  // For a thread beside, see lram::loop::Policy::swap.
-  bool swap() { return policy_->swap(artifact_); }
+  // The next step begins an episode. False, and it does not, where there is none: before begin(), and after a stop.
+  bool new_episode() noexcept;
+  // For a thread beside, see lram::loop::Policy::swap. Throws lram::loop::Error at once where there is no step, and
+  // soon where none comes.
+  bool swap();
   // How it went, in a line. Allocates; not while updates are under way.
   std::string text() const;
 
  private:
+  void start() noexcept;
   void write(const float* action) noexcept;
 
   std::string artifact_;
@@ -91,6 +97,8 @@ class Bridge {
   std::vector<float> held_;
   std::vector<double> safe_;
   std::vector<double> command_;
+  bool is_sent_ = false;  // a command was, since begin()
+  std::atomic<bool> runs_{false};
 };
 
 }  // namespace lram_ros_control

@@ -54,7 +54,8 @@ class Loop {
   // ---- episodes ------------------------------------------------------------------------------------------------
 
   // An episode begins with the next step. `held` is the action that the robot holds there, from which safety bounds
-  // the first; nullptr: not known, so the first may be any. Writes all of the policy's state.
+  // the first; nullptr: not known, so the first may be any. Writes all of the policy's state. A stop that was told is
+  // over with it; one that is due and was not told yet, since the last step is not finished, is told by the next.
   void begin(const float* held = nullptr) noexcept;
   // Instead of begin(): the policy goes on where Policy::load put it, in the middle of an episode.
   void resume(const float* held = nullptr) noexcept;

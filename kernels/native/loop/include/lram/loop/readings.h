@@ -25,7 +25,8 @@ class Readings {
   void start() noexcept;
   // What is wrong with a reading. Where nothing is it is copied, and the last good one until it is taken back.
   Trouble check(const Reading& reading) noexcept;
-  // The one that check() found good last is none: the one before it stands again.
+  // The one that check() found good last is none: the one before it stands again, also where frozen ones are looked
+  // for.
   void take_back() noexcept;
   // The last good reading, as Policy::act takes it; nullptr where there was none.
   const void* const* last() const noexcept { return has_last_ ? last_->pointers.data() : nullptr; }
@@ -43,13 +44,16 @@ class Readings {
   const Policy& policy_;
   std::uint64_t frozen_;
   std::uint64_t same_ = 0;
-  Copy copies_[3];
+  std::uint64_t same_before_ = 0;  // when the reading before was looked at
+  Copy copies_[4];
   Copy* last_ = &copies_[0];
   Copy* before_last_ = &copies_[1];
-  Copy* before_ = &copies_[2];  // the one read before, whatever became of it, where frozen ones are looked for
+  Copy* before_ = &copies_[2];  // the one read before that was within limits, where frozen ones are looked for
+  Copy* before_that_ = &copies_[3];
   bool has_last_ = false;
   bool had_last_ = false;  // before_last_ is one
   bool has_before_ = false;
+  bool had_before_ = false;  // before_that_ is one
 };
 
 }  // namespace lram::loop

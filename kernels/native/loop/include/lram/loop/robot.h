@@ -23,7 +23,8 @@ class Robot : public Asked {
   // Brings the robot to where an episode begins; its first reading.
   virtual Reading reset() = 0;
   // The reading now; Reading() or Reading::missing(why) where there is none. One that may block for ever keeps a loop
-  // from ending: give it a time limit, or let it come back where a signal interrupts it (EINTR).
+  // from ending: give it a time limit, or let it come back where a signal interrupts it (EINTR): its handler
+  // must be set by sigaction without SA_RESTART, which std::signal sets.
   virtual Reading observe() = 0;
   // Sends an action; the reward since the last one, nullopt if it is not known.
   virtual std::optional<double> act(const Action& action) = 0;
