@@ -205,6 +205,16 @@ class Policy:
                 except LramError as error:
                     raise type(error)(f"step {step}: {error}") from None
 
+    def settle(self) -> None:
+        """Do what the last step left for the time after its action, and return when it is done.
+
+        The target `native` with a lazy state gives an action before it rewrites a part of its memory; its other threads
+        begin with that at once, and the next step does what is left. With one thread a control loop calls this when
+        the action is on its way. No result depends on it, and on other targets it does nothing.
+        """
+        with self._guard:
+            self.runtime.settle()
+
     def hold(self, action: ArrayLike | Mapping[str, ArrayLike], rows: Iterable[int] | None = None) -> None:
         """Say what the robot holds at the start of an episode, for an interface that bounds how much an action changes.
 

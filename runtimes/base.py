@@ -28,6 +28,8 @@ class BaseRuntime(ABC):
     """Whether a step overwrites the state it starts from."""
     checked_by_engine = False
     """Whether the engine itself finds inputs and outputs that are not finite."""
+    leaves_work = False
+    """Whether a step leaves work for the time after its action."""
 
     def __init__(self, spec: StepSpec, initial: InitialTensors, inputs: StepInputs | None = None) -> None:
         """Keep what every runtime has; ``initial`` are the states that start as a tensor, each for one row."""
@@ -45,6 +47,9 @@ class BaseRuntime(ABC):
 
     def _commit(self) -> None:  # noqa: B027 - nothing to do where the state is updated in place
         """Make the new state the current one, where both are kept."""
+
+    def _settle(self) -> None:  # noqa: B027 - most targets leave nothing
+        """Do what the last step left for the time after its action."""
 
     @abstractmethod
     def _save(self) -> State:
@@ -87,6 +92,11 @@ class BaseRuntime(ABC):
                     raise StepError(f"{name}: expected finite values, got {found}; {outcome}")
             self._commit()
             return output
+
+    def settle(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        with self._guard:
+            self._settle()
 
     def state(self) -> State:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""

@@ -27,7 +27,7 @@ from lram_export.targets.native.format import (
     version_of,
 )
 from lram_export.targets.native.interface import as_said, as_told
-from lram_export.targets.native.options import NativeOptions
+from lram_export.targets.native.options import LAZY_HALF, NativeOptions
 from lram_export.targets.native.program import HEADER_BYTES as PROGRAM_HEADER_BYTES
 from lram_export.targets.native.program import PROGRAM_VERSION, ProgramHeader
 
@@ -43,6 +43,7 @@ class NativeRuntime(BaseRuntime):
         spec = artifact.spec
         super().__init__(spec, artifact.initial)
         self.state_format = state_format
+        self.leaves_work = state_format == LAZY_HALF
         self._outputs = StepOutput.zeros(spec)
         self._episodes: Any = _native.State(model, spec.batch_size)
         # by name: an artifact of a network does not say in which order the manifest lists them
@@ -57,6 +58,9 @@ class NativeRuntime(BaseRuntime):
         except OverflowError as error:
             raise StepError(str(error)) from None
         return self._outputs
+
+    def _settle(self) -> None:
+        self._episodes.settle()
 
     def _save(self) -> State:
         values = np.empty(self._episodes.size, np.float32)

@@ -56,7 +56,7 @@ class Runtime(Protocol):
     before this process forked. ``close`` does nothing in a forked process.
 
     A runtime that does not keep the state in float32 says so in an attribute ``state_format``, a string; it decides
-    the tolerance.
+    the tolerance. One whose steps leave work for the time after the action says so in an attribute ``leaves_work``.
     """
 
     spec: StepSpec
@@ -73,6 +73,12 @@ class Runtime(Protocol):
             StepError: the results are not finite. The state is as it was, or lost where the target updates it in
                 place: then every step raises this until all rows are reset or a state is loaded.
             BundleError: the target's runtime failed.
+        """
+
+    def settle(self) -> None:
+        """Do what the last step left for the time after its action, and return when it is done.
+
+        Whatever next touches the state does it otherwise: no result depends on this call.
         """
 
     def state(self) -> State:

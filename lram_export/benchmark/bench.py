@@ -60,8 +60,10 @@ class BenchOptions:
 class BenchResult:
     """One target's numbers. Times in milliseconds, memory and sizes in bytes.
 
-    ``floor_ms`` is ``bytes_per_step`` divided by the read bandwidth; ``floor_ratio`` is the median over
-    windows of p50 / floor, each with the bandwidth measured next to it. ``jitter`` is p99.9 / p50.
+    A step is timed to its action. ``free_ms`` is the median until the target has nothing left to do, which is the same
+    unless it ``leaves_work``. ``floor_ms`` is ``bytes_per_step`` divided by the read bandwidth; ``floor_ratio`` is the
+    median over windows of the median until free / floor, each with the bandwidth measured next to it. ``jitter`` is
+    p99.9 / p50.
     ``cpu_ms`` is the processor time of a step, of all threads together: waiting in a loop counts.
     ``missed`` counts deadlines missed at the rate, and ``cpu_per_second`` is the processor time of all threads per
     second of the paced loop, its pauses included: 1 is a whole core. Both are None without a rate. ``parity`` is None
@@ -92,6 +94,8 @@ class BenchResult:
     cpu_ms: float
     parity: ParityResult | None
     cpu_per_second: float | None = None
+    free_ms: float = 0.0
+    leaves_work: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class _Run:
     def __init__(self, contender: Contender, options: BenchOptions, failed: Failed | None) -> None:
         self.contender = contender
         self.windows: list[NDArray[np.float64]] = []
+        self.until_free: list[NDArray[np.float64]] = []
         self.missed = 0
         self.cpu_seconds = self.wall_seconds = 0.0
         self.report: WorkerReport | None = None
@@ -231,6 +236,7 @@ class _Run:
             limit = BASELINE_WINDOW_SECONDS if self.contender.target == BASELINE else None
             window = self._worker.ask("window", steps, limit)
             self.windows.append(window.seconds)
+            self.until_free.append(window.until_free)
             self.missed += window.missed
             self.cpu_seconds += window.cpu_seconds
             self.wall_seconds += window.wall_seconds
@@ -247,12 +253,13 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
     seconds = np.concatenate(run.windows)
     p50, p90, p99, p999 = (float(q) for q in np.percentile(seconds, [50, 90, 99, 99.9]))
     medians = [float(np.median(w)) for w in run.windows]
+    free = [float(np.median(w)) for w in run.until_free]
     manifest = bundle.manifest
     entry = None if name == BASELINE else bundle.artifact(name)
     weight_bytes = 4 * manifest.parameters if entry is None else entry.weight_bytes  # the original's are float32
     # every weight once, every state tensor once in and once out
     moved = weight_bytes + 2 * manifest.spec.state_bytes
-    ratios = [m * bandwidth / moved for m, bandwidth in zip(medians, bandwidths, strict=True)]
+    ratios = [m * bandwidth / moved for m, bandwidth in zip(free, bandwidths, strict=True)]
     return BenchResult(
         target=name,
         precision="fp32" if entry is None else entry.precision,
@@ -278,6 +285,8 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         cpu_ms=1e3 * run.cpu_seconds / len(seconds),
         parity=report.parity,
         cpu_per_second=None if options.rate is None else run.cpu_seconds / run.wall_seconds,
+        free_ms=1e3 * float(np.median(np.concatenate(run.until_free))),
+        leaves_work=report.leaves_work,
     )
 
 

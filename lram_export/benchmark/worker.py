@@ -57,10 +57,11 @@ Job = ProbeJob | StepJob
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds each timed step took, how many missed their deadline, the processor time of all threads, and how long
-    the window was, pauses included."""
+    """Seconds of each timed step, to its action and until the target had nothing left to do; how many missed their
+    deadline, the processor time of all threads, and how long the window was, pauses included."""
 
     seconds: NDArray[np.float64]
+    until_free: NDArray[np.float64]
     missed: int
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -76,6 +77,7 @@ class WorkerReport:
     first_step_seconds: float
     peak_memory: int | None
     parity: ParityResult | None
+    leaves_work: bool
 
 
 def serve(connection: Connection, job: Job) -> None:
@@ -115,13 +117,14 @@ class _StepWorker:
         start = time.perf_counter()
         self._policy, self._weights, comparable = _load(bundle, job)
         self._load_seconds = time.perf_counter() - start
+        self._leaves_work = getattr(self._policy.runtime, "leaves_work", False)
         self._inputs = _endless_inputs(self._policy)
-        self._first_step_seconds = self._timed_act()
+        self._first_step_seconds, _ = self._timed_act()
         self._threads = job.threads
         if job.name == BASELINE:
             from lram_export.benchmark.baseline import better_threads
 
-            self._threads = better_threads(self._timed_act, {1, job.threads, usable_cores()})
+            self._threads = better_threads(lambda: self._timed_act()[0], {1, job.threads, usable_cores()})
         self._parity = None
         if comparable:
             runtime = self._policy.runtime
@@ -146,36 +149,41 @@ class _StepWorker:
     def _timed_window(self, steps: int, seconds_limit: float | None) -> Window:
         if self._rate is not None:
             return self._paced_window(steps, 1.0 / self._rate, seconds_limit)
-        seconds: list[float] = []
+        times: list[tuple[float, float]] = []
         start = time.perf_counter()
-        while len(seconds) < steps:
-            seconds.append(self._timed_act())
+        while len(times) < steps:
+            times.append(self._timed_act())
             if seconds_limit is not None and time.perf_counter() - start > seconds_limit:
                 break
-        return Window(np.array(seconds), 0)
+        return Window(*np.array(times).T, missed=0)
 
     def _paced_window(self, steps: int, period: float, seconds_limit: float | None = None) -> Window:
         """One step per period, from tick to action; after an overrun the loop waits for the next whole tick."""
-        seconds: list[float] = []
+        times: list[tuple[float, float]] = []
         missed = 0
         tick = time.perf_counter() + period
         end = tick + (np.inf if seconds_limit is None else seconds_limit)
-        while len(seconds) < steps and (not seconds or tick <= end):
+        while len(times) < steps and (not times or tick <= end):
             time.sleep(max(tick - time.perf_counter(), 0.0))
-            self._timed_act()
-            elapsed = time.perf_counter() - tick
-            seconds.append(elapsed)
-            late = int(elapsed // period)
-            missed += late > 0
+            acted, free = self._timed_act()
+            until_free = time.perf_counter() - tick
+            to_action = until_free - (free - acted)
+            times.append((to_action, until_free))
+            late = int(until_free // period)
+            missed += to_action > period
             tick += period * (1 + late)
         time.sleep(max(tick - time.perf_counter(), 0.0))  # threads that spin after the last step count, too
-        return Window(np.array(seconds), missed)
+        return Window(*np.array(times).T, missed=missed)
 
-    def _timed_act(self) -> float:
+    def _timed_act(self) -> tuple[float, float]:
+        """Seconds to the action, and until nothing is left to do."""
         observation, reward = next(self._inputs)
         start = time.perf_counter()
         self._policy.act(observation, reward)
-        return time.perf_counter() - start
+        acted = time.perf_counter()
+        if self._leaves_work:
+            self._policy.settle()
+        return acted - start, time.perf_counter() - start
 
     def finish(self) -> WorkerReport:
         state = self._policy.runtime.state()
@@ -184,7 +192,13 @@ class _StepWorker:
         if still or broken:
             raise LramError(f"{(still + broken)[0]}: the state did not advance or is not finite; times are void")
         return WorkerReport(
-            self._weights, self._threads, self._load_seconds, self._first_step_seconds, peak_memory(), self._parity
+            self._weights,
+            self._threads,
+            self._load_seconds,
+            self._first_step_seconds,
+            peak_memory(),
+            self._parity,
+            self._leaves_work,
         )
 
 

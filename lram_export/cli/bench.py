@@ -102,6 +102,7 @@ def _document(report: BenchReport) -> dict[str, object]:
 def print_report(title: str, report, rate: float | None) -> None:  # type: ignore[no-untyped-def]
     """The benchmark as tables: speed first, then what it took."""
     results = report.results
+    leaves_work = any(r.leaves_work for r in results)
     columns = [
         "target",
         "precision",
@@ -113,6 +114,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "p99.9",
         "max",
         "jitter",
+        *(["free ms"] if leaves_work else []),
         "cpu ms",
         "floor ms",
         "x floor",
@@ -126,6 +128,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
             str(r.steps),
             *(f"{value:.3g}" for value in (r.p50_ms, r.p90_ms, r.p99_ms, r.p999_ms, r.max_ms)),
             f"{r.jitter:.2f}",
+            *([f"{r.free_ms:.3g}"] if leaves_work else []),
             f"{r.cpu_ms:.3g}",
             f"{r.floor_ms:.3g}",
             f"{r.floor_ratio:.2f}",
@@ -139,9 +142,12 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         f"({low / 1e9:.1f} to {high / 1e9:.1f}); the floor is bytes per step divided by it",
         f"products of float32 matrices, as fast as numpy makes them: {report.products / 1e9:.3g} billion "
         f"multiplications per second ({report.products_range[0] / 1e9:.3g} to {report.products_range[1] / 1e9:.3g})",
-        "jitter is p99.9 / p50; x floor is the median over windows of p50 / floor",
+        "jitter is p99.9 / p50; x floor is the median over windows of "
+        + ("the time until free / floor" if leaves_work else "p50 / floor"),
         "cpu ms is the processor time of all threads per step",
     ]
+    if leaves_work:
+        notes.append("times run to the action; free ms is the median until the target has nothing left to do")
     if any(r.steps < 1000 for r in results):
         notes.append("with fewer than 1000 steps, p99.9 is close to the maximum")
     if rate:

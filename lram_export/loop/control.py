@@ -271,6 +271,7 @@ class Loop:
 
     def _finish(self, fault: Fault | None, unsent: Fault | None) -> None:
         """All actions of a step were sent, or could not be."""
+        self._policy.settle()
         if fault is None:
             self._note(unsent)
             if unsent is None:

@@ -43,6 +43,10 @@ class RecordingRuntime:
         columns = [np.stack(column) for column in zip(*steps, strict=True)]
         return StepSequence({t.name: values for t, values in zip(self.spec.inputs, columns, strict=True)})
 
+    def settle(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        self._runtime.settle()
+
     def state(self) -> State:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
         return self._runtime.state()

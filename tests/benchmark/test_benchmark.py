@@ -43,6 +43,7 @@ def test_percentiles_are_ordered_and_positive(report: BenchReport) -> None:
         times = [result.p50_ms, result.p90_ms, result.p99_ms, result.p999_ms, result.max_ms]
         assert times[0] > 0 and times == sorted(times)
         assert result.jitter == pytest.approx(result.p999_ms / result.p50_ms)
+        assert not result.leaves_work and result.p50_ms <= result.free_ms < 1.1 * result.p50_ms
         assert result.load_ms > 0 and result.first_step_ms > 0
 
 
@@ -89,7 +90,7 @@ def test_a_paced_loop_counts_missed_deadlines(exported: ExportFunction) -> None:
     step = worker._timed_act
     calls = iter(range(1000))
 
-    def slow_every_fifth() -> float:
+    def slow_every_fifth() -> tuple[float, float]:
         import time
 
         if next(calls) % 5 == 4:

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
+from numpy.typing import NDArray
 
 from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
 from lram_export.errors import UsageError
+from lram_export.interpolation import Between
+from lram_export.loop.control import Loop, LoopOptions
+from lram_export.policy import Policy
 from lram_export.targets.native.options import (
     CPUS,
     LOCK_MEMORY,
@@ -154,6 +158,51 @@ class TestLazyState:
         document = json.loads(succeed("bench", bundle, "--steps", "10", "--threads", "1", "--json").stdout)
         (result,) = document["results"]
         assert result["parity"]["passed"] and result["parity"]["state_format"] == "lazy-fp16"
+        assert result["leaves_work"] and result["free_ms"] > result["p50_ms"] > 0
+        assert "free ms" in succeed("bench", bundle, "--steps", "10", "--threads", "1").stdout
+
+    def test_no_result_depends_on_when_it_is_settled(self, bundle: Path) -> None:
+        observation = np.full(204, 0.1, np.float32)
+        with (
+            load_policy(bundle, "native", threads=1) as never,
+            load_policy(bundle, "native", threads=2) as always,
+        ):
+            for _ in range(STEPS):
+                never.act(observation)
+                always.act(observation)
+                always.settle()
+                np.testing.assert_array_equal(never.action_logits, always.action_logits)
+            saved, settled = never.state(), always.state()
+            assert saved.keys() == settled.keys()
+            for name, values in saved.items():
+                np.testing.assert_array_equal(values, settled[name])
+
+    def test_a_control_loop_settles_each_step_when_its_action_is_sent(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        happened: list[str] = []
+        settle = Policy.settle
+
+        def told(policy: Policy) -> None:
+            happened.append("settled")
+            settle(policy)
+
+        class Robot:
+            def reset(self) -> NDArray[np.float32]:
+                return np.zeros(204, np.float32)
+
+            observe = reset
+
+            def act(self, action: NDArray[np.float32]) -> None:
+                happened.append("sent")
+
+            def close(self) -> None:
+                pass
+
+        monkeypatch.setattr(Policy, "settle", told)
+        with load_policy(bundle, "native", threads=1) as policy:
+            Loop(policy, Robot(), LoopOptions(rate=1000, between=Between(1), steps=3)).run()
+        assert happened == ["sent", "settled"] * 3
 
     def test_its_state_moves_to_float32_and_back(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         observation = np.zeros(204, np.float32)

@@ -353,9 +353,10 @@ typedef struct lram_outputs {
   float *logits; /* (batch, logits_size), what the action was chosen from; NULL: not wanted */
 } lram_outputs;
 
-/* One environment step of every row. Returns when it is done. Allocates nothing; the only lock is the one under which
- * sleeping threads are woken. The result depends on the kernels in use, but not on the number of threads. What it
- * writes as an action is held to the artifact's safety envelope, if it has one (see lram_state_hold).
+/* One environment step of every row. Returns when its action is known (see lram_settle). Allocates nothing; the only
+ * lock is the one under which sleeping threads are woken. The result depends on the kernels in use, but not on the
+ * number of threads. What it writes as an action is held to the artifact's safety envelope, if it has one (see
+ * lram_state_hold).
  *
  * Of a model that has another input or output than those of lram_inputs and lram_outputs it is refused with ARGUMENT
  * and a text that names some: it needs lram_step_fields.
@@ -385,6 +386,15 @@ LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, con
  * But a module's step whose results are not finite has changed nothing: no row is lost. */
 LRAM_API lram_status lram_step_fields(lram_state *state, const void *const *inputs, size_t input_count,
                                       void *const *outputs, size_t output_count);
+
+/* Does now what the last step left for the time after its action, and returns when it is done. With lazy states a step
+ * gives its action before it rewrites the part of the memory whose turn it is. The threads after the caller's begin
+ * with that at once, and whatever next touches the state does what is left: nothing depends on this call but the
+ * moment. A control loop with one thread calls it when it has sent the action; one that measures calls it to know when
+ * a step is over. Nothing is left over in other states, nor in those of a module.
+ *
+ * Changes no result. Fails with ARGUMENT only. */
+LRAM_API lram_status lram_settle(lram_state *state);
 
 #ifdef __cplusplus
 }

@@ -209,6 +209,10 @@ struct State {
         [&] { return lram_step_fields(handle.get(), inputs.data(), inputs.size(), outputs.data(), outputs.size()); }));
   }
 
+  void settle() {
+    check(unlocked([&] { return lram_settle(handle.get()); }));
+  }
+
   void save(const Floats& values) const {
     check(unlocked([&] { return lram_state_save(handle.get(), values.data(), values.size()); }));
   }
@@ -273,6 +277,7 @@ NB_MODULE(_native, m) {
       .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
       .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"))
       .def("step", &State::step)
+      .def("settle", &State::settle)
       .def("save", &State::save, nb::arg("values"))
       .def("load", &State::load, nb::arg("values"))
       .def("reset", &State::reset, nb::arg("rows"));

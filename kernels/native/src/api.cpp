@@ -381,6 +381,14 @@ lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_o
   });
 }
 
+lram_status lram_settle(lram_state* state) {
+  return guarded([&] {
+    expect(state != nullptr, "state: expected one, got NULL");
+    expect_own(state->model);
+    state->episodes->settle();
+  });
+}
+
 lram_status lram_step_fields(lram_state* state, const void* const* inputs, size_t input_count, void* const* outputs,
                              size_t output_count) {
   return guarded([&] {

@@ -97,6 +97,11 @@ class Block {
   // begin with the initial values, whatever the memory holds.
   virtual void run(StepContext& context, BlockMemory& memory, int thread) const = 0;
 
+  // What a step leaves for the time after its action, in how many pieces that know nothing of one another.
+  virtual int left_over(int /*batch*/) const { return 0; }
+  // Does one of them, on any thread; nothing if it has been done. Until all are done the memory is not to be touched.
+  virtual void settle(const Kernels& /*kernels*/, BlockMemory& /*memory*/, int /*piece*/) const {}
+
   // Fresh memory, which is 0, becomes that of rows at the start of their episodes.
   void start(BlockMemory& memory, int batch) const;
   void restart(BlockMemory& memory, int row) const;

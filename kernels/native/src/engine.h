@@ -129,6 +129,9 @@ class Episodes {
   virtual void check(const void* const* inputs, void* const* outputs) const = 0;
   virtual void step(const void* const* inputs, void* const* outputs) = 0;
 
+  // Does what the last step left for the time after its action, if it left anything.
+  virtual void settle() const {}
+
   // What the last step that succeeded gave as an output of numbers that is looked after (see safety.h), wanted or not,
   // and, where the field `clamps`, what that was before; (batch, size) each.
   virtual const float* chosen(std::size_t /*output*/) const { return nullptr; }

@@ -31,13 +31,20 @@ State::State(Model& model, int batch)
       lost_(static_cast<std::size_t>(batch), false) {
   Planner planner(arena_.begin());
   plan(planner);
-  for (std::size_t block = 0; block < memories_.size(); ++block)
+  for (std::size_t block = 0; block < memories_.size(); ++block) {
     model_.blocks()[block]->start(*memories_[block], batch);
+    for (int piece = 0; piece < model_.blocks()[block]->left_over(batch); ++piece) leftovers_.push_back({block, piece});
+  }
 }
 
 State::State(const State& other) : State(other.model_, other.batch()) {
+  other.settle();
   std::memcpy(memory(), other.memory(), state_bytes_);
   lost_ = other.lost_;
+}
+
+State::~State() {
+  if (!model_.forked()) settle();
 }
 
 std::unique_ptr<Episodes> State::clone() const { return std::make_unique<State>(*this); }
@@ -106,7 +113,29 @@ void State::require(const float* is_first) const {
                                            " was lost in an earlier step; reset it, load one, or start an episode");
 }
 
+void State::leave() {
+  if (leftovers_.empty()) return;
+  const auto share = [](void* state, int number) { static_cast<State*>(state)->settle_share(number); };
+  model_.pool().leave(share, this, shares());
+}
+
+int State::shares() const { return std::min(static_cast<int>(leftovers_.size()), ThreadPool::kMostPieces); }
+
+void State::settle_share(int number) {
+  const auto step = static_cast<std::size_t>(shares());
+  for (auto i = static_cast<std::size_t>(number); i < leftovers_.size(); i += step) {
+    const Leftover& left = leftovers_[i];
+    model_.blocks()[left.block]->settle(model_.kernels(), *memories_[left.block], left.piece);
+  }
+}
+
+void State::settle() const {
+  const FloatingPointMode mode;
+  model_.pool().finish(this);
+}
+
 void State::reset(int row) {
+  settle();
   set_lost(row, false);
   for (std::size_t block = 0; block < memories_.size(); ++block)
     model_.blocks()[block]->restart(*memories_[block], row);
@@ -114,6 +143,7 @@ void State::reset(int row) {
 
 void State::save(float* values) const {
   require(nullptr);
+  settle();
   for (const StateTensor& tensor : model_.state_tensors()) {
     model_.blocks()[tensor.block]->save(*memories_[tensor.block], tensor.part, batch(), values);
     values += tensor.described->size() * static_cast<std::size_t>(batch());
@@ -132,6 +162,7 @@ void State::load(const float* values) {
                                           std::to_string(i));
     at += count;
   }
+  settle();
   lost_.assign(lost_.size(), false);
   for (const StateTensor& tensor : model_.state_tensors()) {
     model_.blocks()[tensor.block]->load(*memories_[tensor.block], tensor.part, batch(), values);

@@ -42,7 +42,7 @@ class State : public Episodes {
   State(Model& model, int batch);
   State(const State& other);
   State& operator=(const State&) = delete;
-  ~State() override = default;
+  ~State() override;
 
   Model& model() const { return model_; }
   int tokens_per_row() const { return model_.artifact().tokens(); }
@@ -56,6 +56,10 @@ class State : public Episodes {
   void load(const float* values) override;
   void check(const void* const* inputs, void* const* outputs) const override;
   void step(const void* const* inputs, void* const* outputs) override;
+  void settle() const override;
+
+  // Of a step, by one thread, when all blocks have run: see ThreadPool.
+  void leave();
 
   // Rows whose step came to what is no number; reset and load make them whole.
   bool lost(int row) const { return lost_[static_cast<std::size_t>(row)]; }
@@ -66,7 +70,10 @@ class State : public Episodes {
   const float* chosen(std::size_t /*output*/) const override { return chosen_actions; }
   const float* unclamped(std::size_t /*output*/) const override { return unclamped_actions; }
 
-  float* memory() const override { return reinterpret_cast<float*>(arena_.begin()); }
+  float* memory() const override {
+    settle();
+    return reinterpret_cast<float*>(arena_.begin());
+  }
   std::size_t memory_floats() const override { return state_bytes_ / sizeof(float); }
 
   std::vector<UnitBuffers> units;
@@ -88,7 +95,16 @@ class State : public Episodes {
   lram_inputs named(const void* const* inputs) const;
 
   Model& model_;
+  // A piece of what a step leaves over, see Block.
+  struct Leftover {
+    std::size_t block;
+    int piece;
+  };
+  int shares() const;  // in which threads take them
+  void settle_share(int number);
+
   std::vector<std::unique_ptr<BlockMemory>> memories_;
+  std::vector<Leftover> leftovers_;
   std::size_t state_bytes_ = 0;
   Arena arena_;
   std::vector<bool> lost_;

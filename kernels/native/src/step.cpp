@@ -24,7 +24,9 @@ void work(void* opaque, int thread) {
   for (std::size_t block = 0; block < model.blocks().size(); ++block)
     model.blocks()[block]->run(context, context.state.memory_of(block), thread);
   model.head().run(context, thread);
-  if (thread == 0) context.decoded = true;
+  if (thread != 0) return;
+  context.decoded = true;
+  context.state.leave();
 }
 
 // Marks the rows whose logits are not finite.
@@ -81,6 +83,7 @@ void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outpu
   Model& model = state.model();
   StepContext context = {state, model, model.kernels(), model.hidden(), room_of(model.hidden()), inputs, outputs};
   const FloatingPointMode mode;
+  model.pool().finish_all();
   model.pool().run(work, &context);
   if (!context.decoded) model.encoders().refuse(context);
   model.head().add_bias(context);

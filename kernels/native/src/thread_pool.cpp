@@ -108,6 +108,53 @@ void ThreadPool::barrier(int thread) {
   }
 }
 
+namespace {
+
+std::uint32_t work_of(std::uint64_t left) { return static_cast<std::uint32_t>(left >> 32U); }
+std::uint32_t count_of(std::uint64_t left) { return static_cast<std::uint32_t>(left >> 16U) & 0xffffU; }
+std::uint32_t next_of(std::uint64_t left) { return static_cast<std::uint32_t>(left) & 0xffffU; }
+
+}  // namespace
+
+void ThreadPool::leave(void (*piece)(void*, int), void* context, int count) {
+  piece_ = piece;
+  piece_context_.store(context);
+  finished_.store(0);
+  const std::uint32_t work = work_of(left_.load()) + 1;
+  left_.store(static_cast<std::uint64_t>(work) << 32U | static_cast<std::uint64_t>(count) << 16U);
+}
+
+// Takes pieces of this work until there are none.
+void ThreadPool::take_pieces(std::uint32_t work) {
+  std::uint64_t left = left_.load();
+  while (work_of(left) == work && next_of(left) < count_of(left)) {
+    if (!left_.compare_exchange_weak(left, left + 1)) continue;
+    piece_(piece_context_.load(), static_cast<int>(next_of(left)));
+    finished_.fetch_add(1);
+    left = left_.load();
+  }
+}
+
+void ThreadPool::finish_work(std::uint64_t left) {
+  const std::uint32_t work = work_of(left);
+  take_pieces(work);
+  int spins = 0;
+  while (finished_.load() < count_of(left) && work_of(left_.load()) == work) {
+    if (++spins < spins_before_yield_)
+      pause_briefly();
+    else
+      std::this_thread::yield();
+  }
+}
+
+void ThreadPool::finish(const void* context) {
+  const std::uint64_t left = left_.load();
+  // where another context has taken its place, this one's work was finished before
+  if (piece_context_.load() == context) finish_work(left);
+}
+
+void ThreadPool::finish_all() { finish_work(left_.load()); }
+
 bool ThreadPool::wait_for_job(std::uint32_t last) const {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_microseconds_);
   do {
@@ -134,6 +181,7 @@ void ThreadPool::serve(int thread) {
     ++last;
     work_(context_, thread);
     barrier(thread);
+    take_pieces(work_of(left_.load()));
   }
 }
 

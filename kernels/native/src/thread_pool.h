@@ -1,5 +1,5 @@
 // Threads that run one function together and meet at barriers. They wait for work by spinning for a bounded time,
-// then sleep. The caller of `run` is thread 0.
+// then sleep. The caller of `run` is thread 0. What it need not wait for, they do after it.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -26,6 +26,16 @@ class ThreadPool {
   // Only inside `run`: returns when every thread has called it as often as this one.
   void barrier(int thread);
 
+  static constexpr int kMostPieces = 4096;
+  // Only inside `run`, by one thread, and with nothing left over: `count` pieces of work, piece(context, number), which
+  // the threads begin with when all are done with `run`; its caller does not wait for them.
+  void leave(void (*piece)(void* context, int number), void* context, int count);
+  // Does what is left over, if it was left with this context, together with the threads; returns when it is done. Any
+  // thread, as many at once as like to, but not while a `run` is under way that leaves something with this context.
+  void finish(const void* context);
+  // The same, whoever left it; not while a `run` is under way.
+  void finish_all();
+
  private:
   struct alignas(128) Arrival {
     std::atomic<std::uint32_t> count{0};
@@ -34,6 +44,8 @@ class ThreadPool {
   void start(int thread);
   void serve(int thread);
   bool wait_for_job(std::uint32_t last) const;
+  void take_pieces(std::uint32_t work);
+  void finish_work(std::uint64_t left);
   void stop();
 
   int threads_;
@@ -41,6 +53,12 @@ class ThreadPool {
   int spins_before_yield_;  // at a barrier
   void (*work_)(void*, int) = nullptr;
   void* context_ = nullptr;
+  void (*piece_)(void*, int) = nullptr;
+  std::atomic<void*> piece_context_{nullptr};
+  // In one word, so that who takes a piece takes one of the work that he saw: the number of the work (32 bits), how
+  // many pieces it has (16), and the next to be taken (16).
+  alignas(128) std::atomic<std::uint64_t> left_{0};
+  std::atomic<std::uint32_t> finished_{0};  // pieces
   std::vector<Arrival> arrivals_;
   alignas(128) std::atomic<std::uint32_t> job_{0};
   std::atomic<int> sleeping_{0};

@@ -130,6 +130,7 @@ TEST(a_model_is_refused_after_a_fork_and_closed_without_waiting) {
       const lram_outputs outputs = {action, nullptr};
       lram_state* const state = parent.state.get();
       const lram_status refused[] = {lram_step(state, &inputs, &outputs),
+                                     lram_settle(state),
                                      lram_state_create(model.get(), 1, &other),
                                      lram_state_clone(state, &other),
                                      lram_state_reset(state, nullptr, 0),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from lram_export.errors import UsageError
 
-STATE_FORMATS = ("float32", "lazy-fp16")
+LAZY_HALF = "lazy-fp16"
+STATE_FORMATS = ("float32", LAZY_HALF)
 STATE_FORMAT = "LRAM_NATIVE_STATE_FORMAT"
 CPUS = "LRAM_NATIVE_CPUS"
 SPIN_MICROSECONDS = "LRAM_NATIVE_SPIN_MICROSECONDS"

@@ -197,6 +197,7 @@ void Loop::reward(double value) noexcept {
 bool Loop::finish() noexcept {
   if (!is_open_) return why_[0] == '\0';
   is_open_ = false;
+  policy_.settle();
   if (fault_) return true;
   if (unsent_) {
     fault_ = unsent_;

@@ -81,6 +81,8 @@ const std::string& Policy::path() const noexcept { return engine_->path; }
 bool Policy::is_bounded() const noexcept { return engine_->bounded; }
 void Policy::warm_up(int steps) { engine_->warm_up(steps); }
 
+void Policy::settle() noexcept { static_cast<void>(lram_settle(engine_->state.get())); }
+
 ElementName Policy::element_of(const Observation& observation, std::size_t element) const noexcept {
   lram_element_facts facts = nothing();
   static_cast<void>(lram_input_element(engine_->model.get(), observation.input, element, &facts));

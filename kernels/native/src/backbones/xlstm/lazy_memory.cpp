@@ -19,12 +19,17 @@ LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns)
   const auto w = static_cast<std::size_t>(width);
   LazyBlock block = {};
   block.C = planner.take<std::uint16_t>(cells * w * w);
-  block.tile_scales = planner.take<float>(cells * static_cast<std::size_t>(count_tiles(width, columns)));
-  block.ring_k = planner.take<float>(cells * kLazyTokens * w);
-  block.ring_v = planner.take<float>(cells * kLazyTokens * w);
+  const auto tiles = static_cast<std::size_t>(count_tiles(width, columns));
+  block.tile_scales = planner.take<float>(cells * tiles);
+  block.tile_peaks = planner.take<float>(cells * tiles);
+  block.ring_k = planner.take<std::uint16_t>(cells * kLazyTokens * w);
+  block.ring_v = planner.take<std::uint16_t>(cells * kLazyTokens * w);
+  block.key_scales = planner.take<float>(cells * kLazyTokens);
+  block.value_scales = planner.take<float>(cells * kLazyTokens * tiles);
   block.ring_weights = planner.take<float>(cells * kLazyTokens);
   block.phase_decay = planner.take<float>(cells * kLazySteps);
   block.steps = planner.take<std::int32_t>(cells);
+  block.flushed = planner.take<std::int32_t>(cells);
   return block;
 }
 
@@ -32,31 +37,36 @@ LazyCell::LazyCell(const LazyBlock& block, int number, int cell, int width, int 
     : number_(number), width_(width), columns_(columns), tiles_(count_tiles(width, columns)) {
   const auto at = static_cast<std::size_t>(cell);
   const auto w = static_cast<std::size_t>(width);
+  const auto tiles = static_cast<std::size_t>(tiles_);
   C_ = block.C + at * w * w;
-  scales_ = block.tile_scales + at * static_cast<std::size_t>(tiles_);
+  scales_ = block.tile_scales + at * tiles;
+  peaks_ = block.tile_peaks + at * tiles;
   ring_k_ = block.ring_k + at * kLazyTokens * w;
   ring_v_ = block.ring_v + at * kLazyTokens * w;
+  key_scales_ = block.key_scales + at * kLazyTokens;
+  value_scales_ = block.value_scales + at * kLazyTokens * tiles;
   ring_weights_ = block.ring_weights + at * kLazyTokens;
   phase_decay_ = block.phase_decay + at * kLazySteps;
   steps_ = block.steps + at;
+  flushed_ = block.flushed + at;
 }
 
 void LazyCell::reset() {
   std::fill_n(scales_, tiles_, 0.0F);
+  std::fill_n(peaks_, tiles_, 0.0F);
   std::fill_n(ring_weights_, kLazyTokens, 0.0F);
   std::fill_n(phase_decay_, kLazySteps, 1.0F);
   *steps_ = 0;
+  *flushed_ = 1;  // there is nothing to add to anything
 }
 
 void LazyCell::load(const float* matrix) {
   reset();
-  std::vector<float> peaks(static_cast<std::size_t>(tiles_), 0.0F);
   const auto value = [&](int row, int column) { return matrix[row * width_ + column]; };
   for_each_tiled(width_, columns_, [&](int row, int column, std::size_t, int tile) {
-    float& peak = peaks[static_cast<std::size_t>(tile)];
-    peak = std::max(peak, std::fabs(value(row, column)));
+    peaks_[tile] = std::max(peaks_[tile], std::fabs(value(row, column)));
   });
-  for (int tile = 0; tile < tiles_; ++tile) scales_[tile] = half_scale(peaks[static_cast<std::size_t>(tile)]);
+  for (int tile = 0; tile < tiles_; ++tile) scales_[tile] = half_scale(peaks_[tile]);
   for_each_tiled(width_, columns_, [&](int row, int column, std::size_t position, int tile) {
     C_[position] = scales_[tile] == 0 ? std::uint16_t{0} : float_to_half(value(row, column) / scales_[tile]);
   });
@@ -66,30 +76,34 @@ void LazyCell::save(float* matrix) const {
   for (int tile = 0, first = 0; tile < tiles_; ++tile) {
     const int last = first + (first + columns_ <= width_ ? columns_ : 16);
     const int phase = lazy_phase(number_, tile, tiles_);
-    int age = before(now(), phase);
-    if (age == 0) age = kLazySteps;
+    const bool flushed = phase == now() && *flushed_ != 0;
+    const int age = phase == now() && !flushed ? kLazySteps : before(now(), phase);
     std::vector<int> pending;  // tokens that are not in the tile yet
     for (int a = std::min(age, held()); a > 0; --a)
       for (int n = 0; n < kTokens; ++n) {
         const int j = before(now(), a) * kTokens + n;
         if (ring_weights_[j] != 0) pending.push_back(j);
       }
-    const float decay = scales_[tile] * phase_decay_[phase];
-    const float* values = ring_v_ + first * kLazyTokens;
+    const float decay = flushed ? scales_[tile] : scales_[tile] * phase_decay_[phase];
+    const std::uint16_t* values = ring_v_ + first * kLazyTokens;
+    const auto weight = [&](int j) {
+      return ring_weights_[j] * key_scales_[j] * value_scales_[tile * kLazyTokens + j];
+    };
     const std::uint16_t* halves = C_ + static_cast<std::size_t>(first) * static_cast<std::size_t>(width_);
     for (int row = 0; row < width_; ++row)
       for (int column = first; column < last; ++column) {
         float c = scales_[tile] == 0 ? 0.0F : decay * half_to_float(*halves);
         ++halves;
         for (const int j : pending)
-          c += ring_weights_[j] * ring_k_[j * width_ + row] * values[j * (last - first) + column - first];
+          c += weight(j) * half_to_float(ring_k_[j * width_ + row]) *
+               half_to_float(values[j * (last - first) + column - first]);
         matrix[row * width_ + column] = c;
       }
     first = last;
   }
 }
 
-void LazyCell::step(const Kernels& kernels, LazyMemory& memory) {
+void LazyCell::fill(LazyMemory& memory) const {
   memory.width = width_;
   memory.block = number_;
   memory.tiles = tiles_;
@@ -97,12 +111,29 @@ void LazyCell::step(const Kernels& kernels, LazyMemory& memory) {
   memory.held = held();
   memory.C = C_;
   memory.tile_scales = scales_;
+  memory.tile_peaks = peaks_;
   memory.phase_decay = phase_decay_;
   memory.ring_weights = ring_weights_;
   memory.ring_k = ring_k_;
   memory.ring_v = ring_v_;
+  memory.key_scales = key_scales_;
+  memory.value_scales = value_scales_;
+}
+
+void LazyCell::flush(const Kernels& kernels) {
+  if (*flushed_ != 0) return;
+  LazyMemory memory = {};
+  fill(memory);
+  kernels.xlstm.lazy_flush(memory);
+  *flushed_ = 1;
+}
+
+void LazyCell::step(const Kernels& kernels, LazyMemory& memory) {
+  flush(kernels);
+  fill(memory);
   kernels.xlstm.lazy_memory(memory);
   *steps_ = *steps_ + 1 < 2 * kLazySteps ? *steps_ + 1 : kLazySteps;
+  *flushed_ = 0;
 }
 
 }  // namespace lram::xlstm

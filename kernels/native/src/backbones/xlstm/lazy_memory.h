@@ -1,5 +1,5 @@
 // States whose large matrices are kept in half precision and rewritten every 16 steps: the bookkeeping around the
-// kernel `lazy_memory`. A cell is one head of one row of the batch.
+// kernels `lazy_memory` and `lazy_flush`. A cell is one head of one row of the batch.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,11 +13,15 @@ namespace lram::xlstm {
 struct LazyBlock {
   std::uint16_t* C;
   float* tile_scales;
-  float* ring_k;
-  float* ring_v;
-  float* ring_weights;  // [kLazyTokens], relative to m as everything is
-  float* phase_decay;   // [kLazySteps]
-  std::int32_t* steps;  // since the matrices were set; from 16 on only modulo 16, and never below 16
+  float* tile_peaks;
+  std::uint16_t* ring_k;
+  std::uint16_t* ring_v;
+  float* key_scales;
+  float* value_scales;
+  float* ring_weights;    // [kLazyTokens], relative to m as everything is
+  float* phase_decay;     // [kLazySteps]
+  std::int32_t* steps;    // since the matrices were set; from 16 on only modulo 16, and never below 16
+  std::int32_t* flushed;  // 1: what has to be rewritten before the next step has been
 };
 
 // Visits every element of a matrix in column tiles: `visit(row, column, position, tile)`.
@@ -48,10 +52,13 @@ class LazyCell {
 
   // Fills in what the kernel needs beyond what the caller has set, runs it, and counts the step.
   void step(const Kernels& kernels, LazyMemory& memory);
+  // Rewrites what the next step wants to be rewritten; nothing if that has been done. A step does it, too.
+  void flush(const Kernels& kernels);
 
  private:
   int held() const { return *steps_ < kLazySteps ? *steps_ : kLazySteps; }
   int now() const { return *steps_ % kLazySteps; }
+  void fill(LazyMemory& memory) const;
 
   int number_;
   int width_;
@@ -59,11 +66,15 @@ class LazyCell {
   int tiles_;
   std::uint16_t* C_;
   float* scales_;
-  float* ring_k_;
-  float* ring_v_;
+  float* peaks_;
+  std::uint16_t* ring_k_;
+  std::uint16_t* ring_v_;
+  float* key_scales_;
+  float* value_scales_;
   float* ring_weights_;
   float* phase_decay_;
   std::int32_t* steps_;
+  std::int32_t* flushed_;
 };
 
 }  // namespace lram::xlstm

@@ -90,7 +90,7 @@ Needs needs_of(const MlstmWeights& w) {
   Needs needs;
   needs.units = w.heads;
   needs.width = w.room;
-  needs.scratch = std::max(static_cast<std::size_t>(8 * w.room), lazy_scratch(w.room, w.memory_columns));
+  needs.scratch = std::max(static_cast<std::size_t>(8 * w.room), static_cast<std::size_t>(kTokens * kLazyTokens));
   needs.shared = static_cast<std::size_t>(2 * w.heads * kTokens);
   return needs;
 }
@@ -318,6 +318,12 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
   const Matrix& down = w_.down[static_cast<std::size_t>(head)];
   const Tokens tokens = of_unit(context, b, b.h, stride, context.state.tokens(), w_.room, down);
   multiply(context, down, tokens, b.part, context.state.padded_hidden());
+}
+
+int MlstmBlock::left_over(int batch) const { return w_.lazy ? batch * w_.heads : 0; }
+
+void MlstmBlock::settle(const Kernels& kernels, BlockMemory& memory, int piece) const {
+  lazy_cell(static_cast<MlstmMemory&>(memory), piece).flush(kernels);
 }
 
 void MlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) const {

@@ -42,6 +42,8 @@ class MlstmBlock : public Block {
 
   std::unique_ptr<BlockMemory> plan(Planner& planner, int batch) const override;
   void run(StepContext& context, BlockMemory& memory, int thread) const override;
+  int left_over(int batch) const override;
+  void settle(const Kernels& kernels, BlockMemory& memory, int piece) const override;
 
  protected:
   // C: in column tiles, or lazy; and all that has more room than width

@@ -1,6 +1,6 @@
 // The mLSTM memory with C in half precision: read every step, rewritten every 16 steps. What came between lies in a
-// ring of keys and values and is added on the fly. Each step rewrites the tiles whose turn it is, so no step is a
-// spike.
+// ring of keys and values, in half precision, too, and is added on the fly. After each step the tiles whose turn comes
+// next are rewritten, so no step is a spike, and no action waits for it.
 #pragma once
 #include "../kernels.h"
 #include "../math.h"
@@ -14,17 +14,17 @@ constexpr int kRing = lram::kLazySteps * lram::kTokens;
 LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
   for (int slot = 0; slot < lram::kLazySteps; ++slot) {
     const int j = slot * lram::kTokens;
-    const float* k = m.ring_k + static_cast<std::size_t>(j) * m.width;
+    const std::uint16_t* k = m.ring_k + static_cast<std::size_t>(j) * m.width;
     F acc[lram::kTokens][lram::kTokens];
     for (auto& of_token : acc)
       for (F& a : of_token) a = set(0.0F);
     const float* weights = m.ring_weights + j;
     const bool used = slot != m.now && (weights[0] != 0 || weights[1] != 0 || weights[2] != 0);
     for (int i = 0; used && i < m.width; i += kWidth) {
-      if (i % 16 == 0)
+      if (i % 32 == 0)
         for (int n = 0; n < lram::kTokens; ++n) prefetch(k + (lram::kTokens + n) * m.width + i);
       F key[lram::kTokens];
-      for (int n = 0; n < lram::kTokens; ++n) key[n] = load(k + n * m.width + i);
+      for (int n = 0; n < lram::kTokens; ++n) key[n] = load_half(k + n * m.width + i);
       for (int t = 0; t < lram::kTokens; ++t) {
         const F q = load(m.q + t * m.stride + i);
         for (int n = 0; n < lram::kTokens; ++n) acc[t][n] = fma(q, key[n], acc[t][n]);
@@ -32,40 +32,74 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
     }
     for (int t = 0; t < lram::kTokens; ++t)
       for (int n = 0; n < lram::kTokens; ++n)
-        scores[t * kRing + j + n] = used ? sum(acc[t][n]) * weights[n] * m.chunk.decay[t] : 0.0F;
+        scores[t * kRing + j + n] = used ? sum(acc[t][n]) * weights[n] * m.key_scales[j + n] * m.chunk.decay[t] : 0.0F;
   }
 }
 
-// Rewrites a tile: decayed, plus all that the ring holds, in half precision with a power of two as scale.
+// Some values in half precision, and their scale.
+LRAM_INLINE float to_halves(const float* x, int count, std::uint16_t* halves) {
+  F peak = set(0.0F);
+  for (int i = 0; i < count; i += kWidth) peak = vmax(peak, vabs(load(x + i)));
+  const float scale = lram::half_scale(largest(peak));
+  const F inverse = set(scale == 0 ? 0.0F : 1.0F / scale);
+  for (int i = 0; i < count; i += kWidth) store_half(halves + i, load(x + i) * inverse);
+  return scale;
+}
+
+// What no element of a tile exceeds once it is rewritten: searching the peak would take a pass of its own. Halves have
+// an exponent of their own, so a bound that is far too large costs no accuracy but that of what is 2^24 times smaller.
+LRAM_INLINE float bound_of(const lram::LazyMemory& m, int tile) {
+  constexpr float largest_half = 32768;  // of scaled values, see half_scale
+  float bound = m.tile_peaks[tile] * m.phase_decay[m.now];
+  const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
+  for (int j = 0; j < kRing; ++j)  // what has no weight may be anything
+    if (m.ring_weights[j] != 0)
+      bound += m.ring_weights[j] * (largest_half * m.key_scales[j]) * (largest_half * value_scales[j]);
+  return bound;
+}
+
+// Rewrites a tile in one pass: decayed, plus all that the ring holds, in half precision with a power of two as scale.
 template <int V>
-LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* scale, const float* ring_values,
-                            float* scratch) {
+LRAM_INLINE void flush_tile(const lram::LazyMemory& m, int tile, int column) {
   constexpr int columns = V * kWidth;
   constexpr int kRows = 4;
   constexpr int kAtOnce = V < 2 ? V : 2;  // eight sums at once hide the latency of a multiplication
-  float* values = scratch;                // [tokens][columns], weighted
-  float* rewritten = scratch + static_cast<std::size_t>(kRing) * columns;  // [width][columns]
-  const float* keys[kRing];
-  int tokens = 0;  // that have any weight
+  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
+  std::uint16_t* C = m.C + static_cast<std::size_t>(column) * m.width;
+  float& scale = m.tile_scales[tile];
+  const float next = lram::half_scale(bound_of(m, tile));
+  const bool empty = scale == 0;
+  const F decay = set(scale * m.phase_decay[m.now]);
+  m.tile_peaks[tile] = 0;
+  scale = next;
+  if (next == 0) return;
+  float values[kRing * columns];  // weighted
+  float keys[kRing * 16];         // of some rows
+  int tokens[kRing];              // that have any weight
+  int count = 0;
   for (int j = 0; j < kRing; ++j) {
     if (m.ring_weights[j] == 0) continue;
-    const F weight = set(m.ring_weights[j]);
-    for (int r = 0; r < V; ++r)
-      store(values + tokens * columns + r * kWidth, load(ring_values + j * columns + r * kWidth) * weight);
-    keys[tokens++] = m.ring_k + static_cast<std::size_t>(j) * m.width;
+    const F weight = set(m.ring_weights[j] * m.key_scales[j] * value_scales[j]);
+    for (int i = 0; i < columns; i += kWidth)
+      store(values + count * columns + i, load_half(ring_values + j * columns + i) * weight);
+    tokens[count++] = j;
   }
-  const F decay = set(*scale * m.phase_decay[m.now]);
-  const bool empty = *scale == 0;
+  const F inverse = set(1.0F / next);
   F peak = set(0.0F);
-  for (int i = 0; i < m.width; i += kRows)
-    for (int r = 0; r < V; r += kAtOnce) {
+  for (int i = 0; i < m.width; i += kRows, C += kRows * columns) {
+    if (i % 16 == 0)
+      for (int j = 0; j < count; ++j)
+        for (int e = 0; e < 16; e += kWidth)
+          store(keys + j * 16 + e, load_half(m.ring_k + static_cast<std::size_t>(tokens[j]) * m.width + i + e));
+    for (int r = 0; r < columns; r += kAtOnce * kWidth) {
       F c[kRows][kAtOnce];
       for (int e = 0; e < kRows; ++e)
         for (int a = 0; a < kAtOnce; ++a)
-          c[e][a] = empty ? set(0.0F) : decay * load_half(C + (i + e) * columns + (r + a) * kWidth);
-      const float* value = values + r * kWidth;
-      for (int j = 0; j < tokens; ++j, value += columns) {
-        const float* k = keys[j] + i;
+          c[e][a] = empty ? set(0.0F) : decay * load_half(C + e * columns + r + a * kWidth);
+      const float* k = keys + i % 16;
+      const float* value = values + r;
+      for (int j = 0; j < count; ++j, k += 16, value += columns) {
         F v[kAtOnce];
         for (int a = 0; a < kAtOnce; ++a) v[a] = load(value + a * kWidth);
         for (int e = 0; e < kRows; ++e)
@@ -74,20 +108,18 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, std::uint16_t* C, float* 
       for (int e = 0; e < kRows; ++e)
         for (int a = 0; a < kAtOnce; ++a) {
           peak = vmax(peak, vabs(c[e][a]));
-          store(rewritten + (i + e) * columns + (r + a) * kWidth, c[e][a]);
+          store_half(C + e * columns + r + a * kWidth, c[e][a] * inverse);
         }
     }
-  *scale = lram::half_scale(largest(peak));
-  if (*scale == 0) return;
-  const F inverse = set(1.0F / *scale);
-  for (int i = 0; i < m.width * columns; i += kWidth) store_half(C + i, load(rewritten + i) * inverse);
+  }
+  m.tile_peaks[tile] = largest(peak);
 }
 
 // Products of the queries with `Tiles` neighbouring tiles as they lie: [Tiles][3][V * kWidth]. On the way it prefetches
 // the tiles' part of the ring, which is read next. Not inlined: it needs every register.
 template <int V, int Tiles>
-__attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C, const float* ring_values,
-                                           float* products) {
+__attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C,
+                                           const std::uint16_t* ring_values, float* products) {
   constexpr int columns = V * kWidth;
   const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
   F acc[Tiles][lram::kTokens][V];
@@ -96,7 +128,7 @@ __attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std:
       for (F& a : token) a = set(0.0F);
   const float* q = m.q;
   for (int i = 0; i < m.width; ++i, C += columns, ++q) {
-    if (i < Tiles * kRing * columns / 16) prefetch(ring_values + 16 * i);
+    if (i < Tiles * kRing * columns / 32) prefetch(ring_values + 32 * i);
     for (int tile = 0; tile < Tiles; ++tile) {
       const std::uint16_t* row = C + tile * tile_size;
       for (int byte = 0; byte < columns * 2; byte += 64) prefetch(reinterpret_cast<const char*>(row) + kAhead + byte);
@@ -126,15 +158,19 @@ LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const f
   for (int t = 0; t < lram::kTokens; ++t)
     for (int r = 0; r < V; ++r)  // what lies in a tile of scale 0 may be anything
       acc[t][r] = scale == 0 ? set(0.0F) : load(products + t * columns + r * kWidth) * set(decay * m.chunk.decay[t]);
-  const float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
   const int age = (m.now - phase + lram::kLazySteps) % lram::kLazySteps;
   for (int a = age < m.held ? age : m.held; a > 0; --a) {
     const int j = (m.now - a + lram::kLazySteps) % lram::kLazySteps * lram::kTokens;
-    for (int n = 0; n < lram::kTokens; ++n)
+    for (int n = 0; n < lram::kTokens; ++n) {
+      F weights[lram::kTokens];
+      for (int t = 0; t < lram::kTokens; ++t) weights[t] = set(scores[t * kRing + j + n] * value_scales[j + n]);
       for (int r = 0; r < V; ++r) {
-        const F v = load(ring_values + (j + n) * columns + r * kWidth);
-        for (int t = 0; t < lram::kTokens; ++t) acc[t][r] = fma(v, set(scores[t * kRing + j + n]), acc[t][r]);
+        const F v = load_half(ring_values + (j + n) * columns + r * kWidth);
+        for (int t = 0; t < lram::kTokens; ++t) acc[t][r] = fma(v, weights[t], acc[t][r]);
       }
+    }
   }
   for (int t = 0; t < lram::kTokens; ++t)
     for (int r = 0; r < V; ++r) {
@@ -146,12 +182,14 @@ LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const f
 
 // This step's values into a tile of the ring.
 template <int V>
-LRAM_INLINE void keep_values(const lram::LazyMemory& m, int column) {
+LRAM_INLINE void keep_values(const lram::LazyMemory& m, int tile, int column) {
   constexpr int columns = V * kWidth;
-  float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
-  for (int t = 0; t < lram::kTokens; ++t)
-    for (int i = 0; i < columns; i += kWidth)
-      store(ring_values + (m.now * lram::kTokens + t) * columns + i, load(m.v + t * m.stride + column + i));
+  std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  for (int t = 0; t < lram::kTokens; ++t) {
+    const int j = m.now * lram::kTokens + t;
+    m.value_scales[static_cast<std::size_t>(tile) * kRing + j] =
+        to_halves(m.v + t * m.stride + column, columns, ring_values + j * columns);
+  }
 }
 
 // `Tiles` neighbouring tiles; C points to the first.
@@ -159,17 +197,12 @@ template <int V, int Tiles>
 LRAM_INLINE void lazy_tiles(const lram::LazyMemory& m, const Scores& s, const float* scores, std::uint16_t* C, int tile,
                             int column) {
   constexpr int columns = V * kWidth;
-  const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
-  const float* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
-  for (int i = 0; i < Tiles; ++i)
-    if (lram::lazy_phase(m.block, tile + i, m.tiles) == m.now)
-      flush_tile<V>(m, C + i * tile_size, m.tile_scales + tile + i, ring_values + i * columns * kRing,
-                    m.scratch + 2 * lram::kTokens * kRing);
+  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   float products[Tiles * lram::kTokens * columns];
   query_tiles<V, Tiles>(m, C, ring_values, products);
   for (int i = 0; i < Tiles; ++i) {
     hidden_tile<V>(m, s, scores, products + i * lram::kTokens * columns, tile + i, column + i * columns);
-    keep_values<V>(m, column + i * columns);
+    keep_values<V>(m, tile + i, column + i * columns);
   }
 }
 
@@ -193,9 +226,19 @@ void lazy_memory(const lram::LazyMemory& m) {
   for (int t = 0; t < lram::kTokens; ++t) {
     const int j = m.now * lram::kTokens + t;
     m.ring_weights[j] = m.chunk.weight[2][t];
-    float* to = m.ring_k + static_cast<std::size_t>(j) * m.width;
-    for (int i = 0; i < m.width; i += kWidth) store(to + i, load(m.k + t * m.stride + i));
+    m.key_scales[j] = to_halves(m.k + t * m.stride, m.width, m.ring_k + static_cast<std::size_t>(j) * m.width);
   }
+}
+
+void lazy_flush(const lram::LazyMemory& m) {
+  constexpr int columns = kMemoryVectors * kWidth;
+  int tile = 0;
+  int column = 0;
+  const auto due = [&] { return lram::lazy_phase(m.block, tile, m.tiles) == m.now; };
+  for (; column + columns <= m.width; column += columns, ++tile)
+    if (due()) flush_tile<kMemoryVectors>(m, tile, column);
+  for (; column < m.width; column += 16, ++tile)
+    if (due()) flush_tile<16 / kWidth>(m, tile, column);
 }
 
 }  // namespace

@@ -5,4 +5,4 @@
 #include "slstm.h"
 
 #define LRAM_XLSTM_KERNELS \
-  {kMemoryVectors * kWidth, query_key_value, gate_sums, memory, lazy_memory, head_output, slstm_cell}
+  {kMemoryVectors * kWidth, query_key_value, gate_sums, memory, lazy_memory, lazy_flush, head_output, slstm_cell}

@@ -60,7 +60,7 @@ struct Memory {
 };
 
 // The same with C in half precision (see lazy.h). The ring holds the tokens of the last steps, three to a slot; `now`
-// is the slot of this step, whose old tokens nobody needs once the tiles of this phase are rewritten.
+// is the slot of this step, whose old tokens nobody needs: the tiles of this phase have been rewritten since.
 struct LazyMemory {
   int width;
   int block;  // spreads the phases of different blocks
@@ -68,33 +68,31 @@ struct LazyMemory {
   ChunkWeights chunk;
   bool fresh;  // what n holds is taken as 0
   int now;
-  int held;             // slots in use, at most 16
-  std::uint16_t* C;     // column tiles, as above
-  float* tile_scales;   // [tiles]: C = scale * half; 0: the tile is 0
-  float* phase_decay;   // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
-  float* ring_weights;  // [kLazyTokens]: of the ring's tokens, at the step before
-  float* ring_k;        // [kLazyTokens][width]; this step's tokens are written last
-  float* ring_v;        // [tiles][kLazyTokens][columns of the tile]
+  int held;               // slots in use, at most 16
+  std::uint16_t* C;       // column tiles, as above
+  float* tile_scales;     // [tiles]: C = scale * half; 0: the tile is 0
+  float* tile_peaks;      // [tiles]: the largest magnitude of C when the tile was rewritten
+  float* phase_decay;     // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
+  float* ring_weights;    // [kLazyTokens]: of the ring's tokens, at the step before
+  std::uint16_t* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
+  std::uint16_t* ring_v;  // [tiles][kLazyTokens][columns of the tile]
+  float* key_scales;      // [kLazyTokens]: key = scale * half
+  float* value_scales;    // [tiles][kLazyTokens], likewise
   float* n;
   const float* q;  // [3][stride] each; k scaled
   const float* k;
   const float* v;
   std::size_t stride;
   float* h;        // [3][stride]
-  float* scratch;  // lazy_scratch() floats
+  float* scratch;  // [kTokens * kLazyTokens]
 };
 
-// Tiles are rewritten in turn: the step whose slot is a tile's phase.
+// Tiles are rewritten in turn: before the step whose slot is a tile's phase.
 static inline int lazy_phase(int block, int tile, int tiles) {
   return (block + tile * kLazySteps / tiles) % kLazySteps;
 }
 
-static inline std::size_t lazy_scratch(int width, int columns) {
-  return static_cast<std::size_t>(2 * kTokens * kLazyTokens) +
-         static_cast<std::size_t>(columns) * static_cast<std::size_t>(kLazyTokens + width);
-}
-
-// The power of two by which the largest magnitude of a tile becomes a half between 2^14 and 2^15; 0 for nothing.
+// The power of two by which a magnitude becomes a half between 2^14 and 2^15; 0 for nothing.
 static inline float half_scale(float peak) {
   std::uint32_t bits = 0;
   std::memcpy(&bits, &peak, sizeof bits);
@@ -141,6 +139,7 @@ struct XlstmKernels {
   void (*gate_sums)(const GateSums&);
   void (*memory)(const Memory&);
   void (*lazy_memory)(const LazyMemory&);
+  void (*lazy_flush)(const LazyMemory&);  // before the step of slot `now`; reads no field of a step
   void (*head_output)(const HeadOutput&);
   void (*slstm_cell)(const SlstmCell&);
 };

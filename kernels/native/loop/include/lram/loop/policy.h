@@ -80,6 +80,8 @@ class Policy {
   //               after the first step of an episode where about().feedback is LRAM_REWARD_OBSERVED.
   Trouble act(const void* const* observations, const double* reward) noexcept;
   Action chosen() const noexcept;
+  // Does what the last step left for the time after its action; see lram_settle.
+  void settle() noexcept;
 
   // What the robot holds, from which the next action may differ by no more than it may; see lram_state_hold. Of an
   // action that is a choice it does nothing. False, and as it was, where a number is not finite.
