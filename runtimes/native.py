@@ -62,6 +62,16 @@ class NativeRuntime(BaseRuntime):
     def _settle(self) -> None:
         self._episodes.settle()
 
+    def profile(self) -> None:
+        """From the next step on, take the time of every stage; see :meth:`stages`."""
+        with self._guard:
+            self._episodes.profile()
+
+    def stages(self) -> dict[str, float]:
+        """Seconds in each stage of all steps since :meth:`profile`, the mean of the threads."""
+        with self._guard:
+            return dict(self._episodes.stages())
+
     def _save(self) -> State:
         values = np.empty(self._episodes.size, np.float32)
         try:

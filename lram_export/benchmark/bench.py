@@ -45,7 +45,8 @@ apart: the memory of a shared machine alone swings by 1.7."""
 class BenchOptions:
     """What to time: number of timed steps, threads, and for a paced loop its rate in Hz.
 
-    ``baseline_source`` is the checkpoint the baseline runs; default: the bundle's own, or random weights.
+    ``baseline_source`` is the checkpoint the baseline runs; default: the bundle's own, or random weights. ``profile``:
+    also where the time of a step goes, for targets that can tell.
     """
 
     targets: Sequence[str]
@@ -54,6 +55,7 @@ class BenchOptions:
     rate: float | None = None
     baseline: bool = False
     baseline_source: CheckpointSource | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class BenchResult:
     ``cpu_ms`` is the processor time of a step, of all threads together: waiting in a loop counts.
     ``missed`` counts deadlines missed at the rate, and ``cpu_per_second`` is the processor time of all threads per
     second of the paced loop, its pauses included: 1 is a whole core. Both are None without a rate. ``parity`` is None
-    where there was nothing to compare with.
+    where there was nothing to compare with. ``stages_ms`` are the milliseconds of a step in each stage, the mean of the
+    threads, in a profile of a target that can tell.
     """
 
     target: str
@@ -96,6 +99,7 @@ class BenchResult:
     cpu_per_second: float | None = None
     free_ms: float = 0.0
     leaves_work: bool = False
+    stages_ms: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class _Run:
         """Start the process, which ends with the stack, and wait until it can step."""
         bundle, target, options = self.contender.bundle, self.contender.target, self._options
         source = options.baseline_source if target == BASELINE else None
-        job = StepJob(target, str(bundle.path), options.threads, options.rate, source)
+        job = StepJob(target, str(bundle.path), options.threads, options.rate, source, options.profile)
         self._worker = stack.enter_context(_worker(job))
 
     def window(self, steps: int) -> None:
@@ -287,6 +291,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         cpu_per_second=None if options.rate is None else run.cpu_seconds / run.wall_seconds,
         free_ms=1e3 * float(np.median(np.concatenate(run.until_free))),
         leaves_work=report.leaves_work,
+        stages_ms=None if report.stages is None else {name: 1e3 * s for name, s in report.stages.items()},
     )
 
 

@@ -50,6 +50,7 @@ class StepJob:
     threads: int
     rate: float | None
     source: CheckpointSource | None = None
+    profile: bool = False
 
 
 Job = ProbeJob | StepJob
@@ -69,7 +70,8 @@ class Window:
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a step worker knows besides times. ``weights`` says whose weights ran."""
+    """What a step worker knows besides times. ``weights`` says whose weights ran; ``stages`` are the seconds of a step
+    in each stage, the mean of the threads, where that was asked for and the target can tell."""
 
     weights: str
     threads: int
@@ -78,6 +80,7 @@ class WorkerReport:
     peak_memory: int | None
     parity: ParityResult | None
     leaves_work: bool
+    stages: dict[str, float] | None
 
 
 def serve(connection: Connection, job: Job) -> None:
@@ -117,6 +120,7 @@ class _StepWorker:
         start = time.perf_counter()
         self._policy, self._weights, comparable = _load(bundle, job)
         self._load_seconds = time.perf_counter() - start
+        self._profiled_steps = 0
         self._leaves_work = getattr(self._policy.runtime, "leaves_work", False)
         self._inputs = _endless_inputs(self._policy)
         self._first_step_seconds, _ = self._timed_act()
@@ -137,6 +141,11 @@ class _StepWorker:
                 raise LramError(f"{job.name}: wrong outputs, not timed: {'; '.join(self._parity.failures())}")
             self._policy.reset()
         self._start_state = self._policy.runtime.state()
+        self._profiled_steps = 0
+        self._runtime_stages = None
+        if job.profile and hasattr(self._policy.runtime, "stages"):
+            self._policy.runtime.profile()
+            self._runtime_stages = self._policy.runtime.stages
 
     def window(self, steps: int, seconds_limit: float | None) -> Window:
         for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
@@ -178,6 +187,7 @@ class _StepWorker:
     def _timed_act(self) -> tuple[float, float]:
         """Seconds to the action, and until nothing is left to do."""
         observation, reward = next(self._inputs)
+        self._profiled_steps += 1
         start = time.perf_counter()
         self._policy.act(observation, reward)
         acted = time.perf_counter()
@@ -199,7 +209,13 @@ class _StepWorker:
             peak_memory(),
             self._parity,
             self._leaves_work,
+            self._stages(),
         )
+
+    def _stages(self) -> dict[str, float] | None:
+        if self._runtime_stages is None:
+            return None
+        return {stage: seconds / self._profiled_steps for stage, seconds in self._runtime_stages().items()}
 
 
 def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lram_export.benchmark.bench import BenchReport
 
 
+PROFILED = {"native"}
+"""Targets that can tell where the time of a step goes."""
+
+
 @click.command(cls=Command)
 @options.bundle
 @options.targets
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also time the original code's own step, token by token, in eager PyTorch.",
 )
+@click.option("--profile", is_flag=True, help="Also tell where the time of a step goes, of the target native.")
 @click.option(
     "--checkpoint",
     type=PATH,
@@ -52,6 +57,7 @@ def bench(
     rate: float | None,
     unpaced: bool,
     baseline: bool,
+    profile: bool,
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
     as_json: bool,
@@ -79,8 +85,12 @@ def bench(
         steps=steps,
         rate=rate,
         baseline=baseline,
+        profile=profile,
         baseline_source=None if checkpoint is None else reading.source(checkpoint),
     )
+    if profile and not set(chosen.targets) & PROFILED:
+        timed = ", ".join(chosen.targets)
+        raise UsageError(f"--profile: expected the target native among those that are timed, got {timed}")
     warning = other_rate(str(bundle), trained, rate, "measured")
     if warning is not None:
         message(f"warning: {warning}", quiet)
@@ -189,3 +199,22 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         if r is not b
     ]
     print_table("what it took", columns, rows, [*ratios, *(f"not to be relied on: {w}" for w in report.warnings)])
+    _print_stages(results)
+
+
+def _print_stages(results) -> None:  # type: ignore[no-untyped-def]
+    """Where the time of a step went, of the targets that told."""
+    profiled = [r for r in results if r.stages_ms is not None]
+    if not profiled:
+        return
+    stages = list(profiled[0].stages_ms)
+    rows = [
+        [r.target, *(f"{r.stages_ms[s]:.3g} ({r.stages_ms[s] / sum(r.stages_ms.values()):.0%})" for s in stages)]
+        for r in profiled
+    ]
+    notes = [
+        "milliseconds of a step, the mean of the threads: matrices (dense), what is read and updated of the memory "
+        "that goes from step to step (memory), waiting for other threads (wait), what is done after the action "
+        "(leftover)"
+    ]
+    print_table("where the time goes", ["target", *stages], rows, notes)

@@ -139,6 +139,7 @@ def test_another_rate_is_warned_of_and_obeyed(exported: ExportFunction, shared_f
 def test_a_bundle_that_says_a_rate_can_be_timed_without_one(exported: ExportFunction, shared_folder: Path) -> None:
     document, said = benched(bundle := rated(exported, shared_folder), "--unpaced")
     assert document["rate"] is None and document["results"][0]["missed"] is None and "trained at" not in said
+    assert "--profile: expected the target native" in fail("bench", bundle, "--target", "onnxruntime", "--profile")[1]
     assert "--unpaced: not with --rate" in fail("bench", bundle, "--unpaced", "--rate", "50")[1]
 
 

@@ -213,6 +213,20 @@ struct State {
     check(unlocked([&] { return lram_settle(handle.get()); }));
   }
 
+  // Mean of the threads' seconds in each stage since profile(), by name.
+  void profile() { model->engine->pool().profile(); }
+  nb::dict stages() const {
+    const char* const names[lram::kStages] = {"dense", "memory", "other", "wait", "leftover"};
+    const std::vector<lram::StageClock>& clocks = model->engine->pool().stage_clocks();
+    nb::dict found;
+    for (std::size_t stage = 0; stage < lram::kStages; ++stage) {
+      double nanoseconds = 0;
+      for (const lram::StageClock& clock : clocks) nanoseconds += clock.spent(static_cast<lram::Stage>(stage));
+      found[names[stage]] = 1e-9 * nanoseconds / static_cast<double>(clocks.size());
+    }
+    return found;
+  }
+
   void save(const Floats& values) const {
     check(unlocked([&] { return lram_state_save(handle.get(), values.data(), values.size()); }));
   }
@@ -278,6 +292,8 @@ NB_MODULE(_native, m) {
       .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"))
       .def("step", &State::step)
       .def("settle", &State::settle)
+      .def("profile", &State::profile, "From the next step on, take the time of every stage.")
+      .def("stages", &State::stages, "Seconds in each stage since profile(), the mean of the threads.")
       .def("save", &State::save, nb::arg("values"))
       .def("load", &State::load, nb::arg("values"))
       .def("reset", &State::reset, nb::arg("rows"));

@@ -59,8 +59,22 @@ Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x,
 Tokens of_thread(StepContext& context, int thread, const float* x, std::size_t stride, int count, int width,
                  const Matrix& matrix);
 
+// The product of some tokens with a share of a matrix's tiles.
+inline void multiply(StepContext& context, const Matrix& matrix, Range tiles, const Tokens& tokens, float* y,
+                     int y_stride) {
+  lap(Stage::other);
+  context.kernels.dense(matrix, tiles.begin, tiles.end, tokens, y, static_cast<std::size_t>(y_stride));
+  lap(Stage::dense);
+}
+
+inline void multiply(StepContext& context, const Gemm& product) {
+  lap(Stage::other);
+  context.kernels.gemm(product);
+  lap(Stage::dense);
+}
+
 inline void multiply(StepContext& context, const Matrix& matrix, const Tokens& tokens, float* y, int y_stride) {
-  context.kernels.dense(matrix, 0, matrix.tiles, tokens, y, static_cast<std::size_t>(y_stride));
+  multiply(context, matrix, {0, matrix.tiles}, tokens, y, y_stride);
 }
 
 }  // namespace lram

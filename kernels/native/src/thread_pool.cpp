@@ -15,6 +15,9 @@
 #endif
 
 namespace lram {
+
+thread_local StageClock* stage_clock = nullptr;
+
 namespace {
 
 void pause_briefly() {
@@ -88,11 +91,21 @@ void ThreadPool::run(void (*work)(void*, int), void* context) {
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
+  start_clock(0);
   work(context, 0);
   barrier(0);
+  stage_clock = nullptr;
+}
+
+void ThreadPool::profile() { stage_clocks_.resize(static_cast<std::size_t>(threads_)); }
+
+void ThreadPool::start_clock(int thread) {
+  stage_clock = stage_clocks_.empty() ? nullptr : &stage_clocks_[static_cast<std::size_t>(thread)];
+  if (stage_clock != nullptr) stage_clock->start();
 }
 
 void ThreadPool::barrier(int thread) {
+  lap(Stage::other);
   if (threads_ == 1) return;
   auto& own = arrivals_[static_cast<std::size_t>(thread)].count;
   const std::uint32_t arrived = own.load(std::memory_order_relaxed) + 1;
@@ -106,6 +119,7 @@ void ThreadPool::barrier(int thread) {
         std::this_thread::yield();
     }
   }
+  lap(Stage::wait);
 }
 
 namespace {
@@ -130,14 +144,18 @@ void ThreadPool::take_pieces(std::uint32_t work) {
   while (work_of(left) == work && next_of(left) < count_of(left)) {
     if (!left_.compare_exchange_weak(left, left + 1)) continue;
     piece_(piece_context_.load(), static_cast<int>(next_of(left)));
+    lap(Stage::leftover);
     finished_.fetch_add(1);
     left = left_.load();
   }
 }
 
+// The time of who finishes counts as that of thread 0, whose caller it usually is.
 void ThreadPool::finish_work(std::uint64_t left) {
   const std::uint32_t work = work_of(left);
+  start_clock(0);
   take_pieces(work);
+  stage_clock = nullptr;
   int spins = 0;
   while (finished_.load() < count_of(left) && work_of(left_.load()) == work) {
     if (++spins < spins_before_yield_)
@@ -179,6 +197,7 @@ void ThreadPool::serve(int thread) {
       if (job_.load() == last) return;
     }
     ++last;
+    start_clock(thread);
     work_(context_, thread);
     barrier(thread);
     take_pieces(work_of(left_.load()));

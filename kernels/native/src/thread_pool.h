@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "stages.h"
+
 namespace lram {
 
 class ThreadPool {
@@ -19,6 +21,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
+
+  // From the next `run` on, every thread's time is taken by stage. While no `run` is under way.
+  void profile();
+  const std::vector<StageClock>& stage_clocks() const { return stage_clocks_; }  // empty: without profile()
 
   // Runs work(context, thread) on every thread; returns when all are done. The caller sets its own FloatingPointMode.
   void run(void (*work)(void* context, int thread), void* context);
@@ -42,6 +48,7 @@ class ThreadPool {
   };
 
   void start(int thread);
+  void start_clock(int thread);
   void serve(int thread);
   bool wait_for_job(std::uint32_t last) const;
   void take_pieces(std::uint32_t work);
@@ -60,6 +67,7 @@ class ThreadPool {
   alignas(128) std::atomic<std::uint64_t> left_{0};
   std::atomic<std::uint32_t> finished_{0};  // pieces
   std::vector<Arrival> arrivals_;
+  std::vector<StageClock> stage_clocks_;
   alignas(128) std::atomic<std::uint32_t> job_{0};
   std::atomic<int> sleeping_{0};
   std::atomic<bool> ending_{false};

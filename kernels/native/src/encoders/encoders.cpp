@@ -96,8 +96,7 @@ void Encoders::encode_observation(StepContext& context, int thread) const {
                          own.code_sums};
   context.kernels.quantize(tokens, observation_.format, observation_.cols);
   const Range tiles = share(observation_.tiles, thread, context.threads());
-  context.kernels.dense(observation_, tiles.begin, tiles.end, tokens, state.encoders.observed,
-                        static_cast<std::size_t>(state.padded_hidden()));
+  multiply(context, observation_, tiles, tokens, state.encoders.observed, state.padded_hidden());
   context.barrier(thread);
 }
 

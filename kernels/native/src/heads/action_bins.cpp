@@ -51,8 +51,7 @@ void ActionBins::run(StepContext& context, int thread) const {
                          own.codes,     stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, matrix_.format, room);
   const Range tiles = share(matrix_.tiles, thread, context.threads());
-  context.kernels.dense(matrix_, tiles.begin, tiles.end, tokens, state.logits,
-                        static_cast<std::size_t>(State::padded(logits())));
+  multiply(context, matrix_, tiles, tokens, state.logits, State::padded(logits()));
 }
 
 void ActionBins::add_bias(StepContext& context) const {

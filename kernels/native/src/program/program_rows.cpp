@@ -175,7 +175,9 @@ void ProgramRows::dense(const Instruction& instruction) {
       kernels.pack_group(x + static_cast<std::size_t>(i * group) * x_stride, x_stride,
                          std::min(group, tokens - i * group), matrix.cols,
                          own.packed + static_cast<std::size_t>(i * group) * static_cast<std::size_t>(matrix.cols));
+    lap(Stage::other);
     kernels.gemm({&matrix, first, last, own.packed, 0, groups, bias, false, y, y_stride, own.scratch});
+    lap(Stage::dense);
     return;
   }
   const Tokens codes = {tokens,          x,
@@ -183,7 +185,9 @@ void ProgramRows::dense(const Instruction& instruction) {
                         own.codes,       static_cast<std::size_t>(matrix.cols) + kGroup,
                         own.code_scales, own.code_sums};
   kernels.quantize(codes, matrix.format, matrix.cols);
+  lap(Stage::other);
   kernels.dense(matrix, first, last, codes, y, y_stride);
+  lap(Stage::dense);
   const int start = first * kTileRows;
   const int count = (last - first) * kTileRows;
   for (int token = 0; token < tokens && count > 0; ++token) {

@@ -61,7 +61,7 @@ Shared shared_of(const LayerWeights& w, float* memory, int tokens) {
 void project(StepContext& context, int thread, const Matrix& matrix, const float* bias, const Tokens& tokens, float* y,
              int y_stride) {
   const Range tiles = share(matrix.tiles, thread, context.threads());
-  context.kernels.dense(matrix, tiles.begin, tiles.end, tokens, y, static_cast<std::size_t>(y_stride));
+  multiply(context, matrix, tiles, tokens, y, y_stride);
   const int first = tiles.begin * kTileRows;
   for (int token = 0; token < tokens.count; ++token)
     context.kernels.accumulate(y + token * y_stride + first, bias + first, 0, 1, tiles.end * kTileRows - first);
@@ -96,7 +96,9 @@ void attend(const StepContext& context, const LayerWeights& w, Attention attenti
   const bool exact = w.width == w.room;
   attention.y = exact ? y : scratch;
   attention.y_stride = static_cast<std::size_t>(exact ? y_stride : w.room);
+  lap(Stage::other);
   context.kernels.decision_transformer.attention(attention);
+  lap(Stage::memory);
   for (int token = 0; token < attention.tokens && !exact; ++token)
     std::copy_n(scratch + token * w.room, w.width, y + token * y_stride);
 }

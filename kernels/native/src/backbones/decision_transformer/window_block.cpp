@@ -188,12 +188,12 @@ void WindowBlock::attend_all(StepContext& context, int thread, int row, const Wi
     const int shared_tile = l.part() / kTileRows;
     gemm.last_tile = std::min(all.end, shared_tile);
     gemm.first_group = w_.groups() - 1;
-    context.kernels.gemm(gemm);
+    multiply(context, gemm);
     gemm.first_tile = std::max(all.begin, shared_tile);
     gemm.last_tile = all.end;
     gemm.first_group = 0;
   }
-  context.kernels.gemm(gemm);
+  multiply(context, gemm);
   context.barrier(thread);
   const Range heads = share(l.heads, thread, context.threads());
   for (int head = heads.begin; head < heads.end; ++head) attend_head(context, thread, row, head, buffers);
@@ -206,7 +206,7 @@ void WindowBlock::feed_forward(StepContext& context, int thread, const WindowBuf
   const int padded = State::padded(l.hidden);
   pack(context, thread, buffers.attended, context.room, context.room, buffers.packed);
   context.barrier(thread);
-  context.kernels.gemm(product(context, thread, l.merge, l.merge_bias, true, buffers.packed, x, padded));
+  multiply(context, product(context, thread, l.merge, l.merge_bias, true, buffers.packed, x, padded));
   context.barrier(thread);
   pack_normed(context, thread, l.ffn_norm, x, buffers.packed);
   context.barrier(thread);
@@ -215,7 +215,7 @@ void WindowBlock::feed_forward(StepContext& context, int thread, const WindowBuf
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     gemm.first_tile = tile;
     gemm.last_tile = tile + 1;
-    context.kernels.gemm(gemm);
+    multiply(context, gemm);
     for (int token = 0; token < w_.tokens; ++token) {
       float* of_token = buffers.projected + token * wide(l) + tile * kTileRows;
       context.kernels.gelu(of_token, kTileRows, of_token);
@@ -224,7 +224,7 @@ void WindowBlock::feed_forward(StepContext& context, int thread, const WindowBuf
   context.barrier(thread);
   pack(context, thread, buffers.projected, wide(l), room_of(l.ffn), buffers.packed);
   context.barrier(thread);
-  context.kernels.gemm(product(context, thread, l.down, l.down_bias, true, buffers.packed, x, padded));
+  multiply(context, product(context, thread, l.down, l.down_bias, true, buffers.packed, x, padded));
   context.barrier(thread);
 }
 

@@ -156,11 +156,13 @@ void MambaBlock::after_selection(StepContext& context, const MambaMemory& memory
     multiply(context, step, sizes, b.q, padded);
     const int at = row * kTokens * w_.slice;
     const float* B = b.scratch + room_of(w_.rank);
+    lap(Stage::other);
     context.kernels.mamba.selective_scan(
         {w_.slice, w_.size, w_.A + start, memory.h + static_cast<std::ptrdiff_t>(row) * w_.size * w_.channels() + start,
          channels, w_.D + start, w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q,
          static_cast<std::size_t>(padded), b.convolved + at, stride, b.gate + row * kTokens * padded,
          static_cast<std::size_t>(padded), b.h + at, context.first(row)});
+    lap(Stage::memory);
   }
   const Matrix& out = w_.out[static_cast<std::size_t>(slice)];
   const Tokens tokens = of_unit(context, b, b.h, stride, state.tokens(), w_.slice, out);

@@ -294,6 +294,7 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
     const Gates gates = gates_of(context, w_, row, head);
     const ChunkWeights chunk = chunk_weights(gates, first, memory.m + cell);
     float* n = memory.n + cell * w_.room;
+    lap(Stage::other);
     if (w_.lazy) {
       LazyCell lazy = lazy_cell(memory, cell);
       if (first) lazy.reset();
@@ -312,6 +313,7 @@ void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, in
       kernels.memory({w_.room, chunk, first, memory.C + static_cast<std::size_t>(cell) * matrix, n, b.q + at, b.k + at,
                       b.v + at, stride, b.h + at, b.scratch});
     }
+    lap(Stage::memory);
     kernels.head_output({w_.width, w_.room, w_.head_epsilon, w_.head_norm + start, w_.skip + start, b.convolved + at,
                          stride, b.gate + row * kTokens * padded, static_cast<std::size_t>(padded), b.h + at});
   }
