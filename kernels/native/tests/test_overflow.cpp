@@ -25,8 +25,17 @@ void for_each_kind(Check check) {
         shape.images = shape.discrete = images;
         if (layout == lram::Layout::tiled_int4) shape.inner = 256;
         const TemporaryFile file(make_artifact(shape));
-        for (const std::string& isa : supported_isas()) check(open_model(file, isa.c_str(), 1, format));
+        for (const std::string& isa : supported_isas()) check(open_model(file, isa.c_str(), 1, format), format);
       }
+}
+
+// How many floats of a state of two rows are the codes of 16 bits in which lazy states keep the keys and values of the
+// last 16 steps, three tokens each: every pattern of bits is a number there. Blocks 0 and 2 have them, see Shape.
+std::size_t floats_of_codes(const ModelPointer& model) {
+  std::size_t floats = 0;
+  for (const lram::StateField& field : model->engine->state_fields())
+    if (field.name == "state.0.n" || field.name == "state.2.n") floats += 2 * 2 * 16 * 3 * field.size() / 2;
+  return floats;
 }
 
 bool told(const std::string& text) { return std::string(lram_last_error()).find(text) != std::string::npos; }
@@ -67,7 +76,7 @@ struct Loop {
 }  // namespace
 
 TEST(an_input_too_large_is_named_and_leaves_every_byte) {
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format) {
     Loop loop(model);
     const std::vector<std::uint8_t> before = bytes_of(loop.driver.state.get());
     loop.logits.assign(loop.logits.size(), 17);
@@ -95,7 +104,7 @@ TEST(an_input_too_large_is_named_and_leaves_every_byte) {
 }
 
 TEST(the_reward_of_a_first_step_is_not_looked_at) {
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format) {
     Loop usual(model);
     Loop huge(model);
     usual.is_first[1] = huge.is_first[1] = 1;
@@ -110,7 +119,7 @@ TEST(the_reward_of_a_first_step_is_not_looked_at) {
 }
 
 TEST(a_state_too_large_is_refused) {
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format) {
     Loop loop(model);
     std::vector<float> state = loop.driver.save();
     const std::vector<std::uint8_t> before = bytes_of(loop.driver.state.get());
@@ -137,30 +146,35 @@ TEST(a_state_too_large_is_refused) {
 }
 
 TEST(no_action_is_made_of_what_is_no_number) {  // where it matters it is found, where not it changes nothing
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format format) {
     Loop expected(model);
     Loop spoilt(model);
     const std::vector<std::uint8_t> before = bytes_of(spoilt.driver.state.get());
     CHECK(expected.step() == LRAM_OK);
     std::size_t found = 0;
+    std::size_t changed = 0;
     for (std::size_t at = 0; at < spoilt.memory_floats(); at += kStride) {
       CHECK_OK(lram_state_reset(spoilt.driver.state.get(), nullptr, 0));
       std::memcpy(spoilt.memory(), before.data(), before.size());
       spoilt.memory()[at] = kNan;
       spoilt.logits.assign(spoilt.logits.size(), 17);
       const lram_status status = spoilt.step();
-      if (status == LRAM_OK) CHECK(spoilt.logits == expected.logits);
-      if (status == LRAM_OK) continue;
+      if (status == LRAM_OK) {
+        changed += spoilt.logits == expected.logits ? 0 : 1;
+        continue;
+      }
       CHECK(status == LRAM_ERROR_OVERFLOW && told("logits: expected finite values"));
       CHECK(spoilt.logits == std::vector<float>(spoilt.logits.size(), 17));
       ++found;
     }
-    CHECK(found > spoilt.memory_floats() / kStride / 10);
+    const std::size_t codes = format == LRAM_STATE_LAZY_HALF ? floats_of_codes(model) : 0;
+    CHECK(changed <= codes / kStride + (codes == 0 ? 0 : 4));  // two arrays in each of two blocks
+    CHECK(found > (spoilt.memory_floats() - codes) / kStride / 10);
   });
 }
 
 TEST(an_episode_that_starts_forgets_what_is_no_number) {
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format) {
     Loop expected(model);
     Loop spoilt(model);
     std::memset(spoilt.memory(), 0xff, spoilt.memory_floats() * sizeof(float));
@@ -174,7 +188,7 @@ TEST(an_episode_that_starts_forgets_what_is_no_number) {
 }
 
 TEST(a_lost_row_is_refused_until_it_starts_anew) {
-  for_each_kind([](const ModelPointer& model) {
+  for_each_kind([](const ModelPointer& model, lram_state_format) {
     const std::vector<float> whole = Loop(model).driver.save();
     const auto lost = [&](Loop& loop) {  // row 1
       auto& state = static_cast<lram::State&>(*loop.driver.state->episodes);

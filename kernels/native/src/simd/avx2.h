@@ -57,6 +57,15 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+LRAM_INLINE F load_short(const std::int16_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+LRAM_INLINE void store_short(std::int16_t* p, F v) {  // rounded to nearest even
+  const __m256i whole = _mm256_cvtps_epi32(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
+}
+
 LRAM_INLINE I zero_sums() { return _mm256_setzero_si256(); }
 LRAM_INLINE I set_sums(std::int32_t x) { return _mm256_set1_epi32(x); }
 LRAM_INLINE I add_sums(I a, I b) { return _mm256_add_epi32(a, b); }

@@ -50,6 +50,13 @@ LRAM_INLINE void store_half(std::uint16_t* p, F v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+LRAM_INLINE F load_short(const std::int16_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+LRAM_INLINE void store_short(std::int16_t* p, F v) {  // rounded to nearest even
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+}
+
 LRAM_INLINE I zero_sums() { return _mm512_setzero_si512(); }
 LRAM_INLINE I set_sums(std::int32_t x) { return _mm512_set1_epi32(x); }
 LRAM_INLINE I add_sums(I a, I b) { return _mm512_add_epi32(a, b); }

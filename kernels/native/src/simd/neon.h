@@ -45,6 +45,9 @@ LRAM_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 LRAM_INLINE F load_half(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 LRAM_INLINE void store_half(std::uint16_t* p, F v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 
+LRAM_INLINE F load_short(const std::int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
+LRAM_INLINE void store_short(std::int16_t* p, F v) { vst1_s16(p, vqmovn_s32(vcvtnq_s32_f32(v))); }  // nearest even
+
 LRAM_INLINE I zero_sums() { return vdupq_n_s32(0); }
 LRAM_INLINE I set_sums(std::int32_t x) { return vdupq_n_s32(x); }
 LRAM_INLINE I add_sums(I a, I b) { return vaddq_s32(a, b); }

@@ -1,5 +1,6 @@
 // Vectors of 4 floats in plain C++: what every processor can run, and what the tests compare the others with.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -65,6 +66,16 @@ LRAM_INLINE F load_half(const std::uint16_t* p) {
 }
 LRAM_INLINE void store_half(std::uint16_t* p, F v) {
   for (int i = 0; i < 4; ++i) p[i] = lram::float_to_half(v[i]);
+}
+
+LRAM_INLINE F load_short(const std::int16_t* p) {
+  return F{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
+LRAM_INLINE void store_short(std::int16_t* p, F v) {  // rounded to nearest even
+  for (int i = 0; i < 4; ++i) {
+    const float rounded = std::nearbyint(v[i]);
+    p[i] = static_cast<std::int16_t>(rounded >= 32767.0F ? 32767.0F : rounded >= -32768.0F ? rounded : -32768.0F);
+  }
 }
 
 LRAM_INLINE I zero_sums() { return I{0, 0, 0, 0}; }

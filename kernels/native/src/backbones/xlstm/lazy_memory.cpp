@@ -22,8 +22,8 @@ LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns)
   const auto tiles = static_cast<std::size_t>(count_tiles(width, columns));
   block.tile_scales = planner.take<float>(cells * tiles);
   block.tile_peaks = planner.take<float>(cells * tiles);
-  block.ring_k = planner.take<std::uint16_t>(cells * kLazyTokens * w);
-  block.ring_v = planner.take<std::uint16_t>(cells * kLazyTokens * w);
+  block.ring_k = planner.take<std::int16_t>(cells * kLazyTokens * w);
+  block.ring_v = planner.take<std::int16_t>(cells * kLazyTokens * w);
   block.key_scales = planner.take<float>(cells * kLazyTokens);
   block.value_scales = planner.take<float>(cells * kLazyTokens * tiles);
   block.ring_weights = planner.take<float>(cells * kLazyTokens);
@@ -85,7 +85,7 @@ void LazyCell::save(float* matrix) const {
         if (ring_weights_[j] != 0) pending.push_back(j);
       }
     const float decay = flushed ? scales_[tile] : scales_[tile] * phase_decay_[phase];
-    const std::uint16_t* values = ring_v_ + first * kLazyTokens;
+    const std::int16_t* values = ring_v_ + first * kLazyTokens;
     const auto weight = [&](int j) {
       return ring_weights_[j] * key_scales_[j] * value_scales_[tile * kLazyTokens + j];
     };
@@ -95,8 +95,8 @@ void LazyCell::save(float* matrix) const {
         float c = scales_[tile] == 0 ? 0.0F : decay * half_to_float(*halves);
         ++halves;
         for (const int j : pending)
-          c += weight(j) * half_to_float(ring_k_[j * width_ + row]) *
-               half_to_float(values[j * (last - first) + column - first]);
+          c += weight(j) * static_cast<float>(ring_k_[j * width_ + row]) *
+               static_cast<float>(values[j * (last - first) + column - first]);
         matrix[row * width_ + column] = c;
       }
     first = last;

@@ -14,8 +14,8 @@ struct LazyBlock {
   std::uint16_t* C;
   float* tile_scales;
   float* tile_peaks;
-  std::uint16_t* ring_k;
-  std::uint16_t* ring_v;
+  std::int16_t* ring_k;
+  std::int16_t* ring_v;
   float* key_scales;
   float* value_scales;
   float* ring_weights;    // [kLazyTokens], relative to m as everything is
@@ -67,8 +67,8 @@ class LazyCell {
   std::uint16_t* C_;
   float* scales_;
   float* peaks_;
-  std::uint16_t* ring_k_;
-  std::uint16_t* ring_v_;
+  std::int16_t* ring_k_;
+  std::int16_t* ring_v_;
   float* key_scales_;
   float* value_scales_;
   float* ring_weights_;

@@ -1,7 +1,9 @@
 // The mLSTM memory with C in half precision: read every step, rewritten every 16 steps. What came between lies in a
-// ring of keys and values, in half precision, too, and is added on the fly. After each step the tiles whose turn comes
+// ring of keys and values, in codes of 16 bits, and is added on the fly. After each step the tiles whose turn comes
 // next are rewritten, so no step is a spike, and no action waits for it.
 #pragma once
+#include <limits>
+
 #include "../kernels.h"
 #include "../math.h"
 #include "mlstm.h"
@@ -14,7 +16,7 @@ constexpr int kRing = lram::kLazySteps * lram::kTokens;
 LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
   for (int slot = 0; slot < lram::kLazySteps; ++slot) {
     const int j = slot * lram::kTokens;
-    const std::uint16_t* k = m.ring_k + static_cast<std::size_t>(j) * m.width;
+    const std::int16_t* k = m.ring_k + static_cast<std::size_t>(j) * m.width;
     F acc[lram::kTokens][lram::kTokens];
     for (auto& of_token : acc)
       for (F& a : of_token) a = set(0.0F);
@@ -24,7 +26,7 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
       if (i % 32 == 0)
         for (int n = 0; n < lram::kTokens; ++n) prefetch(k + (lram::kTokens + n) * m.width + i);
       F key[lram::kTokens];
-      for (int n = 0; n < lram::kTokens; ++n) key[n] = load_half(k + n * m.width + i);
+      for (int n = 0; n < lram::kTokens; ++n) key[n] = load_short(k + n * m.width + i);
       for (int t = 0; t < lram::kTokens; ++t) {
         const F q = load(m.q + t * m.stride + i);
         for (int n = 0; n < lram::kTokens; ++n) acc[t][n] = fma(q, key[n], acc[t][n]);
@@ -36,25 +38,26 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
   }
 }
 
-// Some values in half precision, and their scale.
-LRAM_INLINE float to_halves(const float* x, int count, std::uint16_t* halves) {
+constexpr float kLargestCode = 32767;
+
+// Some values as codes of 16 bits, and their scale: four bits more than halves have, of values that are alike.
+LRAM_INLINE float to_codes(const float* x, int count, std::int16_t* codes) {
   F peak = set(0.0F);
   for (int i = 0; i < count; i += kWidth) peak = vmax(peak, vabs(load(x + i)));
-  const float scale = lram::half_scale(largest(peak));
-  const F inverse = set(scale == 0 ? 0.0F : 1.0F / scale);
-  for (int i = 0; i < count; i += kWidth) store_half(halves + i, load(x + i) * inverse);
+  const float scale = largest(peak) * (1.0F / kLargestCode);
+  const F inverse = set(scale < std::numeric_limits<float>::min() ? 0.0F : 1.0F / scale);
+  for (int i = 0; i < count; i += kWidth) store_short(codes + i, load(x + i) * inverse);
   return scale;
 }
 
 // What no element of a tile exceeds once it is rewritten: searching the peak would take a pass of its own. Halves have
 // an exponent of their own, so a bound that is far too large costs no accuracy but that of what is 2^24 times smaller.
 LRAM_INLINE float bound_of(const lram::LazyMemory& m, int tile) {
-  constexpr float largest_half = 32768;  // of scaled values, see half_scale
   float bound = m.tile_peaks[tile] * m.phase_decay[m.now];
   const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
   for (int j = 0; j < kRing; ++j)  // what has no weight may be anything
     if (m.ring_weights[j] != 0)
-      bound += m.ring_weights[j] * (largest_half * m.key_scales[j]) * (largest_half * value_scales[j]);
+      bound += m.ring_weights[j] * (kLargestCode * m.key_scales[j]) * (kLargestCode * value_scales[j]);
   return bound;
 }
 
@@ -64,7 +67,7 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, int tile, int column) {
   constexpr int columns = V * kWidth;
   constexpr int kRows = 4;
   constexpr int kAtOnce = V < 2 ? V : 2;  // eight sums at once hide the latency of a multiplication
-  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const std::int16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
   std::uint16_t* C = m.C + static_cast<std::size_t>(column) * m.width;
   float& scale = m.tile_scales[tile];
@@ -82,7 +85,7 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, int tile, int column) {
     if (m.ring_weights[j] == 0) continue;
     const F weight = set(m.ring_weights[j] * m.key_scales[j] * value_scales[j]);
     for (int i = 0; i < columns; i += kWidth)
-      store(values + count * columns + i, load_half(ring_values + j * columns + i) * weight);
+      store(values + count * columns + i, load_short(ring_values + j * columns + i) * weight);
     tokens[count++] = j;
   }
   const F inverse = set(1.0F / next);
@@ -91,7 +94,7 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, int tile, int column) {
     if (i % 16 == 0)
       for (int j = 0; j < count; ++j)
         for (int e = 0; e < 16; e += kWidth)
-          store(keys + j * 16 + e, load_half(m.ring_k + static_cast<std::size_t>(tokens[j]) * m.width + i + e));
+          store(keys + j * 16 + e, load_short(m.ring_k + static_cast<std::size_t>(tokens[j]) * m.width + i + e));
     for (int r = 0; r < columns; r += kAtOnce * kWidth) {
       F c[kRows][kAtOnce];
       for (int e = 0; e < kRows; ++e)
@@ -119,7 +122,7 @@ LRAM_INLINE void flush_tile(const lram::LazyMemory& m, int tile, int column) {
 // the tiles' part of the ring, which is read next. Not inlined: it needs every register.
 template <int V, int Tiles>
 __attribute__((noinline)) void query_tiles(const lram::LazyMemory& m, const std::uint16_t* C,
-                                           const std::uint16_t* ring_values, float* products) {
+                                           const std::int16_t* ring_values, float* products) {
   constexpr int columns = V * kWidth;
   const std::size_t tile_size = static_cast<std::size_t>(columns) * m.width;
   F acc[Tiles][lram::kTokens][V];
@@ -158,7 +161,7 @@ LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const f
   for (int t = 0; t < lram::kTokens; ++t)
     for (int r = 0; r < V; ++r)  // what lies in a tile of scale 0 may be anything
       acc[t][r] = scale == 0 ? set(0.0F) : load(products + t * columns + r * kWidth) * set(decay * m.chunk.decay[t]);
-  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const std::int16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   const float* value_scales = m.value_scales + static_cast<std::size_t>(tile) * kRing;
   const int age = (m.now - phase + lram::kLazySteps) % lram::kLazySteps;
   for (int a = age < m.held ? age : m.held; a > 0; --a) {
@@ -167,7 +170,7 @@ LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const f
       F weights[lram::kTokens];
       for (int t = 0; t < lram::kTokens; ++t) weights[t] = set(scores[t * kRing + j + n] * value_scales[j + n]);
       for (int r = 0; r < V; ++r) {
-        const F v = load_half(ring_values + (j + n) * columns + r * kWidth);
+        const F v = load_short(ring_values + (j + n) * columns + r * kWidth);
         for (int t = 0; t < lram::kTokens; ++t) acc[t][r] = fma(v, weights[t], acc[t][r]);
       }
     }
@@ -184,11 +187,11 @@ LRAM_INLINE void hidden_tile(const lram::LazyMemory& m, const Scores& s, const f
 template <int V>
 LRAM_INLINE void keep_values(const lram::LazyMemory& m, int tile, int column) {
   constexpr int columns = V * kWidth;
-  std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  std::int16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   for (int t = 0; t < lram::kTokens; ++t) {
     const int j = m.now * lram::kTokens + t;
     m.value_scales[static_cast<std::size_t>(tile) * kRing + j] =
-        to_halves(m.v + t * m.stride + column, columns, ring_values + j * columns);
+        to_codes(m.v + t * m.stride + column, columns, ring_values + j * columns);
   }
 }
 
@@ -197,7 +200,7 @@ template <int V, int Tiles>
 LRAM_INLINE void lazy_tiles(const lram::LazyMemory& m, const Scores& s, const float* scores, std::uint16_t* C, int tile,
                             int column) {
   constexpr int columns = V * kWidth;
-  const std::uint16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
+  const std::int16_t* ring_values = m.ring_v + static_cast<std::size_t>(column) * kRing;
   float products[Tiles * lram::kTokens * columns];
   query_tiles<V, Tiles>(m, C, ring_values, products);
   for (int i = 0; i < Tiles; ++i) {
@@ -226,7 +229,7 @@ void lazy_memory(const lram::LazyMemory& m) {
   for (int t = 0; t < lram::kTokens; ++t) {
     const int j = m.now * lram::kTokens + t;
     m.ring_weights[j] = m.chunk.weight[2][t];
-    m.key_scales[j] = to_halves(m.k + t * m.stride, m.width, m.ring_k + static_cast<std::size_t>(j) * m.width);
+    m.key_scales[j] = to_codes(m.k + t * m.stride, m.width, m.ring_k + static_cast<std::size_t>(j) * m.width);
   }
 }
 

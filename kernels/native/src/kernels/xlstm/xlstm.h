@@ -68,16 +68,16 @@ struct LazyMemory {
   ChunkWeights chunk;
   bool fresh;  // what n holds is taken as 0
   int now;
-  int held;               // slots in use, at most 16
-  std::uint16_t* C;       // column tiles, as above
-  float* tile_scales;     // [tiles]: C = scale * half; 0: the tile is 0
-  float* tile_peaks;      // [tiles]: the largest magnitude of C when the tile was rewritten
-  float* phase_decay;     // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
-  float* ring_weights;    // [kLazyTokens]: of the ring's tokens, at the step before
-  std::uint16_t* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
-  std::uint16_t* ring_v;  // [tiles][kLazyTokens][columns of the tile]
-  float* key_scales;      // [kLazyTokens]: key = scale * half
-  float* value_scales;    // [tiles][kLazyTokens], likewise
+  int held;              // slots in use, at most 16
+  std::uint16_t* C;      // column tiles, as above
+  float* tile_scales;    // [tiles]: C = scale * half; 0: the tile is 0
+  float* tile_peaks;     // [tiles]: the largest magnitude of C when the tile was rewritten
+  float* phase_decay;    // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
+  float* ring_weights;   // [kLazyTokens]: of the ring's tokens, at the step before
+  std::int16_t* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
+  std::int16_t* ring_v;  // [tiles][kLazyTokens][columns of the tile]
+  float* key_scales;     // [kLazyTokens]: key = scale * code
+  float* value_scales;   // [tiles][kLazyTokens], likewise
   float* n;
   const float* q;  // [3][stride] each; k scaled
   const float* k;
