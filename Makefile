@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-endurance test-large wheels test-wheels metaworld results lint lint-native \
+	test-precisions test-tamper test-endurance test-large wheels test-wheels metaworld results peers lint lint-native \
 	tidy-native typecheck format clean
 
 help:            ## this list
@@ -147,6 +147,24 @@ metaworld: $(STAMP) ## train the example policies anew: episodes, training, meas
 results: $(STAMP) ## measure the tables of docs/results.md anew (hours, 10 GB of disk)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers
 	$(BIN)/python benchmarks/results.py
+
+# Other runtimes are in an environment of their own, behind which this project's is seen: no second torch, and nothing of
+# theirs in ours. No dependencies: the files name what is really needed. One that does not install is left out.
+PEERS := build/peers/venv
+PEER_PACKAGES := $(wildcard benchmarks/peers/*.txt)
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+$(PEERS)/.installed: $(STAMP) $(PEER_PACKAGES)
+	$(BIN)/python -m venv --clear $(PEERS)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > "$$($(PEERS)/bin/python $(PURELIB))/project.pth"
+	for file in $(PEER_PACKAGES); do \
+		$(PEERS)/bin/python -m pip install --quiet --no-deps --only-binary :all: --requirement $$file 2>> build/peers/pip.log \
+			|| echo "peers: $$file does not install here, see build/peers/pip.log"; \
+	done
+	touch $@
+
+peers: $(PEERS)/.installed ## the same steps on other runtimes, beside ours, into docs/results.md (10 GB of disk)
+	$(PEERS)/bin/python benchmarks/peers.py --page
 
 lint: $(STAMP)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import charts
 from decision_transformer import transformer_name
 
 from lram_export.cli.console import print_table
-from lram_export.system.files import atomic_file
 
 IN_PYTORCH = "LRAM, PyTorch"
 
@@ -191,12 +191,7 @@ def _cell(point: Point | None) -> str:
 
 def draw(document: dict[str, Any], points: Sequence[Point], options: Options, path: Path) -> None:
     """The chart: latency and memory against the context, one line per contender and batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import matplotlib.ticker
-
+    plt = charts.pyplot()
     names = list(dict.fromkeys(p.contender for p in points))
     palette = [*("#d55e00", "#e69f00")[: len(options.caches)], *COLOURS]
     colours = dict(zip(names, palette, strict=False))
@@ -220,19 +215,12 @@ def draw(document: dict[str, Any], points: Sequence[Point], options: Options, pa
     if document["total_memory"]:
         memory.axhline(document["total_memory"] / MB, color="0.5", linewidth=1, label="memory of this machine")
     for axes, what in ((latency, "milliseconds per environment step"), (memory, "MB: weights and cache or state")):
-        axes.set(xscale="log", yscale="log", xlabel="context (environment steps)", ylabel=what)
-        axes.set_xticks(options.lengths, [f"{length:,}" for length in options.lengths], rotation=45)
-        axes.set_xticks([], minor=True)
-        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            set_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 1)))
-        axes.grid(True, which="major", color="0.9")
-        axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.24))
+        lengths = [f"{length:,}" for length in options.lengths]
+        charts.logarithmic(axes, options.lengths, lengths, "context (environment steps)", what)
     figure.suptitle(textwrap.fill(title(points, options), 110))
     threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
     figure.supxlabel(f"{options.preset}, float32, {document['cpu']}, {threads}", fontsize=8, color="0.4")
-    with atomic_file(path, force=True) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
+    charts.save(figure, path)
 
 
 def title(points: Sequence[Point], options: Options) -> str:
