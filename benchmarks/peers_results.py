@@ -10,7 +10,7 @@ from typing import Any
 
 import charts
 import results_page as page
-from peers import NAMES, ours, peer
+from peers import ours, peer
 
 from lram_export.describe import three_digits
 
@@ -26,7 +26,10 @@ COLOURS = {
     "iree": "#882255",
     "mnn": "#332288",
 }
-"""The same in both halves of the chart; ours are drawn through, peers dashed."""
+"""The same in both halves of the chart."""
+
+OURS = ("native", "tvm")
+"""Whose kernels are this project's: drawn through, the others dashed."""
 
 Document = Mapping[str, Any]
 
@@ -50,15 +53,15 @@ def lines(document: Document) -> list[str]:
 
 
 def best(measured: Sequence[Document]) -> list[str]:
-    """The headlines: `native` against the fastest peer."""
+    """The headlines: `native` against the fastest runtime whose kernels are not ours."""
     found = []
     for case in measured:
-        peers = [row for row in case["results"] if row["contender"] in NAMES and row["against_native"] is not None]
-        if peers:
-            first = min(peers, key=lambda row: float(row["against_native"]))
-            times = f"{first['against_native']:.2f}"
-            found.append(f"- {case['size']} `{case['precision']}`: the fastest peer, {first['title']}, takes {times} "
-                         f"times as long as `native`")  # fmt: skip
+        if others := _others(case):
+            first = min(others, key=lambda row: float(row["against_native"]))
+            found.append(
+                f"- {case['size']} `{case['precision']}`: the fastest other runtime, {first['title']}, takes "
+                f"{first['against_native']:.2f} times as long as `native`"
+            )
     return [*found, ""] if found else []
 
 
@@ -122,7 +125,7 @@ def draw(document: Document, path: Path) -> None:
                 [millions for millions, _ in own],
                 [row["p50_ms"] for _, row in own],
                 color=COLOURS[name],
-                linestyle="--" if name in NAMES else "-",
+                linestyle="-" if name in OURS else "--",
                 linewidth=2.5 if name == page.NATIVE else 1.5,
                 marker="o",
                 markersize=4,
@@ -143,17 +146,18 @@ def title(measured: Sequence[Document]) -> str:
     """The sentence above the chart, from what was measured: the smallest advantage at each precision."""
     found = []
     for precision, cases in itertools.groupby(sorted(measured, key=_precision), key=_precision):
-        ratios = [
-            float(row["against_native"])
-            for case in cases
-            for row in case["results"]
-            if row["contender"] in NAMES and row["against_native"] is not None
-        ]
-        if ratios:
-            found.append(f"{min(ratios):.2g} at {precision}")
+        if ratios := [float(row["against_native"]) for case in cases for row in _others(case)]:
+            found.append(f"{min(ratios):.2g} ({precision})")
     if not found:
         return "One step of an LRAM on several runtimes"
-    return f"One step of an LRAM: the fastest peer takes at least {' and '.join(found)} times as long as native"
+    return (
+        f"One step of an LRAM: the fastest other runtime takes at least {' and '.join(found)} times as long as native"
+    )
+
+
+def _others(case: Document) -> list[Document]:
+    """The rows of runtimes whose kernels are not ours, that were timed beside `native`."""
+    return [row for row in case["results"] if row["contender"] not in OURS and row["against_native"] is not None]
 
 
 def _precision(case: Document) -> str:

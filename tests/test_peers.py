@@ -139,7 +139,7 @@ def test_the_table_has_the_fastest_first_and_says_who_is_left_out() -> None:
         "| 16m | `fp32` | IREE | 3 | 6 | 3.25 | 3.75 | 0.012 | 100 MB |",
         "| 16m | `fp32` | MNN | 5 | 10 | 5.00 | 6.25 | 0.012 | 100 MB |",
     ]
-    assert "- 16m `fp32`: the fastest peer, IREE, takes 3.25 times as long as `native`" in lines
+    assert "- 16m `fp32`: the fastest other runtime, IREE, takes 3.25 times as long as `native`" in lines
     assert "- IREE, 16m `int8`, 206m `int8`: left out, no int8" in lines
     assert not any("Not to be relied on" in line for line in lines)
     command = (
@@ -160,7 +160,7 @@ def test_the_chart_has_everybody_and_the_floor_and_is_the_same_for_the_same_numb
     for said in ("IREE", "MNN", "native", "memory floor", "milliseconds per step", "206m"):
         assert f"<!-- {said} -->" in text
     assert shown.title(document()["measured"]) == (
-        "One step of an LRAM: the fastest peer takes at least 3.2 at fp32 times as long as native"
+        "One step of an LRAM: the fastest other runtime takes at least 3.2 (fp32) times as long as native"
     )
     assert set(shown.COLOURS) == {*package.NAMES, *package.ours.TARGETS}
 
@@ -182,7 +182,7 @@ def test_a_peer_says_how_it_computes_or_why_not_and_pins_its_packages(name: str,
 
 def test_what_is_not_installed_is_said_in_one_line() -> None:
     peer = protocol.Peer("Nobody's", ("torch", "no-such-package"), {}, print, print)
-    with pytest.raises(LramError, match="^Nobody's: the package 'no-such-package' is not installed: make peers"):
+    with pytest.raises(LramError, match=r"^Nobody's: the package 'no-such-package' is not installed: make peers"):
         protocol.versions(peer)
 
 
@@ -219,9 +219,9 @@ def test_a_process_answers_fails_in_one_line_and_may_die(tmp_path: Path) -> None
     log = tmp_path / "log"
     with processes.Child(log, math.gcd, 4, 6, seconds=60) as child:  # the number 2
         assert child.ask("bit_length") == 2
-        with pytest.raises(LramError, match="^AttributeError: 'int' object has no attribute 'x'$"):
+        with pytest.raises(LramError, match=r"^AttributeError: 'int' object has no attribute 'x'$"):
             child.ask("x")
-    with pytest.raises(LramError, match="^ValueError: math domain error$"):
+    with pytest.raises(LramError, match=r"^ValueError: "):
         processes.Child(log, math.sqrt, -1, seconds=60)
     with pytest.raises(LramError, match="the process died"):
         processes.Child(log, os._exit, 3, seconds=60)

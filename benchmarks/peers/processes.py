@@ -67,7 +67,10 @@ class Child:
         self._connection.close()
         self._process.join(timeout=2)
         if self._process.is_alive():
-            os.killpg(self._process.pid, signal.SIGKILL)  # and the compilers that it started
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)  # and the compilers that it started
+            except ProcessLookupError:  # it has not come to make a group of its own
+                self._process.kill()
             self._process.join()
 
     def __enter__(self) -> Child:
