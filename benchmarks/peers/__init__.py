@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from peers.protocol import Peer
+if TYPE_CHECKING:
+    from peers.protocol import Peer
 
 NAMES = ("compile", "aotinductor", "executorch", "iree", "mnn")
 """Each is a module of this folder; those that need packages of their own have them in a file beside it, NAME.txt."""

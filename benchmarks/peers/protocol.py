@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import LramError
-from lram_export.lowering.model import LoweredModel
 from lram_export.runtimes.protocol import State, StepOutput
 from lram_export.spec.tensors import StepSpec
+
+if TYPE_CHECKING:
+    from lram_export.lowering.model import LoweredModel
 
 Array = NDArray[Any]
 
