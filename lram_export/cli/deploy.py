@@ -29,6 +29,11 @@ from lram_export.errors import UsageError
     "--glibc", metavar="X.Y", help=f"With --offline: the robot's C library, or an older one; default: {GLIBC}."
 )
 @click.option(
+    "--glibcxx",
+    metavar="X.Y.Z",
+    help="With --offline: its C++ library, by GLIBCXX_X.Y.Z; default: what comes with that C library.",
+)
+@click.option(
     "--language",
     type=click.Choice(["python", "c"]),
     default="python",
@@ -47,6 +52,7 @@ def deploy(
     dist: Path | None,
     offline: bool,
     glibc: str | None,
+    glibcxx: str | None,
     language: str,
     force: bool,
     as_json: bool,
@@ -65,11 +71,13 @@ def deploy(
     from lram_export.system.files import check_output
 
     if language == "c":
-        for option, given in (("--python", python), ("--offline", offline), ("--glibc", glibc)):
-            if given:
-                raise UsageError(f"{option}: a kit in C has no Python; leave it out, or --language c")
+        of_python = {"--python": python, "--offline": offline, "--glibc": glibc, "--glibcxx": glibcxx}
+        for option in (option for option, given in of_python.items() if given):
+            raise UsageError(f"{option}: a kit in C has no Python; leave it out, or --language c")
     elif glibc is not None and not offline:
         raise UsageError("--glibc: only with --offline, whose wheels it chooses")
+    elif glibcxx is not None and not offline:
+        raise UsageError("--glibcxx: only with --offline; install.sh looks at what the robot has")
     check_output(output, force=force)
     progress = ConsoleProgress(quiet)
     opened = Bundle.open(bundle)
@@ -86,7 +94,7 @@ def deploy(
             quiet,
         )
         return
-    robot = Robot.of(platform, python, glibc)
+    robot = Robot.of(platform, python, glibc, glibcxx)
     kit = write_kit(
         opened, output, targets=targets, robot=robot, dist=dist, offline=offline, force=force, progress=progress
     )

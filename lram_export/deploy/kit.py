@@ -11,7 +11,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.deploy.archive import PackedFile, check_kit, kit_name, open_archive
 from lram_export.deploy.offline import download
 from lram_export.deploy.robot import Robot
-from lram_export.deploy.wheel import WheelTags, engine_glibc, find_wheel, has_engine, own_tags, pack_wheel
+from lram_export.deploy.wheel import Needs, WheelTags, engine_needs, find_wheel, has_engine, own_tags, pack_wheel
 from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.prediction.predict import process_memory
@@ -101,9 +101,9 @@ def write_kit(
         with progress.stage("checking hashes"):
             bundle.check_files()
         own = found or pack_wheel(folder, engine=engine)
-        needed = engine_glibc(own)
+        needs = engine_needs(own)
         if offline:
-            _check_glibc(own, needed, robot)
+            _check_libraries(own, needs, robot)
         wheels = folder / "wheels"
         wheels.mkdir()
         if offline:
@@ -115,7 +115,7 @@ def write_kit(
             contents = tuple(PackedFile.of(each) for each in shipped)
             memory = predicted_memory(bundle, chosen[0])
             with open_archive(temporary, kit_name(bundle)) as kit:
-                values = _values(packed, chosen[0], extras, contents, robot if offline else None, needed, memory)
+                values = _values(packed, chosen[0], extras, contents, robot if offline else None, needs, memory)
                 for name in TEMPLATES:
                     kit.template(name, {"NAME": kit.name, **values}, executable=name in EXECUTABLE)
                 for each in shipped:
@@ -155,13 +155,19 @@ def _check_own_engine(robot: Robot) -> None:
         )
 
 
-def _check_glibc(wheel: Path, needed: str, robot: Robot) -> None:
-    """Raises UsageError where what is compiled in a wheel asks for a newer C library than the robot has."""
-    if needed and int(needed.partition(".")[2]) > robot.minor_glibc:
-        raise UsageError(
-            f"--glibc: the engine in {wheel.name} needs glibc {needed}, and the robot may have {robot.glibc}; say "
-            f"so if it has a newer one, or give the folder with wheels that make wheels wrote: --dist"
-        )
+def _check_libraries(wheel: Path, needs: Needs, robot: Robot) -> None:
+    """Raises UsageError where what is compiled in a wheel asks for newer libraries than the robot has."""
+    for option, library, needed, has in (
+        ("--glibc", "glibc 2.", needs.glibc, robot.minor_glibc),
+        ("--glibcxx", "libstdc++ with GLIBCXX_3.4.", needs.glibcxx, robot.minor_glibcxx),
+    ):
+        minor = needed.rpartition(".")[2]
+        if needed and int(minor) > has:
+            raise UsageError(
+                f"{option}: the engine in {wheel.name} needs {library}{minor}, and the robot may have "
+                f"{needed.removesuffix(minor)}{has}; say so if it has a newer one, or give the folder with wheels that "
+                f"make wheels wrote: --dist"
+            )
 
 
 def _values(
@@ -170,11 +176,11 @@ def _values(
     extras: Sequence[str],
     wheels: Sequence[PackedFile],
     robot: Robot | None,
-    glibc: str,
+    needs: Needs,
     memory: int | None,
 ) -> dict[str, str]:
-    """What the templates say; ``robot`` is the one that the wheels were downloaded for, if they were, and ``glibc``
-    what this package's wheel needs."""
+    """What the templates say; ``robot`` is the one that the wheels were downloaded for, if they were, and ``needs``
+    are this package's wheel's."""
     tags = WheelTags.of(Path(wheels[0].name))
     listed = "\n".join(f"    {human_bytes(each.size):>9}  {each.name}" for each in wheels)
     return {
@@ -182,7 +188,8 @@ def _values(
         "WHEEL": wheels[0].name,
         "PYTHON": robot.python if robot else tags.version,
         "MACHINE": robot.machine if robot else tags.machine,
-        "GLIBC": robot.glibc if robot else glibc,
+        "GLIBC": robot.glibc if robot else needs.glibc,
+        "GLIBCXX": needs.glibcxx,
         "OFFLINE": "yes" if robot else "",
         "EXTRAS": ",".join(extras),
         "WHEELS": listed,

@@ -19,7 +19,7 @@ from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-from lram_export.deploy.robot import Robot
+from lram_export.deploy.robot import Robot, glibcxx_of_abi
 from lram_export.errors import UsageError
 
 PACKAGES = ("lram_export", "lram_export.exporters", "lram_export.runtimes", "lram_export.kernels.tvm")
@@ -94,8 +94,9 @@ def has_engine() -> bool:
 def find_wheel(folder: Path, robot: Robot, *, engine: bool) -> Path:
     """The wheel of this package for a robot, among those that `make wheels` or `pip wheel` wrote into a folder.
 
-    One for its very Python goes before one of the stable ABI, and that before a pure one; of two such, one that
-    promises to run elsewhere before one that was built on some machine.
+    One that promises to run elsewhere goes before one that was built on some machine, which may need newer libraries
+    than the robot has; of several such, one for its very Python before one of the stable ABI, and that before a pure
+    one.
 
     Raises:
         UsageError: there is none for it of this version, or none with the engine where it is asked for.
@@ -111,7 +112,7 @@ def find_wheel(folder: Path, robot: Robot, *, engine: bool) -> Path:
 
     def rank(path: Path) -> tuple[bool, bool, bool]:
         tags = found[path]
-        return tags.abi == robot.interpreter, tags.abi == "abi3", tags.promises
+        return tags.promises, tags.abi == robot.interpreter, tags.abi == "abi3"
 
     best = max(serving, key=rank)
     check_wheel(best, engine=engine)
@@ -132,8 +133,21 @@ def check_wheel(path: Path, *, engine: bool) -> None:
         raise UsageError(f"--dist: {path}: the engine of target 'native' is not in it (lram_export/_native.*.so)")
 
 
-def engine_glibc(wheel: Path) -> str:
-    """The newest version of the C library that what is compiled in a wheel asks for, ``2.34``; nothing for a pure one.
+@dataclass(frozen=True)
+class Needs:
+    """What is compiled in a wheel asks of the robot.
+
+    Attributes:
+        glibc: the oldest C library that is enough, ``2.34``; "": any, or none.
+        glibcxx: the same of GCC's C++ library, by the symbols it has, ``3.4.30``.
+    """
+
+    glibc: str
+    glibcxx: str
+
+
+def engine_needs(wheel: Path) -> Needs:
+    """What a wheel's engine needs; nothing where the wheel is pure.
 
     It is asked of the file, since a wheel that was not built to run elsewhere has no promise in its name. The versions
     stand in a shared object's table of strings, each on its own. Raises UsageError for a damaged wheel.
@@ -143,8 +157,14 @@ def engine_glibc(wheel: Path) -> str:
             compiled = [archive.read(name) for name in archive.namelist() if name.endswith(".so")]
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"--dist: {wheel}: damaged ({error}); make wheels builds it") from None
-    minors = {int(n) for each in compiled for n in re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", each)}
-    return f"2.{max(minors)}" if minors else ""
+
+    def newest(prefix: bytes) -> int:
+        found = (re.findall(rb"\0" + prefix + rb"(\d+)(?:\.\d+)?(?=\0)", each) for each in compiled)
+        return max((int(number) for numbers in found for number in numbers), default=0)
+
+    glibc = newest(rb"GLIBC_2\.")
+    glibcxx = max(newest(rb"GLIBCXX_3\.4\."), glibcxx_of_abi(newest(rb"CXXABI_1\.3\.")))
+    return Needs(f"2.{glibc}" if glibc else "", f"3.4.{glibcxx}" if glibcxx else "")
 
 
 def pack_wheel(directory: Path, *, engine: bool = False) -> Path:

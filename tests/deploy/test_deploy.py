@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.deploy.wheel import engine_glibc, pack_wheel
+from lram_export.deploy.wheel import engine_needs, pack_wheel
 from lram_export.loop.robot import METHODS, Robot
 from tests.conftest import ExportFunction, fail, succeed
 
@@ -228,7 +228,8 @@ def test_what_the_engine_needs_of_the_c_library_is_asked_on_the_robot(exported: 
     succeed("deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "native", "-q")
     kit = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked")
     (wheel,) = kit.glob("wheels/*.whl")
-    assert f"\nglibc={engine_glibc(wheel)}\n" in (kit / "install.sh").read_text()
+    script, needs = (kit / "install.sh").read_text(), engine_needs(wheel)
+    assert f"\nglibc={needs.glibc}\n" in script and f"\nglibcxx={needs.glibcxx} #" in script
 
 
 def test_the_same_package_packs_to_the_same_wheel(tmp_path: Path) -> None:
@@ -370,6 +371,11 @@ def test_installing_without_tensorrt_says_what_is_missing(kit: Path, tmp_path: P
         ),
         (("-o", "kit.tar.gz", "--glibc", "2.35"), "--glibc: only with --offline"),
         (("-o", "kit.tar.gz", "--offline", "--glibc", "2.9"), "--glibc: expected 2.17 or a later one"),
+        (("-o", "kit.tar.gz", "--glibcxx", "3.4.30"), "--glibcxx: only with --offline"),
+        (
+            ("-o", "kit.tar.gz", "--offline", "--glibcxx", "12"),
+            "--glibcxx: expected a version such as 3.4.30, got '12'",
+        ),
         (("-o", "kit.tar.gz", "--language", "c"), "needs the folder with the library for the robot"),
         (("-o", "kit.tar.gz", "--language", "c", "--offline"), "--offline: a kit in C has no Python"),
         (("-o", "kit.tar.gz", "--language", "c", "--dist", "."), "no liblram 0.1.0 for"),

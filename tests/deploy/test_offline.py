@@ -122,6 +122,23 @@ def test_an_engine_that_needs_a_newer_c_library_than_the_robots_is_refused(
     assert not (tmp_path / "kit.tar.gz").exists()
 
 
+def test_an_engine_that_needs_a_newer_cpp_library_than_the_robots_is_refused(
+    index: Path, exported: ExportFunction, tmp_path: Path
+) -> None:
+    bundle = exported("state_ms", targets=("onnxruntime", "native"))
+    (dist := tmp_path / "dist").mkdir()
+    own = write_own(dist, "cp310-cp310-linux_aarch64", b"\x7fELF\0GLIBC_2.17\0GLIBCXX_3.4.21\0CXXABI_1.3.13\0")
+    robot = ("--platform", "aarch64", "--python", "3.10", "--dist", dist)
+    kit = ("-o", tmp_path / "kit.tar.gz", "--target", "native", "--offline")
+    line = fail("deploy", bundle, *kit, *robot)[1]
+    needs = f"--glibcxx: the engine in {own.name} needs libstdc++ with GLIBCXX_3.4.29, and the robot may have 3.4.28; "
+    assert needs in line and not (tmp_path / "kit.tar.gz").exists()
+    succeed("deploy", bundle, *kit, *robot, "--glibcxx", "3.4.29")
+    succeed("deploy", bundle, *kit, *robot, "--glibc", "2.35", "--force")  # Ubuntu 22.04 has a newer one
+    script = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh"
+    assert "\nglibcxx=3.4.29 #" in script.read_text()
+
+
 def test_conditions_are_those_of_the_robot(tmp_path: Path) -> None:
     requires = ('more; extra == "native"', 'old<2,>=1; python_version < "3.11"', 'x86; platform_machine == "x86_64"')
     write_wheel(tmp_path, "lram_export-0.1.0", requires=requires)
@@ -187,8 +204,23 @@ def test_a_kit_for_a_newer_c_library_says_so(exported: ExportFunction, tmp_path:
     assert done.returncode == 1 and "this kit may need glibc 2.99, this machine has an older one" in done.stderr
 
 
+def test_a_kit_for_a_newer_cpp_library_says_so(exported: ExportFunction, tmp_path: Path) -> None:
+    succeed("deploy", exported("state_ms", targets=("onnxruntime", "native")), "-o", tmp_path / "kit.tar.gz", "-q")
+    script = unpack(tmp_path / "kit.tar.gz", tmp_path / "unpacked") / "install.sh"
+    text = script.read_text()
+    for needed, refused in (("3.4.11", False), ("3.4.99", True)):
+        # what comes next ends it, too: the wheels are not those
+        script.write_text(text.replace("\nglibcxx= ", f"\nglibcxx={needed} "))
+        (script.parent / "wheels" / "SHA256SUMS").write_text("")
+        done = subprocess.run(["sh", script, tmp_path / "robot"], capture_output=True, text=True)
+        said = f"this kit needs libstdc++ with GLIBCXX_{needed}, this machine has an older one or none"
+        assert done.returncode == 1 and (said in done.stderr) is refused and len(done.stderr.splitlines()) == 1
+
+
 class TestInC:
     """A kit without Python; `make test-wheels` compiles and runs one."""
+
+    CHECK = "liblram-0.1.0/share/lram/examples/check/check.cpp"
 
     def library(self, folder: Path, *names: str, link: str = "liblram.so.0.1", policy: str = "manylinux2014") -> Path:
         folder.mkdir(exist_ok=True)
@@ -196,6 +228,7 @@ class TestInC:
         with tarfile.open(path, "w:gz") as archive:
             for name in names:
                 archive.addfile(tarfile.TarInfo(name))
+            archive.addfile(tarfile.TarInfo(self.CHECK))
             linked = tarfile.TarInfo("liblram-0.1.0/lib/liblram.so")
             linked.type, linked.linkname = tarfile.SYMTYPE, link
             archive.addfile(linked)

@@ -35,6 +35,7 @@ python3 -c 'import ensurepip, venv' 2> /dev/null || fail "no venv in this Python
 python=@PYTHON@   # what the wheels in this kit are for: 3 is any, 3.12+ that and later ones
 machine=@MACHINE@
 glibc=@GLIBC@
+glibcxx=@GLIBCXX@ # GLIBCXX_3.4.N, which the engine asks of libstdc++
 [ "$machine" = any ] || [ "$machine" = "$(uname -m)" ] ||
     fail "this kit is for $machine, this machine is $(uname -m): lram-export deploy --platform makes one for it"
 if [ "$python" != 3 ]; then
@@ -51,6 +52,16 @@ here = os.confstr('CS_GNU_LIBC_VERSION').split()[-1]
 print(here)
 sys.exit(tuple(map(int, here.split('.')[:2])) < tuple(map(int, '$glibc'.split('.'))))" > /dev/null 2>&1 ||
         fail "this kit may need glibc $glibc, this machine has an older one: lram-export deploy --dist makes one for it; --glibc, if --offline"
+fi
+if [ -n "$glibcxx" ]; then
+    # the library that this Python loads, and the newest of its versions
+    python3 -c '
+import ctypes, re, sys
+ctypes.CDLL("libstdc++.so.6")
+path = next(line.split(maxsplit=5)[5].strip() for line in open("/proc/self/maps") if "/libstdc++.so" in line)
+versions = re.findall(rb"\0GLIBCXX_3\.4\.(\d+)(?=\0)", open(path, "rb").read())
+sys.exit(max(map(int, versions)) < int(sys.argv[1].rpartition(".")[2]))' "$glibcxx" 2> /dev/null ||
+        fail "this kit needs libstdc++ with GLIBCXX_$glibcxx, this machine has an older one or none: lram-export deploy --dist makes one for it"
 fi
 constraint=""
 if [ "$target" = tensorrt ]; then
