@@ -11,7 +11,7 @@ from pathlib import Path
 from wheels.matrix import Library
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("examples/c", "examples/cpp")
+SOURCES = ("examples/c", "examples/check", "examples/cpp")
 """What goes along beside it, so that a board needs no checkout."""
 
 

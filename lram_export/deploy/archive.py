@@ -43,8 +43,11 @@ class KitArchive:
         self.name = name
 
     def text(self, name: str, content: str, *, executable: bool = False) -> None:
+        """Add a file with that text."""
+        self.content(name, content.encode(), executable=executable)
+
+    def content(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Add a file with that content."""
-        data = content.encode()
         entry = tarfile.TarInfo(f"{self.name}/{name}")
         entry.size, entry.mode = len(data), 0o755 if executable else 0o644
         self._archive.addfile(entry, io.BytesIO(data))

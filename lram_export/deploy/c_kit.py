@@ -1,4 +1,5 @@
-"""Kits without Python, for target `native`: the library for C and C++, its header and examples, and a bundle.
+"""Kits without Python, for target `native`: the library for C and C++, its header and examples, a bundle, and its
+recorded steps for the program that proves it there.
 
 For boards whose Python is too old, and for robots that have none. The library is that of the release, which `make
 wheels` builds for every processor; this package does not contain it.
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from lram_export.bundle.bundle import Bundle
 from lram_export.deploy.archive import KIT_SUFFIX, KitArchive, check_kit, kit_name, open_archive
 from lram_export.deploy.kit import only
+from lram_export.deploy.recording import pack_recording
 from lram_export.deploy.robot import Robot, manylinux_glibc
 from lram_export.errors import UsageError
 from lram_export.progress import SILENT, Progress
@@ -23,6 +25,9 @@ from lram_export.system.files import atomic_file
 
 TARGET = "native"
 README = "c/README.txt"
+RECORDING = "reference.lrs"
+CHECK = "share/lram/examples/check/check.cpp"
+"""Of the library's archive: the program that reads the recording."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def write_c_kit(
             }
             kit.template(README, values)
             _add_library(kit, library)
+            kit.content(RECORDING, pack_recording(bundle, TARGET))
             kit.bundle(packed)
     size = sum(entry.size for entry in packed.files())
     return CKit(path, library.name, path.stat().st_size, size)
@@ -114,7 +120,8 @@ def _needs(library: Path) -> str:
 
 
 def _add_library(kit: KitArchive, library: Path) -> None:
-    """Add everything in the library's archive; raises UsageError where it is none."""
+    """Add everything in the library's archive; raises UsageError where it is none, or has no program that checks."""
+    names = set()
     try:
         with tarfile.open(library) as archive:
             for entry in archive:
@@ -125,6 +132,9 @@ def _add_library(kit: KitArchive, library: Path) -> None:
                 linked = entry.issym() and "/" not in entry.linkname and entry.linkname != ".."
                 if name.is_absolute() or ".." in name.parts or not inside.parts or not (entry.isfile() or linked):
                     raise UsageError(f"--dist: {library}: '{entry.name}' does not belong into a library")
+                names.add(str(inside))
                 kit.entry(str(inside), entry, archive.extractfile(entry) if entry.isfile() else None)
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise UsageError(f"--dist: {library}: not an archive of liblram ({error})") from None
+    if CHECK not in names:
+        raise UsageError(f"--dist: {library}: has no {CHECK}; make wheels builds it anew")

@@ -71,7 +71,7 @@ def stacked(spec: StepSpec, steps: Sequence[Sequence[NDArray[Any]]]) -> dict[str
 
 def sample_state(state: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Evenly spaced elements of every tensor, at most :data:`STATE_SAMPLE` of each."""
-    return {name: array.reshape(-1)[:: _stride(array.size)] for name, array in state.items()}
+    return {name: array.reshape(-1)[:: sample_stride(array.size)] for name, array in state.items()}
 
 
 def save_reference(reference: Reference, path: Path) -> None:
@@ -107,7 +107,7 @@ def _check_headers(headers: Mapping[str, ArrayHeader], spec: StepSpec) -> None:
         raise ValueError(f"{first}: expected 1 to {MOST_STEPS} steps, got {steps}")
     expected = {t.name: ArrayHeader((steps, *t.shape), np.dtype(t.dtype)) for t in (*spec.inputs, *spec.outputs)}
     for t in spec.states:
-        expected[_SAMPLE_PREFIX + t.name] = ArrayHeader((-(-t.size // _stride(t.size)),), np.dtype(t.dtype))
+        expected[_SAMPLE_PREFIX + t.name] = ArrayHeader((-(-t.size // sample_stride(t.size)),), np.dtype(t.dtype))
     odd = sorted(set(headers) ^ set(expected))
     if odd:
         raise ValueError(f"{odd[0]}: {'unknown array' if odd[0] in headers else 'missing'}")
@@ -116,6 +116,6 @@ def _check_headers(headers: Mapping[str, ArrayHeader], spec: StepSpec) -> None:
             raise ValueError(f"{name}: expected {header}, got {headers[name]}")
 
 
-def _stride(size: int) -> int:
+def sample_stride(size: int) -> int:
     """Distance of the samples of a state tensor."""
     return -(-size // STATE_SAMPLE)

@@ -202,7 +202,7 @@ class ParityMeter:
     ) -> None:
         """An empty comparison; ``recorded`` are outputs of the reference by name, which tell how large values are."""
         self._spec = spec
-        self._typical = {i: _typical(recorded[spec.outputs[i].name]) for i in spec.computed} if recorded else {}
+        self._typical = {i: typical_value(recorded[spec.outputs[i].name]) for i in spec.computed} if recorded else {}
         self._precision, self._activations, self._state_format = precision, activations, state_format
         self._relative: list[float] = []
         self._steps = 0
@@ -331,7 +331,7 @@ class ParityMeter:
         return dataclasses.replace(result, passed=self._steps > 0 and not result.failures())
 
 
-def _typical(values: Array) -> float:
+def typical_value(values: Array) -> float:
     """The root of the mean square of an output, 1 where it is all 0."""
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) or 1.0
 

@@ -193,7 +193,13 @@ class TestLibrary:
             assert (
                 archive.getmember("liblram-0.1.0-manylinux2014_aarch64/lib/liblram.so").linkname == "liblram.so.0.1.0"
             )
-        share = {"licenses/LICENSE", "licenses/zig.txt", "examples/c/run_bundle.c", "examples/cpp/control_loop.cpp"}
+        share = {
+            "licenses/LICENSE",
+            "licenses/zig.txt",
+            "examples/c/run_bundle.c",
+            "examples/check/check.cpp",
+            "examples/cpp/control_loop.cpp",
+        }
         assert {f"share/lram/{name}" for name in share} <= names
 
     def test_the_same_content_gives_the_same_archive(self, tmp_path: Path) -> None:
