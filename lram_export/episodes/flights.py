@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lram_export.errors import LramError
 from lram_export.flight.reader import Flight
-from lram_export.flight.stretches import to_take
+from lram_export.flight.stretches import to_take, why_none
 from lram_export.spec.tensors import StepSpec, TensorSpec
 
 
@@ -43,7 +43,7 @@ def columns(flight: Flight, spec: StepSpec) -> tuple[dict[str, NDArray[Any]], ND
             given[steps] = taken.step.reward
         steps += 1
     if not steps:
-        raise LramError(f"{flight.path}: no step to take again: no episode begins in it")
+        raise LramError(f"{flight.path}: no step to take again: {why_none(flight)}")
     # an episode's first step ignores what it was given, whatever it is
     brought = None if given is None else np.nan_to_num(np.roll(given[:steps], -1, axis=0)).astype(np.float32)
     return {name: column[:steps] for name, column in values.items()}, brought

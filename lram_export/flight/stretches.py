@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lram_export.flight.events import RESUMED
 from lram_export.flight.header import FlightHeader
 from lram_export.flight.reader import Flight
 from lram_export.flight.steps import FlightStep
@@ -38,3 +39,10 @@ def to_take(flight: Flight, weights: str | None = None) -> Iterator[Taken]:
         header = flight.headers[step.bundle]
         if known and weights in (None, header.weights):
             yield Taken(step, header, starts)
+
+
+def why_none(flight: Flight) -> str:
+    """Why no step of a flight can be taken again, where none can."""
+    if any(event.kind == RESUMED for event in flight.events):
+        return "it goes on with an episode that began before it (--resume), and none begins in it"
+    return "no episode begins in it"

@@ -17,7 +17,7 @@ from lram_export.errors import describe
 from lram_export.flight.header import FlightHeader
 from lram_export.flight.reader import Flight
 from lram_export.flight.steps import FlightStep
-from lram_export.flight.stretches import to_take
+from lram_export.flight.stretches import to_take, why_none
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime, unavailable
 from lram_export.spec.parity import FLOAT32, ParityMeter, ParityResult, Tolerance
@@ -112,7 +112,7 @@ def take_again(
     part = _Part.of(flight, own)
     numbers = [taken.step.step for taken in islice(to_take(part), most + 1)]
     if not numbers:
-        return Again(why_not="no episode begins in it, so nobody knows the memory the policy had")
+        return Again(why_not=f"{why_none(flight)}, so nobody knows the memory the policy had")
     part = dataclasses.replace(part, last=numbers[:most][-1], count=min(len(numbers), most))
     flown = own[0].target
     candidates = [flown, *(target for target in bundle.targets if target != flown)]

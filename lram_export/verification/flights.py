@@ -15,7 +15,7 @@ from lram_export.errors import LramError
 from lram_export.flight.place import here
 from lram_export.flight.reader import Flight
 from lram_export.flight.steps import FlightStep
-from lram_export.flight.stretches import to_take
+from lram_export.flight.stretches import to_take, why_none
 from lram_export.progress import SILENT, Progress
 from lram_export.runtimes import Runtime, load_runtime
 from lram_export.spec.tensors import StepSpec
@@ -111,7 +111,7 @@ def check_takes(bundle: Bundle, flight: Flight) -> None:
             raise LramError(
                 f"{flight.path}: flown with other weights, {', '.join(others)}, than {bundle.path} has, {weights[:12]}"
             )
-        raise LramError(f"{flight.path}: no step to take again: no episode begins in it")
+        raise LramError(f"{flight.path}: no step to take again: {why_none(flight)}")
 
 
 def _replay(

@@ -72,6 +72,18 @@ def test_other_policies_act_the_same_to_the_bit(exported: ExportFunction, tmp_pa
     assert loop.account.episodes == 2
 
 
+def test_a_flight_that_goes_on_with_an_episode_says_why_it_is_not_taken_again(bundle: Path, tmp_path: Path) -> None:
+    loop = ("loop", bundle, "--target", "native", "--rate", "1000", "--steps", "20", "--state", tmp_path / "run.npz")
+    succeed(*loop, "--record", tmp_path / "first.mcap")
+    succeed(*loop, "--resume", "--record", second := tmp_path / "second.mcap")
+    for command in (("verify", bundle, "--recording", second), ("run", bundle, "--observations", second)):
+        options = ("-o", tmp_path / "actions.npz") if command[0] == "run" else ()
+        assert fail(*command, *options)[1].endswith(
+            f"{second}: no step to take again: it goes on with an episode that began before it (--resume), and none "
+            f"begins in it"
+        )
+
+
 def test_rows_that_fly_together_are_taken_again_together(exported: ExportFunction, tmp_path: Path) -> None:
     bundle = exported("state_ms", batch=3, targets=("onnxruntime",))
     with load_policy(bundle) as policy:
