@@ -1,10 +1,11 @@
 """What a restart of the target `native` takes: `python benchmarks/native_load.py BUNDLE [--repeat N] [--program C]`.
 
 Fresh processes take turns: one uses the engine as a C program does (open, create a state, step), one is
-`load_policy` and an action. Prints the median of each part in milliseconds, of the wall clock and of the processor
-(equal on an idle machine), and the memory a process grew by from before the load to its peak, next to what it has
-to hold: the artifact and the state. With `--program`, the path of the built `examples/c`, also the peak of a process
-without Python. The page cache is warm after the first repetition, which does not count.
+`load_policy` and an action, one the same with the files hashed as a whole before anything is opened. Prints the median
+of each part in milliseconds, of the wall clock and of the processor (equal with one thread on an idle machine), and the
+memory a process grew by from before the load to its peak, next to what it has to hold: the artifact and the state. With
+`--program`, the path of the built `examples/c`, also the peak of a process without Python. The page cache is warm after
+the first repetition, which does not count.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lram_export import _native
 from lram_export.bundle.bundle import Bundle
-from lram_export.policy import Policy
+from lram_export.policy import Policy, open_runtime
 from lram_export.runtimes.native import load
 from lram_export.system.machine import cpu_model, peak_memory
 
@@ -70,10 +72,33 @@ def python(path: Path, parts: Parts, threads: int) -> None:
     """What `load_policy` does, in its parts, then two actions."""
     with parts.part("manifest"):
         bundle = Bundle.open(path)
-    with parts.part("hashes"):
+    with parts.part("hash and open at once"):
+        runtime = open_runtime(bundle, "native", threads)
+    act(Policy(runtime, bundle.manifest.task), parts)
+
+
+def in_turn(path: Path, parts: Parts, threads: int) -> None:
+    """The same without digests of pieces, and one after the other: the SHA-256 of whole files, then the artifact."""
+    with parts.part("manifest"):
+        bundle = without_pieces(Bundle.open(path))
+    with parts.part("hash"):
         artifact = bundle.load_artifact("native")
     with parts.part("open and create state"):
-        policy = Policy(load(artifact, threads), bundle.manifest.task)
+        runtime = load(artifact, threads)
+    act(Policy(runtime, bundle.manifest.task), parts)
+
+
+def without_pieces(bundle: Bundle) -> Bundle:
+    """A bundle whose manifest lists the SHA-256 of whole files alone."""
+    artifacts = tuple(
+        replace(entry, files=tuple(replace(file, pieces_sha256=None) for file in entry.files))
+        for entry in bundle.manifest.artifacts
+    )
+    return Bundle(bundle.path, replace(bundle.manifest, artifacts=artifacts))
+
+
+def act(policy: Policy, parts: Parts) -> None:
+    """Two actions."""
     observation = np.zeros(policy.spec.inputs[0].shape, policy.spec.inputs[0].dtype)
     with parts.part("first action"):
         policy.act(observation)
@@ -81,12 +106,15 @@ def python(path: Path, parts: Parts, threads: int) -> None:
         policy.act(observation)
 
 
+KINDS = {"engine": engine, "python": python, "python, in turn": in_turn}
+
+
 def child(kind: str, bundle: Path, threads: int) -> None:
     """One measured process: prints a JSON document."""
     parts = Parts()
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, imports included, is no longer one
     before = peak_memory() or 0
-    {"engine": engine, "python": python}[kind](bundle, parts, threads)
+    KINDS[kind](bundle, parts, threads)
     grew = (peak_memory() or 0) - before
     print(json.dumps({"wall": parts.wall, "cpu": parts.cpu, "grew": grew}))
 
@@ -112,10 +140,9 @@ def main() -> None:
     if arguments.child:
         child(arguments.child, arguments.bundle, arguments.threads)
         return
-    kinds = ("engine", "python")
-    found: dict[str, list[dict[str, dict[str, float]]]] = {kind: [] for kind in kinds}
+    found: dict[str, list[dict[str, dict[str, float]]]] = {kind: [] for kind in KINDS}
     for repetition in range(arguments.repeat + 1):
-        for kind in kinds:
+        for kind in KINDS:
             line = [sys.executable, __file__, str(arguments.bundle), "--child", kind, "--threads", arguments.threads]
             done = subprocess.run([str(a) for a in line], check=True, capture_output=True, text=True)
             if repetition > 0:

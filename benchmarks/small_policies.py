@@ -5,12 +5,14 @@
 
 The policies are 256 wide, 48 observed values, 12 actions, random weights: an LSTM, a perceptron of three layers behind
 a normalized observation, and if asked for a GRU, and the LSTM as two linear layers, as policies of trainers are read
-(`int8` rounds linear layers, and leaves what `nn.LSTM` and `nn.GRU` hold in float32). Contenders of a policy, at all
-precisions, take turns in windows of one run.
+(`int8` rounds linear layers, and leaves what `nn.LSTM` and `nn.GRU` hold in float32). And, one row only, the tiny xLSTM
+of `tests/golden/state_ms`, which aims at a return and is told rewards. Contenders of a policy, at all precisions, take
+turns in windows of one run.
 
 One row, as on a robot, one thread each:
 
 - `native` from C: `step_time.c`, compiled here against `kernels/native`, calls `lram_step_fields`; and `Policy.act`.
+  Both also with two threads, of which a step as small as these uses one.
 - `onnxruntime`: the session alone, `run_with_iobinding`, everything bound once to arrays that stay where they are, with
   two sets of states that swap. Of the bundle's graph, and of the one that `torch.onnx.export` makes of the module,
   which is told of no episodes. And `Policy.act`.
@@ -20,7 +22,7 @@ Many rows, as in a simulator: `Runtime.step` of `native`, which copies and check
 
 Only the step is timed: not how an observation gets into the array that a session is bound to, nor into a tensor.
 Before the first window all contenders take the same steps and have to agree. Targets, of medians with one row: `native`
-below 10 microseconds from C and 25 from Python, and from C at least 3 times as fast as the faster session.
+below 10 microseconds from C, 25 from Python and 15 above C, and from C at least 3 times as fast as the faster session.
 
 Policies and contenders are in `small_policies_contenders.py`, tables in `small_policies_results.py`.
 """
@@ -44,6 +46,9 @@ from typing import Any
 
 import numpy as np
 from small_policies_contenders import (
+    NETWORK,
+    NETWORK_CHECKPOINT,
+    NETWORK_TASK,
     POLICIES,
     Acting,
     Contender,
@@ -65,6 +70,9 @@ from small_policies_contenders import (
 from small_policies_results import (
     COMPILED,
     EAGER,
+    NATIVE_ACT_2,
+    NATIVE_C,
+    NATIVE_C_2,
     SESSION,
     TORCH_SESSION,
     Options,
@@ -76,6 +84,7 @@ from small_policies_results import (
 
 from lram_export.benchmark.bench import SPARE_CPUS, STEAL_LIMIT
 from lram_export.bundle.bundle import Bundle
+from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.cli.console import message
 from lram_export.errors import LramError, describe
 from lram_export.export import ExportOptions, check_targets, export_bundle
@@ -87,7 +96,7 @@ from lram_export.system.files import atomic_file, check_output, scratch_director
 from lram_export.system.load import LoadWatch, MachineLoad
 from lram_export.system.machine import cpu_model, physical_cores, total_memory
 
-DEFAULT_POLICIES = ("lstm", "mlp")
+DEFAULT_POLICIES, NAMES = ("lstm", "mlp", NETWORK), (*POLICIES, NETWORK)
 PRECISIONS, TARGETS, BATCHES = ("fp32", "int8"), ("native", "onnxruntime", "openvino"), (1, 4096)
 REFERENCE_STEPS, FLEET_REFERENCE_STEPS = 64, 4
 """Recorded in a bundle of one row, and of many."""
@@ -109,7 +118,7 @@ class Case:
         """Of every contender."""
         return self.options.threads_of(self.batch)
 
-    def bundle(self, policy: StepPolicy, precision: str) -> Bundle:
+    def bundle(self, policy: StepPolicy | None, precision: str) -> Bundle:
         """Exported for all targets."""
         message(f"{self.name} {precision}, batch {self.batch:,}: exporting", False)
         settings = ExportOptions(
@@ -119,26 +128,30 @@ class Case:
             quantization=QuantizationOptions(precision),
             report=False,
         )
-        return export_bundle(policy, None, self.folder / f"{self.name}-{precision}-{self.batch}.lram", settings)
+        path = self.folder / f"{self.name}-{precision}-{self.batch}.lram"
+        if policy is None:
+            return export_bundle(load_checkpoint(NETWORK_CHECKPOINT), NETWORK_TASK, path, settings)
+        return export_bundle(policy, None, path, settings)
 
 
 class Contenders:
     """The contenders of a case, in the order of the tables, and why others are none."""
 
     def __init__(self, case: Case, stack: ExitStack) -> None:
-        self._case, self._stack, self._observations = case, stack, observations(case.batch)
+        self._case, self._stack, self._observations = case, stack, observations(case.name, case.batch)
         self.found: list[Contender] = []
         self.skipped: list[Result] = []
         self.bundles: dict[str, Bundle] = {}
-        policy, options = make_policy(case.name), case.options
+        policy, options = None if case.name == NETWORK else make_policy(case.name), case.options
         for precision in options.precisions:
             self.bundles[precision] = case.bundle(policy, precision)
         for target in options.targets:
             for precision, bundle in self.bundles.items():
                 self._add_target(target, precision, bundle)
-            if target == "onnxruntime" and "fp32" in options.precisions:
+            if policy is not None and target == "onnxruntime" and "fp32" in options.precisions:
                 self._add_torch_graph(policy)
-        self._add_torch(policy)
+        if policy is not None:
+            self._add_torch(policy)
         names = list(dict.fromkeys(contender.name for contender in self.found))
         self.found.sort(key=lambda contender: names.index(contender.name))
 
@@ -148,9 +161,10 @@ class Contenders:
             raw = case.folder / f"{case.name}-{precision}.raw"
             given.tofile(raw)
             model = bundle.path / target / "model.lrn"
-            from_c = FromC(precision, [case.program, model, str(case.threads), raw])
-            self._stack.callback(from_c.close)
-            self.found.append(from_c)
+            for name, threads in ((NATIVE_C, 1), (NATIVE_C_2, 2)):
+                from_c = FromC(name, precision, [case.program, model, str(threads), raw])
+                self._stack.callback(from_c.close)
+                self.found.append(from_c)
         if target == "onnxruntime":
             session = open_session(bundle.path / target / "model.onnx", case.threads, case.batch)
             self.found.append(Session(SESSION, precision, given, session))
@@ -158,6 +172,9 @@ class Contenders:
             policy = self._stack.enter_context(load_policy(bundle.path, target, threads=case.threads))
             if case.batch == 1:
                 self.found.append(Acting(f"{target}, act", precision, given, policy))
+                if target == "native":
+                    two = self._stack.enter_context(load_policy(bundle.path, target, threads=2))
+                    self.found.append(Acting(NATIVE_ACT_2, precision, given, two))
             else:
                 self.found.append(RuntimeStep(f"{target}, runtime.step", precision, given, policy))
 
@@ -281,7 +298,7 @@ def run(options: Options, keep: Callable[[dict[str, Any]], None]) -> tuple[dict[
     document, results = describe_run(options), list[Result]()
     with scratch_directory() as folder:
         for batch in options.batches:
-            for name in options.policies:
+            for name in (name for name in options.policies if name != NETWORK or batch == 1):
                 measured, weights, warned = measure(Case(name, batch, options, folder, program))
                 results += measured
                 document["weights"] = list(dict.fromkeys([*document["weights"], *weights]))
@@ -333,7 +350,7 @@ def seconds(text: str) -> float:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", choices=POLICIES, action="append", help="may be repeated; default: lstm and mlp")
+    parser.add_argument("--policy", choices=NAMES, action="append", help="may be repeated; default: those three")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="may be repeated; default: both")
     parser.add_argument("--targets", choices=TARGETS, nargs="+", default=["native", "onnxruntime"], help="of bundles")
     parser.add_argument("--batch", type=positive, action="append", help="may be repeated; default: 1 and 4096")
@@ -353,7 +370,7 @@ def parse() -> argparse.Namespace:
 def options_of(arguments: argparse.Namespace) -> Options:
     """What was asked for, each thing once and in our order."""
     return Options(
-        policies=tuple(name for name in POLICIES if name in (arguments.policy or DEFAULT_POLICIES)),
+        policies=tuple(name for name in NAMES if name in (arguments.policy or DEFAULT_POLICIES)),
         precisions=tuple(name for name in PRECISIONS if name in (arguments.precision or PRECISIONS)),
         batches=tuple(sorted(set(arguments.batch or BATCHES))),
         targets=tuple(name for name in TARGETS if name in arguments.targets),

@@ -25,6 +25,7 @@ from small_policies_results import NATIVE_C
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.policy import Policy
 from lram_export.spec.rows import ROWS
+from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import next_name
 from lram_export.step_module.policy import StepPolicy
 from lram_export.system.machine import physical_cores
@@ -109,17 +110,25 @@ POLICIES: dict[str, tuple[Module, tuple[str, ...]]] = {
 """What makes the module, and the names of its states."""
 
 
+NETWORK = "xlstm"
+"""A policy of the networks here: that of the tests with four blocks, 64 wide. It observes 204 values, aims at a return,
+and is told its rewards, all 0 here. It runs one row, and not in PyTorch."""
+NETWORK_CHECKPOINT = BENCHMARKS.parent / "tests" / "golden" / "state_ms" / "model.zip"
+NETWORK_TASK = TaskSpec("custom", "state", 204, "continuous", 8, 0.0, 1.0, "observed")
+
+
 def make_policy(name: str) -> StepPolicy:
-    """A policy by its name, with the same random weights every time."""
+    """A module by its name, with the same random weights every time."""
     module, states = POLICIES[name]
     torch.manual_seed(0)
     return StepPolicy(module().eval(), observation=OBSERVED, action=ACTIONS, state=dict.fromkeys(states, WIDTH))
 
 
-def observations(batch: int) -> Floats:
-    """(steps, rows, observed), the same for everyone."""
+def observations(name: str, batch: int) -> Floats:
+    """(steps, rows, observed) for a policy, the same for everyone."""
     steps = INPUT_STEPS if batch == 1 else FLEET_INPUT_STEPS
-    return np.random.default_rng(2).standard_normal((steps, batch, OBSERVED), np.float32)
+    observed = NETWORK_TASK.observation_dim if name == NETWORK else OBSERVED
+    return np.random.default_rng(2).standard_normal((steps, batch, observed or 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ class Acting(InProcess):
     def __init__(self, name: str, precision: str, observations: Floats, policy: Policy) -> None:
         super().__init__(name, precision, observations[:, 0])
         self._policy = policy
+        self._told = () if policy.spec.input("reward") is None else (0.0,)
         self._action: Floats = np.zeros(0, np.float32)
 
     @property
@@ -193,9 +203,9 @@ class Acting(InProcess):
         return self._action[None]
 
     def _step(self, observation: Floats) -> int:
-        act = self._policy.act
+        act, told = self._policy.act, self._told
         start = time.perf_counter_ns()
-        action = act(observation)
+        action = act(observation, *told)
         elapsed = time.perf_counter_ns() - start
         self._action = np.asarray(action, np.float32)
         return elapsed
@@ -290,8 +300,8 @@ class InTorch(InProcess):
 class FromC:
     """The program `step_time` in a process of its own, which waits, asleep, while it is not asked."""
 
-    def __init__(self, precision: str, line: Sequence[str | Path]) -> None:
-        self.name, self.precision = NATIVE_C, precision
+    def __init__(self, name: str, precision: str, line: Sequence[str | Path]) -> None:
+        self.name, self.precision = name, precision
         self._action: Floats = np.zeros(0, np.float32)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(list(map(str, line)), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -310,7 +320,7 @@ class FromC:
         if not answer:
             raise LramError(f"{self.name}: {errors.read().strip() or 'the program ended'}")
         found = json.loads(answer)
-        self._action = np.array(found["action"], np.float32).reshape(-1, ACTIONS)
+        self._action = np.array(found["action"], np.float32)[None]
         nanoseconds: list[int] = found["nanoseconds"]
         return nanoseconds
 

@@ -18,6 +18,8 @@ from lram_export.spec.tensors import MAX_FLOAT32, StepSpec, TensorSpec
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+_NUMBERS = frozenset({float, np.float32, np.float64})
+"""Types of a reward that is a number and nothing else."""
 
 
 class Conditioning(Protocol):
@@ -126,6 +128,8 @@ class ReturnConditioning:
         self._return_to_go = np.zeros(self._batch, np.float32)
         self._no_reward = np.zeros(self._batch, np.float32)
         self._has_reward = spec.input("reward") is not None
+        self._scale = np.float32(task.reward_scale)
+        self._most_reward = self._most(self._limits.get("reward"))
 
     @property
     def return_to_go(self) -> Floats:
@@ -150,7 +154,9 @@ class ReturnConditioning:
 
     def inputs(self, reward: ArrayLike | None, is_first: Floats, starting: Mask | None = None) -> dict[str, Floats]:
         """See :class:`Conditioning`."""
-        rewards = self._checked_reward(reward, is_first)
+        rewards = self._one_reward(reward, is_first) if self._batch == 1 else None
+        if rewards is None:
+            rewards = self._checked_reward(reward, is_first)
         return_to_go, token = self._return_to_go, self._no_reward
         if starting is not None:
             return_to_go = np.where(starting, self._target, return_to_go)
@@ -183,10 +189,24 @@ class ReturnConditioning:
         self._return_to_go = np.array(state["return_to_go"], np.float32)
         self._target = np.array(state["target_return"], np.float32)
 
+    def _one_reward(self, reward: ArrayLike | None, is_first: Floats) -> Floats | None:
+        """What :meth:`_checked_reward` makes of a number that nothing is to be said of; None for all else."""
+        if type(reward) not in _NUMBERS:
+            return None
+        value = float(reward)  # type: ignore[arg-type]
+        if is_first[0] > 0:
+            value = 0.0
+        if not -self._most_reward <= value <= self._most_reward:
+            return None
+        scaled = np.empty(1, np.float32)
+        scaled[0] = value
+        scaled /= self._scale
+        return scaled
+
     def _checked_reward(self, reward: ArrayLike | None, is_first: Floats) -> Floats | None:
         """Scaled; 0 for rows at the first step of an episode."""
         if reward is None:
-            if self._task.reward_feedback == "observed" and not is_first.all():
+            if self._task.reward_feedback == "observed" and np.count_nonzero(is_first) < len(is_first):
                 raise ValueError(
                     "reward: required after the first step of an episode: this bundle was exported with "
                     "reward feedback 'observed'"
@@ -211,9 +231,12 @@ class ReturnConditioning:
 
     def _scaled(self, name: str, values: NDArray[np.float64], limit: float | None) -> Floats:
         """What came in the environment's units, divided by the reward scale as the original does: in float32."""
-        scale = self._task.reward_scale
-        check_magnitude(name, values, min((MAX_FLOAT32 if limit is None else limit) * scale, MAX_FLOAT32))
-        return values.astype(np.float32) / np.float32(scale)
+        check_magnitude(name, values, self._most(limit))
+        return values.astype(np.float32) / self._scale
+
+    def _most(self, limit: float | None) -> float:
+        """Of a limit of what is scaled, in the environment's units."""
+        return min((MAX_FLOAT32 if limit is None else limit) * self._task.reward_scale, MAX_FLOAT32)
 
 
 def check_saved(tensor: TensorSpec, state: Mapping[str, Floats]) -> None:

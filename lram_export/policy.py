@@ -21,7 +21,7 @@ from lram_export.observations import Arrays, Observation, Observations, observat
 from lram_export.origin import SIGNATURE, Origin, check_signature
 from lram_export.priming import told_over
 from lram_export.rates import may_spin
-from lram_export.runtimes import Runtime, load_runtime, unavailable
+from lram_export.runtimes import OPEN_UNCHECKED, Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
 from lram_export.spec.bounds import MOST_BATCH
@@ -30,7 +30,7 @@ from lram_export.spec.interface import Interface
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
 from lram_export.swapping import check_same_interface, check_same_robot, load_settled
-from lram_export.system.machine import suitable_threads
+from lram_export.system.machine import suitable_threads, usable_cores
 
 __all__ = ["Observation", "Policy", "default_target", "load_policy", "observations_of"]
 
@@ -75,6 +75,7 @@ class Policy:
         self._envelope = Envelope(self.spec, self.interface, values)
         self._observations = Observations(self.spec)
         self._inputs = tuple(tensor.name for tensor in self.spec.inputs)
+        self._first_output = self.spec.outputs[0].name
         self._is_first = np.ones(self.spec.batch_size, np.float32)
         self._outputs = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.spec.outputs}
         self._given: Arrays = {}
@@ -167,7 +168,7 @@ class Policy:
         """
         with self._guard:
             single = self._step(observation, reward, first)
-            chosen = self._outputs[self.spec.outputs[0].name]
+            chosen = self._outputs[self._first_output]
             if chosen.dtype == np.int64 and chosen.ndim == 2 and chosen.shape[1] == 1:
                 chosen = chosen[:, 0]
             return chosen[0].copy() if single else chosen.copy()
@@ -463,8 +464,24 @@ def _loaded(path: str | Path, target: str | None, threads: int | None, batch: in
         threads = suitable_threads(manifest.parameters, manifest.batch_size if batch is None else batch)
     if spin is None:
         spin = may_spin(manifest.interface.rate)
-    runtime = load_runtime(chosen, bundle.load_artifact(chosen, batch), threads, spin)
+    runtime = open_runtime(bundle, chosen, threads, batch, spin)
     return Policy(runtime, manifest.task, origin, manifest.interface, choices(bundle))
+
+
+def open_runtime(bundle: Bundle, target: str, threads: int, batch: int | None = None, spin: bool = True) -> Runtime:
+    """The runtime of a target, whose files are the manifest's; see :func:`load_policy`."""
+    hashing = min(threads, usable_cores())
+    if target not in OPEN_UNCHECKED:
+        return load_runtime(target, bundle.load_artifact(target, batch, hashing), threads, spin)
+    runtime: Runtime | None = None
+    try:
+        with bundle.loading(target, batch, hashing) as artifact:
+            runtime = load_runtime(target, artifact, threads, spin)
+    except BaseException:
+        if runtime is not None:
+            runtime.close()
+        raise
+    return runtime
 
 
 def choices(bundle: Bundle) -> Floats | None:

@@ -26,6 +26,7 @@ from lram_export.runtimes.protocol import Runtime, StepOutput
 from lram_export.targets.registry import TargetModule, load_target
 
 __all__ = [
+    "OPEN_UNCHECKED",
     "RUNTIMES",
     "STAND_INS",
     "LoadedArtifact",
@@ -49,6 +50,10 @@ RUNTIMES = {
     ),
     "tvm": TargetModule("lram_export.runtimes.tvm", ("tvm", "tvm_ffi"), "tvm"),
 }
+
+OPEN_UNCHECKED = frozenset({"native"})
+"""Targets that may open files whose hashes are still being compared: their reader takes nothing in a file on trust, and
+nothing in it is run. What it opened is thrown away where the hashes differ."""
 
 STAND_INS = {
     "tensorrt": (

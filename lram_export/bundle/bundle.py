@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle.artifact import LoadedArtifact
+from lram_export.bundle.digests import both_digests, pieces_sha256
 from lram_export.bundle.initial import read_initial
 from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
 from lram_export.errors import BundleError, UsageError
 from lram_export.spec.codes import QuantizedFile
 from lram_export.spec.json_fields import read_text
 from lram_export.system.files import NoFileError, open_regular, stream_sha256
+from lram_export.system.threads import beside
 
 BUNDLE_SUFFIX = ".lram"
+PIECES_DIFFER = "content differs from the manifest's SHA-256 of its pieces"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +91,45 @@ class Bundle:
         shared = self.manifest.quantization
         if shared is None:
             return self.artifact(target).digest
-        return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.sha256}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.artifact(target).digest} {shared.file.loaded_by}".encode()).hexdigest()
 
-    def load_artifact(self, target: str, batch: int | None = None) -> LoadedArtifact:
-        """Check the hashes of the files a target reads and describe them to its runtime, for a number of rows (default:
-        as many as it was exported for); raises BundleError."""
+    def load_artifact(
+        self, target: str, batch: int | None = None, threads: int = 1, *, thorough: bool = False
+    ) -> LoadedArtifact:
+        """Check the files a target reads, by so many threads, and describe them to its runtime, for a number of rows
+        (default: as many as it was exported for); raises BundleError.
+
+        Every byte is compared, with one digest of each file; ``thorough``: with all that the manifest has of it.
+        """
+        files = [*self.artifact(target).files, *self._shared(target)]
+        if thorough:
+            self.check_files(files)
+        else:
+            self._check_quickly(files, threads)
+        return self._described(target, batch)
+
+    @contextmanager
+    def loading(self, target: str, batch: int | None = None, threads: int = 1) -> Iterator[LoadedArtifact]:
+        """:meth:`load_artifact` around the block that opens the artifact, for a reader that no damage can harm.
+
+        The target's own files are compared while the block runs: what else they are than files of the manifest's sizes
+        is known when it has ended without an error. One that is not as listed is that error, whatever the block raised.
+        """
+        self._check_quickly(self._shared(target), threads)
+        with ExitStack() as stack:
+            files = [(file, stack.enter_context(self._opened(file))) for file in self.artifact(target).files]
+
+            def compare() -> None:
+                for file, opened in files:
+                    with self._errors_named(file):
+                        _check_quickly(opened, file, threads)
+
+            with beside(compare):
+                yield self._described(target, batch)
+
+    def _described(self, target: str, batch: int | None) -> LoadedArtifact:
+        """What a runtime is told of a target's files, whoever checks them."""
         entry, manifest = self.artifact(target), self.manifest
-        self.check_files([*entry.files, *self._shared(target)])
         quantized = None
         if manifest.quantization is not None and entry.reads_codes:
             codes = manifest.quantization
@@ -123,29 +159,44 @@ class Bundle:
     def check_files(
         self, entries: Iterable[FileEntry] | None = None, advance: Callable[[int], None] | None = None
     ) -> None:
-        """Compare files with the manifest's sizes and hashes; raises BundleError naming the file.
+        """Compare files with the manifest's sizes and all its digests; raises BundleError naming the file.
 
         The default is all files, and the report if it is there.
         """
         if entries is None:
             self.check_report()
         for entry in self.files() if entries is None else entries:
-            path = self.path / entry.path
-            try:
-                with open_regular(path) as file:
-                    size = os.fstat(file.fileno()).st_size
-                    if size != entry.size:
-                        raise ValueError(f"{size} bytes, the manifest says {entry.size}")
-                    if stream_sha256(file, advance) != entry.sha256:
-                        raise ValueError("content differs from the manifest's SHA-256")
-            except FileNotFoundError:
-                raise BundleError(f"{path}: missing; the bundle is incomplete, {self._again(path)}") from None
-            except NoFileError as error:
-                raise BundleError(f"{path}: expected a file, got {error}; {self._again(path)}") from None
-            except OSError as error:
-                raise BundleError(f"{path}: cannot be read: {error.strerror}; {self._again(path)}") from None
-            except ValueError as error:
-                raise BundleError(f"{path}: {error}; {self._again(path)}") from None
+            with self._opened(entry) as file, self._errors_named(entry):
+                _check_thoroughly(file, entry, advance)
+
+    def _check_quickly(self, entries: Iterable[FileEntry], threads: int) -> None:
+        for entry in entries:
+            with self._opened(entry) as file, self._errors_named(entry):
+                _check_quickly(file, entry, threads)
+
+    @contextmanager
+    def _opened(self, entry: FileEntry) -> Iterator[io.FileIO]:
+        """A file of the bundle, which is one, and of the manifest's size; raises BundleError."""
+        with ExitStack() as stack:
+            with self._errors_named(entry):
+                file = stack.enter_context(open_regular(self.path / entry.path))
+                _check_size(file, entry)
+            yield file
+
+    @contextmanager
+    def _errors_named(self, entry: FileEntry) -> Iterator[None]:
+        """What is wrong with a file as a BundleError."""
+        path = self.path / entry.path
+        try:
+            yield
+        except FileNotFoundError:
+            raise BundleError(f"{path}: missing; the bundle is incomplete, {self._again(path)}") from None
+        except NoFileError as error:
+            raise BundleError(f"{path}: expected a file, got {error}; {self._again(path)}") from None
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}; {self._again(path)}") from None
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}; {self._again(path)}") from None
 
     def _again(self, path: Path) -> str:
         """What to do about a file that is not as it should be; of a link, also where it leads."""
@@ -178,3 +229,31 @@ class Bundle:
         if self.manifest.initial is not None:
             shared.append(self.manifest.initial)
         return (*shared, *(f for a in self.manifest.artifacts for f in a.files))
+
+
+def _check_size(file: io.FileIO, entry: FileEntry) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size != entry.size:
+        raise ValueError(f"{size} bytes, the manifest says {entry.size}")
+
+
+def _check_quickly(file: io.FileIO, entry: FileEntry, threads: int) -> None:
+    """Compare all of a file by the digest that takes the least time; raises ValueError."""
+    if entry.pieces_sha256 is None:
+        _check_thoroughly(file, entry)
+    elif pieces_sha256(file.fileno(), entry.size, threads) != entry.pieces_sha256:
+        raise ValueError(PIECES_DIFFER)
+    _check_size(file, entry)  # it may have grown meanwhile
+
+
+def _check_thoroughly(file: io.FileIO, entry: FileEntry, advance: Callable[[int], None] | None = None) -> None:
+    """Compare all of a file by every digest that the manifest has of it; raises ValueError."""
+    if entry.pieces_sha256 is None:
+        whole, pieces = stream_sha256(file, advance), None
+    else:
+        whole, pieces = both_digests(file.fileno(), entry.size, advance)
+    if whole != entry.sha256:
+        raise ValueError("content differs from the manifest's SHA-256")
+    if pieces != entry.pieces_sha256:
+        raise ValueError(PIECES_DIFFER)
+    _check_size(file, entry)

@@ -48,11 +48,22 @@ STAND_IN_NAMES = {"tensorrt": ("onnxruntime",), "tvm": ("tvm-host",)}
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the bundle: path relative to the bundle with forward slashes, SHA-256, size in bytes."""
+    """A file of the bundle: path relative to the bundle with forward slashes, SHA-256, size in bytes; of a large one
+    also the digest of its pieces, see :mod:`lram_export.bundle.digests`."""
 
     path: str
     sha256: str
     size: int
+    pieces_sha256: str | None = None
+
+    @property
+    def loaded_by(self) -> str:
+        """The digest that loading compares, and so proves."""
+        return self.pieces_sha256 or self.sha256
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; without the digest of pieces where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,8 @@ class ArtifactEntry:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 over those of all files, names included."""
-        lines = "".join(f"{f.sha256} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
+        """One SHA-256 over the digests of all files that loading compares, names included."""
+        lines = "".join(f"{f.loaded_by} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -185,7 +196,7 @@ class Manifest:
         artifacts = []
         for entry in self.artifacts:
             parity = None if entry.parity is None else entry.parity.to_json()
-            artifacts.append({**asdict(entry), "files": [asdict(f) for f in entry.files], "parity": parity})
+            artifacts.append({**asdict(entry), "files": [f.to_json() for f in entry.files], "parity": parity})
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -195,9 +206,9 @@ class Manifest:
             "model": {**self.model, "parameters": self.parameters},
             "task": None if self.task is None else self.task.to_json(),
             "specification": self.spec.to_json(),
-            "reference": asdict(self.reference),
-            "report": None if self.report is None else asdict(self.report),
-            "initial": None if self.initial is None else asdict(self.initial),
+            "reference": self.reference.to_json(),
+            "report": None if self.report is None else self.report.to_json(),
+            "initial": None if self.initial is None else self.initial.to_json(),
             "interface": self.interface.to_json() if self.interface else None,
             "quantization": None if self.quantization is None else _quantization_json(self.quantization),
             "artifacts": artifacts,
@@ -363,7 +374,7 @@ def _check_parity(manifest: Manifest, entry: ArtifactEntry, parity: ParityResult
 
 def _quantization_json(entry: QuantizationEntry) -> dict[str, Any]:
     matrices = [{"name": m.name, "format": m.format, "shape": list(m.shape)} for m in entry.matrices]
-    return {**asdict(entry), "calibration": list(entry.calibration), "matrices": matrices}
+    return {**asdict(entry), "file": entry.file.to_json(), "calibration": list(entry.calibration), "matrices": matrices}
 
 
 def _quantization(entry: Fields, version: int) -> QuantizationEntry:
@@ -459,7 +470,12 @@ def _file(entry: Fields) -> FileEntry:
         raise ValueError(f"{entry.where}.path: {path!r} leaves the bundle; refused")
     if path != "/".join(parts):
         raise ValueError(f"{entry.where}.path: expected {'/'.join(parts)!r}, got {path!r}")
-    sha256 = entry.text("sha256")
-    if not re.fullmatch(SHA256, sha256):
-        raise ValueError(f"{entry.where}.sha256: expected 64 hexadecimal digits, got {sha256!r}")
-    return FileEntry(path, sha256, entry.integer("size", 0, MOST_FILE_BYTES))
+    pieces = _sha256(entry, "pieces_sha256") if "pieces_sha256" in entry.data else None
+    return FileEntry(path, _sha256(entry, "sha256"), entry.integer("size", 0, MOST_FILE_BYTES), pieces)
+
+
+def _sha256(entry: Fields, name: str) -> str:
+    digest = entry.text(name)
+    if not re.fullmatch(SHA256, digest):
+        raise ValueError(f"{entry.where}.{name}: expected 64 hexadecimal digits, got {digest!r}")
+    return digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
+from lram_export.bundle.digests import both_digests
 from lram_export.bundle.manifest import MANIFEST_FILE, ArtifactEntry, FileEntry, Manifest, QuantizationEntry
 from lram_export.spec.codes import BESIDE_MODEL, QUANTIZED_FILE, QUANTIZED_PLACES
 from lram_export.spec.interface import Interface
 from lram_export.spec.parity import ParityResult
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
-from lram_export.system.files import atomic_directory, file_sha256
+from lram_export.system.files import atomic_directory
 
 
 class BundleWriter:
@@ -131,8 +133,11 @@ class BundleWriter:
         return dataclasses.replace(quantization, file=dataclasses.replace(quantization.file, path=above))
 
     def entry(self, file: Path) -> FileEntry:
-        """Path, hash and size of a file of the bundle."""
-        return FileEntry(file.relative_to(self.directory).as_posix(), file_sha256(file), file.stat().st_size)
+        """Path, digests and size of a file of the bundle."""
+        with file.open("rb", buffering=0) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            whole, pieces = both_digests(opened.fileno(), size)
+        return FileEntry(file.relative_to(self.directory).as_posix(), whole, size, pieces)
 
 
 @contextmanager

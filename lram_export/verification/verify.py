@@ -76,7 +76,7 @@ def verify_artifact(
         UsageError: a target the bundle does not have, or that cannot run here.
     """
     reference = load_bundle_reference(bundle)
-    runtime, name = load(target, bundle.load_artifact(target), threads)
+    runtime, name = load(target, bundle.load_artifact(target, thorough=True), threads)
     on = "" if name == target else f" on {name}"
     try:
         with progress.stage(f"verifying {target}{on}", len(reference.inputs)) as advance:
@@ -220,7 +220,7 @@ def verify_against_checkpoint(
         reference = policy.reference()
         stack.callback(reference.close)
         for target in targets:
-            artifact, is_reference = bundle.load_artifact(target), False
+            artifact, is_reference = bundle.load_artifact(target, thorough=True), False
             if target == "pytorch" and isinstance(policy, LoweredModel):
                 different = different_weight(policy.checkpoint, artifact_checkpoint(artifact))
                 is_reference = different is None

@@ -107,7 +107,8 @@ typedef enum lram_state_format {
 } lram_state_format;
 
 typedef struct lram_options {
-  int threads;           /* threads that compute, 1 to 1024, the caller's included; more than heads are not used */
+  int threads;           /* threads that compute, 1 to 1024, the caller's included; more than heads are not used, and in a
+                            step too small to wake others for only the caller's (4 MiB of weights and state times rows) */
   const int *cpus;       /* where the threads after the caller's are pinned, in turn; NULL: they are not. The caller
                             pins its own */
   int cpu_count;         /* how many `cpus` there are, at least 1; not looked at where `cpus` is NULL */
@@ -146,7 +147,7 @@ typedef enum lram_feedback { LRAM_REWARD_NONE = 0, LRAM_REWARD_OBSERVED = 1 } lr
 
 typedef struct lram_description {
   const char *isa; /* the kernels in use, e.g. "avx2"; "plain" if this processor has nothing better. Static */
-  int threads;     /* threads in use */
+  int threads;     /* threads in use in a step of `batch` rows */
   int batch;       /* batch the artifact was exported for; states may have another */
   lram_observation observation;
   size_t observation_size; /* elements per row: float for vectors, uint8_t (channels, height, width) for images; 0: the

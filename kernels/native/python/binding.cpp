@@ -4,8 +4,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -16,6 +18,7 @@
 #include "handles.h"
 #include "kernels/kernels.h"
 #include "lram.h"
+#include "step.h"
 
 namespace nb = nanobind;
 
@@ -147,6 +150,69 @@ struct Model {
   nb::list outputs() const { return fields(description().outputs, lram_output); }
 };
 
+// The memory of an array, as long as this has it.
+class View {
+ public:
+  View() = default;
+  View(View&& other) noexcept : view_(other.view_), held_(std::exchange(other.held_, false)) {}
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+  ~View() { release(); }
+
+  // Whether there is an array whose elements lie one behind the other.
+  bool acquire(PyObject* array) {
+    held_ = PyObject_GetBuffer(array, &view_, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) == 0;
+    if (!held_) PyErr_Clear();
+    return held_;
+  }
+  void release() {
+    if (held_) PyBuffer_Release(&view_);
+    held_ = false;
+  }
+  const Py_buffer& operator*() const { return view_; }
+
+ private:
+  Py_buffer view_ = {};
+  bool held_ = false;
+};
+
+// An input that is bound, and what may be copied there.
+class Target {
+ public:
+  Target(nb::handle array, nb::handle limit) : type_(Py_TYPE(array.ptr())) {
+    if (!own_.acquire(array.ptr())) throw nb::value_error("inputs: expected contiguous arrays");
+    if (limit.is_none() || std::strcmp((*own_).format, "f") != 0) return;
+    const auto exact = nb::cast<double>(limit);
+    limit_ = static_cast<float>(exact);
+    if (static_cast<double>(limit_) > exact) limit_ = std::nextafterf(limit_, 0);
+  }
+
+  // Whether an array may be copied here; it is held until `end`.
+  bool takes(PyObject* array) {
+    if (Py_TYPE(array) != type_ || !given_.acquire(array)) return false;
+    const Py_buffer& own = *own_;
+    const Py_buffer& given = *given_;
+    return given.ndim == own.ndim && std::equal(own.shape, own.shape + own.ndim, given.shape) &&
+           std::strcmp(given.format, own.format) == 0 && within_limit(given);
+  }
+  void end(bool copy) {
+    if (copy) std::memmove((*own_).buf, (*given_).buf, static_cast<std::size_t>((*own_).len));
+    given_.release();
+  }
+
+ private:
+  // What has no limit of its own the engine looks at.
+  bool within_limit(const Py_buffer& given) const {
+    return std::isnan(limit_) || lram::within(static_cast<const float*>(given.buf),
+                                              static_cast<int>(given.len / Py_ssize_t{sizeof(float)}), limit_);
+  }
+
+  PyTypeObject* type_;
+  View own_;
+  View given_;
+  float limit_ = std::nanf("");
+};
+
 struct State {
   std::shared_ptr<lram_model> model;  // a model lives as long as its states
   std::shared_ptr<lram_state> handle;
@@ -154,12 +220,15 @@ struct State {
   std::vector<const void*> inputs;
   std::vector<void*> outputs;
   std::vector<nb::object> bound;
+  std::vector<Target> targets;
 
   State(const Model& owner, int batch) : model(owner.handle) {
     lram_state* created = nullptr;
     check(unlocked([&] { return lram_state_create(model.get(), batch, &created); }));
     handle = std::shared_ptr<lram_state>(created, lram_state_free);
   }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
 
   const lram::Episodes& inner() const { return *handle->episodes; }
 
@@ -186,11 +255,12 @@ struct State {
   }
 
   // Arrays that stay where they are, in the order of the model's fields; steps read and write them. None: an input that
-  // a step does not read.
-  void bind(const nb::list& given, const nb::list& wanted) {
+  // a step does not read. `limits`: the largest magnitude of each input; None: of one that has none of its own.
+  void bind(const nb::list& given, const nb::list& wanted, const nb::list& limits) {
     const lram::Engine& engine = *model->engine;
     expect_count("inputs", engine.inputs().size(), given.size());
     expect_count("outputs", engine.outputs().size(), wanted.size());
+    if (limits.size() > 0) expect_count("limits", given.size(), limits.size());
     std::vector<const void*> read;
     std::vector<void*> written;
     for (std::size_t i = 0; i < given.size(); ++i)
@@ -202,6 +272,20 @@ struct State {
     bound.clear();
     for (const nb::list* arrays : {&given, &wanted})
       for (const nb::handle array : *arrays) bound.push_back(nb::borrow(array));
+    targets.clear();
+    targets.reserve(limits.size());
+    for (std::size_t i = 0; i < limits.size(); ++i) targets.emplace_back(given[i], limits[i]);
+  }
+
+  // Copies inputs to where they are bound, and steps. False, and nothing is done, unless each is an array of numpy's
+  // own type, of the bound one's shape and type, with nothing beyond its limit: the caller knows what to say of others.
+  bool step_with(const nb::tuple& values) {
+    if (values.size() != targets.size()) return false;
+    bool plain = true;
+    for (std::size_t i = 0; plain && i < targets.size(); ++i) plain = targets[i].takes(values[i].ptr());
+    for (Target& target : targets) target.end(plain);
+    if (plain) step();
+    return plain;
   }
 
   void step() {
@@ -289,8 +373,10 @@ NB_MODULE(_native, m) {
       .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))
       .def_prop_ro("size", &State::size)
       .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
-      .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"))
+      .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"), nb::arg("limits") = nb::list())
       .def("step", &State::step)
+      .def("step_with", &State::step_with, nb::arg("inputs"),
+           "Copies inputs to the bound ones and steps; False, and does nothing, unless all are plainly alike.")
       .def("settle", &State::settle)
       .def("profile", &State::profile, "From the next step on, take the time of every stage.")
       .def("stages", &State::stages, "Seconds in each stage since profile(), the mean of the threads.")

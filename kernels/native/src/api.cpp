@@ -228,7 +228,7 @@ lram_status lram_describe(const lram_model* model, lram_description* description
     *description = {};
     engine.describe(*description);
     description->isa = engine.kernels().name;
-    description->threads = engine.pool().threads();
+    description->threads = engine.threads_for(description->batch);
     description->state_size = engine.state_size();
     description->state_tensors = engine.state_fields().size();
     description->inputs = engine.inputs().size();

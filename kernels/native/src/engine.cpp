@@ -49,6 +49,8 @@ std::unique_ptr<Engine> open_file(MappedFile file, const lram_options& options) 
 
 }  // namespace
 
+std::size_t small_step_bytes = std::size_t{4} << 20;
+
 std::size_t element_bytes(Element element) {
   switch (element) {
     case Element::uint8:

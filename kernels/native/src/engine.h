@@ -56,6 +56,10 @@ struct StateField {
 
 class Episodes;
 
+// Bytes of weights and state, times rows, up to which one thread computes a step of a network: it has done so before
+// others are awake. A variable for tests, which want threads in models that are small.
+extern std::size_t small_step_bytes;
+
 class Engine {
  public:
   virtual ~Engine();
@@ -78,6 +82,8 @@ class Engine {
   const std::vector<Field>& outputs() const { return outputs_; }
   const std::vector<StateField>& state_fields() const { return state_fields_; }
   std::size_t state_size() const;  // floats per row
+  // How many threads take part in a step of so many rows; to wake others for a small one takes longer than the step.
+  int threads_for(int rows) const { return worth_threads(rows) ? pool_->threads() : 1; }
 
   // Everything of a description but isa, threads, state_size, state_tensors, inputs, outputs, rate. It is 0 before.
   virtual void describe(lram_description& description) const = 0;
@@ -87,6 +93,7 @@ class Engine {
  protected:
   // Throws Error: options that make no sense.
   explicit Engine(const lram_options& options);
+  virtual bool worth_threads(int rows) const = 0;
   // As many threads as the options say, but at most so many. Once, when it is known how work is divided.
   void start_threads(int most);
 

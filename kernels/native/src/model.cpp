@@ -42,6 +42,10 @@ void Model::describe(lram_description& description) const {
 
 std::unique_ptr<Episodes> Model::start(int batch) { return std::make_unique<State>(*this, batch); }
 
+bool Model::worth_threads(int rows) const {
+  return static_cast<std::size_t>(rows) * (artifact_.weight_bytes() + state_size() * sizeof(float)) > small_step_bytes;
+}
+
 // A state takes its arrays in this order (state.cpp).
 void Model::name_fields() {
   const FileHeader& h = header();

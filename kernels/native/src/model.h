@@ -40,6 +40,7 @@ class Model : public Engine {
   const std::vector<StateTensor>& state_tensors() const { return state_tensors_; }
 
  private:
+  bool worth_threads(int rows) const override;
   void make_blocks(bool lazy_state);
   void name_fields();
 

@@ -27,6 +27,7 @@ std::string what_is_allowed(const StatePart& part, float value) {
 State::State(Model& model, int batch)
     : Episodes(model, batch),
       model_(model),
+      workers_(model.threads_for(batch)),
       arena_(planned_bytes(), model.lock_memory()),
       lost_(static_cast<std::size_t>(batch), false) {
   Planner planner(arena_.begin());
@@ -87,7 +88,7 @@ void State::plan_buffers(Planner& planner) {
     b.part = planner.take<float>(count * hidden);
     units.push_back(b);
   }
-  for (int thread = 0; thread < model_.pool().threads(); ++thread) {
+  for (int thread = 0; thread < workers_; ++thread) {
     ThreadBuffers b = {};
     b.x = planner.take<float>(count * hidden);
     b.normed = planner.take<float>(count * hidden);
@@ -97,7 +98,7 @@ void State::plan_buffers(Planner& planner) {
     b.scratch = planner.take<float>(needs.of_thread);
     threads.push_back(b);
   }
-  encoders = model_.encoders().plan(planner, batch(), model_.pool().threads());
+  encoders = model_.encoders().plan(planner, batch(), workers_);
   mixed = planner.take<float>(count * hidden);
   common = planner.take<float>(needs.common + rows * needs.common_per_row);
   logits = planner.take<float>(rows * static_cast<std::size_t>(padded(model_.head().logits())));

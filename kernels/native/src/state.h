@@ -45,6 +45,7 @@ class State : public Episodes {
   ~State() override;
 
   Model& model() const { return model_; }
+  int workers() const { return workers_; }  // threads that take part in a step
   int tokens_per_row() const { return model_.artifact().tokens(); }
   int tokens() const { return batch() * tokens_per_row(); }
   int padded_hidden() const { return padded(model_.hidden()); }
@@ -94,7 +95,6 @@ class State : public Episodes {
   std::size_t planned_bytes();
   lram_inputs named(const void* const* inputs) const;
 
-  Model& model_;
   // A piece of what a step leaves over, see Block.
   struct Leftover {
     std::size_t block;
@@ -103,6 +103,8 @@ class State : public Episodes {
   int shares() const;  // in which threads take them
   void settle_share(int number);
 
+  Model& model_;
+  int workers_;
   std::vector<std::unique_ptr<BlockMemory>> memories_;
   std::vector<Leftover> leftovers_;
   std::size_t state_bytes_ = 0;

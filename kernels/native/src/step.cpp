@@ -84,7 +84,10 @@ void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outpu
   StepContext context = {state, model, model.kernels(), model.hidden(), room_of(model.hidden()), inputs, outputs};
   const FloatingPointMode mode;
   model.pool().finish_all();
-  model.pool().run(work, &context);
+  if (context.threads() == 1)
+    model.pool().run_alone(work, &context);
+  else
+    model.pool().run(work, &context);
   if (!context.decoded) model.encoders().refuse(context);
   model.head().add_bias(context);
   check_logits(context);

@@ -27,8 +27,10 @@ struct StepContext {
   const lram_outputs& outputs;
   bool decoded = false;  // whether there are logits; set by the first thread
 
-  int threads() const { return model.pool().threads(); }
-  void barrier(int thread) { model.pool().barrier(thread); }
+  int threads() const { return state.workers(); }
+  void barrier(int thread) {
+    if (threads() > 1) model.pool().barrier(thread);
+  }
   bool first(int row) const { return inputs.is_first[row] > 0; }
   float* logits(int row) const { return state.logits + row * State::padded(model.head().logits()); }
 };

@@ -97,6 +97,13 @@ void ThreadPool::run(void (*work)(void*, int), void* context) {
   stage_clock = nullptr;
 }
 
+void ThreadPool::run_alone(void (*work)(void*, int), void* context) {
+  start_clock(0);
+  work(context, 0);
+  lap(Stage::other);
+  stage_clock = nullptr;
+}
+
 void ThreadPool::profile() { stage_clocks_.resize(static_cast<std::size_t>(threads_)); }
 
 void ThreadPool::start_clock(int thread) {

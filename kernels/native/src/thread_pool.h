@@ -29,6 +29,9 @@ class ThreadPool {
   // Runs work(context, thread) on every thread; returns when all are done. The caller sets its own FloatingPointMode.
   void run(void (*work)(void* context, int thread), void* context);
 
+  // The same without the other threads, which are not woken.
+  void run_alone(void (*work)(void* context, int thread), void* context);
+
   // Only inside `run`: returns when every thread has called it as often as this one.
   void barrier(int thread);
 

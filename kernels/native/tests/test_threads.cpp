@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "testing.h"
 
@@ -32,6 +33,21 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
           CHECK(actual.save() == expected.save());
         }
       }
+}
+
+TEST(a_small_step_is_for_one_thread) {
+  const TemporaryFile file(make_artifact({}));
+  Driver expected(open_model(file, "", 3), 2);
+  CHECK(expected.about.threads == 3);
+  const std::size_t before = std::exchange(lram::small_step_bytes, std::size_t{1} << 30);
+  {
+    const ModelPointer model = open_model(file, "", 3);
+    Driver actual(model, 2);
+    CHECK(actual.about.threads == 1);
+    for (unsigned step = 0; step < 20; ++step) CHECK(actual.step(step) == expected.step(step));
+    CHECK(actual.save() == expected.save());
+  }
+  lram::small_step_bytes = before;
 }
 
 TEST(threads_that_sleep_are_woken) {

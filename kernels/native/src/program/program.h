@@ -43,7 +43,7 @@ class Program : public Engine {
   // The most tokens per row that a product has.
   int most_tokens() const { return most_tokens_; }
   // Whether so many rows are worth more threads than one.
-  bool worth_threads(int rows) const;
+  bool worth_threads(int rows) const override;
 
  private:
   void read_tables();

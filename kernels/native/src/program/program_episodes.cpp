@@ -193,7 +193,7 @@ void ProgramEpisodes::step(const void* const* inputs, void* const* outputs) {
   const FloatingPointMode mode;
   Job job = {*this, inputs, pool.threads()};
   for (ProgramBuffers& thread : threads_) thread.finite = true;
-  if (pool.threads() == 1 || !program_.worth_threads(batch())) {
+  if (program_.threads_for(batch()) == 1) {
     job.threads = 1;
     apart(&job, 0);
   } else {
