@@ -271,7 +271,8 @@ class Policy:
             self._stumbled = True
             raise
         self._conditioning.commit(told)
-        self._given = {**given, "is_first": is_first.copy()}
+        given["is_first"] = is_first.copy()
+        self._given = given
         self._is_first.fill(0.0)
         for kept, values in zip(self._outputs.values(), output, strict=True):
             kept[...] = values
