@@ -83,7 +83,8 @@ def candidates(platform: TvmPlatform) -> Iterator[Candidate]:
     )
     dot = platform.dot
     if dot is None:
-        for name, make in (("int8", dense.dense_int8_dequantized), ("int4", dense.dense_int4_dequantized)):
+        for name in ("int8", "int8g", "int4"):
+            make = getattr(dense, f"dense_{name}_dequantized")
             yield candidate(platform, name, "no choice", make(ROWS, HIDDEN, OUTPUTS // TILE, lanes), "weight")
         return
     options: dict[str, Any] = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": lanes}
@@ -91,8 +92,9 @@ def candidates(platform: TvmPlatform) -> Iterator[Candidate]:
         sizes = (ROWS, HIDDEN, OUTPUTS // TILE)
         int8 = dense.dense_int8_dot(*sizes, outputs=outputs, **options)
         yield candidate(platform, "int8", f"outputs={outputs}", int8, "weight")
-        int4 = dense.dense_int4_dot(*sizes, outputs=outputs, **options)
-        yield candidate(platform, "int4", f"int4_outputs={outputs}", int4, "weight")
+        for name, make in (("int8g", dense.dense_int8g_dot), ("int4", dense.dense_int4_dot)):
+            grouped = make(*sizes, outputs=outputs, **options)
+            yield candidate(platform, name, f"grouped_outputs={outputs}", grouped, "weight")
 
 
 def candidate(

@@ -51,10 +51,10 @@ EXPORTERS = {
         "lram_export.exporters.openvino",
         ("torch", "onnx", "onnxscript", "openvino"),
         "export,openvino",
-        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
+        ("fp32", "fp16", "bf16", "int8", "int8g", "int4", MIXED),
     ),
     "native": TargetModule(
-        "lram_export.exporters.native.exporter", ("torch",), "export", ("fp32", "int8", "int4", "w8a8", MIXED)
+        "lram_export.exporters.native.exporter", ("torch",), "export", ("fp32", "int8", "int8g", "int4", "w8a8", MIXED)
     ),
     "tensorrt": TargetModule(
         "lram_export.exporters.tensorrt.exporter",
@@ -66,7 +66,7 @@ EXPORTERS = {
         "lram_export.exporters.tvm.exporter",
         ("torch", "tvm"),
         "export,tvm",
-        ("fp32", "fp16", "bf16", "int8", "int4", MIXED),
+        ("fp32", "fp16", "bf16", "int8", "int8g", "int4", MIXED),
     ),
 }
 
@@ -107,17 +107,19 @@ def stored_bytes(target: str, policy: LoweredPolicy) -> dict[str, int]:
     """Bytes that a target needs for each large matrix of a policy, by the matrix's name in the step graph.
 
     An exporter that brings matrices into a layout of its own counts them itself (``stored_bytes`` in its module):
-    what it has no kernels for it stores as float32. The others keep codes and scales as the bundle holds them.
+    what it has no kernels for it stores as float32. The others keep codes and scales as the bundle holds them, of the
+    formats that they run.
     """
-    count = getattr(load_target(EXPORTERS, target), "stored_bytes", _as_in_the_bundle)
-    sizes: dict[str, int] = count(policy)
+    count = getattr(load_target(EXPORTERS, target), "stored_bytes", None)
+    sizes: dict[str, int] = _as_in_the_bundle(target, policy) if count is None else count(policy)
     return sizes
 
 
-def _as_in_the_bundle(policy: LoweredPolicy) -> dict[str, int]:
+def _as_in_the_bundle(target: str, policy: LoweredPolicy) -> dict[str, int]:
     from lram_export.lowering import matrix_values
 
-    codes = {} if policy.quantization is None else policy.quantization.matrices
+    matrices = {} if policy.quantization is None else policy.quantization.matrices
+    codes = {name: matrix for name, matrix in matrices.items() if matrix.format in EXPORTERS[target].precisions}
     return {
         name: codes[name].stored_bytes if name in codes else matrix_values(policy, name).nbytes
         for name in policy.matrix_names()

@@ -138,7 +138,8 @@ def _compressed(matrix: QuantizedMatrix) -> ov.Node:
         return ops.multiply(ops.convert(ops.constant(matrix.codes), "f32"), ops.constant(matrix.scales))
     groups, missing = matrix.scales.shape[1], _missing_columns(matrix)
     padded = np.pad(matrix.codes, ((0, 0), (0, missing)))
-    codes = ov.op.Constant(ov.Type.i4, ov.Shape([rows, groups, matrix.group]), padded.ravel())
+    stored = ov.Type.i4 if matrix.format == "int4" else ov.Type.i8
+    codes = ov.op.Constant(stored, ov.Shape([rows, groups, matrix.group]), padded.ravel())
     scaled = ops.multiply(ops.convert(codes, "f32"), ops.constant(matrix.scales[..., None]))
     return ops.reshape(scaled, ops.constant([rows, columns + missing], ov.Type.i64), False)
 

@@ -29,7 +29,7 @@ from lram_export.targets.native.format import (
 from lram_export.targets.native.interface import as_said, as_told
 from lram_export.targets.native.options import LAZY_HALF, NativeOptions
 from lram_export.targets.native.program import HEADER_BYTES as PROGRAM_HEADER_BYTES
-from lram_export.targets.native.program import PROGRAM_VERSION, ProgramHeader
+from lram_export.targets.native.program import INTERFACE_VERSION, ProgramHeader
 
 MODEL_FILE = "model.lrn"
 
@@ -180,7 +180,7 @@ def check_interface(path: Path, model: _native.Model, artifact: LoadedArtifact) 
     """
     with path.open("rb") as file:
         version = version_of(file.read(HEADER_BYTES))
-    if version >= (PROGRAM_VERSION if artifact.task is None else SINCE[Role.INTERFACE]):
+    if version >= (INTERFACE_VERSION if artifact.task is None else SINCE[Role.INTERFACE]):
         compare(path, "interface", as_told(*model.interface), as_said(artifact.interface))
 
 

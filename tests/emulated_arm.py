@@ -115,7 +115,7 @@ def main(folder: Path) -> None:
         (folder / "16m", "16m-int8", (*states, "--precision", "int8")),
         *(
             (GOLDEN / "state_ms" / "model.zip", f"state_ms-{precision}", (*states, "--precision", precision))
-            for precision in ("fp32", "fp16", "bf16", "int8", "int4")
+            for precision in ("fp32", "fp16", "bf16", "int8", "int8g", "int4")
         ),
         (GOLDEN / "image_m" / "model.zip", "image_m-fp32", images),
         *(

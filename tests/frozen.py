@@ -21,8 +21,8 @@ from lram_export.targets.backbones import targets_of
 from tests.conftest import GOLDEN_NAMES, load_golden, succeed
 
 TARGETS = ("pytorch", "onnxruntime", "openvino", "native", "tvm", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
-WITHOUT = {("native", "fp16")}
+PRECISIONS = ("fp32", "fp16", "int8", "int8g", "int4")
+WITHOUT = {("native", "fp16"), ("tensorrt", "int8g")}
 PRESET = "16m"
 PRESET_TASK = ("--task", "metaworld/reach-v2", "--batch", "1")
 

@@ -22,6 +22,7 @@ from lram_export.lowering import LoweredModel, LoweredModule
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.interface import scaled
+from lram_export.spec.precision import FORMATS
 from lram_export.spec.tensors import MAX_FLOAT32, Floats, array
 from lram_export.targets.backbones import kernels_of
 from lram_export.targets.layout import channels_last, image_convolutions, image_weight
@@ -175,8 +176,8 @@ def _image_encoder(token: int, cnn: Any, matrices: Matrices) -> Iterator[Tensor]
         yield plain(Role.IMAGE_BIAS, number, array(conv.bias))
     name = "embed_observation.cnn.linear.0"
     linear = matrices.linear(name)
-    if isinstance(linear, QuantizedMatrix) and linear.format == "int4":
-        linear = linear.dequantize()  # groups of 64 inputs do not survive the new order
+    if isinstance(linear, QuantizedMatrix) and FORMATS[linear.format].group:
+        linear = linear.dequantize()  # groups of inputs do not survive the new order
     ordered = columns(linear, channels_last(cnn, linear.shape[1]))
     yield matrices.tiled(Role.EMBED_WEIGHT, token, [ordered], name)
     yield plain(Role.EMBED_BIAS, token, spread(array(cnn.linear[0].bias)))

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.exporters.native.matrices import Matrices, column_slices, roomy, rows, stacked
-from lram_export.spec.precision import GROUP
+from lram_export.exporters.native.matrices import Matrices, column_slices, roomy, rows, slice_width, stacked
 from lram_export.spec.tensors import array
 from lram_export.targets.native.format import FIRST_BLOCK_ROLE, BlockEntry, Tensor, plain, room_of, spread
 
 MAMBA = 3
 """The kind of block."""
 MOST_SLICES = 8
-"""The channels are divided among threads in slices; each is a whole number of int4 groups."""
+"""The channels are divided among threads in at most so many slices."""
 
 
 class Role(IntEnum):
@@ -40,7 +39,8 @@ class Role(IntEnum):
 
 def pack(number: int, block: Any, config: Any, matrices: Matrices) -> tuple[BlockEntry, Iterator[Tensor]]:
     """A block of the step graph: its entry, and its tensors in the order in which a step reads them."""
-    width = -(-config.inner_size // (MOST_SLICES * GROUP)) * GROUP
+    divided = [matrices.linear(f"blocks.{number}.{name}") for name in ("x_proj", "out_proj")]
+    width = slice_width(config.inner_size, MOST_SLICES, divided)
     slices = -(-config.inner_size // width)
     sizes = (config.inner_size, slices, width, config.state_size, config.dt_rank, config.conv_kernel_size)
     entry = BlockEntry(MAMBA, (*sizes, int(config.rms_norm), int(config.bias)), (block.norm.eps,))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from lram_export.lowering import LoweredModel
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.precision import GROUP
+from lram_export.spec.precision import FORMATS, GROUP, WIDE_GROUP
 from lram_export.spec.tensors import array
-from lram_export.targets.native.format import Tensor, room_of, tiled_float32, tiled_int4, tiled_int8
+from lram_export.targets.native.format import CODE_FORMATS, Tensor, room_of, tiled_codes, tiled_float32
 
 Matrix = NDArray[np.float32] | QuantizedMatrix
 
@@ -35,7 +35,7 @@ class Matrices:
     def linear(self, name: str) -> Matrix:
         """A large matrix: its codes if it has any that the kernels multiply with, else float32 values."""
         matrix = self._codes.get(name)
-        if matrix is not None and matrix.format in ("int8", "int4"):
+        if matrix is not None and matrix.format in CODE_FORMATS:
             return matrix
         layer: Any = self._graph.layers()[name]
         return array(layer.weight)
@@ -46,8 +46,8 @@ class Matrices:
         if not isinstance(first, QuantizedMatrix):
             tensor = tiled_float32(role, number, [p for p in parts if not isinstance(p, QuantizedMatrix)])
             return dataclasses.replace(tensor, matrix=matrix)
-        pack = tiled_int8 if first.format == "int8" else tiled_int4
-        tensor = pack(role, number, [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)])
+        coded = [(p.codes, p.scales) for p in parts if isinstance(p, QuantizedMatrix)]
+        tensor = tiled_codes(role, number, first.format, coded)
         return dataclasses.replace(tensor, matrix=matrix, two_planes=self._one_plane and first.activation is None)
 
 
@@ -73,7 +73,7 @@ def stacked(matrices: Sequence[Matrix]) -> Matrix:
 
 
 def columns(matrix: Matrix, chosen: NDArray[np.int64], width: int | None = None) -> Matrix:
-    """Chosen columns, filled up with zeros to ``width``; int4 only in whole groups."""
+    """Chosen columns, filled up with zeros to ``width``; of formats with groups neighbours, see :func:`divisible`."""
     padding = 0 if width is None else width - len(chosen)
 
     def part(values: NDArray[Any]) -> NDArray[Any]:
@@ -82,9 +82,9 @@ def columns(matrix: Matrix, chosen: NDArray[np.int64], width: int | None = None)
     if not isinstance(matrix, QuantizedMatrix):
         return part(matrix)
     scales = matrix.scales
-    if matrix.format == "int4":
-        groups = -(-(len(chosen) + padding) // GROUP)
-        first = int(chosen[0]) // GROUP if len(chosen) else 0
+    if FORMATS[matrix.format].group:
+        groups = -(-(len(chosen) + padding) // matrix.group)
+        first = int(chosen[0]) // matrix.group if len(chosen) else 0
         scales = scales[:, first : first + groups]
         scales = np.pad(scales, ((0, 0), (0, groups - scales.shape[1])))
     return dataclasses.replace(matrix, codes=part(matrix.codes), scales=scales)
@@ -95,9 +95,23 @@ def roomy(matrix: Matrix) -> Matrix:
     return columns(matrix, np.arange(matrix.shape[1]), room_of(matrix.shape[1]))
 
 
+def divisible(matrix: Matrix, width: int) -> bool:
+    """Whether slices so wide have scales of their own: whole groups, or, of int8g, whose last group may be short, a
+    part of one."""
+    if not isinstance(matrix, QuantizedMatrix) or not FORMATS[matrix.format].group:
+        return True
+    return width % matrix.group == 0 or (matrix.format == "int8g" and matrix.group % width == 0)
+
+
+def slice_width(columns: int, count: int, matrices: Sequence[Matrix]) -> int:
+    """Width of at most ``count`` slices of some columns, in which threads multiply ``matrices``: whole groups."""
+    width = -(-columns // (count * GROUP)) * GROUP
+    return width if all(divisible(m, width) for m in matrices) else -(-width // WIDE_GROUP) * WIDE_GROUP
+
+
 def column_slices(matrix: Matrix, width: int, count: int) -> list[Matrix]:
-    """Columns in ``count`` slices, each with its room; float32 where a slice has no whole groups of int4 codes."""
-    if isinstance(matrix, QuantizedMatrix) and matrix.format == "int4" and width % GROUP:
+    """Columns in ``count`` slices, each with its room; float32 where they are not :func:`divisible`."""
+    if isinstance(matrix, QuantizedMatrix) and not divisible(matrix, width):
         matrix = matrix.dequantize()
     total = matrix.shape[1]
     ranges = [np.arange(min(i * width, total), min((i + 1) * width, total)) for i in range(count)]

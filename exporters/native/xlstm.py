@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from lram_export.backbones.xlstm.config import FFN_ACTIVATIONS
 from lram_export.backbones.xlstm.fused import folded_gates, projections
 from lram_export.backbones.xlstm.step import SLSTMBlock
-from lram_export.exporters.native.matrices import Matrices, column_slices, roomy, rows
-from lram_export.spec.precision import GROUP
+from lram_export.exporters.native.matrices import Matrices, column_slices, roomy, rows, slice_width
 from lram_export.spec.tensors import array
 from lram_export.targets.native.format import FIRST_BLOCK_ROLE, BlockEntry, Tensor, plain, room_of, spread
 
 MLSTM, SLSTM = 1, 2
 """The kinds of blocks."""
 FFN_SLICES = 4
-"""The feed-forward is divided among threads in slices; each is a whole number of int4 groups."""
+"""The feed-forward is divided among threads in so many slices."""
 
 
 class Role(IntEnum):
@@ -54,7 +53,7 @@ def pack(number: int, block: Any, config: Any, matrices: Matrices) -> tuple[Bloc
         entry = BlockEntry(MLSTM, sizes, epsilons)
         return entry, _mlstm(number, block, config, matrices)
     activation = FFN_ACTIVATIONS.index(config.ffn_activation)
-    slices = (FFN_SLICES, _slice_width(config.ffn_size))
+    slices = (FFN_SLICES, _slice_width(number, config, matrices))
     entry = BlockEntry(SLSTM, (config.slstm_num_heads, config.conv_kernel_size, *slices, activation), epsilons)
     return entry, _slstm(number, block, config, matrices)
 
@@ -117,7 +116,7 @@ def _slstm(number: int, block: Any, config: Any, matrices: Matrices) -> Iterator
     yield plain(Role.GATE_BIASES, number, spread(array(block.bias), head))
     yield plain(Role.HEAD_NORM, number, array(block.out_norm.weight))
     yield plain(Role.FFN_NORM, number, spread(array(block.ffn_norm.weight)))
-    size, width = config.ffn_size, _slice_width(config.ffn_size)
+    size, width = config.ffn_size, _slice_width(number, config, matrices)
     name = f"blocks.{number}.ffn_up"
     up = roomy(matrices.linear(name))
     parts = [rows(up, start, size) for start in (0, size)]
@@ -127,9 +126,9 @@ def _slstm(number: int, block: Any, config: Any, matrices: Matrices) -> Iterator
     yield matrices.tiled(Role.FFN_DOWN, number, column_slices(matrices.linear(name), width, FFN_SLICES), name)
 
 
-def _slice_width(ffn_size: int) -> int:
+def _slice_width(number: int, config: Any, matrices: Matrices) -> int:
     """Columns of a slice of the feed-forward."""
-    return -(-ffn_size // (FFN_SLICES * GROUP)) * GROUP
+    return slice_width(config.ffn_size, FFN_SLICES, [matrices.linear(f"blocks.{number}.ffn_down")])
 
 
 def _projection(weight: Any, width: int) -> list[NDArray[np.float32]]:

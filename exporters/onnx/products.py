@@ -13,7 +13,7 @@ from onnx_ir.tape import Tape
 
 from lram_export.exporters.onnx.codes import MICROSOFT, Form, StoredMatrix
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.precision import GROUP
+from lram_export.spec.precision import FORMATS
 
 INT8_ACTIVATIONS = 4
 """`accuracy_level` of MatMulNBits: round activations to 8 bits, per block; its float32 kernels are slower."""
@@ -25,7 +25,9 @@ def form_of(matrix: QuantizedMatrix) -> Form:
     """The form for a matrix's format."""
     if matrix.activation is not None:
         return static_ranges
-    return {"int8": two_planes, "int4": two_planes_in_blocks}.get(matrix.format, half_weights)
+    return {"int8": two_planes, "int8g": two_planes_in_blocks, "int4": two_planes_in_blocks}.get(
+        matrix.format, half_weights
+    )
 
 
 def half_weights(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
@@ -57,36 +59,36 @@ def two_planes(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
 
 
 def two_planes_in_blocks(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
-    """int4 weights in MatMulNBits, which rounds activations to 8 bits in blocks of 64.
+    """int4 or int8g weights in MatMulNBits, which rounds activations to 8 bits in blocks of a group.
 
     The first plane is what that rounding leaves of the input, so the operator finds its codes exactly; the
     second is the rest. Both go through the operator in one call, which reads the weights once.
     """
     rows, columns = stored.matrix.shape
     assert stored.scales is not None
-    blocks = stored.matrix.scales.shape[1]
+    blocks, group, bits = stored.matrix.scales.shape[1], stored.matrix.group, FORMATS[stored.matrix.format].bits
     padded = x
-    if columns % GROUP:
-        end = _constant(tape, np.array([0] * (len(_shape(x)) * 2 - 1) + [-columns % GROUP], np.int64), stored, "pad")
+    if columns % group:
+        end = _constant(tape, np.array([0] * (len(_shape(x)) * 2 - 1) + [-columns % group], np.int64), stored, "pad")
         padded = tape.op("Pad", [x, end])
     in_blocks = tape.op(
-        "Reshape", [padded, _constant(tape, np.array([*_shape(x)[:-1], blocks, GROUP], np.int64), stored, "blocks")]
+        "Reshape", [padded, _constant(tape, np.array([*_shape(x)[:-1], blocks, group], np.int64), stored, "blocks")]
     )
     last = _constant(tape, np.array([-1], np.int64), stored, "axis")
     largest = tape.op("ReduceMax", [tape.op("Abs", [in_blocks]), last], {"keepdims": 1})
     step = tape.op("Mul", [largest, _constant(tape, np.float32(1 / 127), stored, "step")])
     step = tape.op("Max", [step, _constant(tape, np.float32(SMALLEST_SCALE), stored, "smallest")])
     rounded = tape.op("Mul", [tape.op("Round", [tape.op("Div", [in_blocks, step])]), step])
-    shape = np.array([*_shape(x)[:-1], blocks * GROUP], np.int64)
+    shape = np.array([*_shape(x)[:-1], blocks * group], np.int64)
     high = tape.op("Reshape", [rounded, _constant(tape, shape, stored, "shape")])
-    if columns % GROUP:
+    if columns % group:
         start, stop = (_constant(tape, np.array([v], np.int64), stored, n) for n, v in (("from", 0), ("to", columns)))
         high = tape.op("Slice", [high, start, stop, last])
     planes = tape.op("Concat", [high, tape.op("Sub", [x, high])], {"axis": -2})
     products = tape.op(
         "MatMulNBits",
-        [planes, _reshaped(tape, stored.codes, (rows, blocks, GROUP // 2)), tape.initializer(stored.scales)],
-        {"K": columns, "N": rows, "bits": 4, "block_size": GROUP, "accuracy_level": INT8_ACTIVATIONS},
+        [planes, _reshaped(tape, stored.codes, (rows, blocks, group * bits // 8)), tape.initializer(stored.scales)],
+        {"K": columns, "N": rows, "bits": bits, "block_size": group, "accuracy_level": INT8_ACTIVATIONS},
         domain=MICROSOFT,
     )
     high_product, low_product = tape.op_multi_out("Split", [products], {"axis": -2, "num_outputs": 2}, num_outputs=2)

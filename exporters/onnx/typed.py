@@ -7,6 +7,8 @@ precision. A product with a quantized matrix becomes
 * int8: codes times one scale per output (``DequantizeLinear``), the product in float32;
 * int4: codes times one scale per 64 inputs, the product in float32.
 
+There is no int8g: TensorRT's dequantization takes blocks of 4-bit codes only.
+
 TensorRT keeps the codes as they are in the engine. What it does not take is avoided: zero points, scales that are
 0, and 16-bit weights cast to float32, which it would fold into float32 weights. Norms and everything else that is
 not a product with a large matrix is plain float32 arithmetic of the ONNX standard.
@@ -49,8 +51,8 @@ def build_typed_onnx(policy: LoweredPolicy) -> ir.Model:
 def typed_product(tape: Tape, x: ir.Value, matrix: QuantizedMatrix) -> ir.Value:
     """The product of an input (..., in) float32 with a quantized matrix; returns (..., out) float32."""
     products: dict[str, Callable[[Tape, ir.Value, QuantizedMatrix], ir.Value]]
-    products = {"int8": _int8_product, "int4": _int4_product}
-    return products.get(matrix.format, _half_product)(tape, x, matrix)
+    products = {"int8": _int8_product, "int4": _int4_product, **dict.fromkeys(HALF_TYPES, _half_product)}
+    return products[matrix.format](tape, x, matrix)
 
 
 def _half_product(tape: Tape, x: ir.Value, matrix: QuantizedMatrix) -> ir.Value:

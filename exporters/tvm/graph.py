@@ -21,7 +21,7 @@ from lram_export.kernels.tvm.cpu import dense
 from lram_export.kernels.tvm.cpu.dense_many import MANY, dense_many
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoders import IMPALA_CHANNELS, ImageEncoder
-from lram_export.spec.precision import GROUP
+from lram_export.spec.precision import GROUP, WIDE_GROUP
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec, state_name
 from lram_export.spec.tokens import TokenLayout
@@ -208,31 +208,28 @@ class StepBuilder:
             return self.call(self.kernels.dense_float, sizes, [x, *arrays], output)[0]
         dot = self._dot
         if dot is None:
-            make = (
-                self.kernels.dense_int8_dequantized if matrix.format == "int8" else self.kernels.dense_int4_dequantized
-            )
+            make = getattr(self.kernels, f"dense_{matrix.format}_dequantized")
             sizes = (rows, matrix.cols, matrix.tiles, self.lanes)
             return self.call(make, sizes, [x, *arrays[:2]], output)[0]
         encoded = self._encode(matrix, x, rows)
         options = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": self.lanes}
         sizes = (rows, _encoded_columns(matrix), matrix.tiles)
-        if matrix.format == "int8":
-            options["outputs"] = dot.outputs
-            return self.call(self.kernels.dense_int8_dot, sizes, [*encoded.values, *arrays], output, options)[0]
-        options["outputs"] = dot.int4_outputs
-        return self.call(self.kernels.dense_int4_dot, sizes, [*encoded.values, *arrays], output, options)[0]
+        options["outputs"] = dot.outputs if matrix.format == "int8" else dot.grouped_outputs
+        make = getattr(self.kernels, f"dense_{matrix.format}_dot")
+        return self.call(make, sizes, [*encoded.values, *arrays], output, options)[0]
 
     def _encode(self, matrix: PackedMatrix, x: Value, rows: int) -> _Codes:
         dot = self._dot
         assert dot is not None
-        with_sums = matrix.format == "int4"
+        # weights are the unsigned side where they have groups
+        group = {"int4": GROUP, "int8g": WIDE_GROUP if dot.unsigned else 0}.get(matrix.format, 0)
         padded = _encoded_columns(matrix)
         outputs = [((rows, dense.PLANES, padded), "int8"), ((rows,), "float32")]
-        if with_sums:
-            outputs.append(((rows, dense.PLANES, padded // GROUP), "int32"))
-        sizes = (rows, matrix.cols, padded, dot.unsigned and not with_sums, with_sums, self.lanes)
+        if group:
+            outputs.append(((rows, dense.PLANES, -(-padded // group)), "int32"))
+        sizes = (rows, matrix.cols, padded, dot.unsigned and matrix.format == "int8", group, self.lanes)
         codes = self.call(dense.encode, sizes, [x], outputs)
-        return _Codes(codes[0], codes[1], codes[2] if with_sums else None)
+        return _Codes(codes[0], codes[1], codes[2] if group else None)
 
 
 def make_kernel(make: Callable[..., Any], sizes: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.lowering import LoweredModel
 from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.precision import FORMATS
 from lram_export.spec.tensors import MAX_FLOAT32, array
 from lram_export.targets.layout import (
     channels_last,
@@ -21,6 +22,7 @@ from lram_export.targets.layout import (
     int4_octets,
     int8_offsets,
     int8_quads,
+    int8g_quads,
     tiles,
 )
 from lram_export.targets.tvm.interface import PackedMatrix
@@ -62,8 +64,8 @@ def _pack_image_encoder(packer: Packer, cnn: Any) -> None:
     linear = cnn.linear[0]
     matrix = packer.codes.get("embed_observation.cnn.linear.0")
     columns = channels_last(cnn, linear.in_features)
-    # int4: groups of 64 inputs do not survive the new order
-    if matrix is not None and matrix.format != "int4":
+    # groups of inputs do not survive the new order
+    if matrix is not None and not FORMATS[matrix.format].group:
         packer.matrix("embed_observation", dataclasses.replace(matrix, codes=matrix.codes[:, columns]))
     else:
         packer.floats("embed_observation", [array(linear.weight)[:, columns]])
@@ -127,6 +129,11 @@ class Packer:
             self.add(scales, tiles(matrix.scales)[..., 0])
             self.add(f"{name}.offsets", int8_offsets(codes))
             arrays += [scales, f"{name}.offsets"]
+        elif matrix.format == "int8g":
+            quads = int8g_quads(codes)
+            self.add(weight, quads.reshape(*quads.shape[:2], -1).view(np.int8))
+            self.add(scales, tiles(matrix.scales).transpose(0, 2, 1))
+            arrays += [scales]
         else:
             octets = int4_octets(codes)
             self.add(weight, octets.reshape(*octets.shape[:3], -1).view(np.int8))

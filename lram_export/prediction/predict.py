@@ -179,7 +179,7 @@ def predict(
     return found
 
 
-_LIKE = {"fp16": "bf16", "w8a8": "int8", MIXED: "int8"}
+_LIKE = {"fp16": "bf16", "int8g": "int8", "w8a8": "int8", MIXED: "int8"}
 """Precision -> a measured one that a target keeps in memory alike."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lram_export.model.config import ModelConfig
-from lram_export.spec.precision import FORMATS, GROUP, PRECISIONS
+from lram_export.spec.precision import FORMATS, PRECISIONS
 from lram_export.spec.tasks import TaskSpec
 
 
@@ -18,8 +18,7 @@ def weight_bytes(config: ModelConfig, precision: str, task: TaskSpec | None = No
         if stored in FORMATS and weight.matrix is not None:
             rows, columns = weight.shape
             description = FORMATS[stored]
-            groups = 0 if not description.largest else math.ceil(columns / GROUP) if description.grouped else 1
-            total += rows * columns * description.bits // 8 + 4 * rows * groups
+            total += rows * columns * description.bits // 8 + 4 * rows * description.groups(columns)
         else:
             total += 4 * math.prod(weight.shape)
     return total

@@ -41,7 +41,7 @@ from lram_export.spec.precision import MIXED
 
 DEFAULT_DISAGREEMENT = 0.005
 FP32 = "fp32"
-LADDER = ("int4", "int8", "fp16", FP32)
+LADDER = ("int4", "int8", "int8g", "fp16", FP32)
 """Formats from small to exact; float32 only where a target has no 16 bits. The last one of a group is taken for exact
 when the order of steps is estimated."""
 RANGES_PER_KIND = 4

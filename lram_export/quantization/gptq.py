@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lram_export.quantization.calibration import InputStatistics
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.precision import FORMATS, GROUP
+from lram_export.spec.precision import FORMATS
 
 DAMPING = 0.01
 """Added to the diagonal of H, in units of its mean."""
@@ -36,7 +36,7 @@ def gptq(
 ) -> QuantizedMatrix:
     """Codes for a matrix (out, in) with inputs of the given statistics, in an integer format."""
     largest = FORMATS[weight_format].largest
-    group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
+    group = FORMATS[weight_format].inputs_per_scale(values.shape[1])
     H = _damped(statistics, damping)
     weights = torch.from_numpy(values).double()
     scales = _scales(weights, H.diagonal(), group, largest)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lram_export.spec.codes import QuantizedMatrix
-from lram_export.spec.precision import FORMATS, GROUP
+from lram_export.spec.precision import FORMATS
 
 
 def round_to_nearest(name: str, values: NDArray[np.float32], weight_format: str) -> QuantizedMatrix:
@@ -23,7 +23,7 @@ def round_to_nearest(name: str, values: NDArray[np.float32], weight_format: str)
 
 def largest_magnitudes(values: NDArray[np.float32], weight_format: str) -> NDArray[np.float32]:
     """Largest magnitude of the inputs that share a scale, (out, groups)."""
-    group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
+    group = FORMATS[weight_format].inputs_per_scale(values.shape[1])
     starts = np.arange(0, values.shape[1], group)
     largest: NDArray[np.float32] = np.maximum.reduceat(np.abs(values), starts, axis=1)
     return largest
@@ -32,7 +32,7 @@ def largest_magnitudes(values: NDArray[np.float32], weight_format: str) -> NDArr
 def encode(name: str, values: NDArray[np.float32], scales: NDArray[np.float32], weight_format: str) -> QuantizedMatrix:
     """Nearest codes for given scales (out, groups); where a scale is 0 all codes are."""
     largest = FORMATS[weight_format].largest
-    group = GROUP if FORMATS[weight_format].grouped else values.shape[1]
+    group = FORMATS[weight_format].inputs_per_scale(values.shape[1])
     safe = np.where(scales > 0, scales, 1.0).astype(np.float32)
     per_input = np.repeat(safe, group, axis=1)[:, : values.shape[1]]
     codes = np.clip(np.rint(values / per_input), -largest, largest).astype(np.int8)

@@ -7,6 +7,7 @@ Per matrix NAME, in the file: ``NAME.codes`` and, for integer formats, ``NAME.sc
 ranges ``NAME.activation``. Codes are
 
 * int8: int8 (out, in);
+* int8g: uint8 (out, groups * 128), each stored as code + 128; inputs are padded with code 0 to whole groups of 128;
 * int4: uint8 (out, groups * 32), two codes per byte, the even input in the low half, each stored as code + 8;
   inputs are padded with code 0 to whole groups of 64;
 * fp16: float16 (out, in);
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import BundleError
-from lram_export.spec.precision import FORMATS, GROUP
+from lram_export.spec.precision import FORMATS, WeightFormat
 
 NEAREST, GPTQ = METHODS = ("round-to-nearest", "gptq")
 """How codes come about."""
@@ -36,7 +37,7 @@ BESIDE_MODEL = "onnxruntime"
 QUANTIZED_PLACES = (QUANTIZED_FILE, f"{BESIDE_MODEL}/{QUANTIZED_FILE}")
 """Where the file may be in a bundle; up to schema version 6 only the first."""
 CODES, SCALES, ACTIVATION = ".codes", ".scales", ".activation"
-_STORED_TYPES = {"int8": "int8", "int4": "uint8", "fp16": "float16", "bf16": "uint16"}
+_STORED_TYPES = {"int8": "int8", "int8g": "uint8", "int4": "uint8", "fp16": "float16", "bf16": "uint16"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class QuantizedMatrix:
 
     Attributes:
         name: module path in the step graph, for example ``blocks.0.proj_up``.
-        format: ``int8``, ``int4``, ``fp16`` or ``bf16``.
-        codes: (out, in). int8: from -127 to 127. int4: int8 from -7 to 7. fp16: float16. bf16: uint16, the
-            upper halves of float32 numbers.
+        format: ``int8``, ``int8g``, ``int4``, ``fp16`` or ``bf16``.
+        codes: (out, in). int8 and int8g: int8 from -127 to 127. int4: int8 from -7 to 7. fp16: float16. bf16: uint16,
+            the upper halves of float32 numbers.
         scales: (out, groups) float32; W[o, i] = codes[o, i] * scales[o, i // group]. No groups if the codes
             are floating-point numbers.
         activation: static range of the input, only for `w8a8`.
@@ -79,8 +80,8 @@ class QuantizedMatrix:
 
     @property
     def group(self) -> int:
-        """Inputs that share a scale: 64 for int4, all of them for int8."""
-        return GROUP if FORMATS[self.format].grouped else self.shape[1]
+        """Inputs that share a scale: 64 for int4, 128 for int8g, all of them for int8."""
+        return FORMATS[self.format].inputs_per_scale(self.shape[1])
 
     @property
     def stored_bytes(self) -> int:
@@ -98,18 +99,32 @@ class QuantizedMatrix:
 
     def stored_codes(self) -> NDArray[Any]:
         """The codes as the file holds them (see the module's text)."""
-        if self.format != "int4":
+        description = FORMATS[self.format]
+        if not description.group:
             return self.codes
         rows, columns = self.shape
-        padded = np.full((rows, -(-columns // GROUP) * GROUP), 8, np.uint8)
-        padded[:, :columns] = self.codes + 8
-        return padded[:, 0::2] | (padded[:, 1::2] << 4)
+        offset = _offset(description)
+        padded = np.full((rows, self.scales.shape[1] * description.group), offset, np.uint8)
+        padded[:, :columns] = self.codes.astype(np.int16) + offset
+        return padded if description.bits == 8 else padded[:, 0::2] | (padded[:, 1::2] << 4)
 
 
 def unpack_int4(stored: NDArray[np.uint8], columns: int) -> NDArray[np.int8]:
     """Codes from -8 to 7, (out, ``columns``), from two per byte."""
     halves = np.stack([stored & 15, stored >> 4], axis=2).reshape(len(stored), -1)
     return halves[:, :columns].astype(np.int8) - np.int8(8)
+
+
+def _offset(description: WeightFormat) -> int:
+    """What a grouped format adds to codes where it stores them, so that none is negative."""
+    return 1 << description.bits - 1
+
+
+def _unpacked(stored: NDArray[np.uint8], description: WeightFormat) -> NDArray[np.int8]:
+    """Codes of a grouped format, padding and all."""
+    if description.bits == 8:
+        return (stored ^ 128).view(np.int8)
+    return unpack_int4(stored, 2 * stored.shape[1])
 
 
 def save_quantized(matrices: Mapping[str, QuantizedMatrix], path: Path) -> None:
@@ -166,8 +181,8 @@ def _matrix(entry: MatrixEntry, tensors: set[str], file: Any) -> QuantizedMatrix
     """Read a matrix, and take its tensors off the list of those that are left."""
     rows, columns = entry.shape
     description = FORMATS[entry.format]
-    groups = 0 if not description.largest else -(-columns // GROUP) if description.grouped else 1
-    stored_columns = groups * GROUP // 2 if entry.format == "int4" else columns
+    groups = description.groups(columns)
+    stored_columns = groups * description.group * description.bits // 8 if description.group else columns
 
     def tensor(suffix: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         name = entry.name + suffix
@@ -182,10 +197,11 @@ def _matrix(entry: MatrixEntry, tensors: set[str], file: Any) -> QuantizedMatrix
         return found
 
     codes = tensor(CODES, (rows, stored_columns), _STORED_TYPES[entry.format])
-    if entry.format == "int4":
-        if (unpack_int4(codes, stored_columns * 2)[:, columns:] != 0).any():
+    if description.group:
+        padded = _unpacked(codes, description)
+        if (padded[:, columns:] != 0).any():
             raise ValueError(f"{entry.name}{CODES}: expected code 0 in the padding")
-        codes = unpack_int4(codes, columns)
+        codes = padded[:, :columns]
     if description.largest and codes.size and int(codes.min()) < -description.largest:
         raise ValueError(f"{entry.name}{CODES}: expected at least {-description.largest}, got {codes.min()}")
     if entry.format == "bf16" and ((codes & 0x7F80) == 0x7F80).any():

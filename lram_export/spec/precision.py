@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lram_export.spec.parity import FLOAT32
 
-GROUP = 64
-"""Inputs that share a scale in `int4`."""
+GROUP, WIDE_GROUP = 64, 128
+"""Inputs that share a scale in `int4`, and in `int8g`."""
 
 
 @dataclass(frozen=True)
@@ -16,20 +16,30 @@ class WeightFormat:
     """How one matrix is stored.
 
     ``bits`` per weight; codes are integers from -``largest`` to ``largest`` (0: they are floating-point
-    numbers and need no scale); ``grouped`` formats have a scale for every :data:`GROUP` inputs of an output
-    channel, the others one for the whole output channel.
+    numbers and need no scale); a scale is for ``group`` inputs of an output channel (0: for the whole channel).
     """
 
     bits: int
     largest: int = 0
-    grouped: bool = False
+    group: int = 0
+
+    def inputs_per_scale(self, columns: int) -> int:
+        """Inputs that share a scale, in a matrix with so many."""
+        return self.group or columns
+
+    def groups(self, columns: int) -> int:
+        """Scales of an output channel with so many inputs."""
+        if not self.largest:
+            return 0
+        return -(-columns // self.group) if self.group else 1
 
 
 FORMATS = {
     "fp16": WeightFormat(16),
     "bf16": WeightFormat(16),
     "int8": WeightFormat(8, largest=127),
-    "int4": WeightFormat(4, largest=7, grouped=True),
+    "int8g": WeightFormat(8, largest=127, group=WIDE_GROUP),
+    "int4": WeightFormat(4, largest=7, group=GROUP),
 }
 
 
@@ -46,6 +56,7 @@ PRECISIONS = {
     "fp16": Precision("fp16"),
     "bf16": Precision("bf16"),
     "int8": Precision("int8"),
+    "int8g": Precision("int8g"),
     "int4": Precision("int4"),
     "w8a8": Precision("int8", quantized_activations=True),
 }

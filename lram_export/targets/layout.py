@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lram_export.spec.precision import GROUP
+from lram_export.spec.precision import GROUP, WIDE_GROUP
 from lram_export.spec.tensors import Floats, array
 
 TILE = 32
@@ -46,6 +46,16 @@ def int8_offsets(codes: NDArray[np.int8]) -> NDArray[np.int32]:
     """-128 times the sum of each row's codes, (tiles, 32): what activations stored as code + 128 add too much."""
     offsets: NDArray[np.int32] = (-128 * tiles(codes).sum(axis=2, dtype=np.int32)).astype(np.int32)
     return offsets
+
+
+def wide_groups(cols: int) -> int:
+    """Groups of int8g codes that a row of some columns has."""
+    return -(-cols // WIDE_GROUP)
+
+
+def int8g_quads(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """int8g codes (rows, cols) -> bytes (tiles, cols / 4, 32, 4) as of int8, each code + 128."""
+    return int8_quads(codes).view(np.uint8) ^ np.uint8(128)
 
 
 def int4_octets(codes: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -275,7 +275,7 @@ class TestResults:
 
     def test_inspect_says_which_targets_run_a_checkpoint_and_why_others_do_not(self, tmp_path: Path) -> None:
         targets = json.loads(succeed("inspect", STATE_M, "--json").stdout)["targets"]
-        assert targets["native"] == {"precisions": ["fp32", "int8", "int4", "w8a8", "mixed"], "refusal": None}
+        assert targets["native"] == {"precisions": ["fp32", "int8", "int8g", "int4", "w8a8", "mixed"], "refusal": None}
         sizes = lram(32, 1, 2, 64, state_dim=3, image_shape=None)
         plain = dataclasses.replace(sizes, encoders=(StateEncoder(3),), tokens=PLAIN)
         save_checkpoint(random_checkpoint(plain, tmp_path / "made"), tmp_path / "plain")

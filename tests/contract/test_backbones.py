@@ -88,7 +88,7 @@ SELDOM = ("xlstm", "mamba", "leaky that sees nothing but observations")
 TASK = TaskSpec("custom", "state", 5, "continuous", 2, 3.0, 2.0)
 BATCH = 2
 TARGETS = ("pytorch", "onnxruntime", "openvino", "native", "tvm")
-PRECISIONS = ("fp32", "int8", "int4")
+PRECISIONS = ("fp32", "int8", "int8g", "int4")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,7 +190,7 @@ class Exported:
         return load_policy(self.path, target, threads=1)
 
 
-@pytest.fixture(scope="module", params=[p if p != "int4" else pytest.param(p, marks=SLOW) for p in PRECISIONS])
+@pytest.fixture(scope="module", params=[pytest.param(p, marks=SLOW) if p in ("int8g", "int4") else p for p in PRECISIONS])
 def bundle(
     checkpoint: Checkpoint, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:

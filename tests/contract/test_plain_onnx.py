@@ -19,7 +19,8 @@ from lram_export.runtimes import load_runtime
 from tests.conftest import SLOW, ExportFunction, load_golden
 from tests.step_module.modules import POLICIES
 
-PRECISIONS = ("int8", "int4", "w8a8", *(pytest.param(precision, marks=SLOW) for precision in ("fp32", "fp16", "bf16")))
+LONG = ("int8g", "fp32", "fp16", "bf16")
+PRECISIONS = ("int8", "int4", "w8a8", *(pytest.param(precision, marks=SLOW) for precision in LONG))
 """All forms in which a product is written; a mixture has some of them."""
 STEPS = 24
 

@@ -34,7 +34,7 @@ METAWORLD = ("--task", "metaworld/reach-v2")
 
 
 @pytest.mark.parametrize("model", RANDOM)
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int8g", "int4"])
 def test_targets_stay_with_the_dequantized_oracle(
     precision: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

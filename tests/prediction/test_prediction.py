@@ -48,7 +48,7 @@ STATE_MS = GOLDEN / "state_ms" / "model.zip"
 
 
 class TestSizes:
-    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int8g", "int4"])
     def test_weights_are_as_large_as_those_of_a_step_graph_that_uses_all(self, precision: str, tmp_path: Path) -> None:
         published = small_model("16m")
         config = dataclasses.replace(published, backbone=dataclasses.replace(published.backbone, num_blocks=1))

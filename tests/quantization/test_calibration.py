@@ -231,7 +231,7 @@ class TestGptq:
         x += 0.1 * torch.randn(2000, 96, generator=generator)
         return torch.randn(32, 96, generator=generator).numpy(), x
 
-    @pytest.mark.parametrize("weight_format", ["int4", "int8"])
+    @pytest.mark.parametrize("weight_format", ["int4", "int8", "int8g"])
     def test_outputs_are_nearer_than_with_the_nearest_codes(
         self, problem: tuple[np.ndarray, torch.Tensor], weight_format: str
     ) -> None:
@@ -243,7 +243,7 @@ class TestGptq:
         nearest = round_to_nearest("head", values, weight_format)
         calibrated = gptq("head", values, InputStatistics.of(x), weight_format)
         assert calibrated.codes.dtype == np.int8
-        assert np.abs(calibrated.codes).max() <= {"int4": 7, "int8": 127}[weight_format]
+        assert np.abs(calibrated.codes).max() <= FORMATS[weight_format].largest
         assert error(calibrated) < 0.5 * error(nearest)
 
     def test_fitting_makes_up_for_what_the_input_tells(self, problem: tuple[np.ndarray, torch.Tensor]) -> None:

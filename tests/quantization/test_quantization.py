@@ -16,7 +16,7 @@ from lram_export.model.matrices import select_matrices
 from lram_export.quantization.nearest import round_to_nearest
 from lram_export.quantization.quantize import QuantizationOptions, quantize
 from lram_export.spec.codes import QUANTIZED_FILE, QuantizedFile, QuantizedMatrix, save_quantized, unpack_int4
-from lram_export.spec.precision import FORMATS, GROUP
+from lram_export.spec.precision import FORMATS, GROUP, WIDE_GROUP
 from lram_export.spec.tasks import resolve_task
 from tests.conftest import GOLDEN, SLOW, ExportFunction, fail, succeed
 
@@ -40,13 +40,13 @@ class TestFormats:
         back = round_to_nearest("head", values, weight_format).dequantize()
         assert (np.abs(back - values) <= worst * np.abs(values)).all() and not np.array_equal(back, values)
 
-    @pytest.mark.parametrize("columns", [64, 70, 128])
-    @pytest.mark.parametrize("weight_format", ["int8", "int4"])
+    @pytest.mark.parametrize("columns", [64, 70, 128, 200])
+    @pytest.mark.parametrize("weight_format", ["int8", "int8g", "int4"])
     def test_integers_are_off_by_half_a_step_at_most(self, weight_format: str, columns: int) -> None:
         values = random_matrix(5, columns)
         matrix = round_to_nearest("head", values, weight_format)
         largest = FORMATS[weight_format].largest
-        groups = -(-columns // GROUP) if weight_format == "int4" else 1
+        groups = {"int8": 1, "int8g": -(-columns // WIDE_GROUP), "int4": -(-columns // GROUP)}[weight_format]
         assert matrix.codes.dtype == np.int8 and np.abs(matrix.codes).max() == largest
         assert matrix.scales.shape == (5, groups) and matrix.scales.dtype == np.float32
         step = np.repeat(matrix.scales, matrix.group, axis=1)[:, :columns]
@@ -66,9 +66,17 @@ class TestFormats:
         assert stored[0, :3].tolist() == [1 | 15 << 4, 8 | 11 << 4, 9 | 8 << 4]
         np.testing.assert_array_equal(unpack_int4(stored, 5), codes)
 
+    def test_int8g_is_a_byte_without_a_sign_filled_up_to_whole_groups(self) -> None:
+        codes = np.full((1, 130), 127, np.int8)
+        codes[0, :3] = [-127, 0, 1]
+        stored = QuantizedMatrix("head", "int8g", codes, np.ones((1, 2), np.float32)).stored_codes()
+        assert stored.shape == (1, 256) and stored.dtype == np.uint8
+        assert stored[0, :4].tolist() == [1, 128, 129, 255] and (stored[0, 130:] == 128).all()
+
+    @pytest.mark.parametrize("columns", [70, 200])
     @pytest.mark.parametrize("weight_format", FORMATS)
-    def test_the_file_gives_back_what_was_saved(self, weight_format: str, tmp_path: Path) -> None:
-        matrix = round_to_nearest("head", random_matrix(5, 70), weight_format)
+    def test_the_file_gives_back_what_was_saved(self, weight_format: str, columns: int, tmp_path: Path) -> None:
+        matrix = round_to_nearest("head", random_matrix(5, columns), weight_format)
         save_quantized({"head": matrix}, tmp_path / QUANTIZED_FILE)
         entries = quantized_entries(matrix)
         back = QuantizedFile(tmp_path / QUANTIZED_FILE, entries).load()["head"]
@@ -101,7 +109,7 @@ class TestPass:
         with pytest.raises(UsageError, match=r"--keep-fp32: 'gates' fits no matrix; this model has: blocks.0.proj_up"):
             select_matrices(policy.matrix_names(), ["gates"])
 
-    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+    @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int8g", "int4"])
     def test_model_and_graph_compute_with_the_dequantized_values(self, policy: LoweredPolicy, precision: str) -> None:
         quantized = quantize(policy, QuantizationOptions(precision))
         assert quantized.quantization is not None
@@ -138,7 +146,7 @@ class TestBundle:
         assert code == 1 and f"{QUANTIZED_FILE}: content differs" in line
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int8g", "int4"])
 def test_a_matrix_that_lies_transposed_has_codes_that_lie_row_by_row(precision: str) -> None:
     """OpenVINO took the memory of such codes for the matrix."""
     values = np.random.default_rng(0).normal(size=(8, 70)).astype(np.float32)

@@ -198,11 +198,11 @@ def names_of(bundle: Bundle) -> tuple[str, ...]:
     return tuple(matrix.name for matrix in bundle.manifest.quantization.matrices)
 
 
-# 16 bits are written in one form for all layers: one policy of them is enough for every change
+# 16 bits are written in one form for all layers, int8g in that of int4: one policy of them is enough for every change
 QUANTIZED = [
-    pytest.param(make, precision, marks=SLOW if precision == "fp16" and make is not celled else ())
+    pytest.param(make, precision, marks=SLOW if precision in ("fp16", "int8g") and make is not celled else ())
     for make in NAMES
-    for precision in ("int8", "int4", "fp16")
+    for precision in ("int8", "int8g", "int4", "fp16")
 ]
 
 

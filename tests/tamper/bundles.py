@@ -40,7 +40,7 @@ TASK = TaskSpec("custom", "state", 5, "continuous", 2, 3.0, 2.0)
 STEPS = 40
 """Beyond 32 the reward token carries a reward."""
 CALIBRATION_STEPS = 96
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "w8a8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8g", "int4", "w8a8")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _all(subject: Subject, dice: random.Random, thoroughness: int) -> Iterator[M
 # ---- trees of JSON
 
 ENUMERATIONS: dict[str, tuple[Any, ...]] = {
-    "precision": ("fp32", "fp16", "bf16", "int8", "int4", "w8a8", "mixed", "int3"),
+    "precision": ("fp32", "fp16", "bf16", "int8", "int8g", "int4", "w8a8", "mixed", "int3"),
     "activations": ("float32", "int8", "fp16", "bf16", "nonsense"),
     "state_format": ("float32", "lazy-fp16"),
     "observation": ("state", "image"),
@@ -93,7 +93,7 @@ ENUMERATIONS: dict[str, tuple[Any, ...]] = {
     "target": ("pytorch", "onnxruntime", "native", "openvino", "tvm", "tensorrt"),
     "verified_by": ("onnxruntime", "tvm-host", "native"),
     "method": ("round-to-nearest", "gptq"),
-    "format": ("int8", "int4", "fp16", "bf16", "fp32"),
+    "format": ("int8", "int8g", "int4", "fp16", "bf16", "fp32"),
     "dtype": ("float32", "float16", "int64", "uint8", "int8", "O"),
     "schema_version": (1, 2, 3, 4, 5, 6, 7),
     "kind": ("xlstm", "state", "image", "scalar", "action_bins", "hyena"),

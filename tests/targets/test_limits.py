@@ -125,7 +125,7 @@ def test_sums_at_the_limit_fit_32_bits_and_no_more_do() -> None:
 
 def test_only_precisions_with_codes_of_8_bits_are_refused_for_their_sums() -> None:
     found = support(model(state_dim=None, image_shape=(3, 1024, 1024)))
-    assert found["native"].precisions == ("fp32", "int4", "mixed")
+    assert found["native"].precisions == ("fp32", "int8g", "int4", "mixed")
     assert "(embed_observation" in str(found["native"].refusal) and "products of 8-bit codes" in str(
         found["tvm"].refusal
     )

@@ -141,7 +141,7 @@ class TestCache:
         assert len(kept) == KEPT and kept[0] == 0 and kept[-1] == KEPT + 2
 
 
-INTEGER_TYPES = {"int8": "i8", "int4": "i4"}
+INTEGER_TYPES = {"int8": "i8", "int8g": "i8", "int4": "i4"}
 """Element types of the constants that a compiled product must hold."""
 
 
@@ -160,7 +160,7 @@ class TestPrecision:
         ]
         assert len(compressed) == len(matrices) > 0
 
-    @pytest.mark.parametrize("precision", ["int8", "int4", *(pytest.param(p, marks=SLOW) for p in ("bf16", "fp16"))])
+    @pytest.mark.parametrize("precision", ["int8", "int8g", "int4", *(pytest.param(p, marks=SLOW) for p in ("bf16", "fp16"))])
     def test_it_computes_the_codes_and_keeps_activations_in_float32(
         self, precision: str, exported: ExportFunction
     ) -> None:
@@ -174,7 +174,7 @@ class TestPrecision:
         arguments = (*golden.task_options, "--target", "openvino", "--precision", "w8a8")
         code, line = fail("export", golden.checkpoint, "-o", output, *arguments)
         assert code == 2 and "target 'openvino' cannot run w8a8" in line
-        assert "openvino: fp32, fp16, bf16, int8, int4, mixed" in line
+        assert "openvino: fp32, fp16, bf16, int8, int8g, int4, mixed" in line
 
 
 def quantized(exported: ExportFunction, precision: str) -> Path:

@@ -65,7 +65,7 @@ class TestPlatforms:
             )
             for name in HERE
             for model in ("state_ms", "mamba_state", "dt_state")
-            for precision in ("fp32", "bf16", "int8", "int4")
+            for precision in ("fp32", "bf16", "int8", "int8g", "int4")
         ],
     )
     def test_libraries_of_every_platform_do_what_the_oracle_does(
@@ -136,7 +136,7 @@ class TestCrossCompiling:
         ("name", "precision"),
         [
             ("state_ms", "int8"),
-            *(pytest.param("state_ms", precision, marks=SLOW) for precision in ("fp32", "int4")),
+            *(pytest.param("state_ms", precision, marks=SLOW) for precision in ("fp32", "int8g", "int4")),
             *(
                 pytest.param(name, precision, marks=SLOW)
                 for name in ("mamba_state", "dt_state")

@@ -183,6 +183,7 @@ class TestGpu:
         for kernel in (
             gpu.dense_float(tokens, 40, 2, 1, "float32", 1),
             gpu.dense_int8_dequantized(tokens, 40, 2, 1),
+            gpu.dense_int8g_dequantized(tokens, 40, 2, 1),
             gpu.dense_int4_dequantized(tokens, 40, 2, 1),
         ):
             assert threads_of(kernel) == {32 * dense.warps(tokens)}

@@ -20,8 +20,18 @@ from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
 from lram_export.kernels.tvm.cpu.dense_many import dense_many
 from lram_export.kernels.tvm.cpu.xlstm import mlstm
-from lram_export.spec.precision import GROUP
-from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, pad_columns, tiles
+from lram_export.spec.codes import QuantizedMatrix
+from lram_export.spec.precision import FORMATS, GROUP
+from lram_export.targets.layout import (
+    TILE,
+    input_major,
+    int4_octets,
+    int8_offsets,
+    int8_quads,
+    int8g_quads,
+    pad_columns,
+    tiles,
+)
 from lram_export.targets.tvm.platforms import PLATFORMS, Dot, TvmPlatform, host_platform, unmet
 from tests.conftest import SLOW
 
@@ -41,6 +51,15 @@ def run(function: Any, *inputs: NDArray[Any], outputs: list[tuple[tuple[int, ...
     compiled(function, platform)(*(tvm.runtime.tensor(np.ascontiguousarray(x)) for x in inputs), *results)
     found = [result.numpy() for result in results]
     return found[0] if len(found) == 1 else found
+
+
+CODES = ("int8", "int8g", "int4")
+
+
+def dequantized(format: str, codes: NDArray[np.int8], scales: Floats) -> NDArray[np.float64]:
+    """What codes and scales stand for."""
+    exact: NDArray[np.float64] = QuantizedMatrix("", format, codes, scales).dequantize().astype(np.float64)
+    return exact
 
 
 class TestFunctions:
@@ -136,16 +155,15 @@ class TestDense:
         np.testing.assert_allclose(y[:, :outputs], x.astype(np.float64) @ exact.T, rtol=0, atol=2e-4)
         assert not y[:, outputs:].any()
 
-    @given(**SIZES, format=st.sampled_from(["int8", "int4"]), name=st.sampled_from(HERE))
+    @given(**SIZES, format=st.sampled_from(CODES), name=st.sampled_from(HERE))
     @settings(max_examples=20, deadline=None)
     def test_integer_codes(self, rows: int, outputs: int, inputs: int, format: str, name: str) -> None:
         platform, rng = PLATFORMS[name], np.random.default_rng(rows + outputs)
-        largest = 127 if format == "int8" else 7
+        largest = FORMATS[format].largest
         codes = rng.integers(-largest, largest + 1, (outputs, inputs)).astype(np.int8)
         codes[0] = largest  # the largest sum there is
-        groups = 1 if format == "int8" else math.ceil(inputs / GROUP)
-        scales = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32)
-        exact = codes * np.repeat(scales, inputs if groups == 1 else GROUP, axis=1)[:, :inputs].astype(np.float64)
+        scales = rng.uniform(0.5, 1.5, (outputs, FORMATS[format].groups(inputs))).astype(np.float32)
+        exact = dequantized(format, codes, scales)
         x = rng.standard_normal((rows, inputs)).astype(np.float32)
         x[0] = np.abs(x[0]).max()
         y = self.product(platform, format, x, codes, scales)
@@ -153,16 +171,16 @@ class TestDense:
         bound = np.abs(exact).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ exact.T) <= bound).all()
 
-    @given(**SIZES, format=st.sampled_from(["int8", "int4"]), unsigned=st.booleans())
+    @given(**SIZES, format=st.sampled_from(CODES), unsigned=st.booleans())
     @settings(max_examples=10, deadline=None)
     def test_codes_for_byte_dot_products_may_have_any_width(
         self, rows: int, outputs: int, inputs: int, format: str, unsigned: bool
     ) -> None:
-        dot = Dot("plain", unsigned=unsigned, outputs=16, int4_outputs=16)
+        dot = Dot("plain", unsigned=unsigned, outputs=16, grouped_outputs=16)
         platform, rng = replace(host_platform(), dot=dot), np.random.default_rng(rows + outputs)
-        largest = 127 if format == "int8" else 7
+        largest = FORMATS[format].largest
         codes = rng.integers(-largest, largest + 1, (outputs, inputs)).astype(np.int8)
-        scales = np.ones((outputs, 1 if format == "int8" else math.ceil(inputs / GROUP)), np.float32)
+        scales = np.ones((outputs, FORMATS[format].groups(inputs)), np.float32)
         x = rng.standard_normal((rows, inputs)).astype(np.float32)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dense, "_dot", plain_dot)
@@ -174,7 +192,7 @@ class TestDense:
         rows=st.integers(1, 13),
         outputs=st.integers(1, 100),
         inputs=st.integers(1, 300),
-        stored=st.sampled_from(["float32", "float16", "uint16", "int8", "int4"]),
+        stored=st.sampled_from(["float32", "float16", "uint16", *CODES]),
         lanes=st.sampled_from([4, 8, 16]),
     )
     @settings(max_examples=25, deadline=None)
@@ -182,11 +200,11 @@ class TestDense:
         rng = np.random.default_rng(rows + outputs)
         weight = rng.standard_normal((outputs, inputs)).astype(np.float32)
         x = rng.standard_normal((rows, inputs)).astype(np.float32)
-        if stored in ("int8", "int4"):
-            largest, groups = (127, 1) if stored == "int8" else (7, math.ceil(inputs / GROUP))
+        if stored in CODES:
+            largest, groups = FORMATS[stored].largest, FORMATS[stored].groups(inputs)
             codes = rng.integers(-largest, largest + 1, weight.shape).astype(np.int8)
             scales = rng.uniform(0.5, 1.5, (outputs, groups)).astype(np.float32) / largest
-            exact = codes * np.repeat(scales, inputs if groups == 1 else GROUP, axis=1)[:, :inputs].astype(np.float64)
+            exact = dequantized(stored, codes, scales)
             arguments = self.packed(stored, codes, scales)
         elif stored == "uint16":
             arguments = [input_major((weight.view(np.uint32) >> 16).astype(np.uint16))]
@@ -204,6 +222,9 @@ class TestDense:
         if format == "int8":
             quads = int8_quads(codes)
             return [quads.reshape(*quads.shape[:2], -1), tiles(scales)[..., 0]]
+        if format == "int8g":
+            quads = int8g_quads(codes)
+            return [quads.reshape(*quads.shape[:2], -1).view(np.int8), tiles(scales).transpose(0, 2, 1)]
         octets = int4_octets(codes)
         return [octets.reshape(*octets.shape[:3], -1).view(np.int8), tiles(scales).transpose(0, 2, 1)]
 
@@ -214,22 +235,23 @@ class TestDense:
         weight, per_tile = self.packed(format, codes, scales)
         dot = platform.dot
         if dot is None:
-            make = dense.dense_int8_dequantized if format == "int8" else dense.dense_int4_dequantized
-            kernel = make(rows, inputs, count, platform.lanes)
+            kernel = getattr(dense, f"dense_{format}_dequantized")(rows, inputs, count, platform.lanes)
             return run(kernel, x, weight, per_tile, outputs=output, platform=platform)  # type: ignore[no-any-return]
-        multiple = dense.QUAD if format == "int8" else GROUP
+        multiple = GROUP if format == "int4" else dense.QUAD
         padded = math.ceil(inputs / multiple) * multiple
-        encode = dense.encode(rows, inputs, padded, dot.unsigned and format == "int8", format == "int4", platform.lanes)
+        group = FORMATS[format].group if format == "int4" or dot.unsigned else 0
+        encode = dense.encode(rows, inputs, padded, dot.unsigned and format == "int8", group, platform.lanes)
         shapes = [((rows, 2, padded), "int8"), ((rows,), "float32")]
-        if format == "int4":
-            shapes.append(((rows, 2, padded // GROUP), "int32"))
+        if group:
+            shapes.append(((rows, 2, math.ceil(padded / group)), "int32"))
         encoded = run(encode, x, outputs=shapes, platform=platform)
         options: dict[str, Any] = {"intrinsic": dot.intrinsic, "unsigned": dot.unsigned, "lanes": platform.lanes}
         if format == "int8":
             kernel = dense.dense_int8_dot(rows, padded, count, outputs=dot.outputs, **options)
             arguments = [*encoded, weight, per_tile, int8_offsets(codes)]
         else:
-            kernel = dense.dense_int4_dot(rows, padded, count, outputs=dot.int4_outputs, **options)
+            make = getattr(dense, f"dense_{format}_dot")
+            kernel = make(rows, padded, count, outputs=dot.grouped_outputs, **options)
             arguments = [*encoded, weight, per_tile]
         return run(kernel, *arguments, outputs=output, platform=platform)  # type: ignore[no-any-return]
 

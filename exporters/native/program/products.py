@@ -15,8 +15,8 @@ from lram_export.exporters.native.matrices import roomy
 from lram_export.exporters.native.program.tape import Constant, Tape, Unsupported, Value
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.targets.layout import TILE
+from lram_export.targets.native.format import CODE_FORMATS, room_of, tiled_codes, tiled_float32
 from lram_export.targets.native.format import Tensor as StoredTensor
-from lram_export.targets.native.format import room_of, tiled_float32, tiled_int4, tiled_int8
 from lram_export.targets.native.program import Function, Operation
 
 MOST_TOKENS, MOST_EXTENT = 1 << 16, 1 << 14
@@ -32,7 +32,7 @@ class Codes:
     def of(self, weight: Constant) -> QuantizedMatrix | None:
         """Those that a weight (outputs, inputs) stands for, if the engine multiplies with them."""
         found = None if weight.matrix is None or weight.transposed else self.matrices.get(weight.matrix)
-        return found if found is not None and found.format in ("int8", "int4") else None
+        return found if found is not None and found.format in CODE_FORMATS else None
 
 
 def linear(tape: Tape, codes: Codes, given: Value, weight: Constant, bias: Constant | None) -> Value:
@@ -59,8 +59,7 @@ def stored_codes(matrix: QuantizedMatrix, one_plane: bool) -> StoredTensor:
     """Codes of a matrix in tiles, with room for the inputs that kernels read."""
     roomy_matrix = roomy(matrix)
     assert isinstance(roomy_matrix, QuantizedMatrix)
-    pack = tiled_int8 if matrix.format == "int8" else tiled_int4
-    stored = pack(0, 0, [(roomy_matrix.codes, roomy_matrix.scales)])
+    stored = tiled_codes(0, 0, matrix.format, [(roomy_matrix.codes, roomy_matrix.scales)])
     return dataclasses.replace(stored, two_planes=one_plane and matrix.activation is None)
 
 

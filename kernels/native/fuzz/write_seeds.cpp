@@ -36,7 +36,8 @@ void write_artifacts(const std::string& folder) {
   const auto add = [&](const Shape& shape) {
     write(folder + "/" + std::to_string(number++), lram_testing::make_artifact(shape));
   };
-  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+  for (const lram::Layout layout :
+       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int8g, lram::Layout::tiled_int4})
     for (const int planes : {1, 2}) {
       Shape shape = smallest(layout);
       shape.planes = planes;
@@ -45,7 +46,8 @@ void write_artifacts(const std::string& folder) {
       shape.slstm_at = {0};
       add(shape);
     }
-  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+  for (const lram::Layout layout :
+       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int8g, lram::Layout::tiled_int4})
     for (Shape shape : {lram_testing::mamba(layout), lram_testing::transformer(true, layout),
                         lram_testing::transformer(false, layout)}) {
       shape.blocks = 1;

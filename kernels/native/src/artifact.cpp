@@ -59,7 +59,7 @@ void Artifact::check_tensors() {
   for (std::uint32_t i = 0; i < header_->tensor_count; ++i) {
     const TensorEntry& e = entries_[i];
     const std::string name = "tensor " + number(i);
-    if ((e.layout & ~kTwoPlanes) > static_cast<std::uint32_t>(Layout::tiled_int4))
+    if ((e.layout & ~kTwoPlanes) > static_cast<std::uint32_t>(kLastLayout))
       refuse(name + ": layout: unknown: " + number(e.layout));
     constexpr std::uint64_t most = 1U << 24;
     if (e.parts < 1 || e.parts > 1024 || e.rows < 1 || e.rows > most || e.cols < 1 || e.cols > most)
@@ -168,9 +168,10 @@ std::vector<Matrix> Artifact::matrices(std::uint32_t role, int of, int parts, in
     refuse(tensor_name(role, of) + ": expected " + std::to_string(parts) + " tiled matrices of " +
            std::to_string(rows) + " x " + std::to_string(cols) + ", got " + number(e.parts) + " of " + number(e.rows) +
            " x " + number(e.cols) + " in layout " + number(e.layout));
-  const Format format = layout == Layout::tiled_int8   ? Format::int8
-                        : layout == Layout::tiled_int4 ? Format::int4
-                                                       : Format::float32;
+  const Format format = layout == Layout::tiled_int8    ? Format::int8
+                        : layout == Layout::tiled_int4  ? Format::int4
+                        : layout == Layout::tiled_int8g ? Format::int8g
+                                                        : Format::float32;
   if (format == Format::int8 && cols > kMostInt8Columns)
     refuse(tensor_name(role, of) + ": expected at most " + std::to_string(kMostInt8Columns) +
            " columns of 8-bit codes, whose sums fit 32 bits, got " + number(e.cols));

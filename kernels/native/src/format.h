@@ -10,7 +10,9 @@
 // A tiled tensor has `parts` matrices (rows, cols) one after the other, each in tiles of 32 rows:
 //   float32   [cols][32 floats]
 //   int8      [32 scales][32 times -128 * sum of the row's codes, int32][ceil(cols / 4)][32][4 codes]
-//   int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and i +
+//   int8g     per group of 128 inputs, of which the last may have fewer: [32 scales][ceil(inputs / 4)][32][4 codes +
+//   128] int4      per group of 64 inputs: [32 scales][8][32][4 bytes], a byte being the codes + 8 of input i (low) and
+//   i +
 //   4
 // Rows beyond the last are 0, as are inputs beyond the last.
 //
@@ -23,15 +25,15 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 5;
-// Version 4 may normalize observations and scale actions, version 5 may say what the numbers of a robot are. Each is
-// written as the oldest version that holds what it says.
+constexpr std::uint32_t kFormatVersion = 6;
+// Version 4 may normalize observations and scale actions, version 5 may say what the numbers of a robot are, version 6
+// may have the layout int8g. Each is written as the oldest version that holds what it says.
 constexpr std::uint32_t kOldestVersion = 3;
 constexpr std::size_t kAlignment = 64;
 
 // The other kind of file that the engine opens: a module's traced step (see program/).
 constexpr char kProgramMagic[8] = {'L', 'R', 'A', 'M', 'S', 'T', 'P', '\n'};
-constexpr std::uint32_t kProgramVersion = 2;  // which may say what the numbers of a robot are
+constexpr std::uint32_t kProgramVersion = 3;  // 2 may say what the numbers of a robot are, 3 have the layout int8g
 constexpr std::uint32_t kOldestProgramVersion = 1;
 
 constexpr int room_of(int width) { return (width + 15) / 16 * 16; }
@@ -140,7 +142,14 @@ enum Role : std::uint32_t {
 // would take the policy beyond the tolerance.
 constexpr std::uint32_t kTwoPlanes = 0x100;
 
-enum class Layout : std::uint32_t { plain_float32 = 0, tiled_float32 = 1, tiled_int8 = 2, tiled_int4 = 3 };
+enum class Layout : std::uint32_t {
+  plain_float32 = 0,
+  tiled_float32 = 1,
+  tiled_int8 = 2,
+  tiled_int4 = 3,
+  tiled_int8g = 4,
+};
+constexpr Layout kLastLayout = Layout::tiled_int8g;
 
 struct TensorEntry {
   std::uint32_t role;
@@ -192,6 +201,8 @@ constexpr std::uint64_t tile_bytes(Layout layout, std::uint64_t cols) {
       return 256 + (cols + 3) / 4 * 128;
     case Layout::tiled_int4:
       return (cols + 63) / 64 * (128 + 1024);
+    case Layout::tiled_int8g:
+      return (cols + 127) / 128 * 128 + (cols + 3) / 4 * 128;
     default:
       return cols * 128;
   }

@@ -145,6 +145,15 @@ class Writer {
       for (int o = 0; o < 32; ++o) append(bytes, filled[o] ? deviation / 73 : 0.0F);
       append(bytes, sums);
       bytes.insert(bytes.end(), codes.begin(), codes.end());
+    } else if (layout == Layout::tiled_int8g) {
+      for (int k = 0; k < cols; k += 4) {
+        if (k % 128 == 0)
+          for (int o = 0; o < 32; ++o)  // scales that differ from group to group
+            append(bytes, filled[o] ? deviation / 73 * (1 + 0.25F * static_cast<float>(k / 128 % 3)) : 0.0F);
+        for (int o = 0; o < 32; ++o)
+          for (int i = k; i < k + 4; ++i)
+            bytes.push_back(static_cast<std::uint8_t>(128 + (i < used && filled[o] ? code(127) : 0)));
+      }
     } else {
       for (int group = 0; group < (cols + 63) / 64; ++group) {
         for (int o = 0; o < 32; ++o) append(bytes, filled[o] ? deviation / 4 : 0.0F);

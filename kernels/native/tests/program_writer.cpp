@@ -38,6 +38,11 @@ float weight_in(Layout layout, const std::uint8_t* tile, int o, int input) {
     const auto code = static_cast<std::int8_t>(tile[256 + input / 4 * 128 + o * 4 + input % 4]);
     return scale(tile) * static_cast<float>(code);
   }
+  if (layout == Layout::tiled_int8g) {
+    const std::uint8_t* group = tile + static_cast<std::ptrdiff_t>(input / 128) * (128 + 4096);
+    const int within = input % 128;
+    return scale(group) * static_cast<float>(group[128 + within / 4 * 128 + o * 4 + within % 4] - 128);
+  }
   if (layout == Layout::tiled_int4) {
     const std::uint8_t* group = tile + static_cast<std::ptrdiff_t>(input / 64) * (128 + 1024);
     const int within = input % 64;
@@ -431,7 +436,7 @@ std::vector<std::vector<std::uint8_t>> program_seeds() {
       50,
       {{"observation", false, {element("", "rad", -9, 9)}},
        {"action", true, {element("hip", "N*m", -1, 1, 0.5F, 0.25F), element("knee", "N*m", -1, 1, 0.125F, 0)}, 2}})));
-  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4}) {
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4}) {
     files.push_back(small_program(layout));
     files.push_back(Perceptron(layout, 1, 20).file);
     files.push_back(Recurrent(layout, 3).file);

@@ -156,7 +156,8 @@ TEST(sums_of_codes_that_do_not_fit_are_refused) {
   CHECK(try_open(make_artifact(shape)) == LRAM_ERROR_ARTIFACT);
   CHECK(
       told("tensor 1 of token 1: expected at most 133144 columns of 8-bit codes, whose sums fit 32 bits, got 135200"));
-  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int4}) {  // these add otherwise
+  for (const lram::Layout layout :
+       {lram::Layout::tiled_float32, lram::Layout::tiled_int8g, lram::Layout::tiled_int4}) {  // these add otherwise
     shape.layout = layout;
     const TemporaryFile file(make_artifact(shape));
     open_model(file, "");

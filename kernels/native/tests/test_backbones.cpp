@@ -12,7 +12,7 @@ namespace {
 
 template <class Check>
 void for_each(Check check) {
-  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4})
     for (const Shape& shape : {mamba(layout), transformer(true, layout), transformer(false, layout)}) {
       const TemporaryFile file(make_artifact(shape));
       for (const std::string& isa : supported_isas()) check(file, isa);

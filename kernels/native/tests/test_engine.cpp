@@ -11,7 +11,7 @@ namespace {
 
 std::vector<Shape> shapes() {
   std::vector<Shape> all;
-  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4})
     for (const int planes : {2, 1}) {
       Shape s;
       s.layout = layout;
@@ -37,7 +37,7 @@ std::vector<Shape> shapes() {
       all.push_back(narrow);
     }
   }
-  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4})
     for (const int width : {6, 33}) {  // no width is a multiple of 16
       Shape odd;
       odd.layout = layout;
@@ -63,7 +63,7 @@ std::vector<Shape> shapes() {
   all.push_back(image);
   image.layout = Layout::tiled_int8;
   all.push_back(image);
-  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4})
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4})
     for (const bool cached : {true, false}) all.push_back(transformer(cached, layout));
   return all;
 }

@@ -158,7 +158,7 @@ double tolerance(Layout layout, int planes, int tokens) {
   return planes == 2 ? 1e-3 : 5e-2;
 }
 
-constexpr Layout kLayouts[] = {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4};
+constexpr Layout kLayouts[] = {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4};
 const std::vector<int> kBatches = {1, 3, 20, kRows};
 
 Numbers given(const char* name, std::size_t size, int row, unsigned step, Element element = Element::float32) {

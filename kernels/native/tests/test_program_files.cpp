@@ -172,7 +172,7 @@ TEST(tensors_are_checked) {
   expect_refused(
       small(),
       {
-          {"tensor 1: layout: unknown: 4", first([](auto& e) { e.layout = 4; })},
+          {"tensor 1: layout: unknown: 5", first([](auto& e) { e.layout = 5; })},
           {"tensor 1: layout: unknown: 513", first([](auto& e) { e.layout = 0x201; })},
           {"tensor 1: role: expected 0 to 0, got 1", first([](auto& e) { e.role = 1; })},
           {"tensor 1: number: expected 1 to 1, got 0", first([](auto& e) { e.number = 0; })},

@@ -13,7 +13,8 @@
 using namespace lram_testing;
 
 TEST(results_do_not_depend_on_the_number_of_threads) {
-  for (const lram::Layout layout : {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int4})
+  for (const lram::Layout layout :
+       {lram::Layout::tiled_float32, lram::Layout::tiled_int8, lram::Layout::tiled_int8g, lram::Layout::tiled_int4})
     for (const bool images : {false, true})
       for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF}) {
         Shape shape;

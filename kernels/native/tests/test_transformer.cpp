@@ -9,7 +9,8 @@ using lram::Layout;
 
 namespace {
 
-const std::vector<Layout> kLayouts = {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int4};
+const std::vector<Layout> kLayouts = {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g,
+                                      Layout::tiled_int4};
 
 template <class Check>
 void for_each_kind(Check check) {

@@ -12,6 +12,8 @@ from lram_export.kernels.tvm.cpu.dense import (
     dense_int4_dot,
     dense_int8_dequantized,
     dense_int8_dot,
+    dense_int8g_dequantized,
+    dense_int8g_dot,
     encode,
 )
 from lram_export.kernels.tvm.cpu.image import flatten, image_convolution, pool, read_image
@@ -30,6 +32,8 @@ __all__ = [
     "dense_int4_dot",
     "dense_int8_dequantized",
     "dense_int8_dot",
+    "dense_int8g_dequantized",
+    "dense_int8g_dot",
     "embed_constant",
     "embed_number",
     "embed_vector",

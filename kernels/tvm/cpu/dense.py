@@ -16,8 +16,8 @@ from tvm.tirx import PrimFunc
 
 from lram_export.kernels.tvm.cpu.loops import AHEAD, LINE, STACK, fetch, jobs_loop, rows_loop
 from lram_export.kernels.tvm.functions import lane_max, magnitude, span, typed, wide
-from lram_export.spec.precision import GROUP
-from lram_export.targets.layout import TILE
+from lram_export.spec.precision import GROUP, WIDE_GROUP
+from lram_export.targets.layout import TILE, wide_groups
 
 PLANES, QUAD = 2, 4
 """Planes of codes; codes that a byte dot product takes at a time."""
@@ -99,16 +99,19 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
     return kernel
 
 
-def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes: int) -> PrimFunc:
+def encode(rows: int, cols: int, padded: int, unsigned: bool, group: int, lanes: int) -> PrimFunc:
     """Activations as two planes of int8 codes, with one scale per token.
 
-    x (rows, cols) -> codes (rows, 2, padded), scales (rows); with ``sums`` also -8 times the sum of the codes of every
-    group of 64 inputs, (rows, 2, padded / 64), with which int4 codes from 0 to 15 are moved to -8 to 7. ``unsigned``
-    stores code + 128. Inputs beyond ``cols`` have code 0.
+    x (rows, cols) -> codes (rows, 2, padded), scales (rows); with a ``group`` of inputs also, for each of them, the sum
+    of its codes times what makes weights stored without a sign what they are: -8 for int4, whose groups are 64 inputs,
+    -128 for int8g with 128: (rows, 2, groups). ``unsigned`` stores code + 128. Inputs beyond ``cols`` have code 0.
     """
     lanes = math.gcd(cols, lanes)
-    groups = padded // GROUP if sums else 1
+    groups, offset = (-(-padded // group), 8 if group == GROUP else 128) if group else (1, 0)
     flip = -128 if unsigned else 0
+
+    def inputs_of(g: Any) -> Any:
+        return T.min(group, padded - g * group) if group and padded % group else group
 
     def as_bytes(code: Any) -> Any:
         return T.Cast(typed("int8", lanes), T.Cast(typed("int32", lanes), code) ^ wide(T.int32(flip), lanes))
@@ -167,11 +170,11 @@ def encode(rows: int, cols: int, padded: int, unsigned: bool, sums: bool, lanes:
                 for g in T.serial(groups):
                     total = T.alloc_buffer((1,), "int32", scope=STACK)
                     total[0] = 0
-                    for i in T.serial(GROUP):
-                        total[0] = total[0] + T.Cast("int32", codes[row, p, g * GROUP + i])
-                    group_sums[row, p, g] = total[0] * -8
+                    for i in T.serial(inputs_of(g)):
+                        total[0] = total[0] + T.Cast("int32", codes[row, p, g * group + i])
+                    group_sums[row, p, g] = total[0] * -offset
 
-    return kernel_with_sums if sums else kernel
+    return kernel_with_sums if group else kernel
 
 
 def _four_codes(codes: Any, row: Any, plane: Any, at: Any, lanes: int) -> Any:
@@ -250,6 +253,94 @@ def dense_int8_dot(
                             )
 
     return kernel
+
+
+def dense_int8g_dot(
+    rows: int, cols: int, tiles: int, *, intrinsic: str, unsigned: bool, outputs: int, lanes: int
+) -> PrimFunc:
+    """y = W x for int8g codes with byte dot products; ``cols`` a multiple of 4.
+
+    weights (tiles, cols / 4, 128) bytes, each code + 128: the unsigned side of an instruction that has one, undone by
+    the sums of the groups' codes; else their signs are flipped. Codes of x are signed.
+    """
+    group, groups, quads, vectors = tokens_at_once(rows), wide_groups(cols), cols // QUAD, outputs // lanes
+    of_group = WIDE_GROUP // QUAD
+    size, ahead = tiles * TILE * cols, AHEAD // (QUAD * TILE)
+    dot = _dot(intrinsic, False, lanes)  # weights first
+
+    def as_multiplied(quad: Any) -> Any:
+        return quad if unsigned else quad ^ T.broadcast(T.int8(-128), 4 * lanes)
+
+    @T.inline
+    def add_group(codes, sums, weight, weight_scales, total, tile, first, part, g, count):
+        held = T.alloc_buffer((group * PLANES, outputs), "int32", scope=STACK)
+        for p in T.unroll(group * PLANES):
+            for v in T.unroll(vectors):
+                start = T.meta_var(sums[first + p // PLANES, p % PLANES, g] if unsigned else T.int32(0))
+                held[p, T.ramp(v * lanes, 1, lanes)] = wide(start, lanes)
+        for i in T.serial(count):
+            for n in T.unroll(-(-4 * outputs // LINE)):
+                T.evaluate(fetch(weight, tile, g * of_group + i + ahead, 4 * part * outputs + n * LINE))
+            for p in T.unroll(group * PLANES):
+                for v in T.unroll(vectors):
+                    at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                    place = T.meta_var(T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes))
+                    held[p, at] = dot(
+                        held[p, at],
+                        as_multiplied(weight[tile, g * of_group + i, place]),
+                        _four_codes(codes, first + p // PLANES, p % PLANES, 4 * (g * of_group + i), lanes),
+                    )
+        for t in T.unroll(group):
+            for v in T.unroll(vectors):
+                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                high = T.meta_var(T.Cast(typed("float32", lanes), held[PLANES * t, at]))
+                low = T.meta_var(T.Cast(typed("float32", lanes), held[PLANES * t + 1, at]))
+                scale = T.meta_var(weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)])
+                total[t, at] = total[t, at] + (high * 128.0 + low) * scale
+
+    @T.inline
+    def product(codes, scales, sums, weight, weight_scales, y):
+        for tile in jobs_loop(tiles, size):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
+                for part in T.serial(TILE // outputs):
+                    total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
+                    clear(total, group, vectors, lanes)
+                    for g in T.serial(quads // of_group):
+                        add_group(codes, sums, weight, weight_scales, total, tile, first, part, g, of_group)
+                    if quads % of_group != 0:
+                        last = T.meta_var(groups - 1)
+                        rest = T.meta_var(quads % of_group)
+                        add_group(codes, sums, weight, weight_scales, total, tile, first, part, last, rest)
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
+                            y[first + t, at] = total[t, T.ramp(v * lanes, 1, lanes)] * wide(scales[first + t], lanes)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        codes: T.Buffer((rows, PLANES, cols), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+        weight: T.Buffer((tiles, quads, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, groups, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        product(codes, scales, codes, weight, weight_scales, y)
+
+    @T.prim_func(s_tir=True)
+    def kernel_with_sums(
+        codes: T.Buffer((rows, PLANES, cols), "int8"),
+        scales: T.Buffer((rows,), "float32"),
+        sums: T.Buffer((rows, PLANES, groups), "int32"),
+        weight: T.Buffer((tiles, quads, 4 * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, groups, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        product(codes, scales, sums, weight, weight_scales, y)
+
+    return kernel_with_sums if unsigned else kernel
 
 
 def dense_int4_dot(
@@ -339,6 +430,70 @@ def half_byte_of(word: Any, number: int, lanes: int) -> Any:
     place = 2 * (number % 4) + number // 4
     code = (word >> wide(T.int32(4 * place), lanes)) & wide(T.int32(15), lanes)
     return T.Cast(typed("float32", lanes), code) - 8.0
+
+
+def without_offset(word: Any, lanes: int) -> Any:
+    """Four int8g codes in every lane, which are stored as code + 128, as signed bytes."""
+    return word ^ wide(T.int32(0x80808080 - (1 << 32)), lanes)
+
+
+def dense_int8g_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
+    """y = W x for int8g codes, dequantized in registers: x (rows, cols) float32, weights as above."""
+    group, groups, quads, vectors = tokens_at_once(rows), wide_groups(cols), -(-cols // QUAD), 2
+    size, ahead, outputs = tiles * TILE * cols, AHEAD // (QUAD * TILE), vectors * lanes
+
+    @T.inline
+    def add_quad(x, weight, of_group, tile, first, part, i, count):
+        for n in T.unroll(-(-4 * outputs // LINE)):
+            T.evaluate(fetch(weight, tile, i + ahead, 4 * part * outputs + n * LINE))
+        for v in T.unroll(vectors):
+            place = T.meta_var(T.ramp((part * outputs + v * lanes) * 4, 1, 4 * lanes))
+            word = T.bind(without_offset(T.reinterpret(typed("int32", lanes), weight[tile, i, place]), lanes))
+            for b in T.unroll(count):
+                value = T.bind(byte_of(word, b, lanes))
+                for t in T.unroll(group):
+                    at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                    of_group[t, at] = of_group[t, at] + value * wide(x[first + t, 4 * i + b], lanes)
+
+    @T.inline
+    def add_group(x, weight, weight_scales, total, tile, first, part, g, inputs):
+        of_group = T.alloc_buffer((group, outputs), "float32", scope=STACK)
+        clear(of_group, group, vectors, lanes)
+        start = T.meta_var(g * (WIDE_GROUP // QUAD))
+        for i in T.serial(inputs // QUAD):
+            add_quad(x, weight, of_group, tile, first, part, start + i, QUAD)
+        if inputs % QUAD != 0:
+            add_quad(x, weight, of_group, tile, first, part, start + inputs // QUAD, inputs % QUAD)
+        for t in T.unroll(group):
+            for v in T.unroll(vectors):
+                at = T.meta_var(T.ramp(v * lanes, 1, lanes))
+                scale = T.meta_var(weight_scales[tile, g, T.ramp(part * outputs + v * lanes, 1, lanes)])
+                total[t, at] = total[t, at] + of_group[t, at] * scale
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, cols), "float32"),
+        weight: T.Buffer((tiles, quads, QUAD * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, groups, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for tile in jobs_loop(tiles, size):
+            for turn in T.serial(turns(rows, group)):
+                first = T.meta_var(first_of(turn, rows, group))
+                for part in T.serial(TILE // outputs):
+                    total = T.alloc_buffer((group, outputs), "float32", scope=STACK)
+                    clear(total, group, vectors, lanes)
+                    for g in T.serial(cols // WIDE_GROUP):
+                        add_group(x, weight, weight_scales, total, tile, first, part, g, WIDE_GROUP)
+                    if cols % WIDE_GROUP != 0:
+                        add_group(x, weight, weight_scales, total, tile, first, part, groups - 1, cols % WIDE_GROUP)
+                    for t in T.unroll(group):
+                        for v in T.unroll(vectors):
+                            at = T.meta_var(T.ramp(tile * TILE + part * outputs + v * lanes, 1, lanes))
+                            y[first + t, at] = total[t, T.ramp(v * lanes, 1, lanes)]
+
+    return kernel
 
 
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:

@@ -9,28 +9,30 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.dense import QUAD, SUMS, byte_of, half_byte_of, widen
+from lram_export.kernels.tvm.cpu.dense import QUAD, SUMS, byte_of, half_byte_of, widen, without_offset
 from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop
 from lram_export.kernels.tvm.functions import typed, wide
-from lram_export.spec.precision import GROUP
-from lram_export.targets.layout import TILE
+from lram_export.spec.precision import GROUP, WIDE_GROUP
+from lram_export.targets.layout import TILE, wide_groups
 
 MANY = 64
 """From so many tokens on."""
 INPUTS = 128
-"""Inputs whose weights lie in the cache: whole groups of int4 codes."""
+"""Inputs whose weights lie in the cache: whole groups of int4 codes, and one of int8g codes."""
+assert INPUTS == WIDE_GROUP
 
 
 def dense_many(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
     """y = W x: ``parts`` matrices, each for its own ``cols`` inputs of x (rows, parts * cols), stored as `float32`,
-    `float16`, `uint16`, `int8` or `int4`; the last two, of which there is one part, with scales -> y (rows, parts *
-    tiles * 32)."""
+    `float16`, `uint16`, `int8`, `int8g` or `int4`; the last three, of which there is one part, with scales -> y (rows,
+    parts * tiles * 32)."""
     vectors = TILE // lanes
     group = max(3, SUMS // vectors)
     size = parts * tiles * TILE * cols * rows
     blocks, quads, groups = -(-cols // INPUTS), -(-cols // QUAD), -(-cols // GROUP)
     weight_shape, weight_type, scales_shape = {
         "int8": ((tiles, quads, QUAD * TILE), "int8", (tiles, TILE)),
+        "int8g": ((tiles, quads, QUAD * TILE), "int8", (tiles, wide_groups(cols), TILE)),
         "int4": ((tiles, groups, GROUP // 8, 4 * TILE), "int8", (tiles, groups, TILE)),
     }.get(stored, ((parts * tiles, cols, TILE), stored, None))
 
@@ -56,6 +58,16 @@ def dense_many(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes:
                     held[QUAD * i + b, vector(v)] = byte_of(word, b, lanes) * scales[tile, vector(v)]
 
     @T.inline
+    def widen_int8g(weight, scales, tile, start, inputs, held):
+        for i in T.serial((inputs + QUAD - 1) // QUAD):
+            for v in T.unroll(vectors):
+                quad = T.meta_var(weight[tile, start // QUAD + i, T.ramp(v * lanes * QUAD, 1, QUAD * lanes)])
+                word = T.bind(without_offset(T.reinterpret(typed("int32", lanes), quad), lanes))
+                for b in T.unroll(QUAD):
+                    scale = T.meta_var(scales[tile, start // WIDE_GROUP, vector(v)])
+                    held[QUAD * i + b, vector(v)] = byte_of(word, b, lanes) * scale
+
+    @T.inline
     def widen_int4(weight, scales, tile, start, inputs, held):
         for i in T.serial((inputs + 7) // 8):
             for v in T.unroll(vectors):
@@ -65,7 +77,7 @@ def dense_many(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes:
                 for n in T.unroll(8):
                     held[8 * i + n, vector(v)] = half_byte_of(word, n, lanes) * scales[tile, g, vector(v)]
 
-    bring = {"int8": widen_int8, "int4": widen_int4}.get(stored, widen_floats)
+    bring = {"int8": widen_int8, "int8g": widen_int8g, "int4": widen_int4}.get(stored, widen_floats)
 
     @T.inline
     def multiply_group(x, of_input, y, tile, column, start, inputs, first, count):

@@ -11,7 +11,12 @@ of a product are divided among the warps of a block, which add up in shared memo
 from lram_export.kernels.tvm.gpu import decision_transformer, mamba, xlstm
 from lram_export.kernels.tvm.gpu.action import choose
 from lram_export.kernels.tvm.gpu.convolution import causal_convolution
-from lram_export.kernels.tvm.gpu.dense import dense_float, dense_int4_dequantized, dense_int8_dequantized
+from lram_export.kernels.tvm.gpu.dense import (
+    dense_float,
+    dense_int4_dequantized,
+    dense_int8_dequantized,
+    dense_int8g_dequantized,
+)
 from lram_export.kernels.tvm.gpu.image import flatten, image_convolution, pool, read_image
 from lram_export.kernels.tvm.gpu.interface import look_up, normalize_observation
 from lram_export.kernels.tvm.gpu.norms import add, add_bias, layer_norm, rms_norm
@@ -29,6 +34,7 @@ __all__ = [
     "dense_float",
     "dense_int4_dequantized",
     "dense_int8_dequantized",
+    "dense_int8g_dequantized",
     "embed_constant",
     "embed_number",
     "embed_vector",

@@ -8,8 +8,8 @@ from tvm.tirx import PrimFunc
 from lram_export.kernels.tvm.cpu.dense import QUAD, first_of, tokens_at_once, turns, widen
 from lram_export.kernels.tvm.functions import span, wide
 from lram_export.kernels.tvm.gpu.threads import WARP, blocks, shared, threads
-from lram_export.spec.precision import GROUP
-from lram_export.targets.layout import TILE
+from lram_export.spec.precision import GROUP, WIDE_GROUP
+from lram_export.targets.layout import TILE, wide_groups
 
 MOST_TOKENS = 8
 """Tokens that a block multiplies with a weight that it has read."""
@@ -143,6 +143,40 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
         x: T.Buffer((rows, cols), "float32"),
         weight: T.Buffer((tiles, quads, QUAD * TILE), "int8"),
         weight_scales: T.Buffer((tiles, TILE), "float32"),
+        y: T.Buffer((rows, tiles * TILE), "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        for block in blocks(turns(rows, group) * tiles):
+            product(x, weight, weight_scales, y, block)
+
+    return kernel
+
+
+def dense_int8g_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
+    """y = W x for int8g codes, see `cpu/dense.py`: four inputs of an output are one word of a thread."""
+    group, quads, inputs = tokens_at_once(rows, MOST_TOKENS), -(-cols // QUAD), _inputs(cols)
+
+    @T.inline
+    def load(weight, read, place, tile, step, lane):
+        read[span(place, QUAD)] = weight[tile, step, span(QUAD * lane, QUAD)]
+
+    @T.inline
+    def multiply(x, read, place, scales, total, tile, step, lane, first):
+        values = T.alloc_buffer((QUAD,), "float32", scope="local")
+        signed = T.meta_var(T.Cast("int32x4", read[span(place, QUAD)] ^ wide(T.int8(-128), QUAD)))
+        codes = T.meta_var(T.Cast("float32x4", signed))
+        for t in T.unroll(group):
+            inputs(values, x, first + t, 0, QUAD * step)
+            scale = T.meta_var(wide(scales[tile, step // (WIDE_GROUP // QUAD), lane], QUAD))
+            total[t, span(0, QUAD)] = total[t, span(0, QUAD)] + codes * scale * values[span(0, QUAD)]
+
+    product = _product(rows, tiles, quads, (QUAD, "int8"), load, multiply, False)
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer((rows, cols), "float32"),
+        weight: T.Buffer((tiles, quads, QUAD * TILE), "int8"),
+        weight_scales: T.Buffer((tiles, wide_groups(cols), TILE), "float32"),
         y: T.Buffer((rows, tiles * TILE), "float32"),
     ):
         T.func_attr({"tirx.noalias": True})

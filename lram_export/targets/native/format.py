@@ -12,15 +12,26 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lram_export.spec.precision import WIDE_GROUP
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import StepSpec
 from lram_export.spec.tokens import Token
-from lram_export.targets.layout import TILE, input_major, int4_octets, int8_offsets, int8_quads, tiles
+from lram_export.targets.layout import (
+    TILE,
+    input_major,
+    int4_octets,
+    int8_offsets,
+    int8_quads,
+    int8g_quads,
+    tiles,
+    wide_groups,
+)
 
 MAGIC = b"LRAMNAT\n"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OLDEST_VERSION = 3
-"""What has no tensor of :data:`SINCE` is written so, for libraries that know no later one."""
+"""What has no tensor of :data:`SINCE`, nor a layout of a later version, is written so, for libraries that know no later
+one."""
 HEADER_BYTES = 192
 TOKEN_BYTES = 8
 BLOCK_BYTES = 64
@@ -91,6 +102,7 @@ class Layout(IntEnum):
     TILED_FLOAT32 = 1
     TILED_INT8 = 2
     TILED_INT4 = 3
+    TILED_INT8G = 4
 
 
 class Presence(IntEnum):
@@ -296,6 +308,33 @@ def tiled_int4(role: int, number: int, parts: Sequence[tuple[NDArray[np.int8], N
     return Tensor(role, number, Layout.TILED_INT4, len(parts), rows, cols, np.concatenate(packed))
 
 
+def tiled_int8g(role: int, number: int, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]) -> Tensor:
+    """Per tile and group of 128 inputs, of which the last may have fewer: 32 scales, then codes + 128 (inputs / 4, 32,
+    4)."""
+    rows, cols = parts[0][0].shape
+    packed = []
+    for codes, scales in parts:
+        quads, of_group = int8g_quads(codes), tiles(scales).astype(np.float32)
+        for group in range(wide_groups(cols)):
+            inputs = slice(group * WIDE_GROUP // 4, (group + 1) * WIDE_GROUP // 4)
+            packed.append(_bytes(of_group[..., group], quads[:, inputs]))
+    per_part = len(packed) // len(parts)
+    whole = [np.concatenate(packed[i * per_part : (i + 1) * per_part], axis=1) for i in range(len(parts))]
+    return Tensor(role, number, Layout.TILED_INT8G, len(parts), rows, cols, np.concatenate(whole))
+
+
+_TILED = {"int8": tiled_int8, "int8g": tiled_int8g, "int4": tiled_int4}
+CODE_FORMATS = tuple(_TILED)
+"""Formats of codes that kernels multiply with."""
+
+
+def tiled_codes(
+    role: int, number: int, weight_format: str, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]
+) -> Tensor:
+    """Codes and scales of matrices in one of :data:`CODE_FORMATS`."""
+    return _TILED[weight_format](role, number, parts)
+
+
 def write_artifact(
     path: Path, header: Header, tokens: Sequence[TokenEntry], blocks: Sequence[BlockEntry], tensors: Sequence[Tensor]
 ) -> None:
@@ -307,7 +346,13 @@ def write_artifact(
 
 def format_version(tensors: Sequence[Tensor]) -> int:
     """The oldest version of the format that has all of these."""
-    return max((SINCE[Role(t.role)] for t in tensors if t.role in SINCE), default=OLDEST_VERSION)
+    of_roles = max((SINCE[Role(t.role)] for t in tensors if t.role in SINCE), default=OLDEST_VERSION)
+    return FORMAT_VERSION if has_later_layout(tensors) else of_roles
+
+
+def has_later_layout(tensors: Sequence[Tensor]) -> bool:
+    """Whether one lies in a way that versions before the newest do not know."""
+    return any(t.layout is Layout.TILED_INT8G for t in tensors)
 
 
 def write_file(

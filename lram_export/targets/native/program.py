@@ -10,12 +10,15 @@ from enum import IntEnum
 from pathlib import Path
 
 from lram_export.spec.tensors import StateSpec, TensorSpec
-from lram_export.targets.native.format import NAME_BYTES, Tensor, write_file
+from lram_export.targets.native.format import NAME_BYTES, Tensor, has_later_layout, write_file
 
 MAGIC = b"LRAMSTP\n"
-PROGRAM_VERSION = 2
+PROGRAM_VERSION = 3
+INTERFACE_VERSION = 2
+"""The first that may say what the numbers of a robot are."""
 OLDEST_VERSION = 1
-"""What says nothing of its robot is written so, for libraries that know no later one."""
+"""What says nothing of its robot, and has no layout of a later version, is written so, for libraries that know no
+later one."""
 HEADER_BYTES = 144
 FIELD_EXTENTS, FIELD_NAME = 7, 72
 ELEMENTS = ("float32", "uint8", "int64")
@@ -195,7 +198,9 @@ class Program:
     @property
     def version(self) -> int:
         """The oldest version of the format that has all of it."""
-        return OLDEST_VERSION if self.interface is None else PROGRAM_VERSION
+        if has_later_layout(self.tensors):
+            return PROGRAM_VERSION
+        return OLDEST_VERSION if self.interface is None else INTERFACE_VERSION
 
     @property
     def all_tensors(self) -> tuple[Tensor, ...]:

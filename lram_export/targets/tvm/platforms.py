@@ -28,13 +28,13 @@ class Dot:
         intrinsic: LLVM's name of it.
         unsigned: whether one side is unsigned; activations are then stored as code + 128.
         outputs: outputs of int8 matrices computed at once; each holds two sums for each of three tokens in a register.
-        int4_outputs: the same for int4 matrices, which keep a float32 total beside the sums.
+        grouped_outputs: the same for int4 and int8g matrices, which keep a float32 total beside the sums.
     """
 
     intrinsic: str
     unsigned: bool
     outputs: int
-    int4_outputs: int
+    grouped_outputs: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ _PROCESSORS = {
             features=("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
             lanes=16,
             memory_columns=64,
-            dot=Dot("llvm.x86.avx512.vpdpbusd.512", unsigned=True, outputs=32, int4_outputs=32),
+            dot=Dot("llvm.x86.avx512.vpdpbusd.512", unsigned=True, outputs=32, grouped_outputs=32),
             **_X86,
         ),
         TvmPlatform(
@@ -105,7 +105,7 @@ _PROCESSORS = {
             features=(*_AVX2, "avx_vnni"),
             lanes=8,
             memory_columns=64,
-            dot=Dot("llvm.x86.avx512.vpdpbusd.256", unsigned=True, outputs=32, int4_outputs=16),
+            dot=Dot("llvm.x86.avx512.vpdpbusd.256", unsigned=True, outputs=32, grouped_outputs=16),
             **_X86,
         ),
         TvmPlatform(
@@ -128,7 +128,7 @@ _PROCESSORS = {
             features=("asimd", "asimddp"),
             lanes=4,
             memory_columns=16,  # sizes of this row by the number of registers: no board was at hand
-            dot=Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", unsigned=False, outputs=16, int4_outputs=8),
+            dot=Dot("llvm.aarch64.neon.sdot.v4i32.v16i8", unsigned=False, outputs=16, grouped_outputs=8),
             compilers=("aarch64-linux-gnu-g++",),
             package="g++-aarch64-linux-gnu",
         ),

@@ -51,7 +51,11 @@ void dense(const lram::Matrix& matrix, int first_tile, int last_tile, const lram
 // Codes of the tokens for matrices of a format: symmetric, one scale per token.
 void quantize(const lram::Tokens& x, lram::Format format, int cols) {
   if (format == lram::Format::float32) return;
-  const int group = format == lram::Format::int4 ? lram::kGroup : cols;
+  const bool summed = format == lram::Format::int4 || format == lram::Format::int8g;
+  const int group = format == lram::Format::int4    ? lram::kGroup
+                    : format == lram::Format::int8g ? lram::kWideGroup
+                                                    : cols;
+  const int offset = format == lram::Format::int4 ? 8 : 128;  // of the weights' codes
   const int groups = (cols + group - 1) / group;
   const int planes = sum_planes(x);
   const float bound = x.planes == 2 ? 16256.0F : 127.0F;
@@ -71,13 +75,15 @@ void quantize(const lram::Tokens& x, lram::Format format, int cols) {
     const F inverse = set(bound / peak);
     for (int g = 0; g < groups; ++g) {
       F sums[2] = {set(0.0F), set(0.0F)};
-      for (int i = g * group; i < (g + 1) * group; i += kWidth) {  // a group is filled up with zeros
+      // a group of int4 is filled up with zeros, the last one of int8g ends with the inputs
+      const int end = format == lram::Format::int4 || (g + 1) * group < cols ? (g + 1) * group : cols;
+      for (int i = g * group; i < end; i += kWidth) {
         const F scaled = i < cols ? load(in + i) * inverse : set(0.0F);
         encode(x, format, t, i, round_even(vmin(vmax(scaled, set(0.0F) - limit), limit)), sums);
       }
-      if (format != lram::Format::int4) continue;
+      if (!summed) continue;
       for (int p = 0; p < planes; ++p)
-        x.sums[(t * planes + p) * groups + g] = -8 * static_cast<std::int32_t>(sum(sums[p]));
+        x.sums[(t * planes + p) * groups + g] = -offset * static_cast<std::int32_t>(sum(sums[p]));
     }
   }
 }

@@ -22,6 +22,43 @@ constexpr int chains() {
   return Accumulators >= 8 || kWidth == 4 ? 1 : Accumulators >= 4 ? 2 : 4;
 }
 
+// Adds the products of some quads of inputs, whose weights begin at `w`, to the sums of N planes of codes at `a`.
+// Grouped: weights are stored as code + 128, which is how an instruction with one unsigned side takes them.
+template <bool Grouped, int C, int N, int V>
+LRAM_INLINE void add_quads(const std::uint8_t* w, int quads, const std::int8_t* a, std::size_t stride,
+                           I (&acc)[C][N][V]) {
+  const auto multiply = [&](I(&sums)[N][V]) {
+    I wv[V];
+    prefetch(w + kAhead);
+    if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
+    for (int v = 0; v < V; ++v) {
+      const I codes = load_codes(w + v * kWidth * 4);
+      wv[v] = in_register(Grouped && !kUnsignedActivations ? flip_signs(codes) : codes);
+    }
+    for (int n = 0; n < N; ++n) {
+      const I four = four_codes(a + n * stride);
+      for (int v = 0; v < V; ++v)
+        sums[n][v] = Grouped ? dot_unsigned(sums[n][v], wv[v], four) : dot_int8(sums[n][v], wv[v], four);
+    }
+    w += 4 * lram::kTileRows;
+    a += 4;
+  };
+  int k = 0;
+  for (; k + C <= quads; k += C)
+    for (int chain = 0; chain < C; ++chain) multiply(acc[chain]);
+  for (; k < quads; ++k) multiply(acc[0]);
+  for (int chain = 1; chain < C; ++chain)
+    for (int n = 0; n < N; ++n)
+      for (int v = 0; v < V; ++v) acc[0][n][v] = add_sums(acc[0][n][v], acc[chain][n][v]);
+}
+
+// The sum of a token's products, from those of its planes.
+template <int P, int V>
+LRAM_INLINE F both_planes(const I (&planes)[V], const I (&last)[V], int v) {
+  const F high = to_float(planes[v]);
+  return P == 2 ? fma(high, set(128.0F), to_float(last[v])) : high;
+}
+
 // One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes]
 template <int T, int P>
 LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
@@ -40,33 +77,51 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
       for (int p = 0; p < T * P; ++p)
         for (int chain = 0; chain < C; ++chain) acc[chain][p][v] = chain == 0 ? start : zero_sums();
     }
-    const std::uint8_t* w = codes + part * kWidth * 4;
-    const auto multiply = [&](int k, I(&sums)[T* P][V]) {
-      I wv[V];
-      prefetch(w + kAhead);
-      if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
-      for (int v = 0; v < V; ++v) wv[v] = in_register(load_codes(w + v * kWidth * 4));
-      for (int p = 0; p < T * P; ++p) {
-        const I a = four_codes(planes + p * x.code_stride + 4 * k);
-        for (int v = 0; v < V; ++v) sums[p][v] = dot_int8(sums[p][v], wv[v], a);
-      }
-      w += 4 * lram::kTileRows;
-    };
-    int k = 0;
-    for (; k + C <= quads; k += C)
-      for (int chain = 0; chain < C; ++chain) multiply(k + chain, acc[chain]);
-    for (; k < quads; ++k) multiply(k, acc[0]);
-    for (int chain = 1; chain < C; ++chain)
-      for (int p = 0; p < T * P; ++p)
-        for (int v = 0; v < V; ++v) acc[0][p][v] = add_sums(acc[0][p][v], acc[chain][p][v]);
+    add_quads<false>(codes + part * kWidth * 4, quads, planes, x.code_stride, acc);
     for (int t = 0; t < T; ++t)
       for (int v = 0; v < V; ++v) {
-        F total = to_float(acc[0][t * P][v]);
-        if (P == 2) total = fma(total, set(128.0F), to_float(acc[0][t * P + P - 1][v]));
+        const F total = both_planes<P>(acc[0][t * P], acc[0][t * P + P - 1], v);
         const int o = (part + v) * kWidth;
         store(y + t * y_stride + o, total * set(x.scales[token + t]) * load(scales + o));
       }
   }
+}
+
+// One int8g tile: per group [32 scales][inputs / 4][32][4 codes + 128]
+template <int T, int P>
+LRAM_INLINE void dense_int8g(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
+                             std::size_t y_stride) {
+  constexpr int V = vectors_at_once<T * P>();
+  constexpr int C = chains<T * P * V>();
+  constexpr int kQuads = lram::kWideGroup / 4;
+  const int groups = (quads + kQuads - 1) / kQuads;
+  const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
+  const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * P * groups;
+  F total[T][kPerTile];
+  for (auto& of_token : total)
+    for (F& a : of_token) a = set(0.0F);
+  const std::uint8_t* group = tile;
+  for (int g = 0; g < groups; ++g) {
+    const int count = g + 1 < groups ? kQuads : quads - g * kQuads;
+    const auto* scales = reinterpret_cast<const float*>(group);
+    const std::uint8_t* codes = group + 4 * lram::kTileRows;
+    for (int part = 0; part < kPerTile; part += V) {
+      I acc[C][T * P][V];
+      for (int p = 0; p < T * P; ++p)
+        for (int v = 0; v < V; ++v)
+          for (int chain = 0; chain < C; ++chain)
+            acc[chain][p][v] = kUnsignedActivations && chain == 0 ? set_sums(sums[p * groups + g]) : zero_sums();
+      add_quads<true>(codes + part * kWidth * 4, count, planes + 4 * g * kQuads, x.code_stride, acc);
+      for (int v = 0; v < V; ++v) {
+        const F scale = load(scales + (part + v) * kWidth);
+        for (int t = 0; t < T; ++t)
+          total[t][part + v] = fma(both_planes<P>(acc[0][t * P], acc[0][t * P + P - 1], v), scale, total[t][part + v]);
+      }
+    }
+    group = codes + static_cast<std::size_t>(count) * 4 * lram::kTileRows;
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < kPerTile; ++v) store(y + t * y_stride + v * kWidth, total[t][v] * set(x.scales[token + t]));
 }
 
 // One int4 tile: per group [32 scales][8][32][4 bytes], low nibbles of inputs 0..3, high ones of 4..7; nibble = code +
@@ -103,8 +158,8 @@ LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::To
           const std::int8_t* a = planes + p * x.code_stride + g * lram::kGroup + k;
           const I first = four_codes(a);
           const I second = four_codes(a + 4);
-          for (int v = 0; v < V; ++v) acc[p][v] = dot_int4(acc[p][v], low[v], first);
-          for (int v = 0; v < V; ++v) acc[p][v] = dot_int4(acc[p][v], high[v], second);
+          for (int v = 0; v < V; ++v) acc[p][v] = dot_unsigned(acc[p][v], low[v], first);
+          for (int v = 0; v < V; ++v) acc[p][v] = dot_unsigned(acc[p][v], high[v], second);
         }
       }
       for (int v = 0; v < V; ++v) {
@@ -126,6 +181,8 @@ LRAM_INLINE void dense_planes(const lram::Matrix& matrix, const std::uint8_t* ti
                               float* y, std::size_t y_stride) {
   if (matrix.format == lram::Format::int8)
     dense_int8<T, P>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
+  else if (matrix.format == lram::Format::int8g)
+    dense_int8g<T, P>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
   else
     dense_int4<T, P>(tile, (matrix.cols + lram::kGroup - 1) / lram::kGroup, x, token, y, y_stride);
 }

@@ -23,22 +23,27 @@ LRAM_INLINE void prefetch_ahead(const std::uint8_t* block, int iteration) {
   for (int byte = 0; byte < kBytesAtOnce; byte += 64) prefetch(line + byte);
 }
 
-// One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes]
-template <int T>
+// One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes], or, where it is Grouped, one of int8g: per
+// group, which is a block, [32 scales][inputs / 4][32][4 codes + 128].
+template <int T, bool Grouped>
 LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tokens& x, int token, float* y,
                             std::size_t y_stride) {
+  static_assert(kBlockInputs == lram::kWideGroup, "a block of int8g has one scale per output");
+  constexpr int kQuads = kBlockInputs / 4;
+  const int blocks = (quads + kQuads - 1) / kQuads;
   const auto* scales = reinterpret_cast<const float*>(tile);
-  const std::uint8_t* codes = tile + 8 * lram::kTileRows;
+  const std::uint8_t* block = tile + (Grouped ? 4 : 8) * lram::kTileRows;
+  const std::int32_t* sums = Grouped ? x.sums + static_cast<std::size_t>(token) * blocks : nullptr;
   F total[T][kPerTile];
   for (auto& of_token : total)
     for (F& a : of_token) a = set(0.0F);
-  for (int first = 0; first < quads; first += kBlockInputs / 4) {
-    const int count = quads - first < kBlockInputs / 4 ? quads - first : kBlockInputs / 4;
-    const std::uint8_t* block = codes + static_cast<std::size_t>(first) * 4 * lram::kTileRows;
+  for (int b = 0; b < blocks; ++b) {
+    const int first = b * kQuads;
+    const int count = b + 1 < blocks ? kQuads : quads - first;
     for (int part = 0; part < kPerTile; part += kVectors) {
       I acc[T][kVectors];
-      for (auto& of_token : acc)
-        for (I& a : of_token) a = zero_sums();
+      for (int t = 0; t < T; ++t)
+        for (I& a : acc[t]) a = Grouped ? set_sums(sums[t * blocks + b]) : zero_sums();
       const std::uint8_t* w = block + part * kWidth * 4;
       for (int k = 0; k < count; ++k, w += 4 * lram::kTileRows) {
         prefetch_ahead(block, part / kVectors * count + k);
@@ -46,8 +51,8 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
         I odd[kVectors];
         for (int v = 0; v < kVectors; ++v) {
           const I four = load_codes(w + v * kWidth * 4);
-          even[v] = even_bytes(four);
-          odd[v] = odd_bytes(four);
+          even[v] = Grouped ? even_unsigned(four) : even_bytes(four);
+          odd[v] = Grouped ? odd_unsigned(four) : odd_bytes(four);
         }
         for (int t = 0; t < T; ++t) {
           const std::int8_t* a = wide_codes(x, token + t) + 8 * (first + k);
@@ -58,12 +63,23 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
         }
       }
       for (int t = 0; t < T; ++t)
-        for (int v = 0; v < kVectors; ++v) total[t][part + v] = total[t][part + v] + to_float(acc[t][v]);
+        for (int v = 0; v < kVectors; ++v) {
+          const F sum_of_block = to_float(acc[t][v]);
+          F& sum_of_all = total[t][part + v];
+          sum_of_all =
+              Grouped ? fma(sum_of_block, load(scales + (part + v) * kWidth), sum_of_all) : sum_of_all + sum_of_block;
+        }
+    }
+    block += static_cast<std::size_t>(count) * 4 * lram::kTileRows;
+    if (Grouped) {
+      scales = reinterpret_cast<const float*>(block);
+      block += 4 * lram::kTileRows;
     }
   }
   for (int t = 0; t < T; ++t)
     for (int v = 0; v < kPerTile; ++v) {
-      const F scale = set(x.scales[token + t]) * load(scales + v * kWidth);
+      F scale = set(x.scales[token + t]);
+      if (!Grouped) scale = scale * load(scales + v * kWidth);
       store(y + t * y_stride + v * kWidth, total[t][v] * scale);
     }
 }
@@ -117,7 +133,9 @@ template <int T>
 LRAM_INLINE void dense_codes(const lram::Matrix& matrix, const std::uint8_t* tile, const lram::Tokens& x, int token,
                              float* y, std::size_t y_stride) {
   if (matrix.format == lram::Format::int8)
-    dense_int8<T>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
+    dense_int8<T, false>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
+  else if (matrix.format == lram::Format::int8g)
+    dense_int8<T, true>(tile, (matrix.cols + 3) / 4, x, token, y, y_stride);
   else
     dense_int4<T>(tile, (matrix.cols + lram::kGroup - 1) / lram::kGroup, x, token, y, y_stride);
 }

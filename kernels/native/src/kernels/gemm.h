@@ -32,6 +32,18 @@ void decode_int8(const std::uint8_t* tile, int first, int count, int start, floa
       decode_four(panel + k * kPanel + o, load_codes(codes + k * lram::kTileRows + 4 * o), set(0.0F), load(scales + o));
 }
 
+void decode_int8g(const std::uint8_t* tile, int first, int count, int start, float* panel) {
+  constexpr std::size_t group_bytes = 4 * lram::kTileRows + lram::kTileRows * lram::kWideGroup;
+  for (int k = 0; k < count; k += 4) {
+    const std::uint8_t* group = tile + static_cast<std::size_t>((first + k) / lram::kWideGroup) * group_bytes;
+    const auto* scales = reinterpret_cast<const float*>(group) + start;
+    const std::uint8_t* codes =
+        group + 4 * lram::kTileRows + (first + k) % lram::kWideGroup * lram::kTileRows + 4 * start;
+    for (int o = 0; o < kPanel; o += kWidth)
+      decode_four(panel + k * kPanel + o, flip_signs(load_codes(codes + 4 * o)), set(0.0F), load(scales + o));
+  }
+}
+
 void decode_int4(const std::uint8_t* tile, int first, int count, int start, float* panel) {
   constexpr std::size_t group_bytes = 4 * lram::kTileRows + lram::kTileRows * lram::kGroup / 2;
   const F eight = set(8.0F);
@@ -92,6 +104,8 @@ void gemm(const lram::Gemm& g) {
           panel = reinterpret_cast<const float*>(data) + static_cast<std::size_t>(first) * lram::kTileRows + start;
         else if (matrix.format == lram::Format::int8)
           decode_int8(data, first, count, start, g.scratch);
+        else if (matrix.format == lram::Format::int8g)
+          decode_int8g(data, first, count, start, g.scratch);
         else
           decode_int4(data, first, count, start, g.scratch);
         const auto multiply = panel == g.scratch ? multiply_panel<kPanel> : multiply_panel<lram::kTileRows>;

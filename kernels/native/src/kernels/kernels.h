@@ -13,15 +13,16 @@
 
 namespace lram {
 
-constexpr int kTileRows = 32;  // outputs per weight tile
-constexpr int kGroup = 64;     // inputs that share an int4 scale
+constexpr int kTileRows = 32;    // outputs per weight tile
+constexpr int kGroup = 64;       // inputs that share an int4 scale
+constexpr int kWideGroup = 128;  // inputs that share an int8g scale
 
 constexpr int kMostInt8Columns = 133144;  // 127 * 127 times so many products of codes still fit 32 bits
 
 // Larger numbers in a state or in an embedded token are refused: their squares, which norms add up, leave float32.
 constexpr float kLargest = 1e17F;
 
-enum class Format : std::uint32_t { float32, int8, int4 };
+enum class Format : std::uint32_t { float32, int8, int4, int8g };
 
 enum class Activation : std::uint32_t { gelu = 0, relu = 1, relu_squared = 2, sigmoid = 3, swish = 4, selu = 5 };
 
@@ -46,7 +47,7 @@ struct Tokens {
   std::int8_t* codes;  // [count][2][code_stride]
   std::size_t code_stride;
   float* scales;       // [count]: x = scale * code
-  std::int32_t* sums;  // [count][planes][groups]: -8 * sum of the group's codes (int4)
+  std::int32_t* sums;  // [count][planes][groups]: -8 (int4) or -128 (int8g) * sum of the group's codes
 };
 
 constexpr int kGemmInputs = 192;  // of a tile that are multiplied at once: they stay in the first cache

@@ -99,7 +99,7 @@ void Program::check_tensors() {
   for (std::uint32_t i = 0; i < header_->tensors; ++i) {
     const TensorEntry& e = tensors_[i];
     const std::string name = "tensor " + number(i);
-    if (layout_of(e) > Layout::tiled_int4) file_.refuse(name + ": layout: unknown: " + number(e.layout));
+    if (layout_of(e) > kLastLayout) file_.refuse(name + ": layout: unknown: " + number(e.layout));
     const bool weights = &e != interface();
     if (weights) within(name + ": role", e.role, 0, 0);
     within(name + ": number", e.number, i, i);
@@ -381,9 +381,10 @@ std::uint64_t Program::read_dense(Instruction& instruction, const std::string& n
   const Layout layout = layout_of(e);
   if (layout == Layout::plain_float32 || e.rows != sizes[1] || e.cols != sizes[2])
     file_.refuse(name + ": operand 2: expected a tiled matrix of " + number(sizes[1]) + " x " + number(sizes[2]));
-  const Format format = layout == Layout::tiled_int8   ? Format::int8
-                        : layout == Layout::tiled_int4 ? Format::int4
-                                                       : Format::float32;
+  const Format format = layout == Layout::tiled_int8    ? Format::int8
+                        : layout == Layout::tiled_int4  ? Format::int4
+                        : layout == Layout::tiled_int8g ? Format::int8g
+                                                        : Format::float32;
   if (format != Format::float32 && sizes[2] % 16 != 0)
     file_.refuse(name + ": sizes: expected codes of a multiple of 16 columns, got " + number(sizes[2]));
   if (format == Format::int8) within(name + ": sizes", sizes[2], 1, kMostInt8Columns);

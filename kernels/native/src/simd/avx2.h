@@ -74,6 +74,7 @@ LRAM_INLINE I load_codes(const void* p) { return _mm256_loadu_si256(static_cast<
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 LRAM_INLINE I high_nibbles(I v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
+LRAM_INLINE I flip_signs(I v) { return _mm256_xor_si256(v, _mm256_set1_epi8(INT8_MIN)); }  // of every byte
 template <int Byte>
 LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
   return _mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * Byte), 24);
@@ -89,11 +90,15 @@ LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
 #ifdef __AVXVNNI__
 constexpr bool kUnsignedActivations = true;
 LRAM_INLINE I dot_int8(I acc, I weights, I activations) { return _mm256_dpbusd_avx_epi32(acc, activations, weights); }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return _mm256_dpbusd_avx_epi32(acc, nibbles, activations); }
+LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) {
+  return _mm256_dpbusd_avx_epi32(acc, weights, activations);
+}
 #else
 #define LRAM_WIDE_CODES
 LRAM_INLINE I even_bytes(I v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
 LRAM_INLINE I odd_bytes(I v) { return _mm256_srai_epi16(v, 8); }
+LRAM_INLINE I even_unsigned(I v) { return _mm256_and_si256(v, _mm256_set1_epi16(255)); }
+LRAM_INLINE I odd_unsigned(I v) { return _mm256_srli_epi16(v, 8); }
 template <int Number>
 LRAM_INLINE I nibbles(I v) {  // of each 16 bits
   return _mm256_and_si256(_mm256_srli_epi16(v, 4 * Number), _mm256_set1_epi16(15));

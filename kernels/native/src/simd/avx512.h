@@ -65,6 +65,7 @@ LRAM_INLINE I load_codes(const void* p) { return _mm512_loadu_si512(p); }
 LRAM_INLINE I four_codes(const std::int8_t* p) { return _mm512_set1_epi32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 LRAM_INLINE I high_nibbles(I v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
+LRAM_INLINE I flip_signs(I v) { return _mm512_xor_si512(v, _mm512_set1_epi8(INT8_MIN)); }  // of every byte
 template <int Byte>
 LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
   return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * Byte), 24);
@@ -78,11 +79,13 @@ LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
 #ifdef __AVX512VNNI__
 constexpr bool kUnsignedActivations = true;  // dpbusd wants one side unsigned: code + 128, undone by the weights' sums
 LRAM_INLINE I dot_int8(I acc, I weights, I activations) { return _mm512_dpbusd_epi32(acc, activations, weights); }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return _mm512_dpbusd_epi32(acc, nibbles, activations); }
+LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) { return _mm512_dpbusd_epi32(acc, weights, activations); }
 #else
 #define LRAM_WIDE_CODES
 LRAM_INLINE I even_bytes(I v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); }
 LRAM_INLINE I odd_bytes(I v) { return _mm512_srai_epi16(v, 8); }
+LRAM_INLINE I even_unsigned(I v) { return _mm512_and_si512(v, _mm512_set1_epi16(255)); }
+LRAM_INLINE I odd_unsigned(I v) { return _mm512_srli_epi16(v, 8); }
 template <int Number>
 LRAM_INLINE I nibbles(I v) {  // of each 16 bits
   return _mm512_and_si512(_mm512_srli_epi16(v, 4 * Number), _mm512_set1_epi16(15));

@@ -56,6 +56,9 @@ LRAM_INLINE I load_codes(const void* p) { return vreinterpretq_s32_s8(vld1q_s8(s
 LRAM_INLINE I four_codes(const std::int8_t* p) { return vdupq_n_s32(*reinterpret_cast<const Unaligned32*>(p)); }
 LRAM_INLINE I low_nibbles(I v) { return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(15))); }
 LRAM_INLINE I high_nibbles(I v) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(v), 4)); }
+LRAM_INLINE I flip_signs(I v) {
+  return vreinterpretq_s32_u8(veorq_u8(vreinterpretq_u8_s32(v), vdupq_n_u8(128)));
+}  // of every byte
 template <int Byte>
 LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
   return vshrq_n_s32(vshlq_n_s32(v, 24 - 8 * Byte), 24);
@@ -79,6 +82,6 @@ LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
   return vaddq_s32(acc, vpaddq_s32(low, high));
 #endif
 }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return dot_int8(acc, nibbles, activations); }
+LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) { return dot_int8(acc, weights, activations); }
 
 }  // namespace

@@ -98,6 +98,7 @@ LRAM_INLINE I four_codes(const std::int8_t* p) {
 }
 LRAM_INLINE I low_nibbles(I v) { return v & 0x0f0f0f0f; }
 LRAM_INLINE I high_nibbles(I v) { return (v >> 4) & 0x0f0f0f0f; }
+LRAM_INLINE I flip_signs(I v) { return v ^ static_cast<std::int32_t>(0x80808080U); }  // of every byte
 template <int Byte>
 LRAM_INLINE I signed_byte(I v) {  // of each 32 bits
   return (v << (24 - 8 * Byte)) >> 24;
@@ -121,6 +122,6 @@ LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
   }
   return acc;
 }
-LRAM_INLINE I dot_int4(I acc, I nibbles, I activations) { return dot_int8(acc, nibbles, activations); }
+LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) { return dot_int8(acc, weights, activations); }
 
 }  // namespace
