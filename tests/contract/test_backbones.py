@@ -190,7 +190,9 @@ class Exported:
         return load_policy(self.path, target, threads=1)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(p, marks=SLOW) if p in ("int8g", "int4") else p for p in PRECISIONS])
+@pytest.fixture(
+    scope="module", params=[pytest.param(p, marks=SLOW) if p in ("int8g", "int4") else p for p in PRECISIONS]
+)
 def bundle(
     checkpoint: Checkpoint, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:

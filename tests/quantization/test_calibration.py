@@ -46,6 +46,7 @@ from lram_export.quantization.stagewise import run_stage, stages
 from lram_export.rollouts.observations import Recording
 from lram_export.rollouts.recording import record_observations
 from lram_export.spec.cost import QuantizationCost
+from lram_export.spec.precision import FORMATS
 from lram_export.spec.tasks import resolve_task
 from tests.conftest import GOLDEN, SLOW, fail, succeed
 from tests.models import lram_steps

@@ -72,7 +72,10 @@ def test_every_product_in_the_graph_has_the_name_of_its_matrix(policy: LoweredPo
     ("precision", "without"),
     [
         pytest.param("int8", ("pytorch", "tvm"), id="int8"),
-        *(pytest.param(p, (), id=f"{p}-all", marks=pytest.mark.precisions) for p in ("fp16", "bf16", "int8", "int8g", "int4")),
+        *(
+            pytest.param(p, (), id=f"{p}-all", marks=pytest.mark.precisions)
+            for p in ("fp16", "bf16", "int8", "int8g", "int4")
+        ),
     ],
 )
 def test_every_target_computes_with_each_of_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lram_export.exporters.native.matrices import column_slices, divisible, slic
 from lram_export.quantization.nearest import round_to_nearest
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.precision import WIDE_GROUP
-from tests.conftest import fail, succeed
+from tests.conftest import SLOW, fail, succeed
 from tests.models import lram
 
 TASK = ("--task", "metaworld/reach-v2", "--no-report")
@@ -31,9 +32,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path / "policy"
 
 
-def test_every_target_computes_the_one_set_of_codes(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "targets", [("onnxruntime", "openvino", "native"), pytest.param(TARGETS, marks=SLOW)], ids=["some", "all"]
+)
+def test_every_target_computes_the_one_set_of_codes(targets: Sequence[str], checkpoint: Path, tmp_path: Path) -> None:
     assert TARGETS == ["pytorch", "onnxruntime", "openvino", "native", "tvm"]
-    options = [part for target in TARGETS for part in ("--target", target)]
+    options = [part for target in targets for part in ("--target", target)]
     path = tmp_path / "policy.lram"
     succeed("export", checkpoint, "-o", path, *TASK, "--precision", "int8g", "--reference-steps", "16", *options)
     bundle = Bundle.open(path)

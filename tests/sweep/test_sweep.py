@@ -331,7 +331,10 @@ class TestWrongUse:
             ),
             (("--targets", ","), "--targets: expected one or more different names, got ''"),
             (("--targets", "native,native"), "--targets: expected one or more different names, got 'native,native'"),
-            (("--precisions", "int3"), "--precisions: expected some of fp32, fp16, bf16, int8, int8g, int4, w8a8, got 'int3'"),
+            (
+                ("--precisions", "int3"),
+                "--precisions: expected some of fp32, fp16, bf16, int8, int8g, int4, w8a8, got 'int3'",
+            ),
             (("--targets", "native", "--precisions", "fp16"), "no cell of this grid is possible: native runs fp32"),
             (("--precisions", "w8a8"), "no cell of this grid is possible: w8a8 needs --calibration"),
             (("--recording", "no.npz"), "Invalid value for '--recording': File 'no.npz' does not exist"),

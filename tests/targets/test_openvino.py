@@ -160,7 +160,7 @@ class TestPrecision:
         ]
         assert len(compressed) == len(matrices) > 0
 
-    @pytest.mark.parametrize("precision", ["int8", "int8g", "int4", *(pytest.param(p, marks=SLOW) for p in ("bf16", "fp16"))])
+    @pytest.mark.parametrize("precision", [*INTEGER_TYPES, *(pytest.param(p, marks=SLOW) for p in ("bf16", "fp16"))])
     def test_it_computes_the_codes_and_keeps_activations_in_float32(
         self, precision: str, exported: ExportFunction
     ) -> None:
