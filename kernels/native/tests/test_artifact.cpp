@@ -64,9 +64,9 @@ TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
 
 TEST(a_newer_artifact_says_so) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  bytes[8] = 6;
+  bytes[8] = 7;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(told("version: this artifact has 6, this library reads 5; update lram-export"));
+  CHECK(told("version: this artifact has 7, this library reads 6; update lram-export"));
 }
 
 TEST(an_older_artifact_says_what_to_do) {
@@ -74,7 +74,7 @@ TEST(an_older_artifact_says_what_to_do) {
   for (const std::uint8_t version : {0, 1, 2}) {
     bytes[8] = version;
     CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-    CHECK(told("this library reads 5; export the bundle again"));
+    CHECK(told("this library reads 6; export the bundle again"));
   }
   for (const std::uint8_t version : {3, 4}) {  // which have all but an interface, or what is said of a robot
     bytes[8] = version;

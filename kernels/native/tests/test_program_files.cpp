@@ -125,12 +125,12 @@ TEST(tables_that_lie_do_no_harm) {  // even with the right checksum
 
 TEST(a_program_of_another_version_says_so) {
   std::vector<std::uint8_t> bytes = small();
-  bytes[8] = 3;
+  bytes[8] = 4;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(problem() == "version: this artifact has 3, this library reads 2; update lram-export");
+  CHECK(problem() == "version: this artifact has 4, this library reads 3; update lram-export");
   bytes[8] = 0;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(problem() == "version: this artifact has 0, this library reads 2; export the bundle again");
+  CHECK(problem() == "version: this artifact has 0, this library reads 3; export the bundle again");
   bytes[8] = 1;  // which says nothing of its robot
   seal(bytes);
   CHECK(try_open(bytes) == LRAM_OK);
