@@ -17,6 +17,7 @@ from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
 from lram_export.spec.tensors import TensorSpec, initial_values
+from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.targets.native.format import (
     HEADER_BYTES,
     SINCE,
@@ -45,6 +46,7 @@ class NativeRuntime(BaseRuntime):
         self.state_format = state_format
         self.leaves_work = state_format == LAZY_HALF
         self._outputs = StepOutput.zeros(spec)
+        self._model: Any = model
         self._episodes: Any = _native.State(model, spec.batch_size)
         # by name: an artifact of a network does not say in which order the manifest lists them
         inputs = dict(zip((t.name for t in spec.inputs), self._inputs.arrays, strict=True))
@@ -70,6 +72,10 @@ class NativeRuntime(BaseRuntime):
             raise StepError(str(error)) from None
         except Exception:
             return False
+
+    def memory(self) -> MemoryOfPolicy:
+        """What steps read, and how much of it lies in huge pages now; takes milliseconds."""
+        return MemoryOfPolicy(*self._model.pages(), *self._episodes.pages())
 
     def _step(self) -> StepOutput:
         try:
@@ -111,7 +117,7 @@ class NativeRuntime(BaseRuntime):
 
     def _free(self) -> None:
         self._state = {}
-        self._episodes = None
+        self._episodes = self._model = None
 
 
 def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
@@ -135,6 +141,7 @@ def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
             spin_microseconds=chosen.spin_microseconds,
             lock_memory=chosen.lock_memory,
             state_format=chosen.state_format,
+            huge_pages=chosen.huge_pages,
             verify=False,  # against a weaker checksum than the manifest's, which has just been checked
         )
     except ValueError as error:

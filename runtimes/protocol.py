@@ -56,7 +56,9 @@ class Runtime(Protocol):
     before this process forked. ``close`` does nothing in a forked process.
 
     A runtime that does not keep the state in float32 says so in an attribute ``state_format``, a string; it decides
-    the tolerance. One whose steps leave work for the time after the action says so in an attribute ``leaves_work``.
+    the tolerance. One whose steps leave work for the time after the action says so in an attribute ``leaves_work``, and
+    one that asks for huge pages has a method ``memory`` that tells what came of it
+    (:class:`~lram_export.system.huge_pages.MemoryOfPolicy`).
     """
 
     spec: StepSpec

@@ -28,6 +28,7 @@ from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.errors import LramError
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.parity import ParityResult
+from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.system.load import LoadWatch, MachineLoad
 from lram_export.system.processes import interrupts_held
 from lram_export.verification.verify import installed_targets
@@ -70,7 +71,8 @@ class BenchResult:
     ``missed`` counts deadlines missed at the rate, and ``cpu_per_second`` is the processor time of all threads per
     second of the paced loop, its pauses included: 1 is a whole core. Both are None without a rate. ``parity`` is None
     where there was nothing to compare with. ``stages_ms`` are the milliseconds of a step in each stage, the mean of the
-    threads, in a profile of a target that can tell.
+    threads, in a profile of a target that can tell. ``memory`` is what of a target that asks for huge pages lies in
+    such.
     """
 
     target: str
@@ -100,6 +102,7 @@ class BenchResult:
     free_ms: float = 0.0
     leaves_work: bool = False
     stages_ms: dict[str, float] | None = None
+    memory: MemoryOfPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         free_ms=1e3 * float(np.median(np.concatenate(run.until_free))),
         leaves_work=report.leaves_work,
         stages_ms=None if report.stages is None else {name: 1e3 * s for name, s in report.stages.items()},
+        memory=report.memory,
     )
 
 

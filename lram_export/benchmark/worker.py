@@ -19,6 +19,7 @@ from lram_export.episodes.steps import random_steps
 from lram_export.errors import LramError, UsageError
 from lram_export.rates import may_spin
 from lram_export.spec.parity import ParityMeter, ParityResult
+from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.system.machine import peak_memory, usable_cores
 from lram_export.system.processes import end_with_parent
 from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
@@ -81,6 +82,7 @@ class WorkerReport:
     parity: ParityResult | None
     leaves_work: bool
     stages: dict[str, float] | None
+    memory: MemoryOfPolicy | None
 
 
 def serve(connection: Connection, job: Job) -> None:
@@ -201,6 +203,7 @@ class _StepWorker:
         broken = [n for n, array in state.items() if not np.isfinite(array).all()]
         if still or broken:
             raise LramError(f"{(still + broken)[0]}: the state did not advance or is not finite; times are void")
+        memory = getattr(self._policy.runtime, "memory", None)
         return WorkerReport(
             self._weights,
             self._threads,
@@ -210,6 +213,7 @@ class _StepWorker:
             self._parity,
             self._leaves_work,
             self._stages(),
+            None if memory is None else memory(),
         )
 
     def _stages(self) -> dict[str, float] | None:

@@ -191,6 +191,12 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "max error",
         "actions differ",
     ]
+    pages = [
+        f"{r.target} {r.precision}, in huge pages: {human_bytes(r.memory.huge_state)} of {human_bytes(r.memory.state)} "
+        f"of state, {human_bytes(r.memory.huge_weights)} of {human_bytes(r.memory.weights)} of weights"
+        for r in results
+        if r.memory is not None
+    ]
     baseline = [r for r in results if r.target == "original"]
     ratios = [
         f"{r.target}: {b.p50_ms / r.p50_ms:.1f} times as fast as the original"
@@ -198,7 +204,9 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         for r in results
         if r is not b
     ]
-    print_table("what it took", columns, rows, [*ratios, *(f"not to be relied on: {w}" for w in report.warnings)])
+    print_table(
+        "what it took", columns, rows, [*pages, *ratios, *(f"not to be relied on: {w}" for w in report.warnings)]
+    )
     _print_stages(results)
 
 

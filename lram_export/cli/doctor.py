@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from typing import Any
@@ -16,6 +17,7 @@ from lram_export.cli.parameters import Command
 from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.system.cgroup import cpu_quota
+from lram_export.system.huge_pages import huge_pages
 from lram_export.system.machine import (
     available_cpus,
     cpu_features,
@@ -47,6 +49,7 @@ def doctor(as_json: bool) -> None:
         }
         for name, runtime in RUNTIMES.items()
     }
+    pages = huge_pages()
     machine = {
         "lram-export": __version__,
         "python": platform.python_version(),
@@ -59,6 +62,7 @@ def doctor(as_json: bool) -> None:
         "default_threads": _default_threads(),
         "cpu_features": list(cpu_features()),
         "memory": total_memory(),
+        "huge_pages": None if pages is None else dataclasses.asdict(pages),
     }
     kernels = _native_kernels() if targets["native"]["runs"] else None
     tvm_platforms = [name for name, each in PLATFORMS.items() if unmet(each) is None]
@@ -71,6 +75,7 @@ def doctor(as_json: bool) -> None:
         "default_threads": ", ".join(f"{size}: {threads}" for size, threads in _default_threads().items()),
         "cpu_features": ", ".join(cpu_features()) or "none known",
         "memory": human_bytes(total_memory()),
+        "huge_pages": "none: this system has none" if pages is None else str(pages),
         "native_kernels": "none: the target native is not installed" if kernels is None else _described(kernels),
         "tvm_platforms": ", ".join(tvm_platforms) or "none",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,12 +17,16 @@ from numpy.typing import NDArray
 
 from lram_export import load_policy
 from lram_export.bundle.bundle import Bundle
+from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.interpolation import Between
 from lram_export.loop.control import Loop, LoopOptions
 from lram_export.policy import Policy
+from lram_export.system.huge_pages import huge_pages
 from lram_export.targets.native.options import (
     CPUS,
+    HUGE_PAGES,
+    IN_HUGE_PAGES,
     LOCK_MEMORY,
     SPIN_MICROSECONDS,
     STATE_FORMAT,
@@ -72,8 +77,14 @@ class TestVariables:
         assert NativeOptions.from_environment(given, spin=False) == NativeOptions(spin_microseconds=70)
 
     def test_all_are_understood(self) -> None:
-        given = {STATE_FORMAT: "lazy-fp16", CPUS: "3,1-2,7", SPIN_MICROSECONDS: "0", LOCK_MEMORY: "1"}
-        assert NativeOptions.from_environment(given) == NativeOptions("lazy-fp16", (3, 1, 2, 7), 0, True)
+        given = {
+            STATE_FORMAT: "lazy-fp16",
+            CPUS: "3,1-2,7",
+            SPIN_MICROSECONDS: "0",
+            LOCK_MEMORY: "1",
+            HUGE_PAGES: "all",
+        }
+        assert NativeOptions.from_environment(given) == NativeOptions("lazy-fp16", (3, 1, 2, 7), 0, True, "all")
 
     @pytest.mark.parametrize(
         ("name", "value", "message"),
@@ -86,6 +97,7 @@ class TestVariables:
             (SPIN_MICROSECONDS, "-5", "LRAM_NATIVE_SPIN_MICROSECONDS: expected a number from 0 to 1000000, got '-5'"),
             (SPIN_MICROSECONDS, "1000001", "got '1000001'"),
             (SPIN_MICROSECONDS, "1e3", "got '1e3'"),
+            (HUGE_PAGES, "1", "LRAM_NATIVE_HUGE_PAGES: expected 0, state or all, got '1'"),
             (LOCK_MEMORY, "yes", "LRAM_NATIVE_LOCK_MEMORY: expected 0 or 1, got 'yes'"),
             ("LRAM_NATIVE_PINNING", "1", "LRAM_NATIVE_PINNING: unknown; the target `native` knows: LRAM_NATIVE_STATE"),
         ],
@@ -110,7 +122,9 @@ class TestVariables:
         expected = logits(bundle)
         monkeypatch.setenv(CPUS, ",".join(map(str, sorted(os.sched_getaffinity(0)))))
         monkeypatch.setenv(SPIN_MICROSECONDS, "0")
-        np.testing.assert_array_equal(logits(bundle, threads=2), expected)
+        for value in IN_HUGE_PAGES:
+            monkeypatch.setenv(HUGE_PAGES, value)
+            np.testing.assert_array_equal(logits(bundle, threads=2), expected)
 
     def test_threads_are_pinned_where_the_variable_says(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu = max(os.sched_getaffinity(0))
@@ -135,6 +149,42 @@ class TestVariables:
         spec = Bundle.open(bundle).manifest.spec
         assert locked["0"] == 0
         assert locked["1"] >= spec.state_bytes + (bundle / "native" / "model.lrn").stat().st_size
+
+
+class TestHugePages:
+    """What comes of asking for them; whether the system gives any, kernels/native/tests/test_pages.cpp tests."""
+
+    def test_bench_says_what_lies_in_them(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(HUGE_PAGES, "0")
+        arguments = ("bench", bundle, "--steps", "10", "--threads", "1", "--unpaced")
+        (result,) = json.loads(succeed(*arguments, "--json").stdout)["results"]
+        memory = result["memory"]
+        assert memory["weights"] == (bundle / "native" / "model.lrn").stat().st_size
+        assert memory["state"] > Bundle.open(bundle).manifest.spec.state_bytes
+        assert memory["huge_state"] == memory["huge_weights"] == 0
+        line = f"in huge pages: 0 B of {human_bytes(memory['state'])} of state, 0 B of {human_bytes(memory['weights'])}"
+        assert f"native fp32, {line} of weights" in succeed(*arguments).stdout
+
+    def test_a_large_batch_lies_in_them_where_the_system_gives_any(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        offered = huge_pages()
+        if offered is None or offered.setting == "never" or offered.disabled or offered.size > 2**21:
+            pytest.skip("this system gives no huge pages of 2 MiB to those that ask")
+        rows = 8 * 2**20 // Bundle.open(bundle).manifest.spec.state_bytes + 1
+        for value in IN_HUGE_PAGES:
+            monkeypatch.setenv(HUGE_PAGES, value)
+            with load_policy(bundle, "native", threads=1, batch=rows) as policy:
+                memory = policy.runtime.memory()  # type: ignore[attr-defined]
+            assert memory.state > 8 * 2**20
+            assert (memory.huge_state > 0) == (value != "0")
+            assert memory.huge_state <= memory.state
+
+    def test_doctor_says_what_the_system_offers(self) -> None:
+        offered = huge_pages()
+        found = json.loads(succeed("doctor", "--json").stdout)["machine"]["huge_pages"]
+        assert found == (None if offered is None else dataclasses.asdict(offered))
+        assert "huge pages" in succeed("doctor").stdout
 
 
 class TestLazyState:

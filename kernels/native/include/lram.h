@@ -106,6 +106,15 @@ typedef enum lram_state_format {
   LRAM_STATE_LAZY_HALF = 1 /* half precision, rewritten every 16 steps: half the memory traffic */
 } lram_state_format;
 
+/* What is asked to lie in huge pages (2 MB on most processors), of which a processor finds the place in memory faster.
+ * Where the system gives none to those that ask (/sys/kernel/mm/transparent_hugepage/enabled is `never`), nothing
+ * changes. lram_model_memory and lram_state_memory tell what came of it. */
+typedef enum lram_huge_pages {
+  LRAM_HUGE_PAGES_NONE = 0,
+  LRAM_HUGE_PAGES_STATE = 1, /* states, those that are larger than a huge page. They take no more memory */
+  LRAM_HUGE_PAGES_ALL = 2    /* weights, too: copied, not mapped, so that processes do not share them */
+} lram_huge_pages;
+
 typedef struct lram_options {
   int threads;           /* threads that compute, 1 to 1024, the caller's included; more than heads are not used, and
                             where weights and state, times rows, have at most 4 MiB, none but the caller's */
@@ -117,11 +126,12 @@ typedef struct lram_options {
   lram_state_format state_format;
   int verify; /* not 0: compare the artifact with its checksum, which reads all of it */
   int safety; /* not 0: hold actions to the safety envelope that the artifact tells, if any (see lram_state_hold) */
+  lram_huge_pages huge_pages;
 } lram_options;
 
 /* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified, held to the
- * safety envelope. Call it first, then change what you want to: so a field that a later version adds has its default,
- * too. NULL is ignored. */
+ * safety envelope, states in huge pages. Call it first, then change what you want to: so a field that a later version
+ * adds has its default, too. NULL is ignored. */
 LRAM_API void lram_options_init(lram_options *options);
 
 /* Maps an artifact, checks it, and starts the threads. Everything is read into memory here, so that no step waits for
@@ -177,6 +187,16 @@ typedef struct lram_description {
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any
  * time, also during a step. Fails with ARGUMENT only. */
 LRAM_API lram_status lram_describe(const lram_model *model, lram_description *description);
+
+/* Memory that steps read, in bytes. */
+typedef struct lram_memory {
+  size_t bytes;
+  size_t huge_bytes; /* of them in huge pages now */
+} lram_memory;
+
+/* The memory of the artifact with its weights. `memory` receives it. Any thread, at any time; it reads
+ * /proc/self/smaps, which takes milliseconds. Fails with ARGUMENT only. */
+LRAM_API lram_status lram_model_memory(const lram_model *model, lram_memory *memory);
 
 /* What an input or output consists of: float, uint8_t or int64_t. */
 typedef enum lram_element { LRAM_FLOAT32 = 0, LRAM_UINT8 = 1, LRAM_INT64 = 2 } lram_element;
@@ -257,6 +277,9 @@ LRAM_API lram_status lram_state_clone(const lram_state *state, lram_state **copy
 
 /* Frees a state, before its model is closed. No call on it may be under way. NULL is ignored. */
 LRAM_API void lram_state_free(lram_state *state);
+
+/* The memory of a state, with all that its steps need. As lram_model_memory. */
+LRAM_API lram_status lram_state_memory(const lram_state *state, lram_memory *memory);
 
 /* Puts rows back to the start of an episode, whatever they held, NaN included.
  *

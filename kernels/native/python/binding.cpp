@@ -66,11 +66,13 @@ const char* dtype_of(lram_element element) {
   return element == LRAM_FLOAT32 ? "float32" : element == LRAM_UINT8 ? "uint8" : "int64";
 }
 
+nb::tuple sizes(const lram_memory& memory) { return nb::make_tuple(memory.bytes, memory.huge_bytes); }
+
 struct Model {
   std::shared_ptr<lram_model> handle;
 
   Model(const std::string& path, int threads, const std::vector<int>& cpus, int spin_microseconds, bool lock_memory,
-        const std::string& state_format, bool verify) {
+        const std::string& state_format, const std::string& huge_pages, bool verify) {
     lram_options options;
     lram_options_init(&options);
     options.threads = threads;
@@ -81,6 +83,10 @@ struct Model {
     if (state_format != "float32" && state_format != "lazy-fp16")
       throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + state_format).c_str());
     options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
+    const std::vector<std::string> huge = {"0", "state", "all"};  // as lram_huge_pages counts them
+    const auto asked = std::find(huge.begin(), huge.end(), huge_pages);
+    if (asked == huge.end()) throw nb::value_error(("huge_pages: expected 0, state or all, got " + huge_pages).c_str());
+    options.huge_pages = static_cast<lram_huge_pages>(asked - huge.begin());
     options.verify = verify ? 1 : 0;
     options.safety = 0;  // Python has its own, around every target
     lram_model* opened = nullptr;
@@ -144,6 +150,12 @@ struct Model {
   nb::tuple interface() const {
     const lram::Engine& engine = *handle->engine;
     return nb::make_tuple(engine.rate(), facts(engine.inputs()), facts(engine.outputs()));
+  }
+
+  nb::tuple pages() const {
+    lram_memory memory;
+    check(lram_model_memory(handle.get(), &memory));
+    return sizes(memory);
   }
 
   nb::list inputs() const { return fields(description().inputs, lram_input); }
@@ -319,6 +331,11 @@ struct State {
   }
   void reset(const std::vector<int>& rows) { check(lram_state_reset(handle.get(), rows.data(), rows.size())); }
   std::size_t size() const { return inner().size(); }
+  nb::tuple pages() const {
+    lram_memory memory;
+    check(lram_state_memory(handle.get(), &memory));
+    return sizes(memory);
+  }
 };
 
 nb::object memory(nb::handle_t<State> self) {
@@ -353,10 +370,11 @@ NB_MODULE(_native, m) {
         "Kernels that models use; raises ValueError if LRAM_ISA names none.");
   m.attr("__version__") = lram_version();
   nb::class_<Model>(m, "Model")
-      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, bool>(),
+      .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, const std::string&,
+                    bool>(),
            nb::arg("path"), nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
            nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false, nb::arg("state_format") = "float32",
-           nb::arg("verify") = true)
+           nb::arg("huge_pages") = "state", nb::arg("verify") = true)
       .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
       .def_prop_ro("inputs", &Model::inputs)
@@ -368,10 +386,12 @@ NB_MODULE(_native, m) {
                      const lram_description about = model.description();
                      return nb::bytes(about.source_sha256, sizeof about.source_sha256);
                    })
+      .def("pages", &Model::pages, "Bytes of the artifact in memory, and of them in huge pages.")
       .def("state_tensors", &Model::state_tensors);
   nb::class_<State>(m, "State")
       .def(nb::init<const Model&, int>(), nb::arg("model"), nb::arg("batch"))
       .def_prop_ro("size", &State::size)
+      .def("pages", &State::pages, "Bytes that steps need, and of them in huge pages.")
       .def("memory", &memory, "The recurrent memory as it lies, float32; for tests.")
       .def("bind", &State::bind, nb::arg("inputs"), nb::arg("outputs"), nb::arg("limits") = nb::list())
       .def("step", &State::step)

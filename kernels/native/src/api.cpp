@@ -14,6 +14,7 @@
 #include "error.h"
 #include "handles.h"
 #include "lram.h"
+#include "machine.h"
 
 namespace {
 
@@ -77,6 +78,8 @@ const typename Fields::value_type& at(const Fields& fields, std::size_t index) {
                       "index: expected less than " + std::to_string(fields.size()) + ", got " + std::to_string(index));
   return fields[index];
 }
+
+lram_memory memory_of(const void* begin, std::size_t bytes) { return {bytes, lram::bytes_in_huge_pages(begin, bytes)}; }
 
 // What lram_field and lram_tensor have in common.
 template <class From, class To>
@@ -204,7 +207,7 @@ const char* lram_status_name(lram_status status) {
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {
-  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1, 1};
+  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1, 1, LRAM_HUGE_PAGES_STATE};
 }
 
 lram_status lram_open(const char* path, const lram_options* options, lram_model** model) {
@@ -234,6 +237,14 @@ lram_status lram_describe(const lram_model* model, lram_description* description
     description->inputs = engine.inputs().size();
     description->outputs = engine.outputs().size();
     description->rate = engine.rate();
+  });
+}
+
+lram_status lram_model_memory(const lram_model* model, lram_memory* memory) {
+  return guarded([&] {
+    expect(model != nullptr && memory != nullptr, "model, memory: expected both, got NULL");
+    const lram::MappedFile* file = model->engine->file();
+    *memory = file == nullptr ? lram_memory{} : memory_of(file->bytes(), file->size());
   });
 }
 
@@ -299,6 +310,14 @@ lram_status lram_state_clone(const lram_state* state, lram_state** copy) {
 }
 
 void lram_state_free(lram_state* state) { delete state; }
+
+lram_status lram_state_memory(const lram_state* state, lram_memory* memory) {
+  return guarded([&] {
+    expect(state != nullptr && memory != nullptr, "state, memory: expected both, got NULL");
+    const lram::Arena* arena = state->episodes->arena();
+    *memory = arena == nullptr ? lram_memory{} : memory_of(arena->begin(), arena->bytes());
+  });
+}
 
 lram_status lram_state_reset(lram_state* state, const int* rows, size_t count) {
   return guarded([&] {

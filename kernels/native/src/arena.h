@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "pages.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #define LRAM_GUARDS 1
 #elif defined(__has_feature)
@@ -13,27 +15,19 @@
 
 namespace lram {
 
-// Bytes a process may use here: of the machine, or of its container if that has less.
-struct MachineMemory {
-  std::uint64_t total;
-  std::uint64_t available;
-};
-MachineMemory machine_memory();
-
 class Arena {
  public:
-  // Throws Error: no memory, or it cannot be locked.
-  Arena(std::size_t bytes, bool lock);
+  // In huge pages where they are asked for, see pages.h. Throws Error: no memory, or it cannot be locked.
+  Arena(std::size_t bytes, bool lock, bool huge_pages = false);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  std::uint8_t* begin() const { return memory_; }
-  std::size_t bytes() const { return bytes_; }
+  std::uint8_t* begin() const { return pages_.begin(); }
+  std::size_t bytes() const { return pages_.bytes(); }
 
  private:
-  std::uint8_t* memory_;
-  std::size_t bytes_;
+  Pages pages_;
 };
 
 // Hands out parts of an arena in order, or, with `memory` NULL, only counts: the same code runs twice.

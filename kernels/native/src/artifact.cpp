@@ -29,8 +29,8 @@ std::uint64_t data_start(const FileHeader& h) {
 
 }  // namespace
 
-Artifact::Artifact(MappedFile file, bool verify, bool lock) : file_(std::move(file)) {
-  file_.map(kMagic, kOldestVersion, kFormatVersion, sizeof(FileHeader));
+Artifact::Artifact(MappedFile file, bool verify, bool lock, bool huge_pages) : file_(std::move(file)) {
+  file_.map(kMagic, kOldestVersion, kFormatVersion, sizeof(FileHeader), huge_pages);
   find_tables();
   if (verify) file_.check_checksum();
   check_sizes();

@@ -12,7 +12,7 @@ namespace lram {
 class Artifact {
  public:
   // Throws Error: the file cannot be mapped, or is not what its header says.
-  Artifact(MappedFile file, bool verify, bool lock);
+  Artifact(MappedFile file, bool verify, bool lock, bool huge_pages = false);
 
   const FileHeader& header() const { return *header_; }
   int hidden() const { return static_cast<int>(header_->hidden); }

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "error.h"
-#include "mapped_file.h"
 #include "model.h"
 #include "program/program.h"
 
@@ -21,6 +20,9 @@ int checked_threads(const lram_options& options) {
                 "spin_microseconds: expected 0 to 1000000, got " + std::to_string(options.spin_microseconds));
   if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF)
     throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 or 1, got " + std::to_string(options.state_format));
+  if (options.huge_pages != LRAM_HUGE_PAGES_NONE && options.huge_pages != LRAM_HUGE_PAGES_STATE &&
+      options.huge_pages != LRAM_HUGE_PAGES_ALL)
+    throw Error(LRAM_ERROR_ARGUMENT, "huge_pages: expected 0 to 2, got " + std::to_string(options.huge_pages));
   return options.threads;
 }
 
@@ -70,6 +72,7 @@ Engine::Engine(const lram_options& options)
       cpus_(pinned_cpus(options)),
       spin_microseconds_(options.spin_microseconds),
       lock_memory_(options.lock_memory != 0),
+      huge_pages_(options.huge_pages),
       safety_(options.safety != 0),
       kernels_(choose_kernels()),
       generation_(fork_generation()) {}

@@ -8,10 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "arena.h"
 #include "forked.h"
 #include "format.h"
 #include "kernels/kernels.h"
 #include "lram.h"
+#include "mapped_file.h"
 #include "thread_pool.h"
 
 namespace lram {
@@ -54,6 +56,9 @@ struct StateField {
   std::size_t size() const;  // floats
 };
 
+// Whether weights are copied into huge pages.
+inline bool huge_weights(const lram_options& options) { return options.huge_pages == LRAM_HUGE_PAGES_ALL; }
+
 class Episodes;
 
 // Bytes of weights and state, times rows, up to which one thread computes a step of a network: it has done so before
@@ -69,6 +74,7 @@ class Engine {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() const { return *pool_; }
   bool lock_memory() const { return lock_memory_; }
+  bool huge_state() const { return huge_pages_ != LRAM_HUGE_PAGES_NONE; }
   bool safety() const { return safety_; }  // whether actions are held to the artifact's safety envelope
   double rate() const { return rate_; }    // Hz; 0: not known
   // Whether this is a child of the process that opened the model.
@@ -87,6 +93,8 @@ class Engine {
 
   // Everything of a description but isa, threads, state_size, state_tensors, inputs, outputs, rate. It is 0 before.
   virtual void describe(lram_description& description) const = 0;
+  // What the weights lie in; NULL: it has none.
+  virtual const MappedFile* file() const { return nullptr; }
   // Episodes of `batch` rows at their start. Throws Error: the batch, or no memory.
   virtual std::unique_ptr<Episodes> start(int batch) = 0;
 
@@ -107,6 +115,7 @@ class Engine {
   std::vector<int> cpus_;
   int spin_microseconds_;
   bool lock_memory_;
+  lram_huge_pages huge_pages_;
   bool safety_;
   const Kernels& kernels_;
   std::uint32_t generation_;
@@ -147,6 +156,8 @@ class Episodes {
   // The recurrent memory as it lies, for tests that need to spoil it.
   virtual float* memory() const = 0;
   virtual std::size_t memory_floats() const = 0;
+  // All memory that steps need, that included; NULL: none.
+  virtual const Arena* arena() const { return nullptr; }
 
  protected:
   // Throws Error: a batch that is not 1 to 4096.

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <utility>
 
-#include "arena.h"
 #include "error.h"
+#include "machine.h"
 
 namespace lram {
 namespace {
@@ -82,7 +82,8 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
       start_(other.start_),
       bytes_(other.bytes_),
       size_(other.size_),
-      mapped_(std::exchange(other.mapped_, false)) {}
+      mapped_(std::exchange(other.mapped_, false)),
+      copy_(std::move(other.copy_)) {}
 
 MappedFile::~MappedFile() {
   if (mapped_) munmap(const_cast<std::uint8_t*>(bytes_), size_);
@@ -97,21 +98,47 @@ bool MappedFile::starts_with(const char (&magic)[8]) const {
   return std::memcmp(start_.magic, magic, sizeof magic) == 0;
 }
 
-void MappedFile::map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes) {
+void MappedFile::map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes,
+                     bool huge_pages) {
   check_start(magic, oldest, version, header_bytes);
   if (bytes_ != nullptr) return;
   const std::uint64_t memory = machine_memory().total;
   if (size_ > memory)
     throw Error(LRAM_ERROR_MEMORY, path_ + ": " + number(size_) + " bytes do not fit the memory of this machine, " +
                                        number(memory) + " bytes");
-  void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file_.number, 0);
-  if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path_ + ": cannot be mapped: " + std::strerror(errno));
-  bytes_ = static_cast<const std::uint8_t*>(mapped);
-  mapped_ = true;
+  if (!huge_pages || !copy()) {
+    void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file_.number, 0);
+    if (mapped == MAP_FAILED) throw Error(LRAM_ERROR_MEMORY, path_ + ": cannot be mapped: " + std::strerror(errno));
+    bytes_ = static_cast<const std::uint8_t*>(mapped);
+    mapped_ = true;
+  }
   file_.close();
   // what counts is what is mapped, which is another where somebody wrote meanwhile
   std::memcpy(&start_, bytes_, sizeof start_);
   check_start(magic, oldest, version, header_bytes);
+}
+
+bool MappedFile::copy() {
+  if (size_ < huge_page_bytes() || size_ > machine_memory().available) return false;
+  std::unique_ptr<Pages> pages;
+  try {
+    pages = std::make_unique<Pages>(path_, size_, true);
+  } catch (const Error&) {
+    return false;
+  }
+  if (bytes_in_huge_pages(pages->begin(), size_) == 0) return false;  // a copy for nothing
+  for (std::size_t at = 0; at < size_;) {
+    const ssize_t got = pread(file_.number, pages->begin() + at, size_ - at, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0)
+      throw Error(LRAM_ERROR_FILE,
+                  path_ + ": cannot be read: " + (got < 0 ? std::strerror(errno) : "it became shorter"));
+    at += static_cast<std::size_t>(got);
+  }
+  pages->protect();
+  copy_ = std::move(pages);
+  bytes_ = copy_->begin();
+  return true;
 }
 
 void MappedFile::check_start(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version,

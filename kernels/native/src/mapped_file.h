@@ -2,10 +2,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "format.h"
+#include "pages.h"
 
 namespace lram {
 
@@ -25,8 +27,10 @@ class MappedFile {
 
   // Checks the start against what a kind of file has there, then maps all of it, populated, so that no step meets a
   // page fault. Throws Error naming what is different, or that it does not fit the machine.
-  // `oldest` and `version`: which versions of the format are read.
-  void map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes);
+  // `oldest` and `version`: which versions of the format are read. `huge_pages`: it is copied into such, where the
+  // system gives any.
+  void map(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes,
+           bool huge_pages);
   void check_checksum() const;
   // Locks what is mapped; throws Error if that is not allowed.
   void lock() const;
@@ -52,6 +56,8 @@ class MappedFile {
     int number;
   };
 
+  // False, and nothing is there: no huge pages, or too little memory for a copy.
+  bool copy();
   void check_start(const char (&magic)[8], std::uint32_t oldest, std::uint32_t version, std::size_t header_bytes) const;
 
   std::string path_;
@@ -60,6 +66,7 @@ class MappedFile {
   const std::uint8_t* bytes_ = nullptr;
   std::size_t size_ = 0;
   bool mapped_ = false;
+  std::unique_ptr<Pages> copy_;  // in place of a mapping
 };
 
 }  // namespace lram

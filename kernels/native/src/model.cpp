@@ -12,7 +12,7 @@ namespace lram {
 
 Model::Model(MappedFile file, const lram_options& options)
     : Engine(options),
-      artifact_(std::move(file), options.verify != 0, options.lock_memory != 0),
+      artifact_(std::move(file), options.verify != 0, options.lock_memory != 0, huge_weights(options)),
       encoders_(artifact_),
       head_(artifact_) {
   make_blocks(options.state_format == LRAM_STATE_LAZY_HALF);

@@ -27,6 +27,7 @@ class Model : public Engine {
   void describe(lram_description& description) const override;
   std::unique_ptr<Episodes> start(int batch) override;
 
+  const MappedFile* file() const override { return &artifact_.file(); }
   const Artifact& artifact() const { return artifact_; }
   const FileHeader& header() const { return artifact_.header(); }
   int hidden() const { return artifact_.hidden(); }

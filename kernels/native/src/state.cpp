@@ -28,7 +28,7 @@ State::State(Model& model, int batch)
     : Episodes(model, batch),
       model_(model),
       workers_(model.threads_for(batch)),
-      arena_(planned_bytes(), model.lock_memory()),
+      arena_(planned_bytes(), model.lock_memory(), model.huge_state()),
       lost_(static_cast<std::size_t>(batch), false) {
   Planner planner(arena_.begin());
   plan(planner);

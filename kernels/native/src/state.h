@@ -76,6 +76,7 @@ class State : public Episodes {
     return reinterpret_cast<float*>(arena_.begin());
   }
   std::size_t memory_floats() const override { return state_bytes_ / sizeof(float); }
+  const Arena* arena() const override { return &arena_; }
 
   std::vector<UnitBuffers> units;
   std::vector<ThreadBuffers> threads;

@@ -98,6 +98,12 @@ void for_each_kind(int threads, Check check) {
         const TemporaryFile file(make_artifact(shape));
         check(open_model(file, "", threads, format));
       }
+  Shape wide;  // its state in huge pages, where there are any
+  wide.blocks = wide.heads = 1;
+  wide.inner = 768;
+  wide.slstm_at = {};
+  const TemporaryFile wide_file(make_artifact(wide));
+  check(open_model(wide_file, "", threads));
   Shape held;  // to a safety envelope
   held.limit = 1;
   held.said = interface_of(50, {{"action", true, {element("", "N*m", -1, 1, 0.5F, 0)}, 2}});

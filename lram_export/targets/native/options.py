@@ -13,11 +13,13 @@ from lram_export.errors import UsageError
 
 LAZY_HALF = "lazy-fp16"
 STATE_FORMATS = ("float32", LAZY_HALF)
+IN_HUGE_PAGES = ("0", "state", "all")
 STATE_FORMAT = "LRAM_NATIVE_STATE_FORMAT"
 CPUS = "LRAM_NATIVE_CPUS"
 SPIN_MICROSECONDS = "LRAM_NATIVE_SPIN_MICROSECONDS"
 LOCK_MEMORY = "LRAM_NATIVE_LOCK_MEMORY"
-VARIABLES = (STATE_FORMAT, CPUS, SPIN_MICROSECONDS, LOCK_MEMORY)
+HUGE_PAGES = "LRAM_NATIVE_HUGE_PAGES"
+VARIABLES = (STATE_FORMAT, CPUS, SPIN_MICROSECONDS, LOCK_MEMORY, HUGE_PAGES)
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class NativeOptions:
         cpus: where the threads after the caller's are pinned, in turn; empty: they are not.
         spin_microseconds: how long a thread waits for work before it sleeps.
         lock_memory: keep weights and states in memory.
+        huge_pages: what is asked to lie in huge pages: one of :data:`IN_HUGE_PAGES`.
     """
 
     state_format: str = "float32"
     cpus: tuple[int, ...] = ()
     spin_microseconds: int = 200
     lock_memory: bool = False
+    huge_pages: str = "state"
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None, spin: bool = True) -> NativeOptions:
@@ -56,7 +60,12 @@ class NativeOptions:
         lock = given.get(LOCK_MEMORY) or "0"
         if lock not in ("0", "1"):
             raise UsageError(f"{LOCK_MEMORY}: expected 0 or 1, got '{lock}'")
-        return NativeOptions(state_format, _cpus(given.get(CPUS) or ""), int(wait), lock == "1")
+        huge = given.get(HUGE_PAGES) or default.huge_pages
+        if huge not in IN_HUGE_PAGES:
+            raise UsageError(
+                f"{HUGE_PAGES}: expected {', '.join(IN_HUGE_PAGES[:-1])} or {IN_HUGE_PAGES[-1]}, got '{huge}'"
+            )
+        return NativeOptions(state_format, _cpus(given.get(CPUS) or ""), int(wait), lock == "1", huge)
 
 
 def _cpus(text: str) -> tuple[int, ...]:

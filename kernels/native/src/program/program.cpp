@@ -22,7 +22,7 @@ constexpr std::size_t kSmall = std::size_t{1}
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
 MappedFile mapped(MappedFile file, const lram_options& options) {
-  file.map(kProgramMagic, kOldestProgramVersion, kProgramVersion, sizeof(ProgramHeader));
+  file.map(kProgramMagic, kOldestProgramVersion, kProgramVersion, sizeof(ProgramHeader), huge_weights(options));
   if (options.verify != 0) file.check_checksum();
   if (options.lock_memory != 0) file.lock();
   return file;

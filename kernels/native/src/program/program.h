@@ -25,6 +25,7 @@ class Program : public Engine {
   void describe(lram_description& description) const override;
   std::unique_ptr<Episodes> start(int batch) override;
 
+  const MappedFile* file() const override { return &file_; }
   const ProgramHeader& header() const { return *header_; }
   const std::vector<BufferEntry>& buffers() const { return buffers_; }
   const std::vector<Instruction>& instructions() const { return instructions_; }

@@ -80,7 +80,7 @@ ProgramEpisodes::ProgramEpisodes(Program& program, int batch)
       program_(program),
       rows_at_once_(rows_at_once(program, batch)),
       rows_of_buffers_(needs_of(program, batch, rows_at_once_).rows),
-      arena_(planned_bytes(), program.lock_memory()) {
+      arena_(planned_bytes(), program.lock_memory(), program.huge_state()) {
   Planner planner(arena_.begin());
   plan(planner);
   for (int row = 0; row < batch; ++row) begin(row);

@@ -44,6 +44,7 @@ class ProgramEpisodes : public Episodes {
   const float* unclamped(std::size_t output) const override { return outputs_[program_.unclamped(output)]; }
   float* memory() const override { return states_[side_][0]; }
   std::size_t memory_floats() const override { return state_floats_; }
+  const Arena* arena() const override { return &arena_; }
 
  private:
   friend struct ProgramRows;
