@@ -181,7 +181,7 @@ class _StepWorker:
             to_action = until_free - (free - acted)
             times.append((to_action, until_free))
             late = int(until_free // period)
-            missed += to_action > period
+            missed += late > 0
             tick += period * (1 + late)
         time.sleep(max(tick - time.perf_counter(), 0.0))  # threads that spin after the last step count, too
         return Window(*np.array(times).T, missed=missed)

@@ -199,7 +199,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
     ]
     baseline = [r for r in results if r.target == "original"]
     ratios = [
-        f"{r.target}: {b.p50_ms / r.p50_ms:.1f} times as fast as the original"
+        f"{r.target}: {b.p50_ms / max(r.p50_ms, r.free_ms):.1f} times as fast as the original"
         for b in baseline
         for r in results
         if r is not b

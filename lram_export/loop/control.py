@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,8 @@ class Loop:
 
     def _finish(self, fault: Fault | None, unsent: Fault | None) -> None:
         """All actions of a step were sent, or could not be."""
-        self._policy.settle()
+        with suppress(RuntimeError):  # somebody else has the policy, or closed it: the next step will say so
+            self._policy.settle()
         if fault is None:
             self._note(unsent)
             if unsent is None:

@@ -31,8 +31,11 @@
  *
  * Threads. Calls on different models never interfere. A model may be used from any thread. Different states of one
  * model may be used at the same time, except that one model runs one step at a time: a second one is refused with
- * LRAM_ERROR_BUSY and does not wait. The same state must not be used by two calls at the same time, unless both only
- * read it (lram_state_save, lram_state_clone, lram_state_account). What differs is said at the function.
+ * LRAM_ERROR_BUSY and does not wait, but for what the step before left for the time after its action (see
+ * lram_settle), also of another state: who saves, copies or settles that one meanwhile in a thread of low priority
+ * takes a part of it, and keeps the step waiting until it has done it. The same state must not be used by two calls at
+ * the same time, unless both only read it (lram_state_save, lram_state_clone, lram_state_account). What differs is said
+ * at the function.
  *
  * Processes. A model does not survive fork(): its threads are not in the child, where every call on it or on its states
  * is refused with LRAM_ERROR_FORKED, but for the descriptions, and for lram_state_free and lram_close, which give back
@@ -417,7 +420,8 @@ LRAM_API lram_status lram_step_fields(lram_state *state, const void *const *inpu
  * moment. A control loop with one thread calls it when it has sent the action; one that measures calls it to know when
  * a step is over. Nothing is left over in other states, nor in those of a module.
  *
- * Changes no result. Fails with ARGUMENT only. */
+ * Changes no result. It may be called by any thread, also while another state of the model steps. Fails with ARGUMENT
+ * and FORKED. */
 LRAM_API lram_status lram_settle(lram_state *state);
 
 #ifdef __cplusplus

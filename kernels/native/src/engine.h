@@ -101,7 +101,7 @@ class Engine {
  protected:
   // Throws Error: options that make no sense.
   explicit Engine(const lram_options& options);
-  virtual bool worth_threads(int rows) const = 0;
+  virtual bool worth_threads(int /*rows*/) const { return true; }
   // As many threads as the options say, but at most so many. Once, when it is known how work is divided.
   void start_threads(int most);
 

@@ -33,7 +33,7 @@ class StageClock {
 };
 
 // This thread's; nullptr where nobody asked for a profile, which is all that a step then pays for it.
-extern thread_local StageClock* stage_clock __attribute__((tls_model("initial-exec")));
+extern thread_local StageClock* stage_clock;
 
 inline void lap(Stage stage) {
   if (stage_clock != nullptr) stage_clock->lap(stage);

@@ -157,12 +157,12 @@ void ThreadPool::take_pieces(std::uint32_t work) {
   }
 }
 
-// The time of who finishes counts as that of thread 0, whose caller it usually is.
+// In a profile the time of who finishes counts as that of thread 0, whose caller it then is.
 void ThreadPool::finish_work(std::uint64_t left) {
   const std::uint32_t work = work_of(left);
+  if (finished_.load() >= count_of(left)) return;
   start_clock(0);
   take_pieces(work);
-  stage_clock = nullptr;
   int spins = 0;
   while (finished_.load() < count_of(left) && work_of(left_.load()) == work) {
     if (++spins < spins_before_yield_)
@@ -170,6 +170,8 @@ void ThreadPool::finish_work(std::uint64_t left) {
     else
       std::this_thread::yield();
   }
+  lap(Stage::wait);
+  stage_clock = nullptr;
 }
 
 void ThreadPool::finish(const void* context) {

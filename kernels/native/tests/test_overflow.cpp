@@ -173,6 +173,31 @@ TEST(no_action_is_made_of_what_is_no_number) {  // where it matters it is found,
   });
 }
 
+// What lies in memory for the rewriting of a lazy state is looked at by the step after it, or by one of 16.
+TEST(what_is_no_number_is_found_also_where_a_lazy_state_is_rewritten) {
+  constexpr unsigned kPeriod = 17;
+  Shape shape;
+  shape.blocks = shape.heads = 1;
+  shape.slstm_at = {};
+  shape.inner = 32;
+  const TemporaryFile file(make_artifact(shape));
+  const ModelPointer model = open_model(file, "", 1, LRAM_STATE_LAZY_HALF);
+  Loop expected(model);
+  Loop spoilt(model);
+  const std::vector<std::uint8_t> before = bytes_of(spoilt.driver.state.get());
+  for (unsigned step = 0; step < kPeriod; ++step) CHECK(expected.step() == LRAM_OK);
+  std::vector<std::size_t> changed;  // where it went unnoticed: in whole numbers, which lie side by side
+  for (std::size_t at = 0; at < spoilt.memory_floats(); ++at) {
+    CHECK_OK(lram_state_reset(spoilt.driver.state.get(), nullptr, 0));
+    std::memcpy(spoilt.memory(), before.data(), before.size());
+    spoilt.memory()[at] = kNan;
+    lram_status status = LRAM_OK;
+    for (unsigned step = 0; step < kPeriod && status == LRAM_OK; ++step) status = spoilt.step();
+    if (status == LRAM_OK && spoilt.logits != expected.logits) changed.push_back(at);
+  }
+  CHECK(changed.empty() || changed.back() - changed.front() < floats_of_codes(model));
+}
+
 TEST(an_episode_that_starts_forgets_what_is_no_number) {
   for_each_kind([](const ModelPointer& model, lram_state_format) {
     Loop expected(model);

@@ -92,8 +92,10 @@ static inline int lazy_phase(int block, int tile, int tiles) {
   return (block + tile * kLazySteps / tiles) % kLazySteps;
 }
 
-// The power of two by which a magnitude becomes a half between 2^14 and 2^15; 0 for nothing.
+// The power of two by which a magnitude becomes a half between 2^14 and 2^15; 0 for nothing. What is no number stays
+// none, so that all that is scaled by it shows.
 static inline float half_scale(float peak) {
+  if (!(peak <= 3.4028235e38F)) return peak;
   std::uint32_t bits = 0;
   std::memcpy(&bits, &peak, sizeof bits);
   const std::uint32_t exponent = bits >> 23;
