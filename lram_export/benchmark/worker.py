@@ -102,6 +102,12 @@ def serve(connection: Connection, job: Job) -> None:
         connection.send((False, LramError(f"{job.name}: {type(error).__name__}: {error}")))
 
 
+def _window(times: list[tuple[float, float]], missed: int) -> Window:
+    """``times``: seconds to the action, and until free, of each step."""
+    seconds, until_free = np.array(times).T
+    return Window(seconds, until_free, missed)
+
+
 class _ProbeWorker:
     def __init__(self, job: ProbeJob) -> None:
         from lram_export.benchmark.probes import ProductRate, ReadBandwidth
@@ -145,9 +151,10 @@ class _StepWorker:
         self._start_state = self._policy.runtime.state()
         self._profiled_steps = 0
         self._runtime_stages = None
-        if job.profile and hasattr(self._policy.runtime, "stages"):
-            self._policy.runtime.profile()
-            self._runtime_stages = self._policy.runtime.stages
+        runtime: Any = self._policy.runtime
+        if job.profile and hasattr(runtime, "stages"):
+            runtime.profile()
+            self._runtime_stages = runtime.stages
 
     def window(self, steps: int, seconds_limit: float | None) -> Window:
         for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
@@ -166,7 +173,7 @@ class _StepWorker:
             times.append(self._timed_act())
             if seconds_limit is not None and time.perf_counter() - start > seconds_limit:
                 break
-        return Window(*np.array(times).T, missed=0)
+        return _window(times, 0)
 
     def _paced_window(self, steps: int, period: float, seconds_limit: float | None = None) -> Window:
         """One step per period, from tick to action; after an overrun the loop waits for the next whole tick."""
@@ -184,7 +191,7 @@ class _StepWorker:
             missed += late > 0
             tick += period * (1 + late)
         time.sleep(max(tick - time.perf_counter(), 0.0))  # threads that spin after the last step count, too
-        return Window(*np.array(times).T, missed=missed)
+        return _window(times, missed)
 
     def _timed_act(self) -> tuple[float, float]:
         """Seconds to the action, and until nothing is left to do."""

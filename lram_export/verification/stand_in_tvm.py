@@ -94,6 +94,11 @@ class Together:
                 raise LramError(f"tvm: kernels for {name} and for {other} disagree: logits {error:.3g} apart")
         return first
 
+    def settle(self) -> None:
+        """See :class:`~lram_export.runtimes.protocol.Runtime`."""
+        for runtime in self._all():
+            runtime.settle()
+
     def state(self) -> State:
         """See :class:`~lram_export.runtimes.protocol.Runtime`."""
         return self._first.state()
