@@ -130,8 +130,8 @@ class Packer:
             self.add(f"{name}.offsets", int8_offsets(codes))
             arrays += [scales, f"{name}.offsets"]
         elif matrix.format == "int8g":
-            quads = int8g_quads(codes)
-            self.add(weight, quads.reshape(*quads.shape[:2], -1).view(np.int8))
+            unsigned = int8g_quads(codes)
+            self.add(weight, unsigned.reshape(*unsigned.shape[:2], -1).view(np.int8))
             self.add(scales, tiles(matrix.scales).transpose(0, 2, 1))
             arrays += [scales]
         else:
