@@ -151,10 +151,10 @@ class _StepWorker:
         self._start_state = self._policy.runtime.state()
         self._profiled_steps = 0
         self._runtime_stages = None
-        runtime: Any = self._policy.runtime
-        if job.profile and hasattr(runtime, "stages"):
-            runtime.profile()
-            self._runtime_stages = runtime.stages
+        profiled: Any = self._policy.runtime
+        if job.profile and hasattr(profiled, "stages"):
+            profiled.profile()
+            self._runtime_stages = profiled.stages
 
     def window(self, steps: int, seconds_limit: float | None) -> Window:
         for _ in range(3 if seconds_limit else max(3, steps // 20)):  # caches and threads, after others' turns
