@@ -119,7 +119,7 @@ SIZES = {
 
 
 def plain_dot(intrinsic: str, unsigned: bool, lanes: int) -> Callable[[Any, Any, Any], Any]:
-    """A byte dot product in plain arithmetic, where no processor has the instruction."""
+    """A byte dot product in plain arithmetic, where no processor has the instruction; ``mixed`` has an unsigned side."""
 
     def word(x: Any) -> Any:
         return T.reinterpret(functions.typed("int32", lanes), x)
@@ -132,7 +132,9 @@ def plain_dot(intrinsic: str, unsigned: bool, lanes: int) -> Callable[[Any, Any,
             low = shift(24 - 8 * byte)
             right = (word(activations) << low) >> shift(24)
             right = right & shift(255) if unsigned else right
-            total = total + ((word(weights) << low) >> shift(24)) * right
+            left = (word(weights) << low) >> shift(24)
+            left = left & shift(255) if intrinsic == "mixed" and not unsigned else left
+            total = total + left * right
         return total
 
     return dot
@@ -176,7 +178,7 @@ class TestDense:
     def test_codes_for_byte_dot_products_may_have_any_width(
         self, rows: int, outputs: int, inputs: int, format: str, unsigned: bool
     ) -> None:
-        dot = Dot("plain", unsigned=unsigned, outputs=16, grouped_outputs=16)
+        dot = Dot("mixed" if unsigned else "plain", unsigned=unsigned, outputs=16, grouped_outputs=16)
         platform, rng = replace(host_platform(), dot=dot), np.random.default_rng(rows + outputs)
         largest = FORMATS[format].largest
         codes = rng.integers(-largest, largest + 1, (outputs, inputs)).astype(np.int8)
