@@ -119,7 +119,7 @@ SIZES = {
 
 
 def plain_dot(intrinsic: str, unsigned: bool, lanes: int) -> Callable[[Any, Any, Any], Any]:
-    """A byte dot product in plain arithmetic, where no processor has the instruction; ``mixed`` has an unsigned side."""
+    """A byte dot product in plain arithmetic, where no processor has the instruction; ``mixed``: of unlike signs."""
 
     def word(x: Any) -> Any:
         return T.reinterpret(functions.typed("int32", lanes), x)
