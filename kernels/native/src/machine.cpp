@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace lram {
@@ -19,6 +20,24 @@ std::uint64_t read_number(const char* path, const char* format, std::uint64_t no
   while (!read && std::fgets(line, sizeof line, file) != nullptr) read = std::sscanf(line, format, &found) == 1;
   std::fclose(file);
   return read ? found : none;
+}
+
+// The first line of a mapping in smaps: where it begins and ends.
+bool read_range(const char* line, std::uintptr_t& from, std::uintptr_t& to) {
+  char* end = nullptr;
+  from = std::strtoul(line, &end, 16);
+  if (end == line || *end != '-') return false;
+  const char* second = end + 1;
+  to = std::strtoul(second, &end, 16);
+  return end != second && *end == ' ';
+}
+
+// What a line of smaps says of huge pages, in bytes; 0: nothing.
+std::size_t read_huge(const char* line) {
+  for (const char* key : {"AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:"})
+    if (std::strncmp(line, key, std::strlen(key)) == 0)
+      return std::size_t{1024} * std::strtoul(line + std::strlen(key), nullptr, 10);
+  return 0;
 }
 
 }  // namespace
@@ -49,17 +68,14 @@ std::size_t bytes_in_huge_pages(const void* begin, std::size_t bytes) {
   while (std::fgets(line, sizeof line, file) != nullptr) {
     const bool begins = whole;
     whole = std::strchr(line, '\n') != nullptr;
-    unsigned long from = 0;
-    unsigned long to = 0;
-    unsigned long kilobytes = 0;
+    std::uintptr_t from = 0;
+    std::uintptr_t to = 0;
     if (!begins) continue;
-    if (std::sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+    if (read_range(line, from, to)) {
       if (from >= low + bytes) break;  // they come in order
       inside = to > low;
-    } else if (inside && (std::sscanf(line, "AnonHugePages: %lu kB", &kilobytes) == 1 ||
-                          std::sscanf(line, "ShmemPmdMapped: %lu kB", &kilobytes) == 1 ||
-                          std::sscanf(line, "FilePmdMapped: %lu kB", &kilobytes) == 1)) {
-      found += 1024 * kilobytes;
+    } else if (inside) {
+      found += read_huge(line);
     }
   }
   std::fclose(file);

@@ -45,7 +45,7 @@ State::State(const State& other) : State(other.model_, other.batch()) {
 }
 
 State::~State() {
-  if (!model_.forked()) settle();
+  if (!model_.forked()) State::settle();
 }
 
 std::unique_ptr<Episodes> State::clone() const { return std::make_unique<State>(*this); }

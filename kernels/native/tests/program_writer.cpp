@@ -41,7 +41,8 @@ float weight_in(Layout layout, const std::uint8_t* tile, int o, int input) {
   if (layout == Layout::tiled_int8g) {
     const std::uint8_t* group = tile + static_cast<std::ptrdiff_t>(input / 128) * (128 + 4096);
     const int within = input % 128;
-    return scale(group) * static_cast<float>(group[128 + within / 4 * 128 + o * 4 + within % 4] - 128);
+    const int code = group[128 + within / 4 * 128 + o * 4 + within % 4] - 128;
+    return scale(group) * static_cast<float>(code);
   }
   if (layout == Layout::tiled_int4) {
     const std::uint8_t* group = tile + static_cast<std::ptrdiff_t>(input / 64) * (128 + 1024);

@@ -226,7 +226,8 @@ TEST(an_option_that_is_none_is_refused) {
   lram_options_init(&options);
   CHECK(options.huge_pages == LRAM_HUGE_PAGES_STATE);
   lram_model* model = nullptr;
-  options.huge_pages = static_cast<lram_huge_pages>(3);
+  const int beyond = 3;  // as a program in C may say
+  std::memcpy(&options.huge_pages, &beyond, sizeof options.huge_pages);
   CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT && model == nullptr);
   CHECK(std::string(lram_last_error()) == "huge_pages: expected 0 to 2, got 3");
 }
