@@ -38,7 +38,8 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
 
 TEST(a_small_step_is_for_one_thread) {
   const TemporaryFile file(make_artifact({}));
-  Driver expected(open_model(file, "", 3), 2);
+  const ModelPointer threaded = open_model(file, "", 3);
+  Driver expected(threaded, 2);
   CHECK(expected.about.threads == 3);
   const std::size_t before = std::exchange(lram::small_step_bytes, std::size_t{1} << 30);
   {
