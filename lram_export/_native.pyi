@@ -21,7 +21,7 @@ class Model:
         cpus: Sequence[int] = (),
         spin_microseconds: int = 200,
         lock_memory: bool = False,
-        state_format: str = "float32",
+        state_format: str = "",
         huge_pages: str = "state",
         verify: bool = True,
     ) -> None: ...
@@ -29,6 +29,8 @@ class Model:
     def isa(self) -> str: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def state_format(self) -> str: ...
     @property
     def inputs(self) -> list[tuple[str, tuple[int, ...], str]]: ...
     @property

@@ -29,10 +29,12 @@ from lram_export.runtimes import Runtime, check_verifiable, load_verifier
 from lram_export.spec.codes import save_quantized
 from lram_export.spec.cost import QuantizationCost, quantization_cost
 from lram_export.spec.interface import Interface
+from lram_export.spec.parity import FLOAT32, STATE_FORMATS
 from lram_export.spec.precision import activation_format
 from lram_export.spec.tasks import TaskSpec
 from lram_export.system.devices import Platform
 from lram_export.system.machine import suitable_threads
+from lram_export.targets.native.options import STATE_FORMAT, NativeOptions
 from lram_export.targets.registry import load_target
 from lram_export.targets.tvm.platforms import find_platform
 from lram_export.verification.verify import verify_artifact
@@ -49,6 +51,7 @@ class ExportOptions:
     force: bool = False
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     platform: Platform = field(default_factory=Platform)
+    state_format: str = FLOAT32
     report: bool = True
     interface: Interface = field(default_factory=Interface)
 
@@ -113,7 +116,7 @@ def export_bundle(
             del in_float32
         save_reference(reference, writer.directory / REFERENCE_FILE)
         initial = _save_initial(writer, policy)
-        policy = dataclasses.replace(policy, platform=options.platform)
+        policy = dataclasses.replace(policy, platform=options.platform, state_format=options.state_format)
         for target in options.targets:
             with progress.stage(f"exporting for {target}"), _attempt(writer, target, failures, refuses=True):
                 _export(writer, target, policy, progress)
@@ -189,6 +192,7 @@ def check_targets(options: ExportOptions) -> None:
         check_precision(target, options.quantization.result)
     check_options(options.quantization)
     check_platform(options.platform, options.targets)
+    check_state_format(options.state_format, options.targets)
 
 
 def check_platform(platform: Platform, targets: Sequence[str]) -> None:
@@ -204,6 +208,19 @@ def check_platform(platform: Platform, targets: Sequence[str]) -> None:
         raise UsageError("--platform: only with --target tvm")
     for name in platform.processors:
         find_platform(name)
+
+
+def check_state_format(state_format: str, targets: Sequence[str]) -> None:
+    """Raise UsageError unless there is a target that keeps its state so, and will be verified so."""
+    if state_format not in STATE_FORMATS:
+        raise UsageError(f"state_format: expected {' or '.join(STATE_FORMATS)}, got '{state_format}'")
+    if state_format == FLOAT32:
+        return
+    if "native" not in targets:
+        raise UsageError(f"--state-format {state_format}: only with --target native")
+    here = NativeOptions.from_environment().state_format
+    if here not in ("", state_format):
+        raise UsageError(f"{STATE_FORMAT}: {here} here, but --state-format is {state_format}; unset one of them")
 
 
 def _load_calibration(policy: LoweredPolicy, options: ExportOptions) -> Calibration | None:

@@ -16,6 +16,7 @@ from lram_export.bundle.identity import PREFIX, compare
 from lram_export.errors import BundleError, LramError, StepError, UsageError
 from lram_export.runtimes.base import BaseRuntime
 from lram_export.runtimes.protocol import Runtime, State, StepOutput
+from lram_export.spec.parity import FLOAT32, LAZY_HALF
 from lram_export.spec.tensors import TensorSpec, initial_values
 from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.targets.native.format import (
@@ -28,7 +29,7 @@ from lram_export.targets.native.format import (
     version_of,
 )
 from lram_export.targets.native.interface import as_said, as_told
-from lram_export.targets.native.options import LAZY_HALF, NativeOptions
+from lram_export.targets.native.options import NativeOptions
 from lram_export.targets.native.program import HEADER_BYTES as PROGRAM_HEADER_BYTES
 from lram_export.targets.native.program import INTERFACE_VERSION, ProgramHeader
 
@@ -40,11 +41,11 @@ class NativeRuntime(BaseRuntime):
 
     checked_by_engine = True
 
-    def __init__(self, model: _native.Model, artifact: LoadedArtifact, state_format: str) -> None:
+    def __init__(self, model: _native.Model, artifact: LoadedArtifact) -> None:
         spec = artifact.spec
         super().__init__(spec, artifact.initial)
-        self.state_format = state_format
-        self.leaves_work = state_format == LAZY_HALF
+        self.state_format = model.state_format
+        self.leaves_work = self.state_format == LAZY_HALF
         self._outputs = StepOutput.zeros(spec)
         self._model: Any = model
         self._episodes: Any = _native.State(model, spec.batch_size)
@@ -158,8 +159,10 @@ def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
         raise BundleError(f"{path}: its outputs are not those that the manifest describes; export the bundle again")
     if not same_state(model.state_tensors(), artifact):
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
+    if not chosen.state_format and model.state_format == LAZY_HALF and artifact.state_format == FLOAT32:
+        raise BundleError(f"{path}: keeps its state in {LAZY_HALF}, was verified in {FLOAT32}; export the bundle again")
     try:
-        return NativeRuntime(model, artifact, chosen.state_format)
+        return NativeRuntime(model, artifact)
     except ValueError as error:
         raise BundleError(f"{path}: not what the manifest describes: {error}") from None
     except MemoryError as error:

@@ -42,6 +42,7 @@ def build(source: Source, precision: str, folder: Path) -> None:
 def load(folder: Path, spec: StepSpec, precision: str, threads: int) -> Session:
     """See :class:`~peers.protocol.Peer`."""
     import torch
+    import torchao  # noqa: F401  the operators of its codes, which a saved program calls by name
 
     torch.set_num_threads(threads)
     return _Compiled(folder, spec)

@@ -15,6 +15,8 @@ from lram_export.spec.tensors import StepSpec
 from peers.protocol import Array, Peer, Session, Source
 
 GRAPH, CODE, WEIGHTS, SCOPE = "model.mlir", "model.vmfb", "model.irpa", "model"
+STACK = 1 << 20
+"""Bytes of stack of a worker; the default is an eighth."""
 
 
 class _Module(Session):
@@ -57,6 +59,7 @@ def build(source: Source, precision: str, folder: Path) -> None:
         "--iree-hal-local-target-device-backends=llvm-cpu",
         "--iree-llvmcpu-target-cpu=host",
         "--iree-opt-level=O3",
+        f"--iree-llvmcpu-stack-allocation-limit={STACK // 2}",  # without it the chunk of the memory is refused
     )
 
 
@@ -64,7 +67,7 @@ def load(folder: Path, spec: StepSpec, precision: str, threads: int) -> Session:
     """See :class:`~peers.protocol.Peer`."""
     from iree.runtime import flags
 
-    flags.parse_flags(f"--task_topology_group_count={threads}")
+    flags.parse_flags(f"--task_topology_group_count={threads}", f"--task_worker_stack_size={STACK}")
     return _Module(folder, spec)
 
 

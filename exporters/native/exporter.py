@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lram_export.backbones.layers import RMSNorm
+from lram_export.errors import UsageError
 from lram_export.exporters import ExportedArtifact
 from lram_export.exporters.native.matrices import Matrices, columns, roomy
 from lram_export.exporters.native.module import export_module, stored_module_bytes
@@ -22,12 +23,14 @@ from lram_export.lowering import LoweredModel, LoweredModule
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.interface import scaled
+from lram_export.spec.parity import FLOAT32, STATE_FORMATS
 from lram_export.spec.precision import FORMATS
 from lram_export.spec.tensors import MAX_FLOAT32, Floats, array
 from lram_export.targets.backbones import kernels_of
 from lram_export.targets.layout import channels_last, image_convolutions, image_weight
 from lram_export.targets.limits import check
 from lram_export.targets.native.format import (
+    NO_WEIGHTS,
     BlockEntry,
     Header,
     NormKind,
@@ -36,6 +39,7 @@ from lram_export.targets.native.format import (
     Tensor,
     TokenEntry,
     format_version,
+    keeps_matrices,
     plain,
     spread,
     step_fields,
@@ -52,13 +56,18 @@ MODEL_FILE = "model.lrn"
 def export(policy: LoweredModel | LoweredModule, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
     """Write ``model.lrn``; raises UsageError for a backbone, an operator or sizes that the kernels do not know."""
     path = directory / MODEL_FILE
+    if policy.state_format != FLOAT32 and not keeps_matrices(policy.spec, policy.task):
+        raise UsageError(
+            f"--state-format {policy.state_format}: this policy has no matrices in its state, which it is for; "
+            "leave the option out"
+        )
     if isinstance(policy, LoweredModule):
         return export_module(policy, path)
     content = pack(policy)
     tokens = [TokenEntry(t.input, Presence.of(t)) for t in policy.checkpoint.config.tokens.tokens]
     write_artifact(path, header(policy), tokens, content.blocks, content.tensors)
     tools = {"lram-export": __version__, "format": str(format_version(content.tensors))}
-    weights = sum(tensor.bytes for tensor in content.tensors if tensor.role != Role.INTERFACE)
+    weights = sum(tensor.bytes for tensor in content.tensors if tensor.role not in NO_WEIGHTS)
     return ExportedArtifact((path,), tools, weights)
 
 
@@ -149,6 +158,8 @@ def _interface(policy: LoweredModel) -> Iterator[Tensor]:
         yield plain(Role.ACTION_VALUES, 0, array(policy.graph.values).reshape(-1))
         if policy.spec.outputs[0].name in policy.interface.clamped:
             yield plain(Role.ACTION_UNCLAMPED, 0, _unclamped(policy).reshape(-1))
+    if policy.state_format != FLOAT32:
+        yield plain(Role.STATE_FORMAT, 0, np.array([STATE_FORMATS.index(policy.state_format)], np.float32))
     said = interface_tensor(policy.interface)
     if said is not None:
         yield said

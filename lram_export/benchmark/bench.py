@@ -11,6 +11,7 @@ moved and be finite.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.errors import LramError
 from lram_export.progress import SILENT, Progress
-from lram_export.spec.parity import ParityResult
+from lram_export.spec.parity import FLOAT32, STATE_FORMATS, ParityResult
 from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.system.load import LoadWatch, MachineLoad
 from lram_export.system.processes import interrupts_held
@@ -47,7 +48,8 @@ class BenchOptions:
     """What to time: number of timed steps, threads, and for a paced loop its rate in Hz.
 
     ``baseline_source`` is the checkpoint the baseline runs; default: the bundle's own, or random weights. ``profile``:
-    also where the time of a step goes, for targets that can tell.
+    also where the time of a step goes, for targets that can tell. ``state_formats``: the target `native` with every
+    format of its state.
     """
 
     targets: Sequence[str]
@@ -57,6 +59,7 @@ class BenchOptions:
     baseline: bool = False
     baseline_source: CheckpointSource | None = None
     profile: bool = False
+    state_formats: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class BenchResult:
     second of the paced loop, its pauses included: 1 is a whole core. Both are None without a rate. ``parity`` is None
     where there was nothing to compare with. ``stages_ms`` are the milliseconds of a step in each stage, the mean of the
     threads, in a profile of a target that can tell. ``memory`` is what of a target that asks for huge pages lies in
-    such.
+    such. ``state_format`` is how the target keeps its state.
     """
 
     target: str
@@ -103,6 +106,7 @@ class BenchResult:
     leaves_work: bool = False
     stages_ms: dict[str, float] | None = None
     memory: MemoryOfPolicy | None = None
+    state_format: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,13 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class Contender:
-    """What is timed beside others: a target of a bundle, or the baseline on the model of a bundle."""
+    """What is timed beside others: a target of a bundle, or the baseline on the model of a bundle; ``state_format`` is
+    how the target `native` keeps its state, "" as the artifact and the environment have it."""
 
     name: str
     bundle: Bundle
     target: str
+    state_format: str = ""
 
 
 Failed = Callable[[Contender, LramError], None]
@@ -156,7 +162,16 @@ def bench(bundle: Bundle, options: BenchOptions, progress: Progress = SILENT) ->
         LramError: a target failed, gave wrong outputs or did not advance its state.
     """
     names = [*options.targets, *([BASELINE] if options.baseline else [])]
-    return bench_together([Contender(name, bundle, name) for name in names], options, progress)
+    contenders = [Contender(name, bundle, name) for name in names]
+    if options.state_formats:
+        contenders = [format_of for contender in contenders for format_of in _every_state_format(contender)]
+    return bench_together(contenders, options, progress)
+
+
+def _every_state_format(contender: Contender) -> list[Contender]:
+    if contender.target != "native":
+        return [contender]
+    return [dataclasses.replace(contender, name=f"native {f}", state_format=f) for f in STATE_FORMATS]
 
 
 def bench_together(
@@ -234,7 +249,15 @@ class _Run:
         """Start the process, which ends with the stack, and wait until it can step."""
         bundle, target, options = self.contender.bundle, self.contender.target, self._options
         source = options.baseline_source if target == BASELINE else None
-        job = StepJob(target, str(bundle.path), options.threads, options.rate, source, options.profile)
+        job = StepJob(
+            target,
+            str(bundle.path),
+            options.threads,
+            options.rate,
+            source,
+            options.profile,
+            self.contender.state_format,
+        )
         self._worker = stack.enter_context(_worker(job))
 
     def window(self, steps: int) -> None:
@@ -296,6 +319,7 @@ def _result(run: _Run, options: BenchOptions, bandwidths: list[float]) -> BenchR
         leaves_work=report.leaves_work,
         stages_ms=None if report.stages is None else {name: 1e3 * s for name, s in report.stages.items()},
         memory=report.memory,
+        state_format=report.state_format,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.episodes.steps import random_steps
 from lram_export.errors import LramError, UsageError
 from lram_export.rates import may_spin
-from lram_export.spec.parity import ParityMeter, ParityResult
+from lram_export.spec.parity import FLOAT32, ParityMeter, ParityResult
 from lram_export.system.huge_pages import MemoryOfPolicy
 from lram_export.system.machine import peak_memory, usable_cores
 from lram_export.system.processes import end_with_parent
+from lram_export.targets.native.options import STATE_FORMAT
 from lram_export.verification.verify import load_bundle_reference, parity_meter, replay
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class StepJob:
-    """Time steps of one target, or of the baseline."""
+    """Time steps of one target, or of the baseline. ``state_format``: of the target `native`, "": as it is here."""
 
     name: str
     bundle: str
@@ -52,6 +54,7 @@ class StepJob:
     rate: float | None
     source: CheckpointSource | None = None
     profile: bool = False
+    state_format: str = ""
 
 
 Job = ProbeJob | StepJob
@@ -72,7 +75,8 @@ class Window:
 @dataclass(frozen=True)
 class WorkerReport:
     """What a step worker knows besides times. ``weights`` says whose weights ran; ``stages`` are the seconds of a step
-    in each stage, the mean of the threads, where that was asked for and the target can tell."""
+    in each stage, the mean of the threads, where that was asked for and the target can tell. ``state_format`` is how
+    the target keeps its state."""
 
     weights: str
     threads: int
@@ -83,6 +87,7 @@ class WorkerReport:
     leaves_work: bool
     stages: dict[str, float] | None
     memory: MemoryOfPolicy | None
+    state_format: str
 
 
 def serve(connection: Connection, job: Job) -> None:
@@ -221,6 +226,7 @@ class _StepWorker:
             self._leaves_work,
             self._stages(),
             None if memory is None else memory(),
+            getattr(self._policy.runtime, "state_format", FLOAT32),
         )
 
     def _stages(self) -> dict[str, float] | None:
@@ -233,6 +239,8 @@ def _load(bundle: Bundle, job: StepJob) -> tuple[Policy, str, bool]:
     """The policy to time, whose weights it has, and whether they are the bundle's."""
     from lram_export.policy import Policy, load_policy
 
+    if job.state_format:
+        os.environ[STATE_FORMAT] = job.state_format  # of this process, which times nothing else
     if job.name != BASELINE:
         policy = load_policy(job.bundle, job.name, threads=job.threads, spin=may_spin(job.rate))
         return policy, "bundle", True

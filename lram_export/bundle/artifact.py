@@ -25,7 +25,8 @@ class LoadedArtifact:
     ``digest`` tells the content of its files from that
     of any others; ``activations`` is the format to compute in, ``platforms`` what its files were compiled for,
     ``identity`` what they have to say about themselves, ``files`` the names of those that the manifest lists,
-    ``initial`` the states that start as a tensor, ``interface`` what the policy says of its robot.
+    ``initial`` the states that start as a tensor, ``interface`` what the policy says of its robot, ``state_format`` how
+    the state was kept when it was verified, "" where it never was.
     ``quantized`` gives the bundle's quantized matrices to targets that do not hold them in files of their own.
     """
 
@@ -42,6 +43,7 @@ class LoadedArtifact:
     initial: InitialTensors = field(default_factory=dict)
     interface: Interface = field(default_factory=Interface)
     exported_batch: int = 0
+    state_format: str = ""
 
     def __post_init__(self) -> None:
         """Where nobody says otherwise, as many rows as it was exported for."""

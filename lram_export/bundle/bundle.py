@@ -148,6 +148,7 @@ class Bundle:
             files=frozenset(PurePosixPath(f.path).relative_to(target).as_posix() for f in entry.files),
             initial=self.initial_tensors(),
             interface=manifest.interface,
+            state_format="" if entry.parity is None else entry.parity.state_format,
         )
 
     def initial_tensors(self) -> dict[str, NDArray[np.float32]]:

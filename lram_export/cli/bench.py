@@ -14,9 +14,13 @@ from lram_export.cli.parameters import PATH, POSITIVE, Command, steps
 from lram_export.describe import counted, different_actions, human_bytes
 from lram_export.errors import UsageError
 from lram_export.rates import other_rate
+from lram_export.spec.parity import FLOAT32
 from lram_export.system.machine import cpu_model, suitable_threads
+from lram_export.targets.native.format import keeps_matrices
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lram_export.benchmark.bench import BenchReport
 
 
@@ -42,6 +46,9 @@ PROFILED = {"native"}
 )
 @click.option("--profile", is_flag=True, help="Also tell where the time of a step goes, of the target native.")
 @click.option(
+    "--state-formats", is_flag=True, help="Time the target native with every format of its state, and compare them."
+)
+@click.option(
     "--checkpoint",
     type=PATH,
     help="With --baseline: the weights it runs; default: the bundle's or random ones.",
@@ -58,6 +65,7 @@ def bench(
     unpaced: bool,
     baseline: bool,
     profile: bool,
+    state_formats: bool,
     checkpoint: Path | None,
     reading: options.CheckpointOptions,
     as_json: bool,
@@ -86,11 +94,14 @@ def bench(
         rate=rate,
         baseline=baseline,
         profile=profile,
+        state_formats=state_formats,
         baseline_source=None if checkpoint is None else reading.source(checkpoint),
     )
     if profile and not set(chosen.targets) & PROFILED:
         timed = ", ".join(chosen.targets)
         raise UsageError(f"--profile: expected the target native among those that are timed, got {timed}")
+    if state_formats:
+        check_state_formats(opened, chosen.targets)
     warning = other_rate(str(bundle), trained, rate, "measured")
     if warning is not None:
         message(f"warning: {warning}", quiet)
@@ -99,6 +110,15 @@ def bench(
         print_json({"bundle": str(bundle), "cpu": cpu_model(), "rate": rate, **_document(report)})
         return
     print_report(str(bundle), report, rate)
+
+
+def check_state_formats(bundle: Bundle, targets: Sequence[str]) -> None:
+    """Raise UsageError unless there is a state to keep in several formats, and the target that does."""
+    if "native" not in targets:
+        timed = ", ".join(targets)
+        raise UsageError(f"--state-formats: expected the target native among those that are timed, got {timed}")
+    if not keeps_matrices(bundle.manifest.spec, bundle.manifest.task):
+        raise UsageError(f"--state-formats: {bundle.path} has no matrices in its state, which they are for")
 
 
 def _document(report: BenchReport) -> dict[str, object]:
@@ -132,7 +152,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
     columns += ["missed", "cpu s/s"] if rate else []
     rows = [
         [
-            r.target,
+            _title(r),
             r.precision,
             str(r.threads),
             str(r.steps),
@@ -168,7 +188,7 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
     print_table(f"{title}: one environment step", columns, rows, notes)
     rows = [
         [
-            r.target,
+            _title(r),
             human_bytes(r.size) if r.size else "-",
             f"{r.load_ms:.0f}",
             f"{r.first_step_ms:.3g}",
@@ -192,22 +212,43 @@ def print_report(title: str, report, rate: float | None) -> None:  # type: ignor
         "actions differ",
     ]
     pages = [
-        f"{r.target} {r.precision}, in huge pages: {human_bytes(r.memory.huge_state)} of {human_bytes(r.memory.state)} "
-        f"of state, {human_bytes(r.memory.huge_weights)} of {human_bytes(r.memory.weights)} of weights"
+        f"{_title(r)} {r.precision}, in huge pages: {human_bytes(r.memory.huge_state)} of "
+        f"{human_bytes(r.memory.state)} of state, {human_bytes(r.memory.huge_weights)} of "
+        f"{human_bytes(r.memory.weights)} of weights"
         for r in results
         if r.memory is not None
     ]
     baseline = [r for r in results if r.target == "original"]
     ratios = [
-        f"{r.target}: {b.p50_ms / max(r.p50_ms, r.free_ms):.1f} times as fast as the original"
+        f"{_title(r)}: {b.p50_ms / max(r.p50_ms, r.free_ms):.1f} times as fast as the original"
         for b in baseline
         for r in results
         if r is not b
     ]
+    ratios += state_format_lines(results)
     print_table(
         "what it took", columns, rows, [*pages, *ratios, *(f"not to be relied on: {w}" for w in report.warnings)]
     )
     _print_stages(results)
+
+
+def _title(result) -> str:  # type: ignore[no-untyped-def]
+    """A target, and how it keeps its state where that is not float32."""
+    return str(result.target) if result.state_format == FLOAT32 else f"{result.target} {result.state_format}"
+
+
+def state_format_lines(results) -> list[str]:  # type: ignore[no-untyped-def]
+    """What another format of the state is worth on this processor, of the target that has been timed with several."""
+    plain = {r.precision: r for r in results if r.target == "native" and r.state_format == FLOAT32}
+    lines = []
+    for r in results:
+        if r.state_format == FLOAT32 or r.precision not in plain:
+            continue
+        other = plain[r.precision]
+        action, free = r.p50_ms / other.p50_ms, max(r.free_ms, r.p50_ms) / max(other.free_ms, other.p50_ms)
+        said = "slower on this processor" if min(action, free) > 1 else "of the time with a state in float32"
+        lines.append(f"{_title(r)} {r.precision}: to the action {action:.2f}, until free {free:.2f}, {said}")
+    return lines
 
 
 def _print_stages(results) -> None:  # type: ignore[no-untyped-def]
@@ -217,7 +258,7 @@ def _print_stages(results) -> None:  # type: ignore[no-untyped-def]
         return
     stages = list(profiled[0].stages_ms)
     rows = [
-        [r.target, *(f"{r.stages_ms[s]:.3g} ({r.stages_ms[s] / sum(r.stages_ms.values()):.0%})" for s in stages)]
+        [_title(r), *(f"{r.stages_ms[s]:.3g} ({r.stages_ms[s] / sum(r.stages_ms.values()):.0%})" for s in stages)]
         for r in profiled
     ]
     notes = [

@@ -15,6 +15,7 @@ from lram_export.cli.parameters import INPUT_FILE, Command
 from lram_export.cli.precision import SHARE, print_choice
 from lram_export.describe import cost_line, counted, human_bytes, other_contexts
 from lram_export.errors import UsageError
+from lram_export.spec.parity import FLOAT32, STATE_FORMATS
 from lram_export.spec.precision import AUTO, PRECISIONS
 from lram_export.system.files import check_output
 from lram_export.targets.tensorrt.recipe import read_recipe
@@ -49,6 +50,13 @@ if TYPE_CHECKING:
 @options.reference_steps
 @click.option("--interface", "interface_file", type=INPUT_FILE, help="YAML of what the policy says of its robot.")
 @options.platform_options
+@click.option(
+    "--state-format",
+    default=FLOAT32,
+    show_default=True,
+    type=click.Choice(STATE_FORMATS),
+    help="native: how the matrices of the state are kept where it runs, unless the environment says.",
+)
 @click.option("--no-report", is_flag=True, help="Do not write report.html into the bundle.")
 @options.source_options
 @options.context
@@ -68,6 +76,7 @@ def export(
     reference_steps: int,
     interface_file: Path | None,
     platform: Platform,
+    state_format: str,
     no_report: bool,
     reading: options.CheckpointOptions,
     context: str | None,
@@ -110,6 +119,7 @@ def export(
         force=force,
         quantization=quantization,
         platform=platform,
+        state_format=state_format,
         report=not no_report,
         interface=said,
     )

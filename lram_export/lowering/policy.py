@@ -17,6 +17,7 @@ from lram_export.runtimes.protocol import Runtime
 from lram_export.spec.codes import MatrixEntry, QuantizedMatrix
 from lram_export.spec.cost import QuantizationCost, Widths
 from lram_export.spec.interface import Interface
+from lram_export.spec.parity import FLOAT32
 from lram_export.spec.precision import PRECISIONS
 from lram_export.spec.tasks import TaskSpec
 from lram_export.spec.tensors import Floats, StepSpec, array
@@ -31,7 +32,7 @@ class LoweredPolicy(ABC):
 
     ``quantization`` has the codes of the quantized matrices. Graph and reference then hold their dequantized values:
     they are the oracle that the targets are compared with. ``platform`` is what to compile for, where a target has a
-    choice.
+    choice, ``state_format`` how one that has a choice keeps the state, unless told otherwise where it runs.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LoweredPolicy(ABC):
     interface: Interface = field(default_factory=Interface)
     quantization: Quantization | None = None
     platform: Platform = field(default_factory=Platform)
+    state_format: str = FLOAT32
 
     @property
     @abstractmethod

@@ -54,7 +54,8 @@ FLOAT32 = "float32"
 """Activations that are kept in float32. Anything else (`int8`, `bf16`, `fp16`) says to what they are rounded."""
 
 
-STATE_FORMATS = (FLOAT32, "lazy-fp16")
+LAZY_HALF = "lazy-fp16"
+STATE_FORMATS = (FLOAT32, LAZY_HALF)
 """In which a target can keep its state."""
 
 

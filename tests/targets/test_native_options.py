@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,7 @@ class TestVariables:
         monkeypatch.setenv(CPUS, str(cpu))
         before = set(Path("/proc/self/task").iterdir())
         with load_policy(bundle, "native", threads=2):
+            time.sleep(0.2)  # threads that helped to load are gone to Python before they are to the system
             started = set(Path("/proc/self/task").iterdir()) - before
             assert {frozenset(os.sched_getaffinity(int(task.name))) for task in started} == {frozenset({cpu})}
 
@@ -274,6 +277,75 @@ class TestLazyState:
                 full.act(observation)
                 lazy.act(observation)
                 np.testing.assert_allclose(full.action_logits, lazy.action_logits, rtol=0, atol=1e-2)
+
+
+class TestExportedStateFormat:
+    """The bundle says how its state is kept; the environment has the last word."""
+
+    @pytest.fixture
+    def lazy(self, exported: ExportFunction) -> Path:
+        options = [*load_golden("state_ms").task_options, "--precision", "int8", "--state-format", "lazy-fp16"]
+        return exported("state_ms", targets=("native", "onnxruntime"), options=options)
+
+    def test_it_is_kept_so_and_was_verified_so(self, lazy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        entries = {entry.target: entry for entry in Bundle.open(lazy).manifest.artifacts}
+        formats = {target: entry.parity.state_format for target, entry in entries.items() if entry.parity}
+        assert formats == {"native": "lazy-fp16", "onnxruntime": "float32"}
+        assert entries["native"].tools["format"] == "7"
+        with load_policy(lazy, "native") as policy:
+            assert policy.runtime.state_format == "lazy-fp16"  # type: ignore[attr-defined]
+        monkeypatch.setenv(STATE_FORMAT, "float32")
+        with load_policy(lazy, "native") as policy:
+            assert policy.runtime.state_format == "float32"  # type: ignore[attr-defined]
+
+    def test_bench_times_every_format_and_compares_them(self, lazy: Path) -> None:
+        given = ("bench", lazy, "--target", "native", "--steps", "20", "--threads", "1", "--state-formats")
+        said = succeed(*given).stdout
+        assert re.search(r"native lazy-fp16 int8: to the action [0-9.]+, until free [0-9.]+, ", said)
+
+    def test_a_manifest_that_says_otherwise_is_refused(self, lazy: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other.lram"
+        shutil.copytree(lazy, other)
+        manifest = json.loads((other / "manifest.json").read_text())
+        (entry,) = (e for e in manifest["artifacts"] if e["target"] == "native")
+        entry["parity"]["state_format"] = "float32"
+        (other / "manifest.json").write_text(json.dumps(manifest))
+        code, line = fail("verify", other, "--target", "native")
+        assert code == 1 and "model.lrn: keeps its state in lazy-fp16, was verified in float32" in line
+
+    @pytest.mark.parametrize(
+        ("name", "targets", "here", "said"),
+        [
+            (
+                "mamba_state",
+                "native",
+                "",
+                "--state-format lazy-fp16: this policy has no matrices in its state",
+            ),
+            ("state_ms", "onnxruntime", "", "--state-format lazy-fp16: only with --target native"),
+            (
+                "state_ms",
+                "native",
+                "float32",
+                f"{STATE_FORMAT}: float32 here, but --state-format is lazy-fp16",
+            ),
+        ],
+    )
+    def test_what_cannot_be_is_refused(
+        self, name: str, targets: str, here: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        golden, output = load_golden(name), tmp_path / "x.lram"
+        monkeypatch.setenv(STATE_FORMAT, here)
+        options = ("--target", targets, "--state-format", "lazy-fp16", *golden.task_options)
+        code, line = fail("export", golden.checkpoint, "-o", output, *options)
+        assert code == 2 and said in line
+        assert not output.exists()
+
+    def test_formats_are_compared_only_where_there_are_several(self, exported: ExportFunction) -> None:
+        code, line = fail("bench", exported("mamba_state", targets=("native",)), "--state-formats")
+        assert code == 2 and "has no matrices in its state" in line
+        code, line = fail("bench", exported("state_ms", targets=("onnxruntime",)), "--state-formats")
+        assert code == 2 and line.startswith("error: --state-formats: expected the target native among those")
 
 
 class TestKernels:

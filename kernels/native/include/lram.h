@@ -106,7 +106,8 @@ LRAM_API const char *lram_last_error(void);
 /* How states keep the large matrices. Saved states are float32 either way. */
 typedef enum lram_state_format {
   LRAM_STATE_FLOAT32 = 0,
-  LRAM_STATE_LAZY_HALF = 1 /* half precision, rewritten every 16 steps: half the memory traffic */
+  LRAM_STATE_LAZY_HALF = 1,  /* half precision, rewritten every 16 steps: half the memory traffic */
+  LRAM_STATE_AS_EXPORTED = 2 /* what the artifact says: float32, unless it was exported for the other */
 } lram_state_format;
 
 /* What is asked to lie in huge pages (2 MB on most processors), of which a processor finds the place in memory faster.
@@ -132,9 +133,9 @@ typedef struct lram_options {
   lram_huge_pages huge_pages;
 } lram_options;
 
-/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, float32 states, verified, held to the
- * safety envelope, states in huge pages. Call it first, then change what you want to: so a field that a later version
- * adds has its default, too. NULL is ignored. */
+/* Fills in the defaults: 1 thread, not pinned, 200 microseconds, not locked, states as exported, verified, held to
+ * the safety envelope, states in huge pages. Call it first, then change what you want to: so a field that a later
+ * version adds has its default, too. NULL is ignored. */
 LRAM_API void lram_options_init(lram_options *options);
 
 /* Maps an artifact, checks it, and starts the threads. Everything is read into memory here, so that no step waits for
@@ -185,6 +186,7 @@ typedef struct lram_description {
   size_t inputs;                   /* of a step, see lram_input */
   size_t outputs;                  /* see lram_output */
   double rate;                     /* Hz, how often a second the policy was trained to act; 0: not known */
+  lram_state_format state_format;  /* how states keep the large matrices: float32, also where there are none, or lazy */
 } lram_description;
 
 /* What a model is. `description` receives it; its `isa` is valid as long as the library is loaded. Any thread, at any

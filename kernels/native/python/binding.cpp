@@ -68,6 +68,15 @@ const char* dtype_of(lram_element element) {
 
 nb::tuple sizes(const lram_memory& memory) { return nb::make_tuple(memory.bytes, memory.huge_bytes); }
 
+constexpr const char* kStateFormats[] = {"float32", "lazy-fp16"};  // as lram_state_format counts them
+
+lram_state_format state_format_of(const std::string& name) {
+  const auto* const found = std::find(std::begin(kStateFormats), std::end(kStateFormats), name);
+  if (found == std::end(kStateFormats))
+    throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + name).c_str());
+  return static_cast<lram_state_format>(found - std::begin(kStateFormats));
+}
+
 struct Model {
   std::shared_ptr<lram_model> handle;
 
@@ -80,9 +89,7 @@ struct Model {
     options.cpu_count = static_cast<int>(cpus.size());
     options.spin_microseconds = spin_microseconds;
     options.lock_memory = lock_memory ? 1 : 0;
-    if (state_format != "float32" && state_format != "lazy-fp16")
-      throw nb::value_error(("state_format: expected float32 or lazy-fp16, got " + state_format).c_str());
-    options.state_format = state_format == "float32" ? LRAM_STATE_FLOAT32 : LRAM_STATE_LAZY_HALF;
+    if (!state_format.empty()) options.state_format = state_format_of(state_format);
     const std::vector<std::string> huge = {"0", "state", "all"};  // as lram_huge_pages counts them
     const auto asked = std::find(huge.begin(), huge.end(), huge_pages);
     if (asked == huge.end()) throw nb::value_error(("huge_pages: expected 0, state or all, got " + huge_pages).c_str());
@@ -373,10 +380,11 @@ NB_MODULE(_native, m) {
       .def(nb::init<const std::string&, int, const std::vector<int>&, int, bool, const std::string&, const std::string&,
                     bool>(),
            nb::arg("path"), nb::kw_only(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>(),
-           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false, nb::arg("state_format") = "float32",
+           nb::arg("spin_microseconds") = 200, nb::arg("lock_memory") = false, nb::arg("state_format") = "",
            nb::arg("huge_pages") = "state", nb::arg("verify") = true)
       .def_prop_ro("isa", [](const Model& model) { return std::string(model.description().isa); })
       .def_prop_ro("threads", [](const Model& model) { return model.description().threads; })
+      .def_prop_ro("state_format", [](const Model& model) { return kStateFormats[model.description().state_format]; })
       .def_prop_ro("inputs", &Model::inputs)
       .def_prop_ro("outputs", &Model::outputs)
       .def_prop_ro("interface", &Model::interface, "Rate, and what is said of inputs and of outputs by name.")

@@ -207,7 +207,7 @@ const char* lram_status_name(lram_status status) {
 const char* lram_last_error(void) { return last_error; }
 
 void lram_options_init(lram_options* options) {
-  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_FLOAT32, 1, 1, LRAM_HUGE_PAGES_STATE};
+  if (options != nullptr) *options = {1, nullptr, 0, 200, 0, LRAM_STATE_AS_EXPORTED, 1, 1, LRAM_HUGE_PAGES_STATE};
 }
 
 lram_status lram_open(const char* path, const lram_options* options, lram_model** model) {

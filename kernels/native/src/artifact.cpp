@@ -69,7 +69,7 @@ void Artifact::check_tensors() {
     if (e.bytes != expected) refuse(name + ": bytes: expected " + number(expected) + ", got " + number(e.bytes));
     if (e.offset % kAlignment != 0 || e.offset < data || e.offset > size || e.bytes > size - e.offset)
       refuse(name + ": offset: " + number(e.offset) + " with " + number(e.bytes) + " bytes does not lie in the file");
-    if (e.role != kInterface) weight_bytes_ += e.bytes;
+    if (e.role != kInterface && e.role != kStateFormat) weight_bytes_ += e.bytes;
   }
 }
 
@@ -150,6 +150,14 @@ const float* Artifact::finite(std::uint32_t role, int of, std::uint64_t count) c
   if (!std::all_of(values, values + count, [](float value) { return std::isfinite(value); }))
     refuse(tensor_name(role, of) + ": expected finite numbers");
   return values;
+}
+
+lram_state_format Artifact::state_format() const {
+  if (find(kStateFormat, 0) == nullptr) return LRAM_STATE_FLOAT32;
+  const float said = *plain(kStateFormat, 0, 1);
+  if (said != LRAM_STATE_FLOAT32 && said != LRAM_STATE_LAZY_HALF)
+    refuse(tensor_name(kStateFormat, 0) + ": expected 0 or 1, got " + std::to_string(said));
+  return said == LRAM_STATE_LAZY_HALF ? LRAM_STATE_LAZY_HALF : LRAM_STATE_FLOAT32;
 }
 
 const float* Artifact::plain(std::uint32_t role, int of, std::uint64_t count) const {

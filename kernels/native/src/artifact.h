@@ -5,6 +5,7 @@
 
 #include "format.h"
 #include "kernels/kernels.h"
+#include "lram.h"
 #include "mapped_file.h"
 
 namespace lram {
@@ -26,6 +27,8 @@ class Artifact {
   const float* plain(std::uint32_t role, int of, std::uint64_t count) const;
   // The same of a tensor that need not be there, NULL then, and whose numbers have to be finite.
   const float* finite(std::uint32_t role, int of, std::uint64_t count) const;
+  // How states keep large matrices, if whoever opens it does not say.
+  lram_state_format state_format() const;
   // What it says of its robot, to be read by read_interface; NULL: nothing.
   const TensorEntry* interface() const { return find(kInterface, 0); }
   const MappedFile& file() const { return file_; }

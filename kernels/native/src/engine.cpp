@@ -18,8 +18,9 @@ int checked_threads(const lram_options& options) {
   if (options.spin_microseconds < 0 || options.spin_microseconds > 1000000)
     throw Error(LRAM_ERROR_ARGUMENT,
                 "spin_microseconds: expected 0 to 1000000, got " + std::to_string(options.spin_microseconds));
-  if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF)
-    throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 or 1, got " + std::to_string(options.state_format));
+  if (options.state_format != LRAM_STATE_FLOAT32 && options.state_format != LRAM_STATE_LAZY_HALF &&
+      options.state_format != LRAM_STATE_AS_EXPORTED)
+    throw Error(LRAM_ERROR_ARGUMENT, "state_format: expected 0 to 2, got " + std::to_string(options.state_format));
   if (options.huge_pages != LRAM_HUGE_PAGES_NONE && options.huge_pages != LRAM_HUGE_PAGES_STATE &&
       options.huge_pages != LRAM_HUGE_PAGES_ALL)
     throw Error(LRAM_ERROR_ARGUMENT, "huge_pages: expected 0 to 2, got " + std::to_string(options.huge_pages));
@@ -102,6 +103,7 @@ std::unique_ptr<Engine> open_engine(const std::string& path, const lram_options&
 std::unique_ptr<Engine> open_engine(const std::uint8_t* bytes, std::size_t size) {
   lram_options options = {};
   options.threads = options.safety = 1;
+  options.state_format = LRAM_STATE_AS_EXPORTED;
   return open_file(MappedFile(bytes, size), options);
 }
 

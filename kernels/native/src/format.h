@@ -25,9 +25,10 @@
 namespace lram {
 
 constexpr char kMagic[8] = {'L', 'R', 'A', 'M', 'N', 'A', 'T', '\n'};
-constexpr std::uint32_t kFormatVersion = 6;
+constexpr std::uint32_t kFormatVersion = 7;
 // Version 4 may normalize observations and scale actions, version 5 may say what the numbers of a robot are, version 6
-// may have the layout int8g. Each is written as the oldest version that holds what it says.
+// may have the layout int8g, version 7 may say how states keep large matrices. Each is written as the oldest version
+// that holds what it says.
 constexpr std::uint32_t kOldestVersion = 3;
 constexpr std::size_t kAlignment = 64;
 
@@ -135,6 +136,7 @@ enum Role : std::uint32_t {
   kActionValues = 14,     // what a continuous action can be: one float for each of its logits
   kInterface = 15,        // in files of both kinds, see InterfaceHeader; of a program the last tensor
   kActionUnclamped = 16,  // what kActionValues were before limits clamped them
+  kStateFormat = 17,      // one float, an lram_state_format: how states are kept unless whoever opens the file says
   kFirstBlockRole = 32,
 };
 

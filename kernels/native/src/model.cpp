@@ -9,13 +9,21 @@
 #include "state.h"
 
 namespace lram {
+namespace {
+
+lram_state_format chosen(lram_state_format asked, const Artifact& artifact) {
+  const lram_state_format exported = artifact.state_format();  // refused, where it makes no sense
+  return asked == LRAM_STATE_AS_EXPORTED ? exported : asked;
+}
+
+}  // namespace
 
 Model::Model(MappedFile file, const lram_options& options)
     : Engine(options),
       artifact_(std::move(file), options.verify != 0, options.lock_memory != 0, huge_weights(options)),
       encoders_(artifact_),
       head_(artifact_) {
-  make_blocks(options.state_format == LRAM_STATE_LAZY_HALF);
+  make_blocks(chosen(options.state_format, artifact_) == LRAM_STATE_LAZY_HALF);
   name_fields();
   if (artifact_.interface() != nullptr)
     rate_ = read_interface(artifact_.file(), *artifact_.interface(), inputs_, outputs_);
@@ -34,6 +42,8 @@ void Model::describe(lram_description& description) const {
   description.feedback = static_cast<lram_feedback>(h.feedback);
   description.target_return = h.target_return;
   description.reward_scale = h.reward_scale;
+  const bool lazy = std::any_of(blocks_.begin(), blocks_.end(), [](const auto& b) { return b->left_over(1) > 0; });
+  description.state_format = lazy ? LRAM_STATE_LAZY_HALF : LRAM_STATE_FLOAT32;
   description.reads_return_to_go = encoders_.reads(Input::return_to_go) ? 1 : 0;
   description.reads_reward = encoders_.reads(Input::reward) ? 1 : 0;
   std::copy(std::begin(h.name), std::end(h.name), description.name);

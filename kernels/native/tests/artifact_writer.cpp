@@ -376,6 +376,7 @@ std::vector<std::uint8_t> make_artifact(const Shape& s) {
     w.exact(lram::kActionValues, values);
     w.exact(lram::kActionUnclamped, unclamped);
   }
+  if (s.state_format != -1) w.exact(lram::kStateFormat, {s.state_format});
   if (!s.said.empty()) w.words(lram::kInterface, s.said);
 
   lram::FileHeader h = {};

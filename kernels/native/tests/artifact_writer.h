@@ -41,6 +41,7 @@ struct Shape {
   float deviation = 2;
   float limit = 0;                 // not 0: actions are 3 times their bins, clamped to this and its negative
   std::vector<std::uint8_t> said;  // of its robot, see interface_writer.h
+  float state_format = -1;         // not -1: what it says of how states are kept
 };
 
 // A small Mamba, none of whose widths is a multiple of 16.

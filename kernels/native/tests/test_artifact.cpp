@@ -64,9 +64,9 @@ TEST(a_header_that_lies_does_no_harm) {  // even with the right checksum
 
 TEST(a_newer_artifact_says_so) {
   std::vector<std::uint8_t> bytes = make_artifact({});
-  bytes[8] = 7;
+  bytes[8] = 8;
   CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-  CHECK(told("version: this artifact has 7, this library reads 6; update lram-export"));
+  CHECK(told("version: this artifact has 8, this library reads 7; update lram-export"));
 }
 
 TEST(an_older_artifact_says_what_to_do) {
@@ -74,7 +74,7 @@ TEST(an_older_artifact_says_what_to_do) {
   for (const std::uint8_t version : {0, 1, 2}) {
     bytes[8] = version;
     CHECK(try_open(bytes) == LRAM_ERROR_VERSION);
-    CHECK(told("this library reads 6; export the bundle again"));
+    CHECK(told("this library reads 7; export the bundle again"));
   }
   for (const std::uint8_t version : {3, 4}) {  // which have all but an interface, or what is said of a robot
     bytes[8] = version;
@@ -173,6 +173,10 @@ TEST(options_that_make_no_sense_are_refused) {
   CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
   CHECK(told("threads: expected 1 to 1024, got 0"));
   options.threads = 2;
+  options.state_format = static_cast<lram_state_format>(3);
+  CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
+  CHECK(told("state_format: expected 0 to 2, got 3"));
+  options.state_format = LRAM_STATE_AS_EXPORTED;
   const int nowhere = 100000;
   options.cpus = &nowhere;
   options.cpu_count = 1;
@@ -221,6 +225,37 @@ TEST(a_model_says_what_it_is) {
   shape.source = 0;
   about = described(shape);
   CHECK(about.name[0] == '\0' && about.source_sha256[0] == 0 && about.source_sha256[31] == 0);
+}
+
+TEST(states_are_kept_as_exported_unless_the_options_say) {
+  const auto format_of = [](const Shape& shape, lram_state_format asked) {
+    const TemporaryFile file(make_artifact(shape));
+    const ModelPointer model = open_model(file, "plain", 1, asked);
+    lram_description about;
+    CHECK_OK(lram_describe(model.get(), &about));
+    const Driver driver(model, 1);
+    lram_memory memory;
+    CHECK_OK(lram_state_memory(driver.state.get(), &memory));
+    return std::make_pair(about.state_format, memory.bytes);
+  };
+  Shape shape;
+  const auto full = format_of(shape, LRAM_STATE_FLOAT32);
+  const auto lazy = format_of(shape, LRAM_STATE_LAZY_HALF);
+  CHECK(full.first == LRAM_STATE_FLOAT32 && lazy.first == LRAM_STATE_LAZY_HALF && full.second != lazy.second);
+  CHECK(format_of(shape, LRAM_STATE_AS_EXPORTED) == full);
+  for (const float said : {0.0F, 1.0F}) {
+    shape.state_format = said;
+    CHECK(format_of(shape, LRAM_STATE_AS_EXPORTED) == (said == 0 ? full : lazy));
+    CHECK(format_of(shape, LRAM_STATE_FLOAT32) == full);
+    CHECK(format_of(shape, LRAM_STATE_LAZY_HALF) == lazy);
+  }
+  for (const float said : {0.5F, 2.0F, -2.0F, NAN}) {
+    shape.state_format = said;
+    CHECK(try_open(make_artifact(shape)) == LRAM_ERROR_ARTIFACT);
+    CHECK(told("tensor 17 0: expected 0 or 1, got "));
+  }
+  const Shape without = mamba(lram::Layout::tiled_float32);  // no matrices that could be lazy
+  CHECK(format_of(without, LRAM_STATE_LAZY_HALF) == format_of(without, LRAM_STATE_FLOAT32));
 }
 
 TEST(a_name_is_a_whole_text) {

@@ -28,7 +28,7 @@ from lram_export.targets.layout import (
 )
 
 MAGIC = b"LRAMNAT\n"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 OLDEST_VERSION = 3
 """What has no tensor of :data:`SINCE`, nor a layout of a later version, is written so, for libraries that know no later
 one."""
@@ -67,13 +67,24 @@ class Role(IntEnum):
     """What the numbers of a robot are, see ``interface.py``; in files of both kinds."""
     ACTION_UNCLAMPED = 16
     """What :attr:`ACTION_VALUES` were before limits clamped them."""
+    STATE_FORMAT = 17
+    """How states keep large matrices unless whoever opens the file says, by its place in
+    :data:`~lram_export.spec.parity.STATE_FORMATS`; float32 where it is missing."""
+
+
+NO_WEIGHTS = frozenset({Role.INTERFACE, Role.STATE_FORMAT})
+"""What a step does not read."""
 
 
 SINCE = {
     **dict.fromkeys((Role.OBSERVATION_MEAN, Role.OBSERVATION_DEVIATION, Role.OBSERVATION_CLIP, Role.ACTION_VALUES), 4),
     **dict.fromkeys((Role.INTERFACE, Role.ACTION_UNCLAMPED), 5),
+    Role.STATE_FORMAT: 7,
 }
 """Role of a tensor that the oldest version does not know -> the first one that does."""
+
+GROUPS_SINCE = 6
+"""The first version that knows the layout of `int8g`."""
 
 FIRST_BLOCK_ROLE = 32
 """From here on roles are those of a block, whose number is the tensor's; each kind of block has its own."""
@@ -200,6 +211,12 @@ def version_of(data: bytes) -> int:
     """The version of a file of either kind, from its first bytes."""
     (version,) = struct.unpack_from("<I", data, len(MAGIC))
     return int(version)
+
+
+def keeps_matrices(spec: StepSpec, task: TaskSpec | None) -> bool:
+    """Whether the state has matrices C, which can be kept in several formats; that of a module of one's own, which has
+    no task, has none."""
+    return task is not None and any(tensor.name.endswith(".C") for tensor in spec.states)
 
 
 def stored_name(name: str, room: int = NAME_BYTES) -> str:
@@ -347,11 +364,11 @@ def write_artifact(
 def format_version(tensors: Sequence[Tensor]) -> int:
     """The oldest version of the format that has all of these."""
     of_roles = max((SINCE[Role(t.role)] for t in tensors if t.role in SINCE), default=OLDEST_VERSION)
-    return FORMAT_VERSION if has_later_layout(tensors) else of_roles
+    return max(of_roles, GROUPS_SINCE if has_wide_groups(tensors) else OLDEST_VERSION)
 
 
-def has_later_layout(tensors: Sequence[Tensor]) -> bool:
-    """Whether one lies in a way that versions before the newest do not know."""
+def has_wide_groups(tensors: Sequence[Tensor]) -> bool:
+    """Whether one has the layout of `int8g`, which older versions of either kind of file do not know."""
     return any(t.layout is Layout.TILED_INT8G for t in tensors)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lram_export.errors import UsageError
+from lram_export.spec.parity import STATE_FORMATS
 
-LAZY_HALF = "lazy-fp16"
-STATE_FORMATS = ("float32", LAZY_HALF)
 IN_HUGE_PAGES = ("0", "state", "all")
 STATE_FORMAT = "LRAM_NATIVE_STATE_FORMAT"
 CPUS = "LRAM_NATIVE_CPUS"
@@ -27,14 +26,15 @@ class NativeOptions:
     """What `lram_open` is told.
 
     Attributes:
-        state_format: how the large state matrices are kept: one of :data:`STATE_FORMATS`.
+        state_format: how the large state matrices are kept: one of
+            :data:`~lram_export.spec.parity.STATE_FORMATS`; "": as the artifact says.
         cpus: where the threads after the caller's are pinned, in turn; empty: they are not.
         spin_microseconds: how long a thread waits for work before it sleeps.
         lock_memory: keep weights and states in memory.
         huge_pages: what is asked to lie in huge pages: one of :data:`IN_HUGE_PAGES`.
     """
 
-    state_format: str = "float32"
+    state_format: str = ""
     cpus: tuple[int, ...] = ()
     spin_microseconds: int = 200
     lock_memory: bool = False
@@ -52,7 +52,7 @@ class NativeOptions:
                 raise UsageError(f"{name}: unknown; the target `native` knows: {', '.join(VARIABLES)}")
         default = NativeOptions() if spin else NativeOptions(spin_microseconds=0)
         state_format = given.get(STATE_FORMAT) or default.state_format
-        if state_format not in STATE_FORMATS:
+        if state_format and state_format not in STATE_FORMATS:
             raise UsageError(f"{STATE_FORMAT}: expected {' or '.join(STATE_FORMATS)}, got '{state_format}'")
         wait = given.get(SPIN_MICROSECONDS) or str(default.spin_microseconds)
         if not re.fullmatch(r"[0-9]{1,7}", wait) or int(wait) > 1_000_000:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from lram_export.spec.tensors import StateSpec, TensorSpec
-from lram_export.targets.native.format import NAME_BYTES, Tensor, has_later_layout, write_file
+from lram_export.targets.native.format import NAME_BYTES, Tensor, has_wide_groups, write_file
 
 MAGIC = b"LRAMSTP\n"
 PROGRAM_VERSION = 3
@@ -198,7 +198,7 @@ class Program:
     @property
     def version(self) -> int:
         """The oldest version of the format that has all of it."""
-        if has_later_layout(self.tensors):
+        if has_wide_groups(self.tensors):
             return PROGRAM_VERSION
         return OLDEST_VERSION if self.interface is None else INTERFACE_VERSION
 
