@@ -26,7 +26,8 @@ INPUTS = ("observation", "return_to_go", "reward", "is_first")
 """In the order of the file; what a policy has no use for is 0."""
 PRECISIONS = ("fp32", "int8", "int4")
 """Those with kernels of their own, but for `w8a8`, which takes so small a model further off than allowed."""
-
+IN_GROUPS = "int8g"
+"""Only for policies that know their robot: it is another layout of the same blocks."""
 
 KNOWS_ITS_ROBOT = ("state_ms",)
 """Whose observations are normalized, and whose actions are scaled and clamped."""
@@ -41,7 +42,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name in (name for name in GOLDEN_NAMES if TARGET in targets_of(load_golden(name).backbone)):
-            for precision in PRECISIONS:
+            for precision in (*PRECISIONS, *([IN_GROUPS] if name in KNOWS_ITS_ROBOT else [])):
                 bundle = Path(temporary) / f"{name}-{precision}.lram"
                 golden = load_golden(name)
                 context = golden.context_options("none" if golden.meta["observation"] == "image" else "observed")
