@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-endurance test-large wheels test-wheels metaworld results peers lint lint-native \
+	test-precisions test-tamper test-endurance test-large wheels test-wheels docs metaworld results peers lint lint-native \
 	tidy-native typecheck format clean
 
 help:            ## this list
@@ -77,6 +77,10 @@ test-sanitizers: $(REPLAY)/.written ## the same tests with the address, undefine
 	$(CTEST) --test-dir build/native-address
 	$(call build-native,native-thread,$(NATIVE_TESTS) -DLRAM_SANITIZE=thread)
 	TSAN_OPTIONS=die_after_fork=0 setarch -R $(CTEST) --test-dir build/native-thread
+
+# Every warning is an error: a link that leads nowhere, a page that no list names, a docstring that cannot be read.
+docs: $(STAMP)   ## the documentation as a site, in build/docs/index.html
+	$(BIN)/python -m sphinx -b html --fail-on-warning --keep-going -q docs build/docs
 
 ARM_PACKAGES = $(if $(shell command -v aarch64-linux-gnu-g++),,g++-aarch64-linux-gnu) \
 	$(if $(shell command -v qemu-aarch64-static),,qemu-user-static)

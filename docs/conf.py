@@ -1,0 +1,54 @@
+"""The documentation as a site: `make docs`. The pages are the ones that are read in the repository, as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lram_export.version import __version__
+
+DOCS = Path(__file__).parent
+
+project = "lram-export"
+copyright = "the authors of lram-export"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
+exclude_patterns = ["conf.py"]
+
+
+# headings are linked to as the repository's host names them
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+
+html_theme = "furo"
+html_title = f"lram-export {release}"
+html_show_copyright = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+copybutton_prompt_text = r"robot\$ |jetson\$ |\$ "
+copybutton_prompt_is_regexp = True
+
+OUTSIDE = {"../README.md": "index.md", "../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changes.md"}
+"""Links to what lies beside this folder -> the page of the site that it is."""
+
+
+def _inside(_app: Any, _page: str, content: list[str]) -> None:
+    """Links that leave the folder, led to a page where there is one; a folder is named, not linked to."""
+
+    def led(match: re.Match[str]) -> str:
+        text, path, anchor = match["text"], match["path"], match["anchor"] or ""
+        if path in OUTSIDE:
+            return f"[{text}]({OUTSIDE[path]}{anchor})"
+        return match[0] if (DOCS / path).is_file() else text
+
+    content[0] = re.sub(r"\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)#\s]*)(?P<anchor>#[^)\s]*)?\)", led, content[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _inside)
