@@ -38,13 +38,17 @@ OUTSIDE = {"../README.md": "index.md", "../CONTRIBUTING.md": "contributing.md", 
 
 
 def _inside(_app: Any, _page: str, content: list[str]) -> None:
-    """Links that leave the folder, led to a page where there is one; a folder is named, not linked to."""
+    """Links that leave the folder, led to a page where there is one.
+
+    A file can be had; a folder, or another text, is named and no more.
+    """
 
     def led(match: re.Match[str]) -> str:
         text, path, anchor = match["text"], match["path"], match["anchor"] or ""
         if path in OUTSIDE:
             return f"[{text}]({OUTSIDE[path]}{anchor})"
-        return match[0] if (DOCS / path).is_file() else text
+        known = (DOCS / path).is_file() and not path.endswith(".md")
+        return match[0] if known else text
 
     content[0] = re.sub(r"\[(?P<text>[^\]]*)\]\((?P<path>\.\./[^)#\s]*)(?P<anchor>#[^)\s]*)?\)", led, content[0])
 
