@@ -3,19 +3,25 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NATIVE_TOOLS := $(VENV)/.native-tools
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
 	test-precisions test-tamper test-endurance test-large wheels test-wheels docs metaworld results peers lint lint-native \
-	tidy-native typecheck format clean
+	tidy-native native-tests typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create the environment and install everything
 
-# torch first and by its exact version: whatever depends on torch is then content with it
-$(STAMP): pyproject.toml constraints.txt
+# What the native engine is built and checked with, beside a compiler: seconds, while all of the environment takes minutes.
+$(NATIVE_TOOLS): constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt cmake clang-format clang-tidy
+	touch $@
+
+# torch first and by its exact version: whatever depends on torch is then content with it
+$(STAMP): pyproject.toml constraints.txt | $(NATIVE_TOOLS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
@@ -63,8 +69,11 @@ define build-native
 endef
 NATIVE_TESTS := -DLRAM_TESTS=ON -DLRAM_REPLAY=$(abspath $(REPLAY))
 
-test-native: $(REPLAY)/.written ## the native engine's own tests, and recorded steps on every instruction set
+# by itself, as it can be done before there are recorded steps
+native-tests: $(NATIVE_TOOLS)
 	$(call build-native,native,$(NATIVE_TESTS))
+
+test-native: native-tests $(REPLAY)/.written ## the native engine's own tests, and recorded steps on every instruction set
 	$(CTEST) --test-dir build/native
 
 COMMA := ,
@@ -179,10 +188,10 @@ CPP = $(shell find kernels examples wheels ros -name '*.h' -o -name '*.c' -o -na
 # one instruction set stands for all: the others are the same templates
 TIDY = $(filter-out %/binding.cpp %/isa_neon.cpp %/isa_neondot.cpp $(NATIVE)/fuzz/%,$(filter $(NATIVE)/%.cpp,$(CPP)))
 
-lint-native: $(STAMP) ## clang-format
+lint-native: $(NATIVE_TOOLS) ## clang-format
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
-tidy-native: $(STAMP) ## clang-tidy
+tidy-native: $(NATIVE_TOOLS) ## clang-tidy
 	mkdir -p build
 	$(CMAKE) -S $(NATIVE) -B build/lint-native -DLRAM_TESTS=ON > build/lint-native.log || (cat build/lint-native.log; false)
 	printf '%s\n' $(TIDY) | xargs -P $(NATIVE_JOBS) -n 1 $(BIN)/clang-tidy -p build/lint-native --quiet
