@@ -7,6 +7,7 @@ input alone. Test processes share graphs and libraries through a folder.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -35,8 +36,17 @@ def copy_or_make(kept: Path, path: Path, make: Callable[[Path], None]) -> None:
             unfinished.rename(kept)
 
 
+class _FixedRows(Exception):
+    """A translation for one number of rows."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+
 def translate_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """One translation for all step graphs that are the same down to their weights."""
+    """One translation for all step graphs that are the same down to their weights, but for the number of rows: a
+    translation is for any, or else it is not kept."""
     import onnx
     import onnx_ir
     from torch.onnx._internal.exporter import _registration
@@ -52,18 +62,25 @@ def translate_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     def once(policy: Any) -> Any:
         if policy.task is None:  # of a module of one's own nothing tells what its code does
             return translate(policy)
-        described = (policy.model, policy.task.to_json(), policy.spec.to_json())
+        interface = dataclasses.replace(policy.interface, rate=None)  # a graph knows of none
+        described = (policy.model, policy.task.to_json(), policy.spec.with_batch(1).to_json(), interface.to_json())
         content = hashlib.sha256(json.dumps(described).encode())
         for name, tensor in policy.graph.state_dict().items():
             content.update(name.encode())
             content.update(tensor.contiguous().numpy())
 
         def make(path: Path) -> None:
-            path.write_bytes(onnx_ir.to_proto(translate(policy)).SerializeToString())
+            model = translate(policy)
+            if isinstance(model.graph.inputs[0].shape[0], int):
+                raise _FixedRows(model)
+            path.write_bytes(onnx_ir.to_proto(model).SerializeToString())
 
         with TemporaryDirectory() as own:
             model = Path(own) / "model.onnx"
-            copy_or_make(folder / f"{content.hexdigest()}.onnx", model, make)
+            try:
+                copy_or_make(folder / f"{content.hexdigest()}.onnx", model, make)
+            except _FixedRows as fixed:
+                return fixed.model
             return onnx_ir.from_proto(onnx.load_model(model))
 
     patch.setattr(graph, "_translate", once)

@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from lram_export.checkpoints import training_config as hydra
 from lram_export.cli import COMMANDS, main
 from lram_export.runtimes import RUNTIMES
 from lram_export.spec.parity import TOLERANCES, ParityResult
+from tests import warm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -57,6 +59,8 @@ SLOW_PAGES = {
 DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}")
 """What only the site reads, see `make docs`."""
 LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cpp", "cmake", *DIRECTIVES}
+FROM_NOTHING = {"README.md", "command-line.md"}
+"""Their commands start as a user's do, and import everything; those of other pages are forked: `tests/warm.py`."""
 NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "robot$ ", "python benchmarks/gpu_check.py ")
 """What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"
@@ -163,6 +167,13 @@ def prepared(shared_folder: Path) -> Path:
     return folder / PREPARED
 
 
+@pytest.fixture(scope="session")
+def warm_commands(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a program `lram-export` whose imports were done before."""
+    with warm.install(tmp_path_factory.mktemp("warm"), shared_folder, environment()) as programs:
+        yield programs
+
+
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=pytest.mark.slow if p.name in SLOW_PAGES else ()) for p in PAGES], ids=name
 )
@@ -173,10 +184,13 @@ def test_the_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureReques
     workplace(tmp_path)
     if PREPARED in code and f"-o {PREPARED}" not in code:
         shutil.copytree(request.getfixturevalue("prepared"), tmp_path / PREPARED)
+    own = environment()
+    if page.name not in FROM_NOTHING and "lram-export " in code:
+        own["PATH"] = f"{request.getfixturevalue('warm_commands')}{os.pathsep}{own['PATH']}"
     result = subprocess.run(
         [sys.executable, __file__, str(page)],
         cwd=tmp_path,
-        env=environment(),
+        env=own,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
