@@ -203,8 +203,9 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compute_once(shared_folder: Path) -> Iterator[None]:
-    """The same graph is translated once, the same kernels are compiled once."""
+    """The same graph is translated once, the same kernels are compiled once; benchmarks are short."""
     with pytest.MonkeyPatch.context() as patch:
+        once.measure_briefly(patch)
         once.translate_once(patch, shared_folder)
         once.compile_once(patch, shared_folder)
         yield

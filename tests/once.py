@@ -23,6 +23,16 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+FEW_WINDOWS = 2
+"""Of a benchmark: before each of them the machine is probed for a third of a second."""
+
+
+def measure_briefly(patch: pytest.MonkeyPatch) -> None:
+    """What is timed is timed in fewer windows; tests of times themselves take all of them."""
+    from lram_export.benchmark import bench
+
+    patch.setattr(bench, "WINDOWS", FEW_WINDOWS)
+
 
 def copy_or_make(kept: Path, path: Path, make: Callable[[Path], None]) -> None:
     """Bring to ``path`` what ``make`` writes there, which the first process that asks for it keeps for all."""

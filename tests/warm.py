@@ -54,7 +54,7 @@ def install(folder: Path, shared: Path, environment: dict[str, str]) -> Iterator
     program = folder / "bin" / "lram-export"
     program.write_text(PROGRAM.format(python=sys.executable, socket=str(address)), encoding="utf-8")
     program.chmod(0o755)
-    command = [sys.executable, "-m", "tests.warm", address, shared]
+    command = [sys.executable, "-m", "tests.warm", str(address), str(shared)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         try:
@@ -72,8 +72,10 @@ def serve(address: Path, shared: Path) -> None:
 
     for name in IMPORTED:
         importlib.import_module(name)
-    once.translate_once(pytest.MonkeyPatch(), shared)
-    once.compile_once(pytest.MonkeyPatch(), shared)
+    patch = pytest.MonkeyPatch()
+    once.measure_briefly(patch)
+    once.translate_once(patch, shared)
+    once.compile_once(patch, shared)
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(address))

@@ -24,6 +24,9 @@ from lram_export.system.load import LoadWatch, MachineLoad
 from tests.conftest import GOLDEN, ExportFunction, fail, succeed
 from tests.rated import RATE, rated
 
+WINDOWS = 10
+"""As many as without tests."""
+
 
 @pytest.fixture(scope="module")
 def report(exported: ExportFunction) -> BenchReport:
@@ -35,7 +38,9 @@ def report(exported: ExportFunction) -> BenchReport:
         baseline=True,
         baseline_source=CheckpointSource(GOLDEN / "state_ms" / "model.zip"),
     )
-    return bench(bundle, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lram_export.benchmark.bench.WINDOWS", WINDOWS)
+        return bench(bundle, options)
 
 
 def test_percentiles_are_ordered_and_positive(report: BenchReport) -> None:
@@ -76,7 +81,7 @@ def test_only_right_outputs_are_timed(report: BenchReport) -> None:
 
 
 def test_every_timed_step_is_counted(report: BenchReport) -> None:
-    assert report.results[0].steps == 60 and len(report.results[0].window_p50_ms) == 10
+    assert report.results[0].steps == 60 and len(report.results[0].window_p50_ms) == WINDOWS
 
 
 def test_processes_measure_their_own_memory(report: BenchReport) -> None:
