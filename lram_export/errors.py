@@ -22,6 +22,10 @@ class UsageError(LramError):
     exit_code = 2
 
 
+class HubError(LramError):
+    """The Hugging Face Hub was not reached, or failed: what was asked for may be there another time."""
+
+
 class CheckpointError(LramError):
     """A checkpoint that cannot be read, is damaged, or does not match its config."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lram_export.bundle.bundle import Bundle
+from lram_export.bundle.fetching import local
 from lram_export.conditioning import Floats, Mask, check_first, check_saved, conditioning
 from lram_export.envelope import Envelope
 from lram_export.errors import LramError, StepError, UsageError
@@ -332,7 +333,8 @@ class Policy:
         longer than it takes to hand the state over. If anything fails, the policy is as it was.
 
         Args:
-            bundle: its folder, which may be the one that this policy was loaded from, replaced meanwhile.
+            bundle: its folder, which may be the one that this policy was loaded from, replaced meanwhile; or its
+                address, as :func:`load_policy` takes it.
             target: default: the one that runs, if the bundle has it; else as :func:`load_policy` chooses.
             prepare: what is done with the other policy before it takes over, such as
                 :func:`lram_export.loop.warmup.warm_up`; what it raises, this raises.
@@ -348,7 +350,7 @@ class Policy:
             RuntimeError: as every method; or a step took more than a minute.
         """
         self._guard.check()
-        path, now = Path(bundle), self.origin
+        path, now = local(bundle), self.origin
         other = load_settled(path, lambda: _loaded_like(now, path, target, self.spec.batch_size))
         try:
             check_same_interface(path, self.spec, self.task, other.spec, other.task)
@@ -427,7 +429,8 @@ def load_policy(
     """Open a bundle, check its files against their hashes, and load one target.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder; or its address on the Hugging Face Hub, ``hf://OWNER/NAME[@REVISION]``, which is
+            fetched: ``policy.origin.path`` then is the folder of its commit in the cache.
         target: which artifact to run; default: the bundle's first whose runtime is installed.
         threads: threads of the runtime; default: 1 for small models, up to all usable cores for large ones. A control
             loop that shares the machine with other loops may want 1: it gives up some speed for latency that does
@@ -439,13 +442,15 @@ def load_policy(
 
     Raises:
         UsageError: no such bundle or target; TargetNotInstalledError with the pip command.
+        HubError: the Hub was not reached, and its cache has none of the bundle or not all.
         BundleError: the bundle is damaged, written by a newer version, or replaced again and again while it is loaded.
     """
     _check_count("threads", threads)
     _check_count("batch", batch, MOST_BATCH)
     if spin not in (None, True, False):
         raise UsageError(f"spin: expected True, False or None, got {spin!r}")
-    return load_settled(Path(path), lambda: _loaded(path, target, threads, batch, spin))
+    path = local(path)
+    return load_settled(path, lambda: _loaded(path, target, threads, batch, spin))
 
 
 def _loaded(path: str | Path, target: str | None, threads: int | None, batch: int | None, spin: bool | None) -> Policy:

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "version"),
-    ("system", "spec", "rates"),
+    ("system", "spec", "rates", "hub"),
     ("backbones", "bundle", "camera"),
     ("model", "targets"),
     ("checkpoints", "kernels", "describe", "interface_file"),
@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("export",),
     ("prediction",),
-    ("deploy", "sweep"),
+    ("deploy", "sweep", "sharing"),
     ("cli",),
     ("entry",),
     ("__main__",),

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.bundle.digests import both_digests, pieces_sha256
+from lram_export.bundle.fetching import local
 from lram_export.bundle.initial import read_initial
 from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ArtifactEntry, FileEntry, Manifest, read_manifest
 from lram_export.errors import BundleError, UsageError
+from lram_export.hub.cache import is_cached
 from lram_export.spec.codes import QuantizedFile
 from lram_export.spec.json_fields import read_text
 from lram_export.system.files import NoFileError, open_regular, stream_sha256
@@ -43,13 +45,14 @@ class Bundle:
 
     @staticmethod
     def open(path: str | Path) -> Bundle:
-        """Read and check the manifest.
+        """Read and check the manifest of a folder, or of an address of the Hugging Face Hub, which is fetched.
 
         Raises:
-            UsageError: there is no such folder.
+            UsageError: there is no such folder, or no such address.
+            HubError: the Hub was not reached.
             BundleError: not a bundle, damaged, or written by a newer version.
         """
-        path = Path(path)
+        path = local(path)
         if not path.exists():
             raise UsageError(f"{path}: no such bundle")
         manifest_path = path / MANIFEST_FILE
@@ -202,8 +205,10 @@ class Bundle:
     def _again(self, path: Path) -> str:
         """What to do about a file that is not as it should be; of a link, also where it leads."""
         with suppress(OSError, RuntimeError):  # links in a circle lead nowhere
-            leads = path.resolve()
-            if not leads.is_relative_to(self.path.resolve()):
+            leads, folder = path.resolve(), self.path.resolve()
+            if is_cached(path, folder):
+                return f"remove {leads} from the cache of Hugging Face, and fetch the bundle again"
+            if not leads.is_relative_to(folder):
                 return (
                     f"it is a link out of the bundle, to {leads}, which is no copy of this file; "
                     f"copy the bundle with what its links lead to: cp -rL"
@@ -224,12 +229,7 @@ class Bundle:
 
     def files(self) -> tuple[FileEntry, ...]:
         """All files the manifest lists and a robot needs: without the report."""
-        shared = [self.manifest.reference]
-        if self.manifest.quantization is not None:
-            shared.append(self.manifest.quantization.file)
-        if self.manifest.initial is not None:
-            shared.append(self.manifest.initial)
-        return (*shared, *(f for a in self.manifest.artifacts for f in a.files))
+        return self.manifest.files
 
 
 def _check_size(file: io.FileIO, entry: FileEntry) -> None:

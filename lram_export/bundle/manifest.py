@@ -169,6 +169,12 @@ class Manifest:
         return self.artifacts[0].precision
 
     @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files it lists that a robot needs: without the report."""
+        shared = (self.reference, None if self.quantization is None else self.quantization.file, self.initial)
+        return (*(f for f in shared if f is not None), *(f for entry in self.artifacts for f in entry.files))
+
+    @property
     def batch_size(self) -> int:
         """Rows of a step."""
         return self.spec.batch_size

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 from lram_export.checkpoints.containers import INDEX_SUFFIX, STANDARD_FILES
 from lram_export.checkpoints.folder import CONFIG_FILE
-from lram_export.errors import UsageError, describe
+from lram_export.errors import UsageError
+from lram_export.hub.address import SCHEME, Address, could_be_name
+from lram_export.hub.client import asking, client
 
-SCHEME = "hf://"
-ADDRESS = re.compile(r"hf:/+(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+?))?/*")
-"""What a path looks like that began with :data:`SCHEME`: a path has one slash where there were two."""
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 RUN_CONFIG = ".hydra/config.yaml"
-EXTRA = "hub"
-
-
-def is_address(path: Path) -> bool:
-    """Whether a path is an address of the Hub."""
-    return ADDRESS.fullmatch(str(path)) is not None
 
 
 def fetched(path: Path) -> Path:
@@ -32,33 +21,21 @@ def fetched(path: Path) -> Path:
     is written as %2F.
 
     Raises:
-        UsageError: the package is missing, the Hub has no such thing, or it cannot be reached.
+        UsageError: the package is missing, or the Hub has no such thing.
+        HubError: it was not reached, and nothing was fetched before.
     """
-    address = ADDRESS.fullmatch(str(path))
+    address = Address.of(path)
     if address is None:
         return path
-    shown = f"{SCHEME}{str(path).removeprefix('hf:').lstrip('/')}"
-    if find_spec("huggingface_hub") is None:
-        raise UsageError(
-            f"{shown}: needs the package huggingface_hub. Install it with: pip install 'lram-export[{EXTRA}]'"
-        )
-    from huggingface_hub import snapshot_download
-
-    file, revision = address["file"], address["revision"]
-    try:
+    hub, file = client(address), address.file
+    with asking(address):
         folder = Path(
-            snapshot_download(
-                address["name"],
-                revision=None if revision is None else unquote(revision),
-                allow_patterns=wanted(file),
-            )
+            hub.snapshot_download(address.name, revision=address.revision, allow_patterns=wanted(address.file))
         )
-    except Exception as error:  # it has a dozen types, for no network, no such repository, no right to see it
-        raise UsageError(f"{shown}: not fetched from the Hugging Face Hub: {describe(error)}") from None
     if file is not None and not (folder / file).exists():
-        raise UsageError(f"{shown}: the repository has no such file")
+        raise UsageError(f"{address}: the repository has no such file")
     if file is None and not any((folder / name).is_file() for name in STANDARD_FILES):
-        raise UsageError(f"{shown}: none of {', '.join(STANDARD_FILES)} is there: say which file, {shown}/FILE")
+        raise UsageError(f"{address}: none of {', '.join(STANDARD_FILES)} is there: say which file, {address}/FILE")
     return folder / (file or "")
 
 
@@ -78,5 +55,5 @@ def wanted(file: str | None) -> list[str]:
 
 def hint(path: Path) -> str:
     """For a path that does not exist: how it would be asked of the Hub, if it may be a name there."""
-    could_be = HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and not path.suffix[1:].isalpha()
+    could_be = could_be_name(str(path)) and not path.parent.exists() and not path.suffix[1:].isalpha()
     return f" (of the Hugging Face Hub: {SCHEME}{path})" if could_be else ""

@@ -10,9 +10,10 @@ from pathlib import Path
 from lram_export.checkpoints.checkpoint import HINT_OPTIONS, Checkpoint, Hints
 from lram_export.checkpoints.containers import SAFETENSORS_FILE, weights_of_folder
 from lram_export.checkpoints.folder import CONFIG_FILE, is_own_folder, load_folder
-from lram_export.checkpoints.hub import fetched, hint, is_address
+from lram_export.checkpoints.hub import fetched, hint
 from lram_export.checkpoints.training_file import load_training_file
 from lram_export.errors import UsageError
+from lram_export.hub.address import is_address
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "sweep": "sweep",
     "deploy": "deploy",
+    "push": "push",
     "doctor": "doctor",
 }
 """Command -> module of this package that defines it."""

@@ -8,13 +8,13 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_json, print_table
-from lram_export.cli.parameters import INPUT_FILE, PATH, TARGET, Command
+from lram_export.cli.parameters import BUNDLE, INPUT_FILE, TARGET, Command
 from lram_export.describe import counted, human_bytes
 
 
 @click.command(cls=Command)
-@click.argument("first", type=PATH)
-@click.argument("second", type=PATH)
+@click.argument("first", type=BUNDLE)
+@click.argument("second", type=BUNDLE)
 @click.option("--target", type=TARGET, help="Target of both; default: each one's first that runs here.")
 @click.option("--second-target", type=TARGET, help="Target of the second; default: as --target.")
 @click.option("--recording", type=INPUT_FILE, help="Steps of lram-export record; default: the first one's own.")

@@ -9,7 +9,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, print_facts, print_json, print_table
-from lram_export.cli.parameters import PATH, POSITIVE, Command
+from lram_export.cli.parameters import BUNDLE_OR_CHECKPOINT, POSITIVE, Command
 from lram_export.cli.prediction import print_prediction
 from lram_export.describe import (
     different_actions,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("path", type=PATH)
+@click.argument("path", type=BUNDLE_OR_CHECKPOINT)
 @options.checkpoint_options
 @options.context
 @click.option(

@@ -15,6 +15,7 @@ from lram_export.checkpoints.checkpoint import HINT_OPTIONS
 from lram_export.cli.console import ConsoleProgress, message
 from lram_export.cli.parameters import (
     BATCH,
+    BUNDLE,
     DIMENSION,
     FINITE,
     INPUT_FILE,
@@ -65,7 +66,7 @@ other_checkpoint = click.option(
     help="With --checkpoint: another file than the bundle's is meant, e.g. a converted one.",
 )
 checkpoint = click.argument("checkpoint", type=PATH)
-bundle = click.argument("bundle", type=PATH)
+bundle = click.argument("bundle", type=BUNDLE)
 batch = click.option("--batch", default=1, show_default=True, type=BATCH, help="Rows per step.")
 rows = click.option("--batch", type=BATCH, help="Rows per step; default: as many as the bundle was exported for.")
 keep_fp32 = click.option(

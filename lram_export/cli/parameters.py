@@ -13,19 +13,33 @@ from typing import Any
 
 import click
 
+from lram_export.hub.address import is_address
 from lram_export.spec.bounds import MOST_BATCH
 
 FLOAT32_MAX = 3.4028235e38
 
 
 class Command(click.Command):
-    """A command whose single-valued options are given once, and whose values are not empty."""
+    """A command whose single-valued options are given once, whose values are not empty, and whose bundles are here."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See the base class."""
         if not ctx.resilient_parsing:
             self._check(ctx, list(args))
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See the base class; when all is known to be well said, bundles of the Hub are fetched, and their commit said.
+
+        So a command works with one commit of a branch, whatever becomes of the branch meanwhile.
+        """
+        for parameter in self.params:
+            if isinstance(parameter.type, BundlePath) and parameter.name is not None:
+                value, quiet = ctx.params[parameter.name], bool(ctx.params.get("quiet"))
+                several = isinstance(value, tuple)
+                here = tuple(parameter.type.fetched(path, quiet) for path in (value if several else (value,)))
+                ctx.params[parameter.name] = here if several else here[0]
+        return super().invoke(ctx)
 
     def _check(self, ctx: click.Context, args: list[str]) -> None:
         values, _, given = self.make_parser(ctx).parse_args(args=args)
@@ -73,6 +87,36 @@ class OutputFile(click.Path):
         return path
 
 
+class BundlePath(click.Path):
+    """A bundle's folder, or its address on the Hugging Face Hub; ``or_checkpoint``: what is there may be no bundle."""
+
+    def __init__(self, *, exists: bool = False, or_checkpoint: bool = False) -> None:
+        super().__init__(path_type=Path, exists=exists)
+        self.or_checkpoint = or_checkpoint
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """From text to a path; an address is one as it is."""
+        return Path(value) if is_address(value) else Path(str(super().convert(value, param, ctx)))
+
+    def fetched(self, path: Path, quiet: bool) -> Path:
+        """The folder of an address, of which the commit is said; any other path as it is. Raises as the library."""
+        from lram_export.bundle.fetching import NoBundleError, fetch
+        from lram_export.cli.console import ConsoleProgress, message
+        from lram_export.hub.address import Address
+
+        address = Address.of(path)
+        if address is None or (self.or_checkpoint and address.file is not None):
+            return path
+        try:
+            found = fetch(address, ConsoleProgress(quiet))
+        except NoBundleError:
+            if self.or_checkpoint:
+                return path
+            raise
+        message(str(found), quiet)
+        return found.path
+
+
 class Target(click.ParamType[str]):
     """The name of a target."""
 
@@ -89,8 +133,10 @@ class Target(click.ParamType[str]):
 
 PATH = click.Path(path_type=Path)
 """Where the command itself says what is wrong with it."""
+BUNDLE = BundlePath()
+OTHER_BUNDLE = BundlePath(exists=True)
+BUNDLE_OR_CHECKPOINT = BundlePath(or_checkpoint=True)
 INPUT_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-INPUT_PATH = click.Path(path_type=Path, exists=True)
 TARGET = Target()
 FINITE = Number()
 POSITIVE = Number(0, min_open=True)

@@ -8,7 +8,7 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message
-from lram_export.cli.parameters import INPUT_FILE, INPUT_PATH, PATH, POSITIVE, Command, steps
+from lram_export.cli.parameters import INPUT_FILE, OTHER_BUNDLE, PATH, POSITIVE, Command, steps
 from lram_export.describe import human_bytes
 from lram_export.errors import UsageError
 from lram_export.report import missing_packages
@@ -18,7 +18,7 @@ from lram_export.system.files import atomic_file, check_output
 @click.command(cls=Command)
 @options.bundle
 @options.output_file(".html")
-@click.option("--also", multiple=True, type=INPUT_PATH, help="Another precision of the policy; may be repeated.")
+@click.option("--also", multiple=True, type=OTHER_BUNDLE, help="Another precision of the policy; may be repeated.")
 @click.option("--checkpoint", type=PATH, help="Compare with this PyTorch model, not with the recorded steps.")
 @click.option("--recording", type=INPUT_FILE, help="With --checkpoint: compare on its steps, not on random ones.")
 @click.option(

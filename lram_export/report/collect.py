@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from lram_export.benchmark.bench import BenchOptions, BenchResult, Contender, be
 from lram_export.bundle.bundle import Bundle
 from lram_export.bundle.manifest import ArtifactEntry
 from lram_export.describe import counted
+from lram_export.episodes.evaluations import ClosedLoop, read_evaluations
 from lram_export.episodes.reference import Reference, sample_state, stacked
 from lram_export.episodes.steps import StepSequence
 from lram_export.errors import LramError, UsageError, describe
@@ -201,7 +201,7 @@ def collect(
     options = options or ReportOptions()
     bundles = (bundle, *others)
     _check_same_policy(bundle, others)
-    success = read_evaluations(evaluations, {b.artifact_digest(t) for b in bundles for t in b.targets})
+    success = in_words(evaluations, {b.artifact_digest(t) for b in bundles for t in b.targets})
     flight = _flight(bundle, options)
     rows: list[Row] = []
     for each in bundles:
@@ -310,34 +310,21 @@ def _check_same_policy(bundle: Bundle, others: Sequence[Bundle]) -> None:
             raise UsageError(f"--also: {other.path} is for another task or batch size than {bundle.path}")
 
 
-def read_evaluations(paths: Sequence[str | Path], known: Collection[str]) -> dict[str, str]:
-    """Digest of an artifact -> its success in closed loop, in words, from `evaluate --json`.
-
-    ``known`` are the digests of the report's artifacts. Raises UsageError for a file that is none, or has none of them.
-    """
+def in_words(paths: Sequence[str | Path], known: Collection[str]) -> dict[str, str]:
+    """Digest of an artifact -> its success in closed loop, in words; raises as :func:`read_evaluations`."""
     found: dict[str, list[str]] = {}
-    for path in paths:
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-            early = "" if document["failure"] is None else ", ended early by a failure"
-            results = [(str(r["artifact"]), f"{r['environment']}: {_success(r)}{early}") for r in document["results"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            what = f"no '{error.args[0]}'" if isinstance(error, KeyError) else error
-            raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({what})") from None
-        own = [(digest, words) for digest, words in results if digest in known]
-        if not own:
-            raise UsageError(f"{path}: of no artifact of this report: other bundles, or exported again since")
-        for digest, words in own:
-            found.setdefault(digest, []).append(words)
+    for result in read_evaluations(paths, known):
+        early = "" if result.complete else ", ended early by a failure"
+        found.setdefault(result.artifact, []).append(f"{result.environment}: {_success(result)}{early}")
     return {digest: ", ".join(lines) for digest, lines in found.items()}
 
 
-def _success(result: Mapping[str, Any]) -> str:
-    success, episodes = result["success"], len(result["episodes"])
-    if success is None:
-        return f"no measure of success ({counted(episodes, 'episode')})"
-    value, low, high = (100 * float(success[name]) for name in ("value", "low", "high"))
-    return f"{value:.0f}% ({low:.0f} to {high:.0f}, {counted(episodes, 'episode')})"
+def _success(result: ClosedLoop) -> str:
+    episodes = counted(result.episodes, "episode")
+    if result.success is None:
+        return f"no measure of success ({episodes})"
+    value, low, high = (100 * bound for bound in result.success)
+    return f"{value:.0f}% ({low:.0f} to {high:.0f}, {episodes})"
 
 
 def _with_errors(

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 
 from lram_export.checkpoints.checkpoint import Checkpoint, Hints
 from lram_export.checkpoints.folder import save_checkpoint
-from lram_export.checkpoints.hub import fetched, is_address, wanted
+from lram_export.checkpoints.hub import fetched, wanted
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.checkpoints.names import find_policy, without_wrappers
-from lram_export.errors import CheckpointError, LramError, UsageError
+from lram_export.errors import CheckpointError, HubError, LramError, UsageError
+from lram_export.hub.address import is_address
 from tests.checkpoints.test_checkpoint import Malicious, Weights, assert_same, read_weights, write_zip
 from tests.conftest import GOLDEN
 
@@ -534,7 +535,7 @@ class TestHub:
             load_checkpoint(Path("someone/policy"))
 
     def test_without_the_package_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("lram_export.checkpoints.hub.find_spec", lambda name: None)
+        monkeypatch.setattr("lram_export.hub.client.find_spec", lambda name: None)
         with pytest.raises(UsageError, match=r"^hf://someone/policy: needs .*pip install 'lram-export\[hub\]'$"):
             fetched(Path("hf://someone/policy"))
 
@@ -591,7 +592,7 @@ class TestHub:
         assert_same(load_checkpoint(Path("hf://someone/policy")), expected)
 
     def test_what_was_never_fetched_is_one_line(self, cache: Path) -> None:
-        with pytest.raises(UsageError, match=r"^hf://nobody/nothing: not fetched from the Hugging Face Hub: ") as error:
+        with pytest.raises(HubError, match=r"^hf://nobody/nothing: not in the cache, and \S+ was not reached") as error:
             load_checkpoint(Path("hf://nobody/nothing"))
         assert "\n" not in str(error.value)
 

@@ -37,11 +37,12 @@ REQUIRED = {
     "evaluate": ("BUNDLE", "--env", "gym/none"),
     "sweep": ("CHECKPOINT", "-o", "out", *REACH),
     "deploy": ("BUNDLE", "-o", "out.tar.gz"),
+    "push": ("BUNDLE", "someone/policy", "--dry-run"),
     "doctor": (),
 }
 """A complete call of every command."""
 
-FREE_TEXT = {"--keep-fp32", "--slstm-at", "--env"}
+FREE_TEXT = {"--keep-fp32", "--slstm-at", "--env", "--revision", "--message", "--license"}
 """Any text may be right: patterns, names of others, and what is allowed to be empty."""
 
 

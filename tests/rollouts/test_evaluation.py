@@ -21,7 +21,7 @@ from policies import POLICIES
 from lram_export.bundle.bundle import Bundle
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.policy import load_policy
-from lram_export.report.collect import read_evaluations
+from lram_export.report.collect import in_words
 from lram_export.rollouts.environments import open_environment
 from lram_export.rollouts.environments.fitting import FittedEnvironment
 from lram_export.rollouts.evaluation import (
@@ -250,7 +250,7 @@ class TestCommandLine:
         path = tmp_path / "evaluation.json"
         path.write_text(succeed("evaluate", line, *played, "--json", "-q").stdout)
         digest = Bundle.open(line).artifact_digest("onnxruntime")
-        assert read_evaluations([path], {digest})[digest].startswith(f"gym/{LINE}: ")
+        assert in_words([path], {digest})[digest].startswith(f"gym/{LINE}: ")
 
     def test_the_table_shows_reference_and_target(self, line: Path) -> None:
         out = succeed("evaluate", line, "--env", f"gym/{LINE}", "--episodes", "2").stdout

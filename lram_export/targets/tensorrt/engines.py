@@ -19,6 +19,7 @@ from typing import Any
 
 from lram_export.bundle.bundle import BUNDLE_SUFFIX
 from lram_export.errors import BundleError, LramError
+from lram_export.hub.cache import blobs_of
 from lram_export.spec.json_fields import read_json
 from lram_export.system.cache import CompileCache
 from lram_export.system.files import atomic_file, file_sha256
@@ -58,11 +59,13 @@ class EngineStore:
 
     @staticmethod
     def of(bundle: Path) -> EngineStore:
-        """The store next to a bundle's folder; of one in a read-only place that has none, the store in the cache."""
+        """The store next to a bundle's folder; of one in a read-only place that has none, or in the cache of Hugging
+        Face, whose folders are its own, the store in our cache."""
         bundle = bundle.absolute()
         beside = bundle.with_name(bundle.name.removesuffix(BUNDLE_SUFFIX) + FOLDER_SUFFIX)
         kept = CompileCache.of("tensorrt").folder
-        if kept is None or beside.is_dir() or os.access(beside.parent, os.W_OK):
+        ours = blobs_of(bundle) is None and os.access(beside.parent, os.W_OK)
+        if kept is None or beside.is_dir() or ours:
             return EngineStore(beside)
         place = hashlib.sha256(os.fsencode(bundle)).hexdigest()
         return EngineStore(kept / f"{beside.stem}-{place[:16]}{FOLDER_SUFFIX}")
