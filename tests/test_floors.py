@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("exporters",),
     ("policy", "quantization"),
     ("verification",),
-    ("benchmark", "rollouts"),
+    ("benchmark", "rollouts", "conversion"),
     ("loop",),
     ("report",),
     ("export",),

@@ -63,6 +63,24 @@ def test_commands_of_a_robot_need_no_export_package(arguments: list[str], export
     python(f"from lram_export.cli import main; main({line!r})", EXPORT_PACKAGES)
 
 
+@pytest.mark.parametrize("form", ["onnx-closed", "leapp"])
+def test_converting_needs_onnx_alone(form: str, exported: ExportFunction, tmp_path: Path) -> None:
+    bundle = str(exported("state_m", targets=("onnxruntime",)))
+    line = ["convert", bundle, "--to", form, "-o", str(tmp_path / "written")]
+    blocked = EXPORT_PACKAGES - {"onnx"} | {"yaml", "leapp"}
+    python(f"from lram_export.cli import main; main({line!r})", blocked)
+    assert (tmp_path / "written").exists()
+
+
+def test_converting_says_what_is_missing(exported: ExportFunction, tmp_path: Path) -> None:
+    line = ["convert", str(exported("state_m", targets=("onnxruntime",))), "--to", "leapp", "-o", str(tmp_path / "x")]
+    program = BLOCK.format(blocked={"onnx"}) + f"from lram_export.cli import main; main({line!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--to leapp: needs the package 'onnx'" in done.stderr and "lram-export[convert]" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_commands_of_a_workstation_say_what_is_missing() -> None:
     code = "from lram_export.cli import main; main(['inspect', 'tests/golden/state_m/model.zip'])"
     program = BLOCK.format(blocked={"torch"}) + code

@@ -1,4 +1,4 @@
-"""`convert` and `new`: checkpoints in our own format."""
+"""`convert` and `new`: checkpoints in our own format, and bundles in those of others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lram_export.backbones.registry import BACKBONES
+from lram_export.bundle.manifest import MANIFEST_FILE
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
-from lram_export.cli.parameters import SEED, Command
-from lram_export.describe import human_bytes
+from lram_export.cli.parameters import PATH, SEED, Command
+from lram_export.conversion.formats import FORMATS, NAMES, Options
+from lram_export.describe import counted, human_bytes
 from lram_export.errors import UsageError
 from lram_export.system.files import check_output
 
@@ -20,28 +22,68 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@options.checkpoint
+@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=PATH)
+@click.option("--to", type=click.Choice(list(FORMATS)), help="A bundle: the format to write it in.")
 @options.output
+@click.option("--names", type=click.Choice(NAMES), help="--to onnx-closed: how inputs and outputs are called.")
+@click.option(
+    "--reward-input", is_flag=True, help="A bundle: let the reward of the step before be an input, not always 0."
+)
 @options.checkpoint_options
 @options.context
 @options.force
 @options.as_json
 @options.quiet
 def convert(
-    checkpoint: Path,
+    source: Path,
+    to: str | None,
     output: Path,
+    names: str | None,
+    reward_input: bool,
     reading: options.CheckpointOptions,
     context: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Turn what training left (model.zip, .pt, .ckpt, .safetensors, hf://...) into a folder in our own format."""
+    """Turn a bundle into what other programs run (--to FORMAT), or a checkpoint into a folder in our own format.
+
+    A bundle needs no torch; what was written is replayed beside the policy before it gets its name. A checkpoint is
+    what training left: model.zip, .pt, .ckpt, .safetensors, hf://...
+    """
+    progress = ConsoleProgress(quiet)
+    if to is not None:
+        if reading.given or context is not None:
+            raise UsageError(f"{options.READING_OPTIONS}, --context: only for checkpoints; --to takes a bundle")
+        _convert_bundle(source, to, output, Options(names, reward_input), force, as_json, progress)
+        return
+    if names is not None or reward_input:
+        raise UsageError("--names, --reward-input: only with --to, which takes a bundle")
+    if (source / MANIFEST_FILE).is_file():
+        raise UsageError(f"--to: missing; {source} is a bundle, which becomes one of: {', '.join(FORMATS)}")
     from lram_export.checkpoints.folder import CONFIG_FILE
 
     check_output(output, force=force, marker=CONFIG_FILE)
-    progress = ConsoleProgress(quiet)
-    _save(reading.load(checkpoint, progress, context), output, force, as_json, progress)
+    _save(reading.load(source, progress, context), output, force, as_json, progress)
+
+
+def _convert_bundle(
+    bundle: Path, to: str, output: Path, asked: Options, force: bool, as_json: bool, progress: ConsoleProgress
+) -> None:
+    from lram_export.conversion.convert import convert_bundle
+
+    found = convert_bundle(bundle, to, output, asked, force=force, progress=progress)
+    if as_json:
+        print_json(found.to_json())
+        return
+    given = ", ".join(found.inputs)
+    state = f" and {counted(len(found.states), 'state')}" if found.states else ""
+    message(
+        f"{output}: {to}, {human_bytes(found.size)}: {given}{state} in, {', '.join(found.outputs)} out; "
+        f"{found.replayed.actions_different} of {counted(found.replayed.actions, 'action')} differ over "
+        f"{counted(found.replayed.steps, 'step')}",
+        progress.quiet,
+    )
 
 
 @click.command(cls=Command)

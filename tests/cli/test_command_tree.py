@@ -20,7 +20,7 @@ from tests.flight.flights import fly
 CHECKPOINT = GOLDEN / "state_m" / "model.zip"
 REACH = ("--task", "metaworld/reach-v2")
 REQUIRED = {
-    "convert": ("CHECKPOINT", "-o", "out"),
+    "convert": ("BUNDLE", "--to", "onnx-closed", "-o", "out"),
     "new": ("--preset", "16m", "-o", "out"),
     "inspect": ("CHECKPOINT",),
     "interface": ("BUNDLE", "-o", "out.yaml"),

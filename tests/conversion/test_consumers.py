@@ -1,0 +1,166 @@
+"""What a bundle becomes runs in the programs that it is meant for, unmodified: other releases, other languages.
+
+Each is installed into an environment of its own in ``build/consumers``; run by `make test-consumers`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from lram_export import Bundle, ExportOptions, export_bundle, load_policy
+from tests.conftest import ExportFunction, load_golden, succeed
+from tests.conversion.closed import fed_back
+from tests.step_module.modules import POLICIES
+
+pytestmark = pytest.mark.consumers
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = ROOT / "build" / "consumers"
+PROGRAMS = Path(__file__).parent / "consumers"
+ENVIRONMENTS = {
+    "onnxruntime-1.16": ("onnxruntime==1.16.3", "numpy<2"),
+    "onnxruntime-1.17": ("onnxruntime==1.17.3", "numpy<2"),
+    "onnxruntime-1.18": ("onnxruntime==1.18.1", "numpy<2"),
+    "onnxruntime-1.19": ("onnxruntime==1.19.2",),
+    "onnxruntime": ("onnxruntime",),
+    "efferent": ("efferent==0.5.0",),
+    "leapp": ("leapp==0.7.2",),
+}
+WITH_OURS = {"leapp"}
+"""Behind these this project's own environment is seen: no second torch."""
+NODE_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0")
+POLICIES_TRIED = ("state_ms", "state_ms-int8", "mamba_state", "dt_state", "own")
+ROUNDING = 1e-6
+"""What an action of about 1 that is computed, not chosen, may be off in another release."""
+RELEASES = [name for name in ENVIRONMENTS if name.startswith("onnxruntime")]
+
+
+def environment(name: str) -> Path:
+    """The interpreter of an environment, which is made where it is not there yet."""
+    folder = PLACE / name
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != repr(ENVIRONMENTS[name]):
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        alone = ["--no-deps"] if name in WITH_OURS else []
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *alone, *ENVIRONMENTS[name]], check=True)
+        if name in WITH_OURS:
+            ours = sysconfig.get_path("purelib")
+            (pure,) = folder.glob("lib/python*/site-packages")
+            (pure / "project.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+        stamp.write_text(repr(ENVIRONMENTS[name]))
+    return python
+
+
+@pytest.fixture(scope="module")
+def node() -> Path:
+    """A folder with the packages of ONNX Runtime for JavaScript, and the program that plays."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not here")
+    folder = PLACE / "node"
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != repr(NODE_PACKAGES):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}\n')
+        # their scripts fetch libraries for GPUs from elsewhere
+        subprocess.run(["npm", "install", "--silent", "--ignore-scripts", *NODE_PACKAGES], cwd=folder, check=True)
+        stamp.write_text(repr(NODE_PACKAGES))
+    shutil.copy(PROGRAMS / "play.mjs", folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=POLICIES_TRIED)
+def case(request: pytest.FixtureRequest, exported: ExportFunction, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, what it observes in 64 steps, and what it then does."""
+    folder = tmp_path_factory.mktemp("case")
+    name, _, precision = request.param.partition("-")
+    if name == "own":
+        export_bundle(POLICIES["plain"](), None, folder / "b.lram", ExportOptions(("onnxruntime",), report=False))
+    else:
+        options = (*load_golden(name).task_options, "--precision", precision or "fp32")
+        shutil.copytree(exported(name, targets=("onnxruntime",), options=options), folder / "b.lram")
+    with np.load(folder / "b.lram" / "reference.npz") as recorded:
+        observations = recorded["observation"]
+    with load_policy(folder / "b.lram", threads=1) as policy:
+        actions = np.stack([policy.step(observation)["action"] for observation in observations])
+    np.savez(folder / "case.npz", observation=observations, action=actions)
+    for names in ("state", "packed", "memory"):
+        succeed("convert", folder / "b.lram", "--to", "onnx-closed", "--names", names, "-o", folder / f"{names}.onnx")
+    succeed("convert", folder / "b.lram", "--to", "leapp", "-o", folder / "walk")
+    return folder
+
+
+def played(*command: str | Path, cwd: Path | None = None) -> dict[str, Any]:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(command, found)
+    return found
+
+
+def assert_none_differs(found: dict[str, Any], case: Path) -> None:
+    with np.load(case / "case.npz") as recorded:
+        assert found["actions"] == 2 * recorded["action"].size >= 128
+    if Bundle.open(case / "b.lram").manifest.task is not None:
+        assert found["different"] == 0
+    assert found["largest"] <= ROUNDING
+
+
+@pytest.mark.parametrize("names", ["state", "packed", "memory"])
+@pytest.mark.parametrize("release", RELEASES)
+def test_releases_of_onnx_runtime(release: str, names: str, case: Path) -> None:
+    program = PROGRAMS / "plain_onnx.py"
+    assert_none_differs(played(environment(release), program, case / "case.npz", case / f"{names}.onnx"), case)
+
+
+@pytest.mark.parametrize("names", ["state", "packed"])
+@pytest.mark.parametrize("package", ["onnxruntime-node", "onnxruntime-web"])
+def test_javascript(package: str, names: str, node: Path, case: Path) -> None:
+    description = json_case(case, case / f"{names}.onnx")
+    assert_none_differs(played("node", "play.mjs", package, description, case / f"{names}.onnx", cwd=node), case)
+
+
+@pytest.mark.parametrize("names", ["state", "packed"])
+def test_efferent(names: str, case: Path) -> None:
+    program = PROGRAMS / "efferent_session.py"
+    assert_none_differs(played(environment("efferent"), program, case / "case.npz", case / f"{names}.onnx"), case)
+
+
+@pytest.mark.parametrize("initial", [True, False])
+def test_leapp(initial: bool, case: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(case / "walk", tmp_path / "walk")
+    if not initial:
+        document = yaml.safe_load((folder / "walk.yaml").read_text())
+        if "initial_values" not in document["pipeline"]:
+            pytest.skip("it has none")
+        (folder / document["pipeline"].pop("initial_values")).unlink()
+        (folder / "walk.yaml").write_text(yaml.safe_dump(document))
+    program = PROGRAMS / "leapp_manager.py"
+    assert_none_differs(played(environment("leapp"), program, case / "case.npz", folder / "walk.yaml"), case)
+
+
+def json_case(case: Path, model: Path) -> Path:
+    """The case for programs that read no arrays: names, shapes and numbers."""
+    graph = onnx.load(model, load_external_data=False).graph
+    shapes = {p.name: [d.dim_value for d in p.type.tensor_type.shape.dim] for p in graph.input}
+    scheme = "packed" if "obs" in shapes else "state"
+    pairs = {p.name: into for p in graph.output if (into := fed_back(p.name, scheme)) in shapes and into != p.name}
+    (observation,) = set(shapes) - set(pairs.values())
+    (action,) = {p.name for p in graph.output} - set(pairs)
+    with np.load(case / "case.npz") as recorded:
+        numbers = {name: recorded[name].reshape(len(recorded[name]), -1).astype(float).tolist() for name in recorded}
+    states = [{"input": into, "output": out, "shape": shapes[into]} for out, into in pairs.items()]
+    path = case / f"{model.stem}.json"
+    described = {"input": observation, "output": action, "shape": shapes[observation], "states": states}
+    path.write_text(json.dumps({**described, **numbers}))
+    return path
