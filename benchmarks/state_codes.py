@@ -1,11 +1,16 @@
 """What does a step lose if it reads the matrices C of an mLSTM in fewer bits?
 
 A step of the target `native` with a lazy state reads halves. The first line compares a run of it with one of float32
-states. Codes of 8 bits would halve the bytes again: the other lines take every step from the same state, as it is and
-with C rounded as it would be read. Only the exact step's state is kept, so that no error adds up over time: it is the
-least that such codes could cost, with what they leave out kept elsewhere and added at the next rewrite.
+states.
 
-    python benchmarks/state_codes.py policy.lram --steps 1000
+With `--rewritten`: a state tensor of 16 bits in the graph of another target would be rounded at every step, and each
+rounding is carried on. Those lines are runs in which C is rounded after every step.
+
+With `--codes`: codes of 8 bits would halve the bytes again. Those lines take every step from the same state, as it is
+and with C rounded as it would be read. Only the exact step's state is kept, so that no error adds up over time: it is
+the least that such codes could cost, with what they leave out kept elsewhere and added at the next rewrite.
+
+    python benchmarks/state_codes.py policy.lram --steps 10000 --rewritten
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from numpy.typing import NDArray
 
 from lram_export.episodes.steps import random_steps
 from lram_export.policy import load_policy
+from lram_export.runtimes.protocol import Runtime
 from lram_export.spec.parity import TOLERANCES
 from lram_export.targets.native.options import STATE_FORMAT, STATE_FORMATS
 
@@ -58,10 +64,34 @@ FORMATS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-def run(bundle: str, state_format: str, steps: int) -> tuple[NDArray[np.generic], Floats]:
-    """Actions and logits of a run, (steps, values)."""
+def as_bfloat16(C: Floats) -> Floats:
+    """The upper halves of the numbers, rounded to nearest."""
+    bits = C.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+REWRITTEN: dict[str, Callable[[Floats], Floats]] = {
+    "float16, rounded at every step": lambda C: C.astype(np.float16).astype(np.float32),
+    "float16 with scales, at every step": as_halves,
+    "bfloat16, rounded at every step": as_bfloat16,
+}
+
+
+def matrices(runtime: Runtime, bundle: str) -> list[str]:
+    """Names of the matrices C; raises UsageError where there are none."""
+    names = [tensor.name for tensor in runtime.spec.states if tensor.name.endswith(".C")]
+    if not names:
+        raise click.UsageError(f"{bundle}: expected an xLSTM, got a policy without matrices C")
+    return names
+
+
+def run(
+    bundle: str, state_format: str, steps: int, rounded: Callable[[Floats], Floats] | None = None
+) -> tuple[NDArray[np.generic], Floats]:
+    """Actions and logits of a run, (steps, values); C is ``rounded`` after every step."""
     os.environ[STATE_FORMAT] = state_format
     with load_policy(bundle, "native", threads=1) as policy:
+        names = [] if rounded is None else matrices(policy.runtime, bundle)
         drawn = random_steps(policy.spec, policy.task, steps, seed=2)
         inputs = [drawn[tensor.name] for tensor in policy.spec.inputs]
         actions, logits = [], []
@@ -69,6 +99,9 @@ def run(bundle: str, state_format: str, steps: int) -> tuple[NDArray[np.generic]
             output = policy.runtime.step(*[values[step] for values in inputs])
             actions.append(output.action.reshape(-1).copy())
             logits.append(output.action_logits.reshape(-1).copy())
+            if rounded is not None:
+                state = policy.runtime.state()
+                policy.runtime.load_state({**state, **{name: rounded(state[name]) for name in names}})
     return np.array(actions), np.array(logits)
 
 
@@ -82,21 +115,24 @@ def told(name: str, errors: NDArray[np.floating], differ: int, actions: int) -> 
 @click.command()
 @click.argument("bundle")
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--rewritten", is_flag=True, help="Also what 16 bits cost that are rounded at every step.")
 @click.option("--codes", is_flag=True, help="Also what codes would cost.")
-def main(bundle: str, steps: int, codes: bool) -> None:
+def main(bundle: str, steps: int, rewritten: bool, codes: bool) -> None:
     """Step random observations; print the relative error of the logits, and how many actions differ."""
     (actions, logits), (lazy_actions, lazy_logits) = (run(bundle, name, steps) for name in STATE_FORMATS)
     norms = np.linalg.norm(logits, axis=1)
     errors = np.linalg.norm(lazy_logits - logits, axis=1) / norms
     told("lazy-fp16, over the run", errors, np.count_nonzero(lazy_actions != actions), actions.size)
+    for name, rounded in REWRITTEN.items() if rewritten else ():
+        other_actions, other_logits = run(bundle, "float32", steps, rounded)
+        errors = np.linalg.norm(other_logits - logits, axis=1) / norms
+        told(name, errors, np.count_nonzero(other_actions != actions), actions.size)
     if not codes:
         return
     os.environ[STATE_FORMAT] = "float32"
     with load_policy(bundle, "native", threads=1) as policy:
         runtime = policy.runtime
-        names = [tensor.name for tensor in policy.spec.states if tensor.name.endswith(".C")]
-        if not names:
-            raise click.UsageError(f"{bundle}: expected an xLSTM, got a policy without matrices C")
+        names = matrices(runtime, bundle)
         drawn = random_steps(policy.spec, policy.task, steps, seed=2)
         inputs = [drawn[tensor.name] for tensor in policy.spec.inputs]
         of_format: dict[str, list[float]] = {name: [] for name in FORMATS}

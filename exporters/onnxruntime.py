@@ -13,6 +13,7 @@ from lram_export.exporters.onnx.branches import select_in_branches
 from lram_export.exporters.onnx.codes import MICROSOFT, quantize_onnx
 from lram_export.exporters.onnx.graph import OPSET, build_onnx, save_onnx
 from lram_export.exporters.onnx.products import form_of
+from lram_export.exporters.onnx.queries import query_token_by_token
 from lram_export.lowering import LoweredPolicy
 from lram_export.progress import SILENT, Progress
 
@@ -25,6 +26,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
 
     model = build_onnx(policy)
     select_in_branches(model, policy.spec)
+    query_token_by_token(model, policy.spec)
     if policy.quantization is not None:
         quantize_onnx(model, policy.quantization.matrices, directory, form_of)
     files = save_onnx(model, directory, policy.spec, domains=[] if policy.quantization is None else [MICROSOFT])

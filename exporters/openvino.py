@@ -31,6 +31,8 @@ from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initia
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
+SUMMED_TOKENS = 3
+"""Of a step, up to which :func:`sum_outer_products` pays: OpenVINO divides a pass with more inputs than these bring."""
 
 
 def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) -> ExportedArtifact:
@@ -52,6 +54,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
             compress_weights(model, policy.quantization.matrices)
         if isinstance(policy, LoweredModule):
             keep_differences(model)
+        sum_outer_products(model, policy.spec)
         make_stateful(model, policy.spec, policy.initial_tensors, guarded=isinstance(policy, LoweredModule))
         model.set_friendly_name(policy.name)
         ov.serialize(model, *paths)
@@ -97,6 +100,46 @@ def compress_weights(model: ov.Model, matrices: Mapping[str, QuantizedMatrix]) -
     missing = sorted(set(matrices) - found)
     if missing:
         raise LramError(f"{missing[0]}: no product with this matrix in the OpenVINO model")
+
+
+def sum_outer_products(model: ov.Model, spec: StepSpec) -> None:
+    """Write what is added to a state matrix, keys^T values of the step's tokens, as a sum of products of each token.
+
+    OpenVINO would write keys^T values to memory, a matrix as large as the state, and read it again. The sum it computes
+    in the pass that lets the state decay, if that pass has no more inputs than :data:`SUMMED_TOKENS` bring.
+    """
+    results = dict(zip(spec.output_names, model.get_results(), strict=True))
+    for tensor in spec.states:
+        added = results[next_name(tensor.name)].input_value(0).get_node()
+        if tensor.role != "matrix" or added.get_type_name() != "Add":
+            continue
+        for kept, product in (added.input_values(), added.input_values()[::-1]):
+            operands = _outer_product(product.get_node())
+            if operands is None:
+                continue
+            keys, values = operands
+            for key, value in zip(_tokens(keys), _tokens(values), strict=True):
+                column = ops.reshape(key, ops.constant(np.array([0, 0, -1, 1], np.int64)), True)
+                kept = ops.add(kept, ops.multiply(column, value)).output(0)
+            added.output(0).replace(kept)
+            break
+
+
+def _outer_product(node: ov.Node) -> tuple[ov.Output, ov.Output] | None:
+    """Keys and values (rows, heads, tokens, width) where a node is keys^T values of few tokens, else None."""
+    if node.get_type_name() != "MatMul":
+        return None
+    keys, values = node.input_values()
+    attributes, shape = node.get_attributes(), keys.get_partial_shape()
+    few = len(shape) == 4 and shape[2].is_static and shape[2].get_length() <= SUMMED_TOKENS
+    return (keys, values) if attributes["transpose_a"] and not attributes["transpose_b"] and few else None
+
+
+def _tokens(tensor: ov.Output) -> list[ov.Output]:
+    """(rows, heads, tokens, width) -> (rows, heads, 1, width) of each token."""
+    along = ops.constant(np.int64(2))
+    parts: list[ov.Output] = ops.split(tensor, along, tensor.get_partial_shape()[2].get_length()).outputs()
+    return parts
 
 
 def keep_differences(model: ov.Model) -> None:

@@ -18,7 +18,8 @@ from lram_export.spec.precision import FORMATS
 INT8_ACTIVATIONS = 4
 """`accuracy_level` of MatMulNBits: round activations to 8 bits, per block; its float32 kernels are slower."""
 SMALLEST_SCALE = 1e-30
-UNSIGNED = 128
+UNSIGNED, LARGEST_CODE = 128, 127
+"""Codes are stored as code + 128, and are at most 127 in magnitude."""
 
 
 def form_of(matrix: QuantizedMatrix) -> Form:
@@ -37,25 +38,33 @@ def half_weights(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
 
 
 def two_planes(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
-    """int8 weights and two 8-bit planes of the input; operators of the standard only.
+    """int8 weights and two 8-bit planes of the input, with a scale for every token; operators of the standard only.
 
-    The weights are moved to unsigned codes when the model is loaded: sums of unsigned with signed products
-    saturate on x64 processors without VNNI.
+    Both planes are rows of one product, which reads the weights once. The weights are moved to unsigned codes when the
+    model is loaded: sums of unsigned with signed products saturate on x64 processors without VNNI.
     """
     signed, scales = _columns(tape, stored)
+
+    def constant(value: np.ndarray | np.generic, name: str) -> ir.Value:
+        return _constant(tape, value, stored, name)
+
     wide = tape.op("Cast", [signed], {"to": ir.DataType.INT16})
-    shifted = tape.op("Add", [wide, _constant(tape, np.int16(UNSIGNED), stored, "shift")])
-    codes = tape.op("Cast", [shifted], {"to": ir.DataType.UINT8})
-    codes_zero = _constant(tape, np.uint8(UNSIGNED), stored, "zero_point")
-    high, high_scale, high_zero = _dynamic_codes(tape, x)
-    rest = tape.op("Sub", [x, tape.op("DequantizeLinear", [high, high_scale, high_zero])])
-    low, low_scale, low_zero = _dynamic_codes(tape, rest)
+    shifted = tape.op("Add", [wide, constant(np.int16(UNSIGNED), "shift")])
+    weights = tape.op("Cast", [shifted], {"to": ir.DataType.UINT8})
+    zero = constant(np.uint8(UNSIGNED), "zero_point")
 
-    def product(plane: ir.Value, scale: ir.Value, zero: ir.Value) -> ir.Value:
-        sums = tape.op("MatMulInteger", [plane, codes, zero, codes_zero])
-        return tape.op("Mul", [tape.op("Cast", [sums], {"to": ir.DataType.FLOAT}), tape.op("Mul", [scale, scales])])
-
-    return tape.op("Add", [product(high, high_scale, high_zero), product(low, low_scale, low_zero)])
+    largest = tape.op("ReduceMax", [tape.op("Abs", [x]), constant(np.array([-1], np.int64), "axis")], {"keepdims": 1})
+    largest = tape.op("Max", [largest, constant(np.float32(SMALLEST_SCALE), "smallest")])
+    step = tape.op("Mul", [largest, constant(np.float32(1 / LARGEST_CODE), "step")])
+    scaled = tape.op("Div", [x, step])
+    high = tape.op("Round", [scaled])
+    rest = tape.op("Mul", [tape.op("Sub", [scaled, high]), constant(np.float32(2 * LARGEST_CODE), "finer")])
+    planes = tape.op("Concat", [high, rest], {"axis": -2})  # what is left is at most half a step, so both fit
+    codes = tape.op("QuantizeLinear", [planes, constant(np.float32(1), "one"), zero])
+    sums = tape.op("Cast", [tape.op("MatMulInteger", [codes, weights, zero, zero])], {"to": ir.DataType.FLOAT})
+    of_high, of_rest = tape.op_multi_out("Split", [sums], {"axis": -2, "num_outputs": 2}, num_outputs=2)
+    of_rest = tape.op("Mul", [of_rest, constant(np.float32(0.5 / LARGEST_CODE), "coarser")])
+    return tape.op("Mul", [tape.op("Add", [of_high, of_rest]), tape.op("Mul", [step, scales])])
 
 
 def two_planes_in_blocks(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
@@ -76,7 +85,7 @@ def two_planes_in_blocks(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Va
     )
     last = _constant(tape, np.array([-1], np.int64), stored, "axis")
     largest = tape.op("ReduceMax", [tape.op("Abs", [in_blocks]), last], {"keepdims": 1})
-    step = tape.op("Mul", [largest, _constant(tape, np.float32(1 / 127), stored, "step")])
+    step = tape.op("Mul", [largest, _constant(tape, np.float32(1 / LARGEST_CODE), stored, "step")])
     step = tape.op("Max", [step, _constant(tape, np.float32(SMALLEST_SCALE), stored, "smallest")])
     rounded = tape.op("Mul", [tape.op("Round", [tape.op("Div", [in_blocks, step])]), step])
     shape = np.array([*_shape(x)[:-1], blocks * group], np.int64)
@@ -104,11 +113,6 @@ def static_ranges(tape: Tape, x: ir.Value, stored: StoredMatrix) -> ir.Value:
     rounded = tape.op("DequantizeLinear", [tape.op("QuantizeLinear", [x, scale, zero_point]), scale, zero_point])
     codes, scales = _columns(tape, stored)
     return tape.op("MatMul", [rounded, tape.op("DequantizeLinear", [codes, scales], {"axis": 1})])
-
-
-def _dynamic_codes(tape: Tape, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-    codes, scale, zero_point = tape.op_multi_out("DynamicQuantizeLinear", [x], num_outputs=3)
-    return codes, scale, zero_point
 
 
 def _columns(tape: Tape, stored: StoredMatrix) -> tuple[ir.Value, ir.Value]:

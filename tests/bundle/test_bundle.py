@@ -19,7 +19,7 @@ from lram_export import Bundle, BundleError, LramError, load_policy
 from lram_export.bundle.manifest import read_manifest
 from lram_export.checkpoints.loading import load_checkpoint
 from lram_export.export import ExportOptions, export_bundle
-from lram_export.exporters.onnx import graph
+from lram_export.exporters.onnx import graph, queries
 from lram_export.lowering import lower
 from lram_export.spec.tasks import resolve_task
 from lram_export.verification.verify import verify_targets
@@ -114,6 +114,26 @@ class TestOnnx:
             inside = {a.name: [(n.op_type, memory in n.input) for n in a.g.node] for a in branch.attribute}
             assert inside["then_branch"] == [("Mul", True), ("Where", False)]
             assert inside["else_branch"] == [("Mul", True)]
+
+    def test_a_step_reads_a_matrix_of_8_bit_codes_once(self, exported: ExportFunction) -> None:
+        options = ("--task", "metaworld/reach-v2", "--precision", "int8")
+        path = exported("state_m", targets=("onnxruntime",), options=options)
+        model = onnx.load(path / "onnxruntime" / "model.onnx", load_external_data=False)
+        products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+        assert len(products) == len(Bundle.open(path).manifest.quantization.matrices) > 0  # type: ignore[union-attr]
+
+    def test_a_large_memory_is_read_token_by_token_with_the_same_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queries, "SMALLEST_WIDTH", 1)
+        path, options = tmp_path / "a.lram", ExportOptions(report=False, reference_steps=8)
+        bundle = export_bundle(load_checkpoint(STATE_M), resolve_task("metaworld/reach-v2"), path, options)
+        model = onnx.load(path / "onnxruntime" / "model.onnx", load_external_data=False)
+        memories = {value.name for value in model.graph.input if value.name.endswith(".C")}
+        readers = [node.op_type for node in model.graph.node if memories & set(node.input)]
+        assert readers == ["Unsqueeze"] * len(memories)
+        parity = bundle.artifact("onnxruntime").parity
+        assert parity is not None and parity.passed and parity.max_logit_error < 1e-5
 
     def test_the_image_encoder_is_in_the_graph_and_unused_weights_are_not(self, exported: ExportFunction) -> None:
         image = onnx.load(exported("image_m") / "onnxruntime" / "model.onnx", load_external_data=False)

@@ -64,6 +64,16 @@ class TestModel:
         names = {variable.info.variable_id for variable in model.get_variables()}
         assert names == {tensor.name for tensor in Bundle.open(bundle).manifest.spec.states}
 
+    def test_what_a_step_adds_to_a_memory_is_no_matrix_of_its_own(self, bundle: Path) -> None:
+        compiled = ov.compile_model(bundle / "openvino" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        memories = {tuple(t.shape) for t in Bundle.open(bundle).manifest.spec.states if t.role == "matrix"}
+        as_large = {
+            str(op.get_rt_info()["layerType"].astype(str))
+            for op in compiled.get_runtime_model().get_ops()
+            if any(tuple(output.get_shape()) in memories for output in op.outputs())
+        }
+        assert as_large == {"MemoryInput", "Subgraph"}  # read, and decayed and added to in one pass
+
     def test_fresh_state_shows_the_initial_values(self, bundle: Path) -> None:
         with load_policy(bundle, "openvino") as policy:
             assert (policy.state()["state.1.m"] == np.float32(-1e30)).all()
