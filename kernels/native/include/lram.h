@@ -120,8 +120,9 @@ typedef enum lram_huge_pages {
 } lram_huge_pages;
 
 typedef struct lram_options {
-  int threads;           /* threads that compute, 1 to 1024, the caller's included; more than heads are not used, and
-                            where weights and state, times rows, have at most 4 MiB, none but the caller's */
+  int threads;           /* threads that compute, 1 to 1024, the caller's included; more than there are parts of a step
+                            are not used, and where weights and state, times rows, have at most 4 MiB, none but the
+                            caller's */
   const int *cpus;       /* where the threads after the caller's are pinned, in turn; NULL: they are not. The caller
                             pins its own */
   int cpu_count;         /* how many `cpus` there are, at least 1; not looked at where `cpus` is NULL */

@@ -34,16 +34,17 @@ struct BlockMemory {
 };
 
 // What a block needs of the buffers that the blocks of a model share. A step's work is divided by units (heads,
-// slices), each of which has buffers of its own: see UnitBuffers.
+// slices), each of which has buffers of its own: see UnitBuffers; and units by what they consist of: see Shares.
 //
 // Where threads share outputs of matrices instead, each of which one thread computes as a whole, there is one unit.
 struct Needs {
   int units = 1;
   int width = 0;            // of the unit's rows, and the most columns of a matrix that it multiplies them with
   std::size_t scratch = 0;  // floats
-  std::size_t shared = 0;   // floats per row of the batch that other units read
+  std::size_t shared = 0;   // floats per row of the batch that threads of all units read
 
-  int shares = 1;                  // among how many threads the work can be divided, where not by units
+  int shares = 1;                  // among how many threads the work can be divided, where those are more than units
+  int thread_width = 0;            // of rows that a thread has for itself, one for every token
   int columns = 0;                 // most columns of a matrix that threads multiply with tokens of all units
   std::size_t of_thread = 0;       // floats
   std::size_t common = 0;          // floats that all threads read and write

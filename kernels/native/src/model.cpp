@@ -86,6 +86,7 @@ void Model::make_blocks(bool lazy_state) {
     needs_.scratch = std::max(needs_.scratch, block.needs().scratch);
     needs_.shared = std::max(needs_.shared, block.needs().shared);
     needs_.shares = std::max(needs_.shares, block.needs().shares);
+    needs_.thread_width = std::max(needs_.thread_width, block.needs().thread_width);
     needs_.columns = std::max(needs_.columns, block.needs().columns);
     needs_.of_thread = std::max(needs_.of_thread, block.needs().of_thread);
     needs_.common = std::max(needs_.common, block.needs().common);

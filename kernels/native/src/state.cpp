@@ -92,6 +92,7 @@ void State::plan_buffers(Planner& planner) {
     ThreadBuffers b = {};
     b.x = planner.take<float>(count * hidden);
     b.normed = planner.take<float>(count * hidden);
+    b.rows = planner.take<float>(count * static_cast<std::size_t>(needs.thread_width));
     b.codes = planner.take<std::int8_t>(codes);
     b.code_scales = planner.take<float>(count);
     b.code_sums = planner.take<std::int32_t>(count * planes * groups);

@@ -23,14 +23,15 @@ struct UnitBuffers {
   float* code_scales;
   std::int32_t* code_sums;
   float* scratch;
-  float* shared;  // [batch][Needs.shared]: for other units to read
+  float* shared;  // [batch][Needs.shared]: for other threads to read
   float* part;    // [tokens][padded hidden]: this unit's part of the block's output
 };
 
 // Buffers of one thread.
 struct ThreadBuffers {
   float* x;       // [tokens][hidden]: the residual stream, the same in every thread
-  float* normed;  // [tokens][hidden]
+  float* normed;  // [tokens][hidden]; zeros after the hidden width stay what they are
+  float* rows;    // [tokens][Needs.thread_width]
   std::int8_t* codes;
   float* code_scales;
   std::int32_t* code_sums;

@@ -136,9 +136,12 @@ Tokens quantized(StepContext& context, const Buffers& buffers, const float* x, s
 
 }  // namespace
 
-Tokens of_unit(StepContext& context, const UnitBuffers& buffers, const float* x, std::size_t stride, int count,
-               int width, const Matrix& matrix) {
-  return quantized(context, buffers, x, stride, count, width, matrix);
+// Who has all of a unit keeps what it has of the residual stream for the next unit; of others, each quantizes for
+// itself.
+Tokens of_share(StepContext& context, int thread, const Share& share, const float* x, std::size_t stride, int count,
+                int width, const Matrix& matrix) {
+  if (!share.whole()) return of_thread(context, thread, x, stride, count, width, matrix);
+  return quantized(context, context.state.units[static_cast<std::size_t>(share.unit)], x, stride, count, width, matrix);
 }
 
 Tokens of_thread(StepContext& context, int thread, const float* x, std::size_t stride, int count, int width,

@@ -111,15 +111,16 @@ void ThreadPool::start_clock(int thread) {
   if (stage_clock != nullptr) stage_clock->start();
 }
 
-void ThreadPool::barrier(int thread) {
+void ThreadPool::barrier(int thread, int first, int last) {
   lap(Stage::other);
   if (threads_ == 1) return;
   auto& own = arrivals_[static_cast<std::size_t>(thread)].count;
   const std::uint32_t arrived = own.load(std::memory_order_relaxed) + 1;
   own.store(arrived, std::memory_order_release);
-  for (Arrival& other : arrivals_) {
+  for (int other = first; other < last; ++other) {
+    const std::atomic<std::uint32_t>& count = arrivals_[static_cast<std::size_t>(other)].count;
     int spins = 0;
-    while (static_cast<std::int32_t>(other.count.load(std::memory_order_acquire) - arrived) < 0) {
+    while (static_cast<std::int32_t>(count.load(std::memory_order_acquire) - arrived) < 0) {
       if (++spins < spins_before_yield_)
         pause_briefly();
       else

@@ -33,7 +33,9 @@ class ThreadPool {
   void run_alone(void (*work)(void* context, int thread), void* context);
 
   // Only inside `run`: returns when every thread has called it as often as this one.
-  void barrier(int thread);
+  void barrier(int thread) { barrier(thread, 0, threads_); }
+  // The same, but returns when those from `first` to before `last` have: as many calls of either kind, on every thread.
+  void barrier(int thread, int first, int last);
 
   static constexpr int kMostPieces = 4096;
   // Only inside `run`, by one thread, and with nothing left over: `count` pieces of work, piece(context, number), which

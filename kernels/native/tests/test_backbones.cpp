@@ -56,18 +56,32 @@ TEST(a_saved_state_continues_the_run) {
 }
 
 TEST(results_do_not_depend_on_the_number_of_threads) {
-  for_each([](const TemporaryFile& file, const std::string& isa) {
-    const ModelPointer single = open_model(file, isa.c_str());
-    Driver expected(single, 3);
-    for (const int threads : {2, 9}) {
-      const ModelPointer model = open_model(file, isa.c_str(), threads);
-      Driver actual(model, 3);
-      CHECK(actual.about.threads == std::min(threads, 3));
-      CHECK_OK(lram_state_reset(expected.state.get(), nullptr, 0));
-      for (unsigned step = 0; step < 6; ++step) CHECK(actual.step(step) == expected.step(step));
-      CHECK(actual.save() == expected.save());
+  struct Case {
+    Shape shape;
+    int most_threads;  // tiles of what there is least of, or heads
+  };
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4}) {
+    std::vector<Case> cases = {{mamba(layout), 6}, {transformer(true, layout), 3}, {transformer(false, layout), 3}};
+    for (const bool cached : {true, false}) {
+      cases.push_back({transformer(cached, layout), 2});
+      cases.back().shape.heads = 1;
     }
-  });
+    for (const Case& tried : cases) {
+      const TemporaryFile file(make_artifact(tried.shape));
+      for (const std::string& isa : supported_isas()) {
+        const ModelPointer single = open_model(file, isa.c_str());
+        Driver expected(single, 3);
+        for (const int threads : {2, 5, 9}) {
+          const ModelPointer model = open_model(file, isa.c_str(), threads);
+          Driver actual(model, 3);
+          CHECK(actual.about.threads == std::min(threads, tried.most_threads));
+          CHECK_OK(lram_state_reset(expected.state.get(), nullptr, 0));
+          for (unsigned step = 0; step < 6; ++step) CHECK(actual.step(step) == expected.step(step));
+          CHECK(actual.save() == expected.save());
+        }
+      }
+    }
+  }
 }
 
 TEST(a_state_that_is_no_number_makes_no_action) {

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "state.h"
 #include "testing.h"
 
 using namespace lram_testing;
@@ -29,11 +30,92 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
         for (const int threads : {1, 2, 3, 4, 9}) {  // and 1: nor on the run
           const ModelPointer model = open_model(file, "", threads, format);
           Driver actual(model, 2);
-          CHECK(actual.about.threads == std::min(threads, 4));
+          CHECK(actual.about.threads == std::min(threads, shape.inner / 32));
           for (unsigned step = 0; step < 20; ++step) CHECK(actual.step(step) == logits[step]);
           CHECK(actual.save() == expected.save());
         }
       }
+}
+
+// Heads and slices are divided among threads where those are more, or do not come out even.
+TEST(results_do_not_depend_on_how_heads_are_divided) {
+  Shape one_head;
+  one_head.heads = one_head.slstm_heads = 1;
+  one_head.inner = 320;
+  Shape uneven;  // rooms of 112 and 64, more than the heads are wide; blocks of q, k and v across both heads
+  uneven.hidden = 120;
+  uneven.heads = uneven.slstm_heads = 2;
+  uneven.inner = 200;
+  uneven.block = 8;
+  Shape undivided;  // heads of an sLSTM whose gates share tiles
+  undivided.heads = 3;
+  undivided.inner = 192;
+  undivided.hidden = 96;
+  undivided.slstm_heads = 2;
+  const auto first_at = [](unsigned step) {
+    if (step == 0) return std::vector<int>{0, 1, 2};
+    return step == 4 ? std::vector<int>{1} : std::vector<int>{};
+  };
+  const auto compare = [&](Shape shape, lram::Layout layout, const char* isa, const std::vector<int>& counts) {
+    shape.layout = layout;
+    shape.blocks = 2;
+    const TemporaryFile file(make_artifact(shape));
+    const int most = shape.heads * ((shape.inner / shape.heads + 31) / 32);
+    for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF}) {
+      const unsigned steps = format == LRAM_STATE_FLOAT32 ? 6 : 18;  // more than the period of rewriting
+      const ModelPointer single = open_model(file, isa, 1, format);
+      const Driver expected(single, 3);
+      std::vector<std::vector<float>> logits;
+      for (unsigned step = 0; step < steps; ++step) logits.push_back(expected.step(step, first_at(step)));
+      for (const int threads : counts) {
+        const ModelPointer model = open_model(file, isa, threads, format);
+        const Driver actual(model, 3);
+        CHECK(actual.about.threads == std::min(threads, most));
+        for (unsigned step = 0; step < steps; ++step) CHECK(actual.step(step, first_at(step)) == logits[step]);
+        CHECK(actual.save() == expected.save());
+        CHECK(bytes_of(actual.state.get()) == bytes_of(expected.state.get()));
+      }
+    }
+  };
+  const std::vector<int> counts = {2, 3, 4, 5, 6, 8, 12};
+  using lram::Layout;
+  for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4})
+    compare(one_head, layout, "", counts);
+  compare(undivided, Layout::tiled_int8, "", counts);
+  compare(uneven, Layout::tiled_int8, "", counts);
+  for (const std::string& isa : supported_isas()) compare(uneven, Layout::tiled_int8g, isa.c_str(), {3});
+}
+
+// The logits of a row that comes to no number tell every thread's share of it.
+TEST(a_row_is_lost_alike_by_any_number_of_threads) {
+  Shape shape;
+  shape.heads = shape.slstm_heads = 1;
+  shape.inner = 192;
+  const TemporaryFile file(make_artifact(shape));
+  for (const lram_state_format format : {LRAM_STATE_FLOAT32, LRAM_STATE_LAZY_HALF})
+    for (const int threads : {1, 2, 6}) {
+      const ModelPointer model = open_model(file, "", threads, format);
+      const Driver driver(model, 2);
+      for (unsigned step = 0; step < 3; ++step) driver.step(step);
+      auto& state = static_cast<lram::State&>(*driver.state->episodes);
+      const std::size_t width = model->engine->state_fields()[2].size();  // of n
+      state.memory_of(0).parts[2][2 * width - 1] = std::nanf("");
+      const std::vector<float> observation(2 * driver.about.observation_size, 0.5F);
+      const float zeros[2] = {0, 0};
+      const float second[2] = {0, 1};
+      std::vector<float> action(2 * driver.about.action_size);
+      lram_inputs inputs = {observation.data(), zeros, zeros, zeros};
+      const lram_outputs outputs = {action.data(), nullptr};
+      CHECK(lram_step(driver.state.get(), &inputs, &outputs) == LRAM_ERROR_OVERFLOW);
+      CHECK(std::string(lram_last_error()).find("logits: expected finite values, got others in row 1") == 0);
+      const float huge[2] = {0, 1e38F};
+      inputs.is_first = second;
+      inputs.return_to_go = huge;
+      CHECK(lram_step(driver.state.get(), &inputs, &outputs) == LRAM_ERROR_OVERFLOW);
+      CHECK(std::string(lram_last_error()).find("return_to_go: 1e+38 in row 1 is too large") == 0);
+      inputs.return_to_go = zeros;
+      CHECK_OK(lram_step(driver.state.get(), &inputs, &outputs));
+    }
 }
 
 TEST(a_small_step_is_for_one_thread) {

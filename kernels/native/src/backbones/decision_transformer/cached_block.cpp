@@ -25,7 +25,7 @@ std::vector<StatePart> parts_of(const CacheWeights& w) {
 
 Needs needs_of(const CacheWeights& w) {
   Needs needs;
-  needs.shares = w.layers.heads;
+  needs.shares = w.layers.shares();
   needs.columns = room_of(w.layers.ffn);
   needs.of_thread = attention_scratch(w.tokens()) + static_cast<std::size_t>(kTokens * w.layers.room);
   needs.common_per_row = shared_size(w.layers, kTokens);

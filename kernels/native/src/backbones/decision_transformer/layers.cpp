@@ -21,6 +21,8 @@ void add_mixed(StepContext& context, int thread) {
 
 float LayerWeights::scale() const { return 1.0F / std::sqrt(static_cast<float>(width)); }
 
+int LayerWeights::shares() const { return std::max(heads, merge.tiles); }
+
 LayerWeights read_layers(BlockSource& source) {
   LayerWeights w;
   w.hidden = source.hidden();

@@ -30,6 +30,8 @@ struct LayerWeights {
   int projected() const { return State::padded(3 * heads * room); }  // from one token to the next
   int part() const { return heads * room; }                          // from queries to keys, from keys to values
   float scale() const;
+  // Among how many threads every product can be divided; heads are not divided, and take less time.
+  int shares() const;
 };
 
 // The block's numbers `heads`, `ffn` and `norm_epsilon`, and its tensors.

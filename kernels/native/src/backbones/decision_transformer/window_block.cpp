@@ -31,7 +31,7 @@ Needs needs_of(const WindowWeights& w) {
   const int hidden = room_of(l.hidden);
   const std::size_t of_head = 2 * copied(w) + attention_scratch(w.tokens) + size_of(kTokens, l.room);
   Needs needs;
-  needs.shares = l.heads;
+  needs.shares = l.shares();
   needs.columns = room_of(l.ffn);
   needs.of_thread = kGemmScratch + std::max(of_head, size_of(w.group, hidden));
   needs.common = size_of(w.rows(), std::max(hidden, room_of(l.ffn)) + wide(l) + hidden);

@@ -28,7 +28,8 @@ Needs needs_of(const MambaWeights& w) {
   Needs needs;
   needs.units = w.slices;
   needs.width = std::max(w.slice, room_of(w.rank));
-  needs.scratch = static_cast<std::size_t>(kTokens * selected);
+  needs.shares = w.channels() / kTileRows;
+  needs.of_thread = static_cast<std::size_t>(kTokens * selected);
   needs.shared = static_cast<std::size_t>(kTokens * selected);
   return needs;
 }
@@ -108,76 +109,106 @@ void MambaBlock::load_own(BlockMemory& memory, std::size_t part, int row, const 
   for (int i = 0; i < rows; ++i) std::copy_n(values + i * w_.inner, w_.inner, to + i * w_.channels());
 }
 
-// Input projection, convolution, and this slice's part of step sizes, B and C.
-void MambaBlock::before_selection(StepContext& context, const MambaMemory& memory, int slice,
-                                  const Tokens& tokens) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(slice)];
-  const int count = context.state.tokens();
+// Input projection and convolution of a share of a slice's channels.
+void MambaBlock::project(StepContext& context, const MambaMemory& memory, const Share& share,
+                         const Tokens& tokens) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
   const int padded = State::padded(w_.slice);
-  const int start = slice * w_.slice;
-  const auto stride = static_cast<std::size_t>(w_.slice);
+  const Range tiles = share.of(w_.slice / kTileRows);
+  const int first = tiles.begin * kTileRows;
+  const int count = tiles.end * kTileRows - first;
   const auto channels = static_cast<std::size_t>(w_.channels());
-  multiply(context, w_.in[static_cast<std::size_t>(2 * slice)], tokens, b.input, padded);
-  multiply(context, w_.in[static_cast<std::size_t>(2 * slice + 1)], tokens, b.gate, padded);
+  multiply(context, w_.in[2 * unit], tiles, tokens, b.input, padded);
+  multiply(context, w_.in[2 * unit + 1], tiles, tokens, b.gate, padded);
   if (w_.in_bias != nullptr) {
-    add_bias(b.input, count, padded, w_.in_bias + 2 * start, w_.slice);
-    add_bias(b.gate, count, padded, w_.in_bias + 2 * start + w_.slice, w_.slice);
+    const float* bias = w_.in_bias + 2 * share.unit * w_.slice + first;
+    add_bias(b.input + first, tokens.count, padded, bias, count);
+    add_bias(b.gate + first, tokens.count, padded, bias + w_.slice, count);
   }
+  const int start = share.unit * w_.slice + first;
   for (int row = 0; row < context.state.batch(); ++row) {
     float* window = memory.conv + static_cast<std::ptrdiff_t>(row) * (w_.conv_kernel - 1) * w_.channels() + start;
-    context.kernels.convolve({w_.slice, w_.conv_kernel, w_.conv_weight + start, channels, w_.conv_bias + start,
-                              b.input + row * kTokens * padded, static_cast<std::size_t>(padded), window, channels,
-                              b.convolved + row * kTokens * w_.slice, stride, context.first(row)});
+    context.kernels.convolve({count, w_.conv_kernel, w_.conv_weight + start, channels, w_.conv_bias + start,
+                              b.input + row * kTokens * padded + first, static_cast<std::size_t>(padded), window,
+                              channels, b.convolved + row * kTokens * w_.slice + first,
+                              static_cast<std::size_t>(w_.slice), context.first(row)});
   }
-  const Matrix& select = w_.select[static_cast<std::size_t>(slice)];
-  const Tokens convolved = of_unit(context, b, b.convolved, stride, count, w_.slice, select);
-  multiply(context, select, convolved, b.shared, State::padded(w_.selected()));
 }
 
-// The state space, the gated output, and this slice's columns of the output projection.
-void MambaBlock::after_selection(StepContext& context, const MambaMemory& memory, int slice) const {
+// A slice's part of a share of step sizes, B and C.
+void MambaBlock::select(StepContext& context, int thread, const Share& share) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
+  const Matrix& select = w_.select[unit];
+  const Tokens convolved = of_share(context, thread, share, b.convolved, static_cast<std::size_t>(w_.slice),
+                                    context.state.tokens(), w_.slice, select);
+  multiply(context, select, share.of(select.tiles), convolved, b.shared, State::padded(w_.selected()));
+}
+
+// The state space and the gated output of a share of a slice's channels.
+void MambaBlock::scan(StepContext& context, const MambaMemory& memory, int thread, const Share& share) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
   State& state = context.state;
-  const UnitBuffers& b = state.units[static_cast<std::size_t>(slice)];
+  const UnitBuffers& b = state.units[unit];
+  const Range tiles = share.of(w_.slice / kTileRows);
+  if (tiles.begin == tiles.end) return;
   const int padded = State::padded(w_.slice);
   const int selected = State::padded(w_.selected());
-  const int start = slice * w_.slice;
-  const auto stride = static_cast<std::size_t>(w_.slice);
+  const int first = tiles.begin * kTileRows;
+  const int start = share.unit * w_.slice + first;
   const auto channels = static_cast<std::size_t>(w_.channels());
-  const Matrix& step = w_.step[static_cast<std::size_t>(slice)];
+  float* sums = state.threads[static_cast<std::size_t>(thread)].scratch;
   for (int row = 0; row < state.batch(); ++row) {
     // every slice's part, in the order of slices
     const int of_row = row * kTokens * selected;
-    std::copy_n(state.units[0].shared + of_row, kTokens * selected, b.scratch);
+    std::copy_n(state.units[0].shared + of_row, kTokens * selected, sums);
     for (int part = 1; part < w_.slices; ++part)
-      context.kernels.accumulate(b.scratch, state.units[static_cast<std::size_t>(part)].shared + of_row, 0, 1,
+      context.kernels.accumulate(sums, state.units[static_cast<std::size_t>(part)].shared + of_row, 0, 1,
                                  kTokens * selected);
-    const Tokens sizes =
-        of_unit(context, b, b.scratch, static_cast<std::size_t>(selected), kTokens, room_of(w_.rank), step);
-    multiply(context, step, sizes, b.q, padded);
-    const int at = row * kTokens * w_.slice;
-    const float* B = b.scratch + room_of(w_.rank);
+    const Tokens sizes = of_share(context, thread, share, sums, static_cast<std::size_t>(selected), kTokens,
+                                  room_of(w_.rank), w_.step[unit]);
+    multiply(context, w_.step[unit], tiles, sizes, b.q, padded);
+    const int at = row * kTokens * w_.slice + first;
+    const float* B = sums + room_of(w_.rank);
     lap(Stage::other);
     context.kernels.mamba.selective_scan(
-        {w_.slice, w_.size, w_.A + start, memory.h + static_cast<std::ptrdiff_t>(row) * w_.size * w_.channels() + start,
-         channels, w_.D + start, w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q,
-         static_cast<std::size_t>(padded), b.convolved + at, stride, b.gate + row * kTokens * padded,
-         static_cast<std::size_t>(padded), b.h + at, context.first(row)});
+        {tiles.end * kTileRows - first, w_.size, w_.A + start,
+         memory.h + static_cast<std::ptrdiff_t>(row) * w_.size * w_.channels() + start, channels, w_.D + start,
+         w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q + first,
+         static_cast<std::size_t>(padded), b.convolved + at, static_cast<std::size_t>(w_.slice),
+         b.gate + row * kTokens * padded + first, static_cast<std::size_t>(padded), b.h + at, context.first(row)});
     lap(Stage::memory);
   }
-  const Matrix& out = w_.out[static_cast<std::size_t>(slice)];
-  const Tokens tokens = of_unit(context, b, b.h, stride, state.tokens(), w_.slice, out);
-  multiply(context, out, tokens, b.part, state.padded_hidden());
-  if (slice == 0 && w_.out_bias != nullptr)
-    add_bias(b.part, state.tokens(), state.padded_hidden(), w_.out_bias, context.hidden);
+}
+
+// A share of a slice's part of the block's output.
+void MambaBlock::put_out(StepContext& context, int thread, const Share& share) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const State& state = context.state;
+  const UnitBuffers& b = state.units[unit];
+  const Matrix& out = w_.out[unit];
+  const Range tiles = share.of(out.tiles);
+  if (tiles.begin == tiles.end) return;
+  const Tokens tokens =
+      of_share(context, thread, share, b.h, static_cast<std::size_t>(w_.slice), state.tokens(), w_.slice, out);
+  multiply(context, out, tiles, tokens, b.part, state.padded_hidden());
+  if (unit != 0 || w_.out_bias == nullptr) return;
+  const int first = tiles.begin * kTileRows;
+  add_bias(b.part + first, state.tokens(), state.padded_hidden(), w_.out_bias + first,
+           std::min(tiles.end * kTileRows, context.hidden) - first);
 }
 
 void MambaBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const auto& held = static_cast<const MambaMemory&>(memory);
-  const Range slices = share(w_.slices, thread, context.threads());
   const Tokens tokens = normalized(context, thread, w_.norm, w_.in[0].format, w_.in[0].planes);
-  for (int slice = slices.begin; slice < slices.end; ++slice) before_selection(context, held, slice, tokens);
+  in_stages(
+      context, thread, w_.slices, [&](const Share& share) { project(context, held, share, tokens); },
+      [&](const Share& share) { select(context, thread, share); });
   context.barrier(thread);
-  for (int slice = slices.begin; slice < slices.end; ++slice) after_selection(context, held, slice);
+  in_stages(
+      context, thread, w_.slices, [&](const Share& share) { scan(context, held, thread, share); },
+      [&](const Share& share) { put_out(context, thread, share); });
   context.barrier(thread);
   add_parts(context, thread, w_.slices);
 }

@@ -48,8 +48,12 @@ class MambaBlock : public Block {
   void load_own(BlockMemory& memory, std::size_t part, int row, const float* values) const override;
 
  private:
-  void before_selection(StepContext& context, const MambaMemory& memory, int slice, const Tokens& tokens) const;
-  void after_selection(StepContext& context, const MambaMemory& memory, int slice) const;
+  // Stages of a step of a slice: each needs what the whole slice has done in the one before.
+  void project(StepContext& context, const MambaMemory& memory, const Share& share, const Tokens& tokens) const;
+  void select(StepContext& context, int thread, const Share& share) const;
+  // what needs all slices' part of step sizes, B and C
+  void scan(StepContext& context, const MambaMemory& memory, int thread, const Share& share) const;
+  void put_out(StepContext& context, int thread, const Share& share) const;
 
   MambaWeights w_;
 };

@@ -15,6 +15,8 @@ int before(int slot, int steps) { return (slot - steps + kLazySteps) % kLazyStep
 
 int count_tiles(int width, int columns) { return width / columns + width % columns / 16; }
 
+int most_due(int tiles) { return (tiles + kLazySteps - 1) / kLazySteps; }
+
 LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns) {
   const auto w = static_cast<std::size_t>(width);
   LazyBlock block = {};
@@ -29,7 +31,7 @@ LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns)
   block.ring_weights = planner.take<float>(cells * kLazyTokens);
   block.phase_decay = planner.take<float>(cells * kLazySteps);
   block.steps = planner.take<std::int32_t>(cells);
-  block.flushed = planner.take<std::int32_t>(cells);
+  block.flushed = planner.take<std::int32_t>(cells * static_cast<std::size_t>(most_due(count_tiles(width, columns))));
   return block;
 }
 
@@ -48,7 +50,13 @@ LazyCell::LazyCell(const LazyBlock& block, int number, int cell, int width, int 
   ring_weights_ = block.ring_weights + at * kLazyTokens;
   phase_decay_ = block.phase_decay + at * kLazySteps;
   steps_ = block.steps + at;
-  flushed_ = block.flushed + at;
+  flushed_ = block.flushed + at * static_cast<std::size_t>(most_due(tiles_));
+}
+
+Range LazyCell::due() const {
+  const int phase = (now() - number_ % kLazySteps + kLazySteps) % kLazySteps;  // of a block 0
+  const auto before = [&](int later) { return (later * tiles_ + kLazySteps - 1) / kLazySteps; };
+  return {before(phase), before(phase + 1)};
 }
 
 void LazyCell::reset() {
@@ -57,7 +65,7 @@ void LazyCell::reset() {
   std::fill_n(ring_weights_, kLazyTokens, 0.0F);
   std::fill_n(phase_decay_, kLazySteps, 1.0F);
   *steps_ = 0;
-  *flushed_ = 1;  // there is nothing to add to anything
+  std::fill_n(flushed_, most_due(tiles_), 1);  // there is nothing to add to anything
 }
 
 void LazyCell::load(const float* matrix) {
@@ -76,7 +84,7 @@ void LazyCell::save(float* matrix) const {
   for (int tile = 0, first = 0; tile < tiles_; ++tile) {
     const int last = first + (first + columns_ <= width_ ? columns_ : 16);
     const int phase = lazy_phase(number_, tile, tiles_);
-    const bool flushed = phase == now() && *flushed_ != 0;
+    const bool flushed = phase == now() && flushed_[tile - due().begin] != 0;
     const int age = phase == now() && !flushed ? kLazySteps : before(now(), phase);
     std::vector<int> pending;  // tokens that are not in the tile yet
     for (int a = std::min(age, held()); a > 0; --a)
@@ -120,20 +128,36 @@ void LazyCell::fill(LazyMemory& memory) const {
   memory.value_scales = value_scales_;
 }
 
-void LazyCell::flush(const Kernels& kernels) {
-  if (*flushed_ != 0) return;
+void LazyCell::flush(const Kernels& kernels, int number) const {
+  const int tile = due().begin + number;
+  if (tile >= due().end || flushed_[number] != 0) return;
   LazyMemory memory = {};
   fill(memory);
+  memory.first_tile = tile;
+  memory.last_tile = tile + 1;
   kernels.xlstm.lazy_flush(memory);
-  *flushed_ = 1;
+  flushed_[number] = 1;
 }
 
-void LazyCell::step(const Kernels& kernels, LazyMemory& memory) {
-  flush(kernels);
+void LazyCell::score(const Kernels& kernels, LazyMemory& memory, Range slots) const {
   fill(memory);
+  kernels.xlstm.lazy_scores(memory, slots.begin, slots.end);
+}
+
+void LazyCell::read(const Kernels& kernels, LazyMemory& memory, Range tiles) const {
+  for (int tile = std::max(due().begin, tiles.begin); tile < std::min(due().end, tiles.end); ++tile)
+    flush(kernels, tile - due().begin);
+  fill(memory);
+  memory.first_tile = tiles.begin;
+  memory.last_tile = tiles.end;
   kernels.xlstm.lazy_memory(memory);
+}
+
+void LazyCell::keep(const Kernels& kernels, LazyMemory& memory) const {
+  fill(memory);
+  kernels.xlstm.lazy_keep(memory);
   *steps_ = *steps_ + 1 < 2 * kLazySteps ? *steps_ + 1 : kLazySteps;
-  *flushed_ = 0;
+  std::fill_n(flushed_, most_due(tiles_), 0);
 }
 
 }  // namespace lram::xlstm

@@ -6,6 +6,7 @@
 
 #include "arena.h"
 #include "kernels/kernels.h"
+#include "step.h"
 
 namespace lram::xlstm {
 
@@ -21,7 +22,7 @@ struct LazyBlock {
   float* ring_weights;    // [kLazyTokens], relative to m as everything is
   float* phase_decay;     // [kLazySteps]
   std::int32_t* steps;    // since the matrices were set; from 16 on only modulo 16, and never below 16
-  std::int32_t* flushed;  // 1: what has to be rewritten before the next step has been
+  std::int32_t* flushed;  // [most_due()]: 1: a tile that has to be rewritten before the next step has been
 };
 
 // Visits every element of a matrix in column tiles: `visit(row, column, position, tile)`.
@@ -38,6 +39,8 @@ void for_each_tiled(int width, int columns, Visit visit) {
 }
 
 int count_tiles(int width, int columns);
+// The most of so many tiles that have to be rewritten before a step.
+int most_due(int tiles);
 
 LazyBlock plan_lazy(Planner& planner, std::size_t cells, int width, int columns);
 
@@ -50,14 +53,20 @@ class LazyCell {
   void load(const float* matrix);  // row by row
   void save(float* matrix) const;
 
-  // Fills in what the kernel needs beyond what the caller has set, runs it, and counts the step.
-  void step(const Kernels& kernels, LazyMemory& memory);
-  // Rewrites what the next step wants to be rewritten; nothing if that has been done. A step does it, too.
-  void flush(const Kernels& kernels);
+  // The stages of a step. They fill in what a kernel needs beyond what the caller has set, and run it: for some slots
+  // of the ring; for some tiles, when all slots have been scored; and once, when all tiles have been read: counts the
+  // step.
+  void score(const Kernels& kernels, LazyMemory& memory, Range slots) const;
+  void read(const Kernels& kernels, LazyMemory& memory, Range tiles) const;
+  void keep(const Kernels& kernels, LazyMemory& memory) const;
+  // Rewrites the tile of this number, below most_due(), of those that the next step wants to be rewritten; nothing if
+  // there is none, or that has been done. A step does it, too.
+  void flush(const Kernels& kernels, int number) const;
 
  private:
   int held() const { return *steps_ < kLazySteps ? *steps_ : kLazySteps; }
   int now() const { return *steps_ % kLazySteps; }
+  Range due() const;  // tiles
   void fill(LazyMemory& memory) const;
 
   int number_;
@@ -74,7 +83,7 @@ class LazyCell {
   float* ring_weights_;
   float* phase_decay_;
   std::int32_t* steps_;
-  std::int32_t* flushed_;
+  std::int32_t* flushed_;  // one after the other for the tiles that are due
 };
 
 }  // namespace lram::xlstm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "roles.h"
@@ -27,6 +28,39 @@ struct Gates {
   float log_forget[kTokens];
 };
 
+// The scalars of a head's chunk, and m at its end.
+struct Chunk {
+  ChunkWeights weights;
+  float m;
+};
+
+// What threads leave for one another, of a head and a row of the batch.
+class RowBuffers {
+ public:
+  RowBuffers(const MlstmWeights& w, const UnitBuffers& b, int row)
+      : gate_sums(b.shared + static_cast<std::size_t>(row) * size(w)),
+        scores(gate_sums + 2 * w.heads * kTokens),
+        chunk_(scores + (w.lazy ? kTokens * kLazyTokens : 0)) {}
+
+  static std::size_t size(const MlstmWeights& w) {
+    return static_cast<std::size_t>(2 * w.heads * kTokens + (w.lazy ? kTokens * kLazyTokens : 0)) + kChunk;
+  }
+
+  void keep(const Chunk& chunk) const { std::memcpy(chunk_, &chunk, sizeof chunk); }
+  Chunk chunk() const {
+    Chunk chunk;
+    std::memcpy(&chunk, chunk_, sizeof chunk);
+    return chunk;
+  }
+
+  float* gate_sums;  // [gates of all heads][kTokens]
+  float* scores;     // of the ring, where the memory is lazy
+
+ private:
+  static constexpr std::size_t kChunk = sizeof(Chunk) / sizeof(float);
+  float* chunk_;
+};
+
 float log_sigmoid(float x) { return std::min(x, 0.0F) - std::log1p(std::exp(-std::fabs(x))); }
 
 // Pre-activations of a head's gates: bias plus every head's part, in the order of heads.
@@ -37,7 +71,7 @@ Gates gates_of(const StepContext& context, const MlstmWeights& weights, int row,
     float input = weights.gate_bias[head];
     float forget = weights.gate_bias[heads + head];
     for (int part = 0; part < heads; ++part) {
-      const float* sums = context.state.units[static_cast<std::size_t>(part)].shared + row * 2 * heads * kTokens;
+      const float* sums = RowBuffers(weights, context.state.units[static_cast<std::size_t>(part)], row).gate_sums;
       input += sums[head * kTokens + t];
       forget += sums[(heads + head) * kTokens + t];
     }
@@ -51,10 +85,10 @@ Gates gates_of(const StepContext& context, const MlstmWeights& weights, int row,
   return gates;
 }
 
-// The chunk's scalars (see lram_export/model/step_graph.py); moves m to its end.
-ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
+// See lram_export/model/step_graph.py.
+Chunk chunk_of(const Gates& gates, bool first, float m) {
   ChunkWeights chunk;
-  const float old = first ? 0.0F : *m;
+  const float old = first ? 0.0F : m;
   float before = old;
   float since_start = 0;
   for (int t = 0; t < kTokens; ++t) {
@@ -70,8 +104,7 @@ ChunkWeights chunk_weights(const Gates& gates, bool first, float* m) {
     chunk.floor[t] = std::exp(-now);
     before = now;
   }
-  *m = before;
-  return chunk;
+  return {chunk, before};
 }
 
 std::vector<StatePart> parts_of(const MlstmWeights& w) {
@@ -90,8 +123,10 @@ Needs needs_of(const MlstmWeights& w) {
   Needs needs;
   needs.units = w.heads;
   needs.width = w.room;
-  needs.scratch = std::max(static_cast<std::size_t>(8 * w.room), static_cast<std::size_t>(kTokens * kLazyTokens));
-  needs.shared = static_cast<std::size_t>(2 * w.heads * kTokens);
+  needs.shared = RowBuffers::size(w);
+  needs.shares = w.heads * State::padded(w.width) / kTileRows;
+  needs.thread_width = w.room;
+  needs.of_thread = std::max(static_cast<std::size_t>(8 * w.room), static_cast<std::size_t>(kTokens * kLazyTokens));
   return needs;
 }
 
@@ -224,17 +259,62 @@ void MlstmBlock::load_own(BlockMemory& memory, std::size_t part, int row, const 
   }
 }
 
-// q, k and v of a head from blocks of any width, which may begin and end in its neighbours.
-void MlstmBlock::project_blocks(const StepContext& context, int row, int head) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
+// Up-projection and convolution of a share of a head's channels; q, k and v where those are all they are made of.
+void MlstmBlock::project(StepContext& context, const MlstmMemory& memory, const Share& share,
+                         const Tokens& tokens) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
+  const auto stride = static_cast<std::size_t>(w_.room);
+  const auto inner = static_cast<std::size_t>(w_.inner);
   const int padded = State::padded(w_.width);
-  const int first = head * w_.width;
-  const int last = first + w_.width;
+  for (int row = 0; row < context.state.batch() && w_.lazy && share.leads(); ++row)
+    if (context.first(row)) lazy_cell(memory, row * w_.heads + share.unit).reset();
+  const Range tiles = share.of(padded / kTileRows);
+  if (tiles.begin == tiles.end) return;
+  multiply(context, w_.up[2 * unit], tiles, tokens, b.input, padded);
+  multiply(context, w_.up[2 * unit + 1], tiles, tokens, b.gate, padded);
+  const int first = tiles.begin * kTileRows;
+  const int channels = std::min(tiles.end * kTileRows, w_.room) - first;
+  const int start = share.unit * w_.room + first;
+  for (int row = 0; row < context.state.batch(); ++row) {
+    const float* input = b.input + row * kTokens * padded + first;
+    const int at = row * kTokens * w_.room + first;
+    context.kernels.convolve({channels, w_.conv_kernel, w_.conv_weight + start, inner, w_.conv_bias + start, input,
+                              static_cast<std::size_t>(padded),
+                              memory.conv + row * (w_.conv_kernel - 1) * w_.inner + start, inner, b.convolved + at,
+                              stride, context.first(row)});
+    if (w_.block == 0)
+      context.kernels.xlstm.query_key_value({channels, w_.query_key_value + 12 * start, b.convolved + at, input,
+                                             static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
+  }
+}
+
+// A head's part of a share of all gates.
+void MlstmBlock::sum_gates(StepContext& context, const Share& share) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(share.unit)];
+  const int padded = State::padded(w_.width);
+  const Range gates = share.of(2 * w_.heads);
+  const float* weight = w_.gate_weight + 4 * w_.heads * share.unit * w_.room + 2 * gates.begin * w_.room;
+  for (int row = 0; row < context.state.batch(); ++row)
+    context.kernels.xlstm.gate_sums({w_.room, gates.end - gates.begin, weight, b.convolved + row * kTokens * w_.room,
+                                     static_cast<std::size_t>(w_.room), b.input + row * kTokens * padded,
+                                     static_cast<std::size_t>(padded),
+                                     RowBuffers(w_, b, row).gate_sums + gates.begin * kTokens});
+}
+
+// q, k and v of a share of a head's channels from blocks of any width, which may begin and end in its neighbours.
+void MlstmBlock::project_blocks(const StepContext& context, const Share& share) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(share.unit)];
+  const int padded = State::padded(w_.width);
+  const int head = share.unit * w_.width;
+  const Range channels = share.of(w_.width);
+  const int first = head + channels.begin;
+  const int last = head + channels.end;
   const auto size = static_cast<std::size_t>(w_.block) * static_cast<std::size_t>(w_.block);
   const std::size_t all = size * static_cast<std::size_t>(w_.heads * w_.width / w_.block);
-  for (int t = 0; t < kTokens; ++t) {
-    const int token = row * kTokens + t;
-    for (float* y : {b.q, b.k, b.v}) std::fill_n(y + token * w_.room, w_.room, 0.0F);
+  for (int token = 0; token < context.state.tokens(); ++token) {
+    const int end = channels.end == w_.width ? w_.room : channels.end;  // what fills up the head is 0
+    for (float* y : {b.q, b.k, b.v}) std::fill(y + token * w_.room + channels.begin, y + token * w_.room + end, 0.0F);
     for (int block = first / w_.block; block * w_.block < last; ++block) {
       const int start = block * w_.block;
       const float* weight = w_.query_key_value + static_cast<std::size_t>(block) * size;
@@ -243,7 +323,7 @@ void MlstmBlock::project_blocks(const StepContext& context, int row, int head) c
         const float convolved = from.convolved[token * w_.room + input % w_.width];
         const float x = from.input[token * padded + input % w_.width];
         for (int output = std::max(start, first); output < std::min(start + w_.block, last); ++output) {
-          const int at = token * w_.room + output - first;
+          const int at = token * w_.room + output - head;
           const float* of_output = weight + output - start;
           b.q[at] += of_output[0] * convolved;
           b.k[at] += of_output[all] * convolved;
@@ -254,88 +334,119 @@ void MlstmBlock::project_blocks(const StepContext& context, int row, int head) c
   }
 }
 
-// Up-projection, convolution, q, k, v and this head's part of all gates.
-void MlstmBlock::before_gates(StepContext& context, const MlstmMemory& memory, int head, const Tokens& tokens) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
-  const XlstmKernels& kernels = context.kernels.xlstm;
-  const int padded = State::padded(w_.width);
-  const int start = head * w_.room;
-  const auto stride = static_cast<std::size_t>(w_.room);
-  multiply(context, w_.up[static_cast<std::size_t>(2 * head)], tokens, b.input, padded);
-  multiply(context, w_.up[static_cast<std::size_t>(2 * head + 1)], tokens, b.gate, padded);
-  for (int row = 0; row < context.state.batch(); ++row) {
-    const float* input = b.input + row * kTokens * padded;
-    const int at = row * kTokens * w_.room;
-    float* window = memory.conv + row * (w_.conv_kernel - 1) * w_.inner + start;
-    context.kernels.convolve({w_.room, w_.conv_kernel, w_.conv_weight + start, static_cast<std::size_t>(w_.inner),
-                              w_.conv_bias + start, input, static_cast<std::size_t>(padded), window,
-                              static_cast<std::size_t>(w_.inner), b.convolved + at, stride, context.first(row)});
-    if (w_.block == 0)
-      kernels.query_key_value({w_.room, w_.query_key_value + 12 * start, b.convolved + at, input,
-                               static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
-    kernels.gate_sums({w_.room, 2 * w_.heads, w_.gate_weight + 4 * w_.heads * start, b.convolved + at, stride, input,
-                       static_cast<std::size_t>(padded), b.shared + row * 2 * w_.heads * kTokens});
-  }
+LazyMemory MlstmBlock::lazy_step(const StepContext& context, const Share& share, int row) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(share.unit)];
+  const int at = row * kTokens * w_.room;
+  LazyMemory step = {};
+  step.fresh = context.first(row);
+  step.scores = RowBuffers(w_, b, row).scores;
+  step.q = b.q + at;
+  step.k = b.k + at;
+  step.v = b.v + at;
+  step.stride = static_cast<std::size_t>(w_.room);
+  step.h = b.h + at;
+  return step;
 }
 
-// The matrix memory, the gated output, and this head's columns of the down-projection.
-void MlstmBlock::after_gates(StepContext& context, const MlstmMemory& memory, int head) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
-  const XlstmKernels& kernels = context.kernels.xlstm;
-  const int padded = State::padded(w_.width);
-  const int start = head * w_.room;
+// A share of the ring, where the memory is lazy.
+void MlstmBlock::score_ring(StepContext& context, const MlstmMemory& memory, const Share& share) const {
+  if (!w_.lazy) return;
+  lap(Stage::other);
+  for (int row = 0; row < context.state.batch(); ++row) {
+    LazyMemory step = lazy_step(context, share, row);
+    lazy_cell(memory, row * w_.heads + share.unit).score(context.kernels, step, share.of(kLazySteps));
+  }
+  lap(Stage::memory);
+}
+
+// A share of the matrix memory's columns. What holds for the whole head stays as it is until all have been read.
+void MlstmBlock::remember(StepContext& context, const MlstmMemory& memory, int thread, const Share& share) const {
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(share.unit)];
+  float* scratch = context.state.threads[static_cast<std::size_t>(thread)].scratch;
   const auto stride = static_cast<std::size_t>(w_.room);
-  const std::size_t matrix = stride * stride;
+  const Range tiles = share.of(memory_tiles());
+  if (tiles.begin == tiles.end && !share.leads()) return;
   for (int row = 0; row < context.state.batch(); ++row) {
     const int at = row * kTokens * w_.room;
-    const int cell = row * w_.heads + head;
+    const int cell = row * w_.heads + share.unit;
     const bool first = context.first(row);
-    if (w_.block != 0) project_blocks(context, row, head);
-    const Gates gates = gates_of(context, w_, row, head);
-    const ChunkWeights chunk = chunk_weights(gates, first, memory.m + cell);
-    float* n = memory.n + cell * w_.room;
+    const Chunk chunk = chunk_of(gates_of(context, w_, row, share.unit), first, memory.m[cell]);
+    if (share.leads()) RowBuffers(w_, b, row).keep(chunk);
+    const float* n = memory.n + cell * w_.room;
     lap(Stage::other);
     if (w_.lazy) {
-      LazyCell lazy = lazy_cell(memory, cell);
-      if (first) lazy.reset();
-      LazyMemory step = {};
-      step.chunk = chunk;
-      step.fresh = first;
+      LazyMemory step = lazy_step(context, share, row);
+      step.chunk = chunk.weights;
       step.n = n;
-      step.q = b.q + at;
-      step.k = b.k + at;
-      step.v = b.v + at;
-      step.stride = stride;
-      step.h = b.h + at;
-      step.scratch = b.scratch;
-      lazy.step(context.kernels, step);
+      step.scratch = scratch;
+      lazy_cell(memory, cell).read(context.kernels, step, tiles);
     } else {
-      kernels.memory({w_.room, chunk, first, memory.C + static_cast<std::size_t>(cell) * matrix, n, b.q + at, b.k + at,
-                      b.v + at, stride, b.h + at, b.scratch});
+      context.kernels.xlstm.memory({w_.room, tiles.begin, tiles.end, chunk.weights, first,
+                                    memory.C + static_cast<std::size_t>(cell) * stride * stride, n, b.q + at, b.k + at,
+                                    b.v + at, stride, b.h + at, scratch});
     }
     lap(Stage::memory);
-    kernels.head_output({w_.width, w_.room, w_.head_epsilon, w_.head_norm + start, w_.skip + start, b.convolved + at,
-                         stride, b.gate + row * kTokens * padded, static_cast<std::size_t>(padded), b.h + at});
   }
-  const Matrix& down = w_.down[static_cast<std::size_t>(head)];
-  const Tokens tokens = of_unit(context, b, b.h, stride, context.state.tokens(), w_.room, down);
-  multiply(context, down, tokens, b.part, context.state.padded_hidden());
 }
 
-int MlstmBlock::left_over(int batch) const { return w_.lazy ? batch * w_.heads : 0; }
+// The head's gated output, and a share of its part of the block's; n, m and the ring move on.
+void MlstmBlock::put_out(StepContext& context, const MlstmMemory& memory, int thread, const Share& share) const {
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
+  const int padded = State::padded(w_.width);
+  const auto stride = static_cast<std::size_t>(w_.room);
+  for (int row = 0; row < context.state.batch() && share.leads(); ++row) {
+    const Chunk chunk = RowBuffers(w_, b, row).chunk();
+    const int cell = row * w_.heads + share.unit;
+    context.kernels.xlstm.normalizer(
+        {w_.room, chunk.weights, context.first(row), b.k + row * kTokens * w_.room, stride, memory.n + cell * w_.room});
+    memory.m[cell] = chunk.m;
+    if (!w_.lazy) continue;
+    LazyMemory step = lazy_step(context, share, row);
+    step.chunk = chunk.weights;
+    lazy_cell(memory, cell).keep(context.kernels, step);
+  }
+  const Matrix& down = w_.down[unit];
+  const Range tiles = share.of(down.tiles);
+  if (tiles.begin == tiles.end) return;
+  const int start = share.unit * w_.room;
+  float* gated = context.state.threads[static_cast<std::size_t>(thread)].rows;
+  for (int row = 0; row < context.state.batch(); ++row) {
+    const int at = row * kTokens * w_.room;
+    context.kernels.xlstm.head_output({w_.width, w_.room, w_.head_epsilon, w_.head_norm + start, w_.skip + start,
+                                       b.convolved + at, stride, b.gate + row * kTokens * padded,
+                                       static_cast<std::size_t>(padded), b.h + at, gated + at});
+  }
+  const Tokens tokens = of_share(context, thread, share, gated, stride, context.state.tokens(), w_.room, down);
+  multiply(context, down, tiles, tokens, b.part, context.state.padded_hidden());
+}
+
+int MlstmBlock::left_over(int batch) const { return w_.lazy ? batch * w_.heads * most_due(memory_tiles()) : 0; }
 
 void MlstmBlock::settle(const Kernels& kernels, BlockMemory& memory, int piece) const {
-  lazy_cell(static_cast<MlstmMemory&>(memory), piece).flush(kernels);
+  const int pieces = most_due(memory_tiles());
+  lazy_cell(static_cast<MlstmMemory&>(memory), piece / pieces).flush(kernels, piece % pieces);
 }
 
 void MlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const auto& own = static_cast<const MlstmMemory&>(memory);
-  const Range heads = share(w_.heads, thread, context.threads());
   const Tokens tokens =
       normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, w_.up[0].format, w_.up[0].planes);
-  for (int head = heads.begin; head < heads.end; ++head) before_gates(context, own, head, tokens);
+  in_stages(
+      context, thread, w_.heads, [&](const Share& share) { project(context, own, share, tokens); },
+      [&](const Share& share) {
+        sum_gates(context, share);
+        if (w_.block == 0) score_ring(context, own, share);
+      });
   context.barrier(thread);
-  for (int head = heads.begin; head < heads.end; ++head) after_gates(context, own, head);
+  const auto read = [&](const Share& share) { remember(context, own, thread, share); };
+  const auto write = [&](const Share& share) { put_out(context, own, thread, share); };
+  if (w_.block == 0)
+    in_stages(context, thread, w_.heads, read, write);
+  else
+    in_stages(
+        context, thread, w_.heads, [&](const Share& share) { project_blocks(context, share); },
+        [&](const Share& share) { score_ring(context, own, share); }, read, write);
   context.barrier(thread);
   add_parts(context, thread, w_.heads);
 }

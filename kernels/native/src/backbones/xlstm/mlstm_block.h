@@ -52,9 +52,14 @@ class MlstmBlock : public Block {
   void load_own(BlockMemory& memory, std::size_t part, int row, const float* values) const override;
 
  private:
-  void before_gates(StepContext& context, const MlstmMemory& memory, int head, const Tokens& tokens) const;
-  void project_blocks(const StepContext& context, int row, int head) const;
-  void after_gates(StepContext& context, const MlstmMemory& memory, int head) const;
+  // Stages of a step of a head: each needs what the whole head has done in the one before.
+  void project(StepContext& context, const MlstmMemory& memory, const Share& share, const Tokens& tokens) const;
+  void sum_gates(StepContext& context, const Share& share) const;
+  // what needs the gates of all heads
+  void project_blocks(const StepContext& context, const Share& share) const;
+  void score_ring(StepContext& context, const MlstmMemory& memory, const Share& share) const;
+  void remember(StepContext& context, const MlstmMemory& memory, int thread, const Share& share) const;
+  void put_out(StepContext& context, const MlstmMemory& memory, int thread, const Share& share) const;
 
   // Rows of a state part, w_.room apart; of a row of the batch.
   struct Rows {
@@ -63,6 +68,9 @@ class MlstmBlock : public Block {
   };
   Rows spread_rows(const MlstmMemory& memory, std::size_t part, int row) const;
   LazyCell lazy_cell(const MlstmMemory& memory, int cell) const;
+  // What all stages of a step tell its kernels.
+  LazyMemory lazy_step(const StepContext& context, const Share& share, int row) const;
+  int memory_tiles() const { return count_tiles(w_.room, w_.memory_columns); }
 
   MlstmWeights w_;
   int number_;  // of the block: spreads the work of lazy states

@@ -19,16 +19,19 @@ namespace {
 
 constexpr float kInitialM = -1e30F;  // makes the first step take m = i
 
-// Copies rows of `width` to where they have more room, which is filled up with zeros.
-Rows spread(Rows from, int rows, int width, int room, float* to) {
-  const Rows copy = {to, static_cast<std::size_t>(room)};
-  for (int row = 0; row < rows; ++row)
-    std::fill(std::copy_n(from.row(row), width, copy.row(row)), copy.row(row) + room, 0.0F);
-  return copy;
+// Copies some channels of rows of `width` to where they have more room, which is filled up with zeros.
+void spread(Rows from, int rows, int width, Range channels, Rows to) {
+  for (int row = 0; row < rows; ++row) {
+    float* end = std::copy(from.row(row) + channels.begin, from.row(row) + std::min(channels.end, width),
+                           to.row(row) + channels.begin);
+    std::fill(end, to.row(row) + channels.end, 0.0F);
+  }
 }
 
-void put_back(Rows copy, int rows, int width, Rows to) {
-  for (int row = 0; row < rows; ++row) std::copy_n(copy.row(row), width, to.row(row));
+void put_back(Rows copy, int rows, int width, Range channels, Rows to) {
+  for (int row = 0; row < rows; ++row)
+    std::copy(copy.row(row) + channels.begin, copy.row(row) + std::min(channels.end, width),
+              to.row(row) + channels.begin);
 }
 
 std::vector<StatePart> parts_of(const SlstmWeights& w) {
@@ -43,6 +46,7 @@ Needs needs_of(const SlstmWeights& w) {
   Needs needs;
   needs.units = std::max(w.heads, w.ffn_slices);
   needs.width = std::max(4 * w.room, w.ffn_slice);
+  needs.shares = w.ffn_slices * State::padded(w.ffn_slice) / kTileRows;
   needs.scratch = static_cast<std::size_t>((w.conv_kernel - 1) * w.room);
   return needs;
 }
@@ -90,98 +94,186 @@ std::unique_ptr<BlockMemory> SlstmBlock::plan(Planner& planner, int batch) const
   return memory;
 }
 
-// Convolution of one head; its window moves on.
-void SlstmBlock::convolve_head(StepContext& context, const SlstmMemory& memory, int head, Rows x) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(head)];
-  const int past = w_.conv_kernel - 1;
-  const int at = head * w_.room;
-  const auto room = static_cast<std::size_t>(w_.room);
-  for (int row = 0; row < context.state.batch(); ++row) {
-    const Rows window = {memory.conv + row * past * w_.hidden + head * w_.width, static_cast<std::size_t>(w_.hidden)};
-    const bool exact = w_.width == w_.room;
-    const Rows used = exact ? window : spread(window, past, w_.width, w_.room, b.scratch);
-    context.kernels.convolve({w_.room, w_.conv_kernel, w_.conv_weight + at, static_cast<std::size_t>(w_.heads) * room,
-                              w_.conv_bias + at, x.row(row * kTokens), x.stride, used.data, used.stride,
-                              b.convolved + row * kTokens * w_.room, room, context.first(row)});
-    if (!exact) put_back(used, past, w_.width, window);
+// The channels of a head that a share is about. Those of a gate lie in tiles of their own, or the head is not divided.
+Range SlstmBlock::channels(const Share& share) const {
+  const int tiles = w_.room % kTileRows == 0 ? w_.room / kTileRows : 1;
+  const Range own = share.of(tiles);
+  return {own.begin * (w_.room / tiles), own.end * (w_.room / tiles)};
+}
+
+// Products for some channels of a head, of the gates that a matrix is for.
+void SlstmBlock::multiply_gates(StepContext& context, const Matrix& matrix, Range channels, const Tokens& tokens,
+                                float* y) const {
+  const int gates = matrix.rows / w_.room;
+  Range tiles = {0, 0};
+  for (int gate = 0; gate < gates; ++gate) {
+    const int start = gate * w_.room;
+    tiles.begin = std::max(tiles.end, (start + channels.begin) / kTileRows);
+    tiles.end = (start + channels.end + kTileRows - 1) / kTileRows;
+    multiply(context, matrix, tiles, tokens, y, matrix.rows);
   }
 }
 
-// Convolution, projections and recurrence of one head; its normalized output into `mixed`. A head whose width is no
-// multiple of 16 is computed in copies of its input and its state that are.
-void SlstmBlock::cell_head(StepContext& context, const SlstmMemory& memory, int head, const float* normed) const {
-  State& state = context.state;
+// A head whose width is no multiple of 16 is computed in copies of its input and its state that are.
+SlstmBlock::Head SlstmBlock::head_of(const StepContext& context, const SlstmMemory& memory, int thread,
+                                     int head) const {
+  const State& state = context.state;
   const UnitBuffers& b = state.units[static_cast<std::size_t>(head)];
-  const auto at_head = static_cast<std::size_t>(head);
-  const int width = w_.width;
-  const int room = w_.room;
-  const bool exact = width == room;
-  const int start = head * width;
+  const bool exact = w_.width == w_.room;
+  const int start = head * w_.width;
+  const auto room = static_cast<std::size_t>(w_.room);
   const auto hidden = static_cast<std::size_t>(w_.hidden);
+  const auto rows = static_cast<std::size_t>(state.batch()) * room;
+  Head found = {};
+  found.given = {state.threads[static_cast<std::size_t>(thread)].normed + start,
+                 static_cast<std::size_t>(context.room)};
+  found.x = exact ? found.given : Rows{b.v, room};
+  float* const parts[] = {memory.c, memory.n, memory.m};
+  for (std::size_t part = 0; part < 3; ++part) {
+    found.kept[part] = {parts[part] + start, hidden};
+    found.state[part] = exact ? found.kept[part] : Rows{b.k + part * rows, room};
+  }
+  for (std::size_t token = 0; token <= kTokens; ++token) found.y[token] = {b.h + token * rows, room};
+  return found;
+}
 
-  Rows x = {const_cast<float*>(normed) + start, static_cast<std::size_t>(context.room)};
-  if (!exact) x = spread(x, state.tokens(), width, room, b.v);
-  convolve_head(context, memory, head, x);
-  // i, f of all tokens, then z, o
-  Tokens tokens =
-      of_unit(context, b, b.convolved, static_cast<std::size_t>(room), state.tokens(), room, w_.from_conv[at_head]);
-  multiply(context, w_.from_conv[at_head], tokens, b.input, 2 * room);
-  tokens = of_unit(context, b, x.data, x.stride, state.tokens(), room, w_.from_input[at_head]);
-  multiply(context, w_.from_input[at_head], tokens, b.gate, 2 * room);
-
-  const Rows whole[4] = {
-      {memory.y + start, hidden}, {memory.c + start, hidden}, {memory.n + start, hidden}, {memory.m + start, hidden}};
+// Convolution of a share of a head's channels, whose window moves on; and their state at the start of a step.
+void SlstmBlock::convolve(StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const {
+  const Range own = channels(share);
+  if (own.begin == own.end) return;
+  const State& state = context.state;
+  const UnitBuffers& b = state.units[static_cast<std::size_t>(share.unit)];
+  const Head head = head_of(context, memory, thread, share.unit);
+  const int past = w_.conv_kernel - 1;
+  const int start = share.unit * w_.width;
+  const auto hidden = static_cast<std::size_t>(w_.hidden);
+  const auto room = static_cast<std::size_t>(w_.room);
+  const bool exact = w_.width == w_.room;
+  if (!exact) spread(head.given, state.tokens(), w_.width, own, head.x);
+  for (int row = 0; row < state.batch(); ++row) {
+    const Rows window = {memory.conv + row * past * w_.hidden + start, hidden};
+    const Rows used = exact ? window : Rows{b.scratch, room};
+    if (!exact) spread(window, past, w_.width, own, used);
+    const int at = share.unit * w_.room + own.begin;
+    context.kernels.convolve({own.end - own.begin, w_.conv_kernel, w_.conv_weight + at,
+                              static_cast<std::size_t>(w_.heads) * room, w_.conv_bias + at,
+                              head.x.row(row * kTokens) + own.begin, head.x.stride, used.data + own.begin, used.stride,
+                              b.convolved + row * kTokens * w_.room + own.begin, room, context.first(row)});
+    if (!exact) put_back(used, past, w_.width, own, window);
+  }
+  spread({memory.y + start, hidden}, state.batch(), w_.width, own, head.y[0]);
+  for (std::size_t part = 0; part < 3 && !exact; ++part)
+    spread(head.kept[part], state.batch(), w_.width, own, head.state[part]);
+  const int count = own.end - own.begin;
   for (int row = 0; row < state.batch(); ++row) {
     if (!context.first(row)) continue;
-    for (int part = 0; part < 3; ++part) std::fill_n(whole[part].row(row), width, 0.0F);
-    std::fill_n(whole[3].row(row), width, kInitialM);
+    std::fill_n(head.y[0].row(row) + own.begin, count, 0.0F);
+    for (const std::size_t part : {0U, 1U}) std::fill_n(head.state[part].row(row) + own.begin, count, 0.0F);
+    std::fill_n(head.state[2].row(row) + own.begin, count, kInitialM);
   }
-  Rows used[4];
-  for (int part = 0; part < 4; ++part)
-    used[part] =
-        exact ? whole[part] : spread(whole[part], state.batch(), width, room, b.k + part * state.batch() * room);
-  const auto& [y, c, n, m] = used;
-  for (int t = 0; t < kTokens; ++t) {
-    const Matrix& recurrent = w_.recurrent[at_head];
-    tokens = of_unit(context, b, y.data, y.stride, state.batch(), room, recurrent);
-    multiply(context, recurrent, tokens, b.q, 4 * room);
-    for (int row = 0; row < state.batch(); ++row) {
-      const int token = row * kTokens + t;
-      if (t > 0 || !context.first(row))  // the first token is skipped where an episode starts
-        context.kernels.xlstm.slstm_cell({room, b.input + token * 2 * room, b.gate + token * 2 * room,
-                                          b.q + row * 4 * room, w_.gate_bias + 4 * head * room, y.row(row), c.row(row),
-                                          n.row(row), m.row(row)});
-      context.kernels.head_norm(y.row(row), w_.head_norm + start, w_.head_epsilon, width,
-                                state.mixed + token * context.room + start);
-    }
-  }
-  for (int part = 0; part < 4 && !exact; ++part) put_back(used[part], state.batch(), width, whole[part]);
 }
 
-void SlstmBlock::feed_forward_slice(StepContext& context, int slice, const Tokens& tokens) const {
-  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(slice)];
+// What all tokens of a step give a share of a head's channels: to i and f what was convolved, to z and o the input.
+void SlstmBlock::project(StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const {
+  const Range own = channels(share);
+  if (own.begin == own.end) return;
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
+  const int count = context.state.tokens();
+  Tokens tokens = of_share(context, thread, share, b.convolved, static_cast<std::size_t>(w_.room), count, w_.room,
+                           w_.from_conv[unit]);
+  multiply_gates(context, w_.from_conv[unit], own, tokens, b.input);
+  const Rows x = head_of(context, memory, thread, share.unit).x;
+  tokens = of_share(context, thread, share, x.data, x.stride, count, w_.room, w_.from_input[unit]);
+  multiply_gates(context, w_.from_input[unit], own, tokens, b.gate);
+}
+
+// The recurrence of one token: all of y before it, and a share of the head's channels after it.
+void SlstmBlock::recur(StepContext& context, const SlstmMemory& memory, int thread, const Share& share, int t) const {
+  const Range own = channels(share);
+  if (own.begin == own.end) return;
+  const auto unit = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[unit];
+  const State& state = context.state;
+  const Head head = head_of(context, memory, thread, share.unit);
+  const auto& [c, n, m] = head.state;
+  const Rows before = head.y[t];
+  const Rows after = head.y[t + 1];
+  const Tokens tokens =
+      of_share(context, thread, share, before.data, before.stride, state.batch(), w_.room, w_.recurrent[unit]);
+  multiply_gates(context, w_.recurrent[unit], own, tokens, b.q);
+  for (int row = 0; row < state.batch(); ++row) {
+    const int token = row * kTokens + t;
+    if (t > 0 || !context.first(row))  // the first token is skipped where an episode starts
+      context.kernels.xlstm.slstm_cell({w_.room, own.begin, own.end, b.input + token * 2 * w_.room,
+                                        b.gate + token * 2 * w_.room, b.q + row * 4 * w_.room,
+                                        w_.gate_bias + 4 * share.unit * w_.room, after.row(row), c.row(row), n.row(row),
+                                        m.row(row)});
+    else
+      std::fill(after.row(row) + own.begin, after.row(row) + own.end, 0.0F);
+  }
+  if (t + 1 < kTokens) return;
+  put_back(after, state.batch(), w_.width, own,
+           {memory.y + share.unit * w_.width, static_cast<std::size_t>(w_.hidden)});
+  for (std::size_t part = 0; part < 3 && w_.width != w_.room; ++part)
+    put_back(head.state[part], state.batch(), w_.width, own, head.kept[part]);
+}
+
+// The normalized output of a head, of a share of the step's tokens, into `mixed`.
+void SlstmBlock::put_out(const StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const {
+  const Head head = head_of(context, memory, thread, share.unit);
+  const int start = share.unit * w_.width;
+  const Range tokens = share.of(context.state.tokens());
+  for (int token = tokens.begin; token < tokens.end; ++token)
+    context.kernels.head_norm(head.y[token % kTokens + 1].row(token / kTokens), w_.head_norm + start, w_.head_epsilon,
+                              w_.width, context.state.mixed + token * context.room + start);
+}
+
+// A share of the columns of a slice of the feed-forward.
+void SlstmBlock::raise(StepContext& context, const Share& share, const Tokens& tokens) const {
+  const auto slice = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[slice];
   const int padded = State::padded(w_.ffn_slice);
-  multiply(context, w_.ffn_up[static_cast<std::size_t>(2 * slice)], tokens, b.input, padded);
-  multiply(context, w_.ffn_up[static_cast<std::size_t>(2 * slice + 1)], tokens, b.gate, padded);
-  context.kernels.gated(w_.ffn_activation, b.input, b.gate, context.state.tokens() * padded, b.h);
-  const Matrix& down = w_.ffn_down[static_cast<std::size_t>(slice)];
-  const Tokens gated =
-      of_unit(context, b, b.h, static_cast<std::size_t>(padded), context.state.tokens(), w_.ffn_slice, down);
-  multiply(context, down, gated, b.part, context.state.padded_hidden());
+  const Range tiles = share.of(padded / kTileRows);
+  multiply(context, w_.ffn_up[2 * slice], tiles, tokens, b.input, padded);
+  multiply(context, w_.ffn_up[2 * slice + 1], tiles, tokens, b.gate, padded);
+  const int first = tiles.begin * kTileRows;
+  for (int token = 0; token < tokens.count; ++token) {
+    const int at = token * padded + first;
+    context.kernels.gated(w_.ffn_activation, b.input + at, b.gate + at, tiles.end * kTileRows - first, b.h + at);
+  }
+}
+
+// A share of the columns of what a slice of the feed-forward adds.
+void SlstmBlock::lower(StepContext& context, int thread, const Share& share) const {
+  const auto slice = static_cast<std::size_t>(share.unit);
+  const UnitBuffers& b = context.state.units[slice];
+  const Matrix& down = w_.ffn_down[slice];
+  const Tokens gated = of_share(context, thread, share, b.h, static_cast<std::size_t>(State::padded(w_.ffn_slice)),
+                                context.state.tokens(), w_.ffn_slice, down);
+  multiply(context, down, share.of(down.tiles), gated, b.part, context.state.padded_hidden());
 }
 
 void SlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const auto& held = static_cast<const SlstmMemory&>(memory);
   const ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
-  const Tokens normed = normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, Format::float32, 2);
-  const Range heads = share(w_.heads, thread, context.threads());
-  for (int head = heads.begin; head < heads.end; ++head) cell_head(context, held, head, normed.x);
+  normalized(context, thread, {w_.norm, nullptr, w_.norm_epsilon, false}, Format::float32, 2);
+  const auto token = [&](int t) { return [&, t](const Share& share) { recur(context, held, thread, share, t); }; };
+  static_assert(kTokens == 3);
+  in_stages(
+      context, thread, w_.heads, [&](const Share& share) { convolve(context, held, thread, share); },
+      [&](const Share& share) {
+        project(context, held, thread, share);
+        recur(context, held, thread, share, 0);
+      },
+      token(1), token(2), [&](const Share& share) { put_out(context, held, thread, share); });
   context.barrier(thread);
   context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * context.room);
   const Tokens tokens = normalized(context, thread, {w_.ffn_norm, nullptr, w_.norm_epsilon, false}, w_.ffn_up[0].format,
                                    w_.ffn_up[0].planes);
-  const Range slices = share(w_.ffn_slices, thread, context.threads());
-  for (int slice = slices.begin; slice < slices.end; ++slice) feed_forward_slice(context, slice, tokens);
+  in_stages(
+      context, thread, w_.ffn_slices, [&](const Share& share) { raise(context, share, tokens); },
+      [&](const Share& share) { lower(context, thread, share); });
   context.barrier(thread);
   add_parts(context, thread, w_.ffn_slices);
 }

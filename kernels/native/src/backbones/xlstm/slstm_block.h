@@ -51,9 +51,26 @@ class SlstmBlock : public Block {
   void run(StepContext& context, BlockMemory& memory, int thread) const override;
 
  private:
-  void convolve_head(StepContext& context, const SlstmMemory& memory, int head, Rows x) const;
-  void cell_head(StepContext& context, const SlstmMemory& memory, int head, const float* normed) const;
-  void feed_forward_slice(StepContext& context, int slice, const Tokens& tokens) const;
+  // What a head reads and writes in a step, row by row of the batch.
+  struct Head {
+    Rows given;    // normalized tokens, as they lie in the thread's buffer
+    Rows x;        // the same with room
+    Rows kept[3];  // c, n, m, as they lie
+    Rows state[3];
+    Rows y[kTokens + 1];  // before each token, and after the last
+  };
+  Head head_of(const StepContext& context, const SlstmMemory& memory, int thread, int head) const;
+  Range channels(const Share& share) const;
+  void multiply_gates(StepContext& context, const Matrix& matrix, Range channels, const Tokens& tokens, float* y) const;
+
+  // Stages of a step of a head: each needs what the whole head has done in the one before.
+  void convolve(StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const;
+  void project(StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const;
+  void recur(StepContext& context, const SlstmMemory& memory, int thread, const Share& share, int t) const;
+  void put_out(const StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const;
+  // and of a slice of the feed-forward
+  void raise(StepContext& context, const Share& share, const Tokens& tokens) const;
+  void lower(StepContext& context, int thread, const Share& share) const;
 
   SlstmWeights w_;
 };

@@ -12,9 +12,9 @@ namespace {
 
 constexpr int kRing = lram::kLazySteps * lram::kTokens;
 
-// q_t . k_j for every token of the ring, weighted: scores[3][kRing]. Those of slot `now` are in the matrices by then.
-LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
-  for (int slot = 0; slot < lram::kLazySteps; ++slot) {
+// q_t . k_j for every token of some slots of the ring, weighted. Those of slot `now` are in the matrices by then.
+void lazy_scores(const lram::LazyMemory& m, int first_slot, int last_slot) {
+  for (int slot = first_slot; slot < last_slot; ++slot) {
     const int j = slot * lram::kTokens;
     const std::int16_t* k = m.ring_k + static_cast<std::size_t>(j) * m.width;
     F acc[lram::kTokens][lram::kTokens];
@@ -34,7 +34,7 @@ LRAM_INLINE void ring_scores(const lram::LazyMemory& m, float* scores) {
     }
     for (int t = 0; t < lram::kTokens; ++t)
       for (int n = 0; n < lram::kTokens; ++n)
-        scores[t * kRing + j + n] = used ? sum(acc[t][n]) * weights[n] * m.key_scales[j + n] * m.chunk.decay[t] : 0.0F;
+        m.scores[t * kRing + j + n] = used ? sum(acc[t][n]) * weights[n] * m.key_scales[j + n] : 0.0F;
   }
 }
 
@@ -213,16 +213,21 @@ void lazy_memory(const lram::LazyMemory& m) {
   constexpr int columns = kMemoryVectors * kWidth;
   const auto width = static_cast<std::size_t>(m.width);
   const Scores s = score(m.chunk, m.width, m.q, m.k, m.stride, m.n, m.fresh);
-  float* scores = m.scratch;
-  ring_scores(m, scores);
-  int tile = 0;
-  int column = 0;
-  for (; column + kTilesRead * columns <= m.width; column += kTilesRead * columns, tile += kTilesRead)
+  float* scores = m.scratch;  // as each token sees them
+  for (int t = 0; t < lram::kTokens; ++t)
+    for (int j = 0; j < kRing; ++j) scores[t * kRing + j] = m.scores[t * kRing + j] * m.chunk.decay[t];
+  const int whole = m.last_tile < m.width / columns ? m.last_tile : m.width / columns;
+  int tile = m.first_tile;
+  int column = column_of(tile, m.width);
+  for (; tile + kTilesRead <= whole; column += kTilesRead * columns, tile += kTilesRead)
     lazy_tiles<kMemoryVectors, kTilesRead>(m, s, scores, m.C + column * width, tile, column);
-  for (; column + columns <= m.width; column += columns, ++tile)
+  for (; tile < whole; column += columns, ++tile)
     lazy_tiles<kMemoryVectors, 1>(m, s, scores, m.C + column * width, tile, column);
-  for (; column < m.width; column += 16, ++tile)
+  for (; tile < m.last_tile; column += 16, ++tile)
     lazy_tiles<16 / kWidth, 1>(m, s, scores, m.C + column * width, tile, column);
+}
+
+void lazy_keep(const lram::LazyMemory& m) {
   m.phase_decay[m.now] = 1;
   for (int phase = 0; phase < lram::kLazySteps; ++phase) m.phase_decay[phase] *= m.chunk.decay[2];
   for (int j = 0; j < kRing; ++j) m.ring_weights[j] *= m.chunk.decay[2];
@@ -234,14 +239,12 @@ void lazy_memory(const lram::LazyMemory& m) {
 }
 
 void lazy_flush(const lram::LazyMemory& m) {
-  constexpr int columns = kMemoryVectors * kWidth;
-  int tile = 0;
-  int column = 0;
-  const auto due = [&] { return lram::lazy_phase(m.block, tile, m.tiles) == m.now; };
-  for (; column + columns <= m.width; column += columns, ++tile)
-    if (due()) flush_tile<kMemoryVectors>(m, tile, column);
-  for (; column < m.width; column += 16, ++tile)
-    if (due()) flush_tile<16 / kWidth>(m, tile, column);
+  const int whole = m.width / (kMemoryVectors * kWidth);
+  for (int tile = m.first_tile; tile < m.last_tile; ++tile)
+    if (tile < whole)
+      flush_tile<kMemoryVectors>(m, tile, column_of(tile, m.width));
+    else
+      flush_tile<16 / kWidth>(m, tile, column_of(tile, m.width));
 }
 
 }  // namespace

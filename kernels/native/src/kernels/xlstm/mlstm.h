@@ -57,9 +57,8 @@ struct Scores {
   float inverse_normalizer[lram::kTokens];
 };
 
-// Also moves n to the end of the chunk.
 LRAM_INLINE Scores score(const lram::ChunkWeights& chunk, int width, const float* q, const float* k, std::size_t stride,
-                         float* n, bool fresh) {
+                         const float* n, bool fresh) {
   const float* q1 = q + stride;
   const float* q2 = q1 + stride;
   const float* k1 = k + stride;
@@ -78,10 +77,6 @@ LRAM_INLINE Scores score(const lram::ChunkWeights& chunk, int width, const float
     n0 = fma(a, old, n0);
     n1 = fma(b, old, n1);
     n2 = fma(c, old, n2);
-    F next = old * set(chunk.decay[2]);
-    next = fma(x, set(chunk.weight[2][0]), next);
-    next = fma(y, set(chunk.weight[2][1]), next);
-    store(n + i, fma(z, set(chunk.weight[2][2]), next));
   }
   const float raw[3][3] = {{sum(d00), 0, 0}, {sum(d10), sum(d11), 0}, {sum(d20), sum(d21), sum(d22)}};
   const float old[3] = {sum(n0), sum(n1), sum(n2)};
@@ -96,6 +91,21 @@ LRAM_INLINE Scores score(const lram::ChunkWeights& chunk, int width, const float
     s.inverse_normalizer[t] = 1.0F / ((magnitude <= chunk.floor[t] ? chunk.floor[t] : magnitude) + 1e-6F);
   }
   return s;
+}
+
+void normalizer(const lram::Normalizer& m) {
+  for (int i = 0; i < m.width; i += kWidth) {
+    F next = m.fresh ? set(0.0F) : load(m.n + i) * set(m.chunk.decay[2]);
+    for (int t = 0; t < lram::kTokens; ++t) next = fma(load(m.k + t * m.stride + i), set(m.chunk.weight[2][t]), next);
+    store(m.n + i, next);
+  }
+}
+
+// Columns of a head in front of a tile: tiles of kMemoryVectors vectors come first, then those of 16.
+LRAM_INLINE int column_of(int tile, int width) {
+  constexpr int columns = kMemoryVectors * kWidth;
+  const int whole = width / columns;
+  return tile < whole ? tile * columns : whole * columns + (tile - whole) * 16;
 }
 
 // One tile of V * kWidth columns of C: read once, multiplied with three queries, decayed, updated, written.
@@ -133,13 +143,15 @@ LRAM_INLINE void memory_tile(const lram::Memory& m, const Scores& s, float* C, i
 
 template <bool Fresh>
 LRAM_INLINE void memory_tiles(const lram::Memory& m, const Scores& s) {
-  constexpr int columns = kMemoryVectors * kWidth;
-  float* C = m.C;
-  int column = 0;
-  for (; column + columns <= m.width; column += columns, C += static_cast<std::size_t>(columns) * m.width)
-    memory_tile<kMemoryVectors, Fresh>(m, s, C, column);
-  for (; column < m.width; column += 16, C += static_cast<std::size_t>(16) * m.width)
-    memory_tile<16 / kWidth, Fresh>(m, s, C, column);
+  const int whole = m.width / (kMemoryVectors * kWidth);
+  for (int tile = m.first_tile; tile < m.last_tile; ++tile) {
+    const int column = column_of(tile, m.width);
+    float* C = m.C + static_cast<std::size_t>(column) * m.width;
+    if (tile < whole)
+      memory_tile<kMemoryVectors, Fresh>(m, s, C, column);
+    else
+      memory_tile<16 / kWidth, Fresh>(m, s, C, column);
+  }
 }
 
 void memory(const lram::Memory& m) {
@@ -157,13 +169,14 @@ void memory(const lram::Memory& m) {
 
 void head_output(const lram::HeadOutput& o) {
   for (int t = 0; t < lram::kTokens; ++t) {
-    float* h = o.h + t * o.stride;
+    const float* h = o.h + t * o.stride;
+    float* y = o.y + t * o.stride;
     const float* convolved = o.convolved + t * o.stride;
     const float* gate = o.gate + t * o.gate_stride;
     const Moments found = moments(h, o.epsilon, o.width);
     for (int i = 0; i < o.channels; i += kWidth) {
       const F normed = (load(h + i) - set(found.mean)) * set(found.inverse_deviation) * load(o.weight + i);
-      store(h + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));
+      store(y + i, fma(load(o.skip + i), load(convolved + i), normed) * silu(load(gate + i)));
     }
   }
 }

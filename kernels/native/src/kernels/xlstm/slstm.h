@@ -1,4 +1,4 @@
-// One token of the sLSTM cell (arXiv 2405.04517, stabilized form).
+// One token of channels of the sLSTM cell (arXiv 2405.04517, stabilized form).
 #pragma once
 #include "../kernels.h"
 #include "../math.h"
@@ -6,7 +6,7 @@
 namespace {
 
 void slstm_cell(const lram::SlstmCell& s) {
-  for (int j = 0; j < s.width; j += kWidth) {
+  for (int j = s.first; j < s.last; j += kWidth) {
     const auto raw = [&](int gate, const float* projected) {
       const int at = gate * s.width + j;
       return load(projected + j) + load(s.recurrent + at) + load(s.bias + at);

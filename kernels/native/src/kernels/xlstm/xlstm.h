@@ -44,13 +44,16 @@ struct ChunkWeights {
   float floor[kTokens];
 };
 
-// One head's matrix memory in float32: reads, decays and updates C and n, writes the hidden state.
+// Some column tiles of one head's matrix memory in float32: reads, decays and updates C, writes the hidden state of
+// their columns.
 struct Memory {
   int width;
+  int first_tile;
+  int last_tile;
   ChunkWeights chunk;
   bool fresh;      // whatever C and n hold is taken as 0
-  float* C;        // column tiles [width / tile][width][tile]
-  float* n;        // [width]
+  float* C;        // column tiles [width / tile][width][tile], all of them
+  const float* n;  // [width]
   const float* q;  // [3][stride] each; k scaled
   const float* k;
   const float* v;
@@ -59,12 +62,24 @@ struct Memory {
   float* scratch;  // [8 * width]
 };
 
+// One head's n, moved to the end of a chunk; whoever reads the memory needs what it was before.
+struct Normalizer {
+  int width;
+  ChunkWeights chunk;
+  bool fresh;  // whatever n holds is taken as 0
+  const float* k;
+  std::size_t stride;
+  float* n;
+};
+
 // The same with C in half precision (see lazy.h). The ring holds the tokens of the last steps, three to a slot; `now`
 // is the slot of this step, whose old tokens nobody needs: the tiles of this phase have been rewritten since.
 struct LazyMemory {
   int width;
   int block;  // spreads the phases of different blocks
   int tiles;
+  int first_tile;  // of those that this call is about
+  int last_tile;
   ChunkWeights chunk;
   bool fresh;  // what n holds is taken as 0
   int now;
@@ -74,11 +89,12 @@ struct LazyMemory {
   float* tile_peaks;     // [tiles]: the largest magnitude of C when the tile was rewritten
   float* phase_decay;    // [kLazySteps]: of the tiles of a phase since they were rewritten, up to the step before
   float* ring_weights;   // [kLazyTokens]: of the ring's tokens, at the step before
-  std::int16_t* ring_k;  // [kLazyTokens][width]; this step's tokens are written last
+  std::int16_t* ring_k;  // [kLazyTokens][width]
   std::int16_t* ring_v;  // [tiles][kLazyTokens][columns of the tile]
   float* key_scales;     // [kLazyTokens]: key = scale * code
   float* value_scales;   // [tiles][kLazyTokens], likewise
-  float* n;
+  float* scores;         // [kTokens][kLazyTokens]: of queries and the ring's tokens
+  const float* n;
   const float* q;  // [3][stride] each; k scaled
   const float* k;
   const float* v;
@@ -87,7 +103,7 @@ struct LazyMemory {
   float* scratch;  // [kTokens * kLazyTokens]
 };
 
-// Tiles are rewritten in turn: before the step whose slot is a tile's phase.
+// Tiles are rewritten in turn: before the step whose slot is a tile's phase, so that those of a phase are neighbours.
 static inline int lazy_phase(int block, int tile, int tiles) {
   return (block + tile * kLazySteps / tiles) % kLazySteps;
 }
@@ -117,12 +133,15 @@ struct HeadOutput {
   std::size_t stride;
   const float* gate;  // [3][gate_stride]
   std::size_t gate_stride;
-  float* h;  // [3][stride], in and out
+  const float* h;  // [3][stride]
+  float* y;        // [3][stride]
 };
 
-// One token of an sLSTM head; gates in the order i, f, z, o.
+// One token of some channels of an sLSTM head; gates in the order i, f, z, o.
 struct SlstmCell {
-  int width;
+  int width;  // of the head
+  int first;
+  int last;
   const float* from_conv;   // [2 * width]: i, f
   const float* from_input;  // [2 * width]: z, o
   const float* recurrent;   // [4 * width]
@@ -140,8 +159,13 @@ struct XlstmKernels {
   void (*query_key_value)(const QueryKeyValue&);
   void (*gate_sums)(const GateSums&);
   void (*memory)(const Memory&);
+  void (*normalizer)(const Normalizer&);
+  // A step of a lazy memory: the scores of some slots of the ring; then some tiles, which read them; then, when all
+  // that is done, what holds for the whole head.
+  void (*lazy_scores)(const LazyMemory&, int first_slot, int last_slot);
   void (*lazy_memory)(const LazyMemory&);
-  void (*lazy_flush)(const LazyMemory&);  // before the step of slot `now`; reads no field of a step
+  void (*lazy_keep)(const LazyMemory&);
+  void (*lazy_flush)(const LazyMemory&);  // of some tiles, before the step of slot `now`; reads no field of a step
   void (*head_output)(const HeadOutput&);
   void (*slstm_cell)(const SlstmCell&);
 };
