@@ -11,7 +11,7 @@ PYTHONS = ("3.10", "3.11", STABLE)
 MACHINES = ("x86_64", "aarch64")
 
 KERNELS = {
-    "x86_64": ("avx512vnni", "avx512", "avx2vnni", "avx2", "plain"),
+    "x86_64": ("avx512amx", "avx512vnni", "avx512", "avx2vnni", "avx2", "plain"),
     "aarch64": ("neondot", "neon", "plain"),
 }
 """What `LRAM_ISA` may say there; a compiler that does not know one of them leaves it out, and no wheel may lack it."""

@@ -16,9 +16,12 @@ namespace lram {
 
 extern const Kernels kernels_plain;
 #if defined(__x86_64__)
+#if defined(LRAM_AVX512AMX)  // the compiler knows it
+extern const Kernels kernels_avx512amx;
+#endif
 extern const Kernels kernels_avx512vnni;
 extern const Kernels kernels_avx512;
-#if defined(LRAM_AVX2VNNI)  // the compiler knows it
+#if defined(LRAM_AVX2VNNI)  // likewise
 extern const Kernels kernels_avx2vnni;
 #endif
 extern const Kernels kernels_avx2;
@@ -35,6 +38,12 @@ bool has_avx2() { return Processor::here().avx2; }
 bool has_avx2vnni() { return Processor::here().avx_vnni; }
 #endif
 bool has_avx512() { return Processor::here().avx512; }
+#if defined(LRAM_AVX512AMX)
+bool has_avx512amx() {
+  static const bool lent = Processor::here().amx && lend_amx();
+  return lent;
+}
+#endif
 bool has_avx512vnni() { return Processor::here().avx512_vnni; }
 #elif defined(__aarch64__)
 bool has_neondot() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }  // HWCAP_ASIMDDP
@@ -43,6 +52,9 @@ bool has_neondot() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }  // HWCA
 
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
+#if defined(LRAM_AVX512AMX)
+    {&kernels_avx512amx, has_avx512amx},
+#endif
     {&kernels_avx512vnni, has_avx512vnni},
     {&kernels_avx512, has_avx512},
 #if defined(LRAM_AVX2VNNI)

@@ -2,6 +2,8 @@
 // name for some of it, and that of zig, which builds the wheels, has only a stub that says no to everything.
 #pragma once
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -12,6 +14,7 @@ struct Processor {
   bool avx_vnni = false;  // VEX-encoded, of 256 bits
   bool avx512 = false;    // F, BW, DQ and VL
   bool avx512_vnni = false;
+  bool amx = false;  // products of int8, beside AVX-512 VNNI
 
   static Processor here() {
     constexpr std::uint32_t kOsxsave = 1U << 27;  // of leaf 1, ECX: XGETBV may be asked
@@ -24,6 +27,7 @@ struct Processor {
     found.avx_vnni = found.avx2 && has(cpuid(7, 1).a, bit(4));
     found.avx512 = found.avx2 && has(saved, kZmm) && has(seven.b, bit(16) | bit(17) | bit(30) | bit(31));
     found.avx512_vnni = found.avx512 && has(seven.c, bit(11));
+    found.amx = found.avx512_vnni && has(saved, kAmx) && has(seven.d, bit(24) | bit(25));
     return found;
   }
 
@@ -35,6 +39,7 @@ struct Processor {
   // bits of XCR0: which registers the operating system saves where it changes threads
   static constexpr std::uint64_t kYmm = 0x06;
   static constexpr std::uint64_t kZmm = 0xe6;
+  static constexpr std::uint64_t kAmx = 0x60000;
 
   static constexpr std::uint32_t bit(int place) { return 1U << place; }
   static constexpr bool has(std::uint64_t bits, std::uint64_t wanted) { return (bits & wanted) == wanted; }
@@ -53,5 +58,12 @@ struct Processor {
     return (static_cast<std::uint64_t>(high) << 32) | low;
   }
 };
+
+// Asks the system for the registers of AMX, 8 KB per thread, which it lends to processes that ask. False: it does not.
+inline bool lend_amx() {
+  constexpr long kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kRegisters = 18;    // XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequest, kRegisters) == 0;
+}
 
 }  // namespace lram

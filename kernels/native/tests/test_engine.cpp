@@ -1,5 +1,7 @@
 // The whole step: every instruction set against plain C++, batches, resets, states.
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "half.h"
 #include "testing.h"
@@ -248,6 +250,56 @@ TEST(sums_of_codes_are_exact_up_to_the_most_columns) {
         CHECK(std::fabs(y[static_cast<std::size_t>(row)] / (127.0 * kCols) - 1) < 1e-6);
     }
   }
+}
+
+// However many tokens a matrix is multiplied with at once, and by which instructions.
+TEST(a_token_comes_to_the_same_bits_among_any_number) {
+  using lram::Format;
+  constexpr int kMost = 43;
+  constexpr int kTiles = 2;
+  constexpr int kOutputs = kTiles * lram::kTileRows;
+  const std::pair<Layout, Format> formats[] = {{Layout::tiled_float32, Format::float32},
+                                               {Layout::tiled_int8, Format::int8},
+                                               {Layout::tiled_int8g, Format::int8g},
+                                               {Layout::tiled_int4, Format::int4}};
+  int count = 0;
+  const lram::Candidate* candidates = lram::candidates(&count);
+  for (const auto& [layout, format] : formats)
+    for (const int cols : {16, 64, 208, 400}) {
+      const std::size_t bytes = lram::tile_bytes(layout, static_cast<std::uint64_t>(cols));
+      std::vector<std::uint8_t> tiles = random_tiles(layout, kOutputs, cols, kOutputs, 7);
+      tiles.resize(tiles.size() + 4096);
+      const auto stride = static_cast<std::size_t>(cols);
+      std::vector<float> x(kMost * stride);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i % 1009));
+      for (int i = 0; i < count; ++i) {
+        if (!candidates[i].supported()) continue;
+        const lram::Kernels& kernels = *candidates[i].kernels;
+        for (const int planes : {1, 2}) {
+          const lram::Matrix matrix = {format, kOutputs, cols, kTiles, bytes, tiles.data(), planes};
+          std::vector<std::int8_t> codes(kMost * 2 * (stride + lram::kGroup));
+          std::vector<float> scales(kMost);
+          std::vector<std::int32_t> sums(kMost * 2 * (stride / lram::kGroup + 1));
+          const auto product = [&](int first, int tokens) {
+            const lram::Tokens some = {tokens,        x.data() + static_cast<std::size_t>(first) * stride,
+                                       stride,        planes,
+                                       codes.data(),  stride + lram::kGroup,
+                                       scales.data(), sums.data()};
+            std::vector<float> y(static_cast<std::size_t>(tokens * kOutputs));
+            kernels.quantize(some, format, cols);
+            kernels.dense(matrix, 0, kTiles, some, y.data(), kOutputs);
+            return y;
+          };
+          std::vector<float> alone;
+          for (int token = 0; token < kMost; ++token)
+            for (const float value : product(token, 1)) alone.push_back(value);
+          for (const int tokens : {2, 3, 8, 17, 24, 32, kMost}) {
+            const std::vector<float> together = product(0, tokens);
+            CHECK(std::equal(together.begin(), together.end(), alone.begin()));
+          }
+        }
+      }
+    }
 }
 
 TEST(halves_round_to_nearest_even) {

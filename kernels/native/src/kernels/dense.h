@@ -9,13 +9,15 @@
 #else
 #include "dense_planes.h"
 #endif
+#ifdef __AMX_INT8__
+#include "dense_tiles.h"
+#endif
 
 namespace {
 
-// all tokens, three at a time
+// tokens from `token` on, three at a time
 template <class Step>
-LRAM_INLINE void by_threes(int count, Step step) {
-  int token = 0;
+LRAM_INLINE void by_threes(int token, int count, Step step) {
   for (; token + 3 <= count; token += 3) step(std::integral_constant<int, 3>{}, token);
   if (count - token == 2) step(std::integral_constant<int, 2>{}, token);
   if (count - token == 1) step(std::integral_constant<int, 1>{}, token);
@@ -23,13 +25,18 @@ LRAM_INLINE void by_threes(int count, Step step) {
 
 void dense(const lram::Matrix& matrix, int first_tile, int last_tile, const lram::Tokens& x, float* y,
            std::size_t y_stride) {
+  int first_token = 0;
+#ifdef __AMX_INT8__
+  first_token = dense_in_registers(matrix, first_tile, last_tile, x, y, y_stride);
+  if (first_token == x.count) return;
+#endif
   int tile = first_tile;
   while (tile < last_tile) {
     const std::uint8_t* data = matrix.data + tile * matrix.tile_bytes;
     float* out = y + static_cast<std::size_t>(tile) * lram::kTileRows;
     if (matrix.format == lram::Format::float32) {
       const bool several = tile + kTilesAtOnce <= last_tile;
-      by_threes(x.count, [&](auto tokens, int token) {
+      by_threes(first_token, x.count, [&](auto tokens, int token) {
         constexpr int T = decltype(tokens)::value;
         const float* in = x.x + token * x.stride;
         float* to = out + token * y_stride;
@@ -40,7 +47,7 @@ void dense(const lram::Matrix& matrix, int first_tile, int last_tile, const lram
       });
       tile += several ? kTilesAtOnce : 1;
     } else {
-      by_threes(x.count, [&](auto tokens, int token) {
+      by_threes(first_token, x.count, [&](auto tokens, int token) {
         dense_codes<decltype(tokens)::value>(matrix, data, x, token, out + token * y_stride, y_stride);
       });
       ++tile;

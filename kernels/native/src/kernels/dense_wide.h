@@ -23,6 +23,22 @@ LRAM_INLINE void prefetch_ahead(const std::uint8_t* block, int iteration) {
   for (int byte = 0; byte < kBytesAtOnce; byte += 64) prefetch(line + byte);
 }
 
+template <int T>
+LRAM_INLINE void start_sums(WideSums (&sums)[T][kVectors]) {
+  for (auto& of_token : sums)
+    for (WideSums& s : of_token) s = no_wide_sums();
+}
+
+// Adds the products of four inputs, from `first` on, to the sums of T tokens.
+template <int T>
+LRAM_INLINE void add_four(const WideWeights (&weights)[kVectors], const lram::Tokens& x, int token, int first,
+                          WideSums (&sums)[T][kVectors]) {
+  for (int t = 0; t < T; ++t) {
+    const WideCodes codes = load_wide_codes(wide_codes(x, token + t) + 2 * static_cast<std::ptrdiff_t>(first));
+    for (int v = 0; v < kVectors; ++v) sums[t][v] = add_wide_products(sums[t][v], weights[v], codes);
+  }
+}
+
 // One int8 tile: [32 scales][32 sums of codes][cols / 4][32][4 codes], or, where it is Grouped, one of int8g: per
 // group, which is a block, [32 scales][inputs / 4][32][4 codes + 128].
 template <int T, bool Grouped>
@@ -33,7 +49,7 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
   const int blocks = (quads + kQuads - 1) / kQuads;
   const auto* scales = reinterpret_cast<const float*>(tile);
   const std::uint8_t* block = tile + (Grouped ? 4 : 8) * lram::kTileRows;
-  const std::int32_t* sums = Grouped ? x.sums + static_cast<std::size_t>(token) * blocks : nullptr;
+  const std::int32_t* offsets = Grouped ? x.sums + static_cast<std::size_t>(token) * blocks : nullptr;
   F total[T][kPerTile];
   for (auto& of_token : total)
     for (F& a : of_token) a = set(0.0F);
@@ -41,33 +57,22 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
     const int first = b * kQuads;
     const int count = b + 1 < blocks ? kQuads : quads - first;
     for (int part = 0; part < kPerTile; part += kVectors) {
-      I acc[T][kVectors];
-      for (int t = 0; t < T; ++t)
-        for (I& a : acc[t]) a = Grouped ? set_sums(sums[t * blocks + b]) : zero_sums();
+      WideSums sums[T][kVectors];
+      start_sums(sums);
       const std::uint8_t* w = block + part * kWidth * 4;
       for (int k = 0; k < count; ++k, w += 4 * lram::kTileRows) {
         prefetch_ahead(block, part / kVectors * count + k);
-        I even[kVectors];
-        I odd[kVectors];
-        for (int v = 0; v < kVectors; ++v) {
-          const I four = load_codes(w + v * kWidth * 4);
-          even[v] = Grouped ? even_unsigned(four) : even_bytes(four);
-          odd[v] = Grouped ? odd_unsigned(four) : odd_bytes(four);
-        }
-        for (int t = 0; t < T; ++t) {
-          const std::int8_t* a = wide_codes(x, token + t) + 8 * (first + k);
-          const I of_even = two_codes(a);
-          const I of_odd = two_codes(a + 4);
-          for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], even[v], of_even);
-          for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], odd[v], of_odd);
-        }
+        WideWeights weights[kVectors];
+        for (int v = 0; v < kVectors; ++v) weights[v] = widen<Grouped>(load_codes(w + v * kWidth * 4));
+        add_four(weights, x, token, 4 * (first + k), sums);
       }
       for (int t = 0; t < T; ++t)
         for (int v = 0; v < kVectors; ++v) {
-          const F sum_of_block = to_float(acc[t][v]);
           F& sum_of_all = total[t][part + v];
-          sum_of_all =
-              Grouped ? fma(sum_of_block, load(scales + (part + v) * kWidth), sum_of_all) : sum_of_all + sum_of_block;
+          const I sum_of_block = joined(sums[t][v]);
+          sum_of_all = Grouped ? fma(to_float(add_sums(sum_of_block, set_sums(offsets[t * blocks + b]))),
+                                     load(scales + (part + v) * kWidth), sum_of_all)
+                               : sum_of_all + to_float(sum_of_block);
         }
     }
     block += static_cast<std::size_t>(count) * 4 * lram::kTileRows;
@@ -91,7 +96,7 @@ LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::To
                             std::size_t y_stride) {
   constexpr int kRows = lram::kGroup / 8;
   constexpr std::size_t kGroupBytes = 4 * lram::kTileRows + lram::kTileRows * lram::kGroup / 2;
-  const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * groups;
+  const std::int32_t* offsets = x.sums + static_cast<std::size_t>(token) * groups;
   F total[T][kPerTile];
   for (auto& of_token : total)
     for (F& a : of_token) a = set(0.0F);
@@ -99,30 +104,25 @@ LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::To
     const std::uint8_t* group = tile + g * kGroupBytes;
     const auto* scales = reinterpret_cast<const float*>(group);
     for (int part = 0; part < kPerTile; part += kVectors) {
-      I acc[T][kVectors];
-      for (int t = 0; t < T; ++t)
-        for (I& a : acc[t]) a = set_sums(sums[t * groups + g]);
+      WideSums sums[T][kVectors];
+      start_sums(sums);
       const std::uint8_t* w = group + 4 * lram::kTileRows + part * kWidth * 4;
       for (int k = 0; k < kRows; ++k, w += 4 * lram::kTileRows) {
         prefetch_ahead(group, part / kVectors * kRows + k);
         I both[kVectors];
+        WideWeights weights[kVectors];
         for (int v = 0; v < kVectors; ++v) both[v] = load_codes(w + v * kWidth * 4);
-        const auto multiply = [&](auto nibble, int at) {  // inputs 0 and 2, 4 and 6, 1 and 3, 5 and 7
-          I weights[kVectors];
-          for (int v = 0; v < kVectors; ++v) weights[v] = nibbles<decltype(nibble)::value>(both[v]);
-          for (int t = 0; t < T; ++t) {
-            const I a = two_codes(wide_codes(x, token + t) + 2 * (g * lram::kGroup + 8 * k + at));
-            for (int v = 0; v < kVectors; ++v) acc[t][v] = dot_pairs(acc[t][v], weights[v], a);
-          }
-        };
-        multiply(std::integral_constant<int, 0>{}, 0);
-        multiply(std::integral_constant<int, 1>{}, 4);
-        multiply(std::integral_constant<int, 2>{}, 2);
-        multiply(std::integral_constant<int, 3>{}, 6);
+        for (int v = 0; v < kVectors; ++v) weights[v] = widen_low_nibbles(both[v]);
+        add_four(weights, x, token, g * lram::kGroup + 8 * k, sums);
+        for (int v = 0; v < kVectors; ++v) weights[v] = widen_high_nibbles(both[v]);
+        add_four(weights, x, token, g * lram::kGroup + 8 * k + 4, sums);
       }
-      for (int t = 0; t < T; ++t)
+      for (int t = 0; t < T; ++t) {
+        const I offset = set_sums(offsets[t * groups + g]);
         for (int v = 0; v < kVectors; ++v)
-          total[t][part + v] = fma(to_float(acc[t][v]), load(scales + (part + v) * kWidth), total[t][part + v]);
+          total[t][part + v] = fma(to_float(add_sums(joined(sums[t][v]), offset)), load(scales + (part + v) * kWidth),
+                                   total[t][part + v]);
+      }
     }
   }
   for (int t = 0; t < T; ++t)

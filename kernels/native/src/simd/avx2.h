@@ -95,17 +95,33 @@ LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) {
 }
 #else
 #define LRAM_WIDE_CODES
-LRAM_INLINE I even_bytes(I v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
-LRAM_INLINE I odd_bytes(I v) { return _mm256_srai_epi16(v, 8); }
-LRAM_INLINE I even_unsigned(I v) { return _mm256_and_si256(v, _mm256_set1_epi16(255)); }
-LRAM_INLINE I odd_unsigned(I v) { return _mm256_srli_epi16(v, 8); }
-template <int Number>
-LRAM_INLINE I nibbles(I v) {  // of each 16 bits
-  return _mm256_and_si256(_mm256_srli_epi16(v, 4 * Number), _mm256_set1_epi16(15));
+using WideSums = I;
+struct WideWeights {  // of four inputs, int16
+  I even;
+  I odd;
+};
+struct WideCodes {
+  I even;
+  I odd;
+};
+LRAM_INLINE WideSums no_wide_sums() { return zero_sums(); }
+LRAM_INLINE I joined(WideSums sums) { return sums; }
+template <bool Unsigned>
+LRAM_INLINE WideWeights widen(I v) {
+  if (Unsigned) return {_mm256_and_si256(v, _mm256_set1_epi16(255)), _mm256_srli_epi16(v, 8)};
+  return {_mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
 }
-LRAM_INLINE I two_codes(const std::int8_t* p) { return four_codes(p); }
-LRAM_INLINE I dot_pairs(I acc, I weights, I activations) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(weights, activations));
+LRAM_INLINE WideWeights widen_low_nibbles(I v) {
+  const I mask = _mm256_set1_epi16(15);
+  return {_mm256_and_si256(v, mask), _mm256_and_si256(_mm256_srli_epi16(v, 8), mask)};
+}
+LRAM_INLINE WideWeights widen_high_nibbles(I v) {
+  return {_mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi16(15)), _mm256_srli_epi16(v, 12)};
+}
+LRAM_INLINE WideCodes load_wide_codes(const std::int8_t* p) { return {four_codes(p), four_codes(p + 4)}; }
+LRAM_INLINE WideSums add_wide_products(WideSums sums, const WideWeights& w, const WideCodes& codes) {
+  sums = _mm256_add_epi32(sums, _mm256_madd_epi16(w.even, codes.even));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(w.odd, codes.odd));
 }
 LRAM_INLINE void store_wide_codes(std::int8_t* p,
                                   F v) {  // fours as 0, 2, 1, 3: the even bytes of weights, then the odd

@@ -70,18 +70,48 @@ LRAM_INLINE void store_codes(std::int8_t* p, F v, std::int8_t flip) {
   *reinterpret_cast<Unaligned32*>(p) = vget_lane_s32(vreinterpret_s32_s8(bytes), 0);
 }
 
+#ifdef __ARM_FEATURE_DOTPROD
 constexpr bool kUnsignedActivations = false;
 LRAM_INLINE I dot_int8(I acc, I weights, I activations) {
-  const int8x16_t w = vreinterpretq_s8_s32(weights);
-  const int8x16_t a = vreinterpretq_s8_s32(activations);
-#ifdef __ARM_FEATURE_DOTPROD
-  return vdotq_s32(acc, w, a);
-#else
-  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(a)));
-  const int32x4_t high = vpaddlq_s16(vmull_high_s8(w, a));
-  return vaddq_s32(acc, vpaddq_s32(low, high));
-#endif
+  return vdotq_s32(acc, vreinterpretq_s8_s32(weights), vreinterpretq_s8_s32(activations));
 }
 LRAM_INLINE I dot_unsigned(I acc, I weights, I activations) { return dot_int8(acc, weights, activations); }
+#else
+#define LRAM_WIDE_CODES
+struct WideSums {  // of an output each, divided by which of four inputs they are of
+  int32x4_t of[4];
+};
+struct WideWeights {  // of four inputs and two outputs each, int16
+  int16x8_t low;
+  int16x8_t high;
+};
+using WideCodes = int16x8_t;  // four, twice
+LRAM_INLINE WideSums no_wide_sums() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
+LRAM_INLINE I joined(const WideSums& sums) {
+  return vpaddq_s32(vpaddq_s32(sums.of[0], sums.of[1]), vpaddq_s32(sums.of[2], sums.of[3]));
+}
+LRAM_INLINE WideWeights widen_unsigned(uint8x16_t v) {
+  return {vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v))), vreinterpretq_s16_u16(vmovl_high_u8(v))};
+}
+template <bool Unsigned>
+LRAM_INLINE WideWeights widen(I v) {
+  if (Unsigned) return widen_unsigned(vreinterpretq_u8_s32(v));
+  const int8x16_t codes = vreinterpretq_s8_s32(v);
+  return {vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes)};
+}
+LRAM_INLINE WideWeights widen_low_nibbles(I v) { return widen_unsigned(vreinterpretq_u8_s32(low_nibbles(v))); }
+LRAM_INLINE WideWeights widen_high_nibbles(I v) { return widen_unsigned(vreinterpretq_u8_s32(high_nibbles(v))); }
+LRAM_INLINE WideCodes load_wide_codes(const std::int8_t* p) {
+  return vreinterpretq_s16_s64(vld1q_dup_s64(reinterpret_cast<const std::int64_t*>(p)));
+}
+LRAM_INLINE WideSums add_wide_products(const WideSums& sums, const WideWeights& w, WideCodes codes) {
+  return {{vmlal_s16(sums.of[0], vget_low_s16(w.low), vget_low_s16(codes)), vmlal_high_s16(sums.of[1], w.low, codes),
+           vmlal_s16(sums.of[2], vget_low_s16(w.high), vget_low_s16(codes)),
+           vmlal_high_s16(sums.of[3], w.high, codes)}};
+}
+LRAM_INLINE void store_wide_codes(std::int8_t* p, F v) {
+  vst1_s16(reinterpret_cast<std::int16_t*>(p), vmovn_s32(vcvtnq_s32_f32(v)));
+}
+#endif
 
 }  // namespace
