@@ -95,4 +95,4 @@ def _written_to(output: Path, form: Format, force: bool) -> AbstractContextManag
 
 
 def _converted(output: Path, to: str, size: int, player: Player, found: Replayed) -> Converted:
-    return Converted(output, to, size, tuple(player.inputs), tuple(player.outputs), tuple(player.states), found)
+    return Converted(output, to, size, player.inputs, player.outputs, player.states, found)

@@ -59,9 +59,9 @@ class Player(Protocol):
     """
 
     target: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    states: Sequence[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    states: tuple[str, ...]
 
     def start(self, state: float | None = None) -> None:
         """Begin an episode as users do, or with a state that is this number everywhere."""

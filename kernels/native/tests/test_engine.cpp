@@ -267,7 +267,7 @@ TEST(a_token_comes_to_the_same_bits_among_any_number) {
   for (const auto& [layout, format] : formats)
     for (const int cols : {16, 64, 208, 400}) {
       const std::size_t bytes = lram::tile_bytes(layout, static_cast<std::uint64_t>(cols));
-      std::vector<std::uint8_t> tiles = random_tiles(layout, kOutputs, cols, kOutputs, 7);
+      std::vector<std::uint8_t> tiles = random_tiles(layout, kOutputs, cols, cols, 7);
       tiles.resize(tiles.size() + 4096);
       const auto stride = static_cast<std::size_t>(cols);
       std::vector<float> x(kMost * stride);

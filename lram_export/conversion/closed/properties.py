@@ -40,7 +40,7 @@ def _of_joints(
     are and where they stand by default a bundle does not know.
     """
     names = [name for name in ports.actions if name in action]
-    found = {}
+    found: dict[str, str] = {}
     if len(ports.actions) == 1 and names:
         joints = _listed(joint_names(action[names[0]]))
         if joints is not None:
