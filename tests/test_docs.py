@@ -10,7 +10,7 @@ Fences mean:
 * ``text`` and ``json``: something to look at; JSON must parse.
 
 A page's folder holds links to `tests` and `examples`, and a bundle ``reach.lram`` unless the page exports it.
-To run one page by hand, in a folder prepared like that: ``python tests/test_docs.py docs/step-api.md``.
+To run one page by hand, in a folder prepared like that: ``python tests/pages.py docs/step-api.md``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import re
 import shutil
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ from lram_export.checkpoints import training_config as hydra
 from lram_export.cli import COMMANDS, main
 from lram_export.runtimes import RUNTIMES
 from lram_export.spec.parity import TOLERANCES, ParityResult
-from tests import warm
+from tests import pages, warm
+from tests.pages import read_blocks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -68,54 +68,6 @@ PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld
 PREPARE += " --target onnxruntime --target pytorch"
 PAGE_SECONDS = 500
 """Nothing here takes a tenth of this on an idle machine, and half of it on one that others use; it ends what hangs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One fenced block: language, the rest of the fence's line, the line its code begins at, the code."""
-
-    language: str
-    argument: str
-    line: int
-    code: str
-
-
-def read_blocks(page: Path) -> list[Block]:
-    """All fenced blocks of a page."""
-    blocks: list[Block] = []
-    fence, start, lines = None, 0, []
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.startswith("```"):
-            lines.append(line)
-        elif fence is None:
-            fence, start, lines = line[3:].strip(), number + 1, []
-        else:
-            language, _, argument = fence.partition(" ")
-            blocks.append(Block(language, argument, start, "\n".join(lines) + "\n"))
-            fence = None
-    assert fence is None, f"{page}:{start - 1}: this block does not end"
-    return blocks
-
-
-def run_page(page: Path) -> None:
-    """Execute a page's blocks in the current folder; ends the process with 1 at the first that fails."""
-    namespace: dict[str, Any] = {"__name__": "__page__"}
-    sys.path.insert(0, "")
-    for block in read_blocks(page):
-        # empty lines in front: bash and Python then report the page's own line numbers
-        before = "\n" * (block.line - 2)
-        if block.language == "sh":
-            script = f"trap 'echo \"{page}:$LINENO: exit code $?\" >&2' ERR{before}\n{block.code}"
-            if subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", script], check=False).returncode != 0:
-                sys.exit(1)
-        elif block.language == "python" and block.argument.startswith("file="):
-            Path(block.argument.removeprefix("file=")).write_text(block.code, encoding="utf-8")
-        elif block.language == "python":
-            try:
-                exec(compile(f"{before}\n{block.code}", str(page), "exec"), namespace)
-            except Exception:
-                traceback.print_exc()
-                sys.exit(1)
 
 
 def name(page: Path) -> str:
@@ -188,7 +140,7 @@ def test_the_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureReques
     if page.name not in FROM_NOTHING and "lram-export " in code:
         own["PATH"] = f"{request.getfixturevalue('warm_commands')}{os.pathsep}{own['PATH']}"
     result = subprocess.run(
-        [sys.executable, __file__, str(page)],
+        [sys.executable, pages.__file__, str(page)],
         cwd=tmp_path,
         env=own,
         stdout=subprocess.PIPE,
@@ -328,7 +280,3 @@ def test_every_tolerance_is_documented() -> None:
 def test_every_target_is_listed() -> None:
     for target in RUNTIMES:
         assert re.search(rf"^\| `{target}` \| (?!planned)", text_of("docs/targets.md"), re.MULTILINE), target
-
-
-if __name__ == "__main__":
-    run_page(Path(sys.argv[1]).resolve())

@@ -26,8 +26,8 @@ from lram_export.runtimes import load_verifier
 from lram_export.spec.interface import FieldInterface, Interface, Limits, Safety, Scaling
 from lram_export.targets.native.format import stored_name
 from tests.conftest import ExportFunction, load_golden
+from tests.pages import read_blocks
 from tests.rated import RATE, rated
-from tests.test_docs import read_blocks
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "native.md"
