@@ -54,13 +54,6 @@ class _FixedRows(Exception):
         self.model = model
 
 
-def known_operators() -> None:
-    """Read them now, for processes that are forked from this; only after :func:`translate_once` they are kept."""
-    from torch.onnx._internal.exporter import _registration
-
-    _registration.ONNXRegistry.from_torchlib()
-
-
 def translate_once(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """One translation for all step graphs that are the same down to their weights, but for the number of rows: a
     translation is for any, or else it is not kept."""

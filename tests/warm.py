@@ -76,7 +76,6 @@ def serve(address: Path, shared: Path) -> None:
     once.measure_briefly(patch)
     once.translate_once(patch, shared)
     once.compile_once(patch, shared)
-    once.known_operators()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(address))
