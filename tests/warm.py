@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -48,24 +49,25 @@ sys.exit(code[0] if code else "tests/warm.py: the command ended without an exit 
 
 @contextmanager
 def install(folder: Path, shared: Path, environment: dict[str, str]) -> Iterator[Path]:
-    """Start a server; yields the folder of its program."""
+    """Start a server; yields the folder of its program. It is nobody's child, and ends when its standard input does."""
     address = folder / "socket"
     (folder / "bin").mkdir()
     program = folder / "bin" / "lram-export"
     program.write_text(PROGRAM.format(python=sys.executable, socket=str(address)), encoding="utf-8")
     program.chmod(0o755)
     command = [sys.executable, "-m", "tests.warm", str(address), str(shared)]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        try:
-            assert server.stdout.read() == b"ready", "tests/warm.py does not start"  # it closes the stream then
-            yield program.parent
-        finally:
-            server.terminate()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=pipe, stdout=pipe) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.read() == b"ready", "tests/warm.py does not start"  # it closes the stream then
+        assert starter.wait() == 0
+        yield program.parent
 
 
 def serve(address: Path, shared: Path) -> None:
     """Fork for every command; returns in the processes that are to run one, and never in this."""
+    if os.fork() != 0:
+        os._exit(0)  # tests count the children of their process
     import pytest
 
     from tests import once
@@ -84,6 +86,8 @@ def serve(address: Path, shared: Path) -> None:
         os.dup2(2, 1)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a command
         while True:
+            if 0 in select.select([server, 0], [], [])[0]:
+                os._exit(0)
             client, _ = server.accept()
             if os.fork() == 0:
                 server.close()

@@ -11,7 +11,7 @@ from lram_export.backbones.registry import BACKBONES
 from lram_export.bundle.manifest import MANIFEST_FILE
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
-from lram_export.cli.parameters import PATH, SEED, Command
+from lram_export.cli.parameters import BUNDLE_OR_CHECKPOINT, SEED, Command
 from lram_export.conversion.formats import FORMATS, NAMES, Options
 from lram_export.describe import counted, human_bytes
 from lram_export.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=PATH)
+@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=BUNDLE_OR_CHECKPOINT)
 @click.option("--to", type=click.Choice(list(FORMATS)), help="A bundle: the format to write it in.")
 @options.output
 @click.option("--names", type=click.Choice(NAMES), help="--to onnx-closed: how inputs and outputs are called.")
