@@ -173,7 +173,8 @@ TEST(options_that_make_no_sense_are_refused) {
   CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
   CHECK(told("threads: expected 1 to 1024, got 0"));
   options.threads = 2;
-  options.state_format = static_cast<lram_state_format>(3);
+  const int unknown = 3;  // as a caller in C may say it
+  std::memcpy(&options.state_format, &unknown, sizeof unknown);
   CHECK(lram_open(file.path().c_str(), &options, &model) == LRAM_ERROR_ARGUMENT);
   CHECK(told("state_format: expected 0 to 2, got 3"));
   options.state_format = LRAM_STATE_AS_EXPORTED;

@@ -264,8 +264,10 @@ TEST(a_token_comes_to_the_same_bits_among_any_number) {
                                                {Layout::tiled_int4, Format::int4}};
   int count = 0;
   const lram::Candidate* candidates = lram::candidates(&count);
-  for (const auto& [layout, format] : formats)
+  for (const std::pair<Layout, Format>& kind : formats)
     for (const int cols : {16, 64, 208, 400}) {
+      const Layout layout = kind.first;
+      const Format format = kind.second;
       const std::size_t bytes = lram::tile_bytes(layout, static_cast<std::uint64_t>(cols));
       std::vector<std::uint8_t> tiles = random_tiles(layout, kOutputs, cols, cols, 7);
       tiles.resize(tiles.size() + 4096);
