@@ -63,6 +63,7 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
   for (const Layout layout : {Layout::tiled_float32, Layout::tiled_int8, Layout::tiled_int8g, Layout::tiled_int4}) {
     std::vector<Case> cases = {{mamba(layout), 6}, {transformer(true, layout), 3}, {transformer(false, layout), 3}};
     for (const bool cached : {true, false}) {
+      if (layout != Layout::tiled_int8) continue;
       cases.push_back({transformer(cached, layout), 2});
       cases.back().shape.heads = 1;
     }
@@ -71,7 +72,7 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
       for (const std::string& isa : supported_isas()) {
         const ModelPointer single = open_model(file, isa.c_str());
         Driver expected(single, 3);
-        for (const int threads : {2, 5, 9}) {
+        for (const int threads : {2, 9}) {
           const ModelPointer model = open_model(file, isa.c_str(), threads);
           Driver actual(model, 3);
           CHECK(actual.about.threads == std::min(threads, tried.most_threads));
