@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from lram_export import _native, load_policy
+from lram_export.backbones.xlstm.config import preset_sizes
 from lram_export.checkpoints.random import preset_config, random_checkpoint
 from lram_export.episodes.steps import random_steps
 from lram_export.export import ExportOptions, export_bundle
@@ -39,8 +40,8 @@ def exported(folder: Path, preset: str, heads: int, precision: str) -> Path:
     """A policy with so many heads; what is there already is used again."""
     path = folder / f"{preset}-{heads}heads-{precision}.lram"
     if not path.exists():
-        config = preset_config(preset)
-        config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, num_heads=heads))
+        backbone = dataclasses.replace(preset_sizes(preset), num_heads=heads)
+        config = dataclasses.replace(preset_config(preset), backbone=backbone)
         options = ExportOptions(
             targets=("native",), reference_steps=2, report=False, quantization=QuantizationOptions(precision)
         )
