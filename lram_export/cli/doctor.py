@@ -27,6 +27,7 @@ from lram_export.system.machine import (
     total_memory,
     usable_cores,
 )
+from lram_export.targets.native.options import STATE_FORMAT, NativeOptions
 from lram_export.targets.registry import TargetModule
 from lram_export.targets.tvm.platforms import PLATFORMS, unmet
 from lram_export.version import __version__
@@ -65,9 +66,11 @@ def doctor(as_json: bool) -> None:
         "huge_pages": None if pages is None else dataclasses.asdict(pages),
     }
     kernels = _native_kernels() if targets["native"]["runs"] else None
+    state_format = NativeOptions.from_environment().state_format or None
     tvm_platforms = [name for name, each in PLATFORMS.items() if unmet(each) is None]
     if as_json:
-        print_json({"machine": machine, "targets": targets, "native_kernels": kernels, "tvm_platforms": tvm_platforms})
+        native = {"native_kernels": kernels, "native_state_format": state_format}
+        print_json({"machine": machine, "targets": targets, **native, "tvm_platforms": tvm_platforms})
         return
     shown = {
         **machine,
@@ -77,6 +80,7 @@ def doctor(as_json: bool) -> None:
         "memory": human_bytes(total_memory()),
         "huge_pages": "none: this system has none" if pages is None else str(pages),
         "native_kernels": "none: the target native is not installed" if kernels is None else _described(kernels),
+        "native_state": f"{_told(state_format)}; what is faster here: lram-export bench BUNDLE --state-formats",
         "tvm_platforms": ", ".join(tvm_platforms) or "none",
     }
     print_facts("this machine", [(name.replace("_", " "), str(value)) for name, value in shown.items()])
@@ -111,6 +115,10 @@ def _native_kernels() -> dict[str, Any]:
         return {"used": _native.chosen_instruction_set(), "supported": _native.instruction_sets()}
     except ValueError as error:  # LRAM_ISA names none
         raise UsageError(str(error)) from None
+
+
+def _told(state_format: str | None) -> str:
+    return "as each bundle says" if state_format is None else f"{state_format} as {STATE_FORMAT} says"
 
 
 def _described(kernels: dict[str, Any]) -> str:

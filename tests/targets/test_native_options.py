@@ -341,6 +341,20 @@ class TestExportedStateFormat:
         assert code == 2 and said in line
         assert not output.exists()
 
+    @pytest.mark.parametrize(
+        ("here", "told"), [("", "as each bundle says"), ("lazy-fp16", f"lazy-fp16 as {STATE_FORMAT}")]
+    )
+    def test_doctor_tells_what_the_environment_says_and_how_to_compare(
+        self, here: str, told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(STATE_FORMAT, here)
+        assert json.loads(succeed("doctor", "--json").stdout)["native_state_format"] == (here or None)
+        said = " ".join(succeed("doctor").stdout.split())
+        assert told in said and "bench BUNDLE --state-formats" in said
+        monkeypatch.setenv(STATE_FORMAT, "fp16")
+        code, line = fail("doctor")
+        assert code == 2 and line.startswith(f"error: {STATE_FORMAT}: expected float32 or lazy-fp16, got 'fp16'")
+
     def test_formats_are_compared_only_where_there_are_several(self, exported: ExportFunction) -> None:
         code, line = fail("bench", exported("mamba_state", targets=("native",)), "--state-formats")
         assert code == 2 and "has no matrices in its state" in line
