@@ -179,8 +179,10 @@ class Turns:
         return dataclasses.asdict(self.report)
 
 
-def take_turns(case: Case, shift: Sequence[Contender], probe: Child, bandwidths: list[float]) -> list[Turns]:
-    """Load all, then window by window; who fails is left out."""
+def take_turns(
+    case: Case, shift: Sequence[Contender], probe: Child, bandwidths: list[float]
+) -> tuple[list[Turns], MachineLoad]:
+    """Load all, then window by window; who fails is left out. And what others did meanwhile."""
     options = case.options
     with ExitStack() as stack:
         at_work: dict[Child, Turns] = {}
@@ -194,11 +196,13 @@ def take_turns(case: Case, shift: Sequence[Contender], probe: Child, bandwidths:
             else:
                 at_work[stack.enter_context(child)] = Turns(contender)
         say(f"{case.size} {case.precision}: {len(at_work)} take turns")
+        watch = LoadWatch([probe.pid, *(child.pid for child in at_work)])
         for steps in split(options.steps, WINDOWS):
             bandwidths.append(probe.ask("measure"))
             ask_all(case, at_work, "window", steps, WINDOW_SECONDS)
+        load = watch.stop()
         ask_all(case, at_work, "finish")
-        return list(at_work.values())
+        return list(at_work.values()), load
 
 
 def ask_all(case: Case, at_work: dict[Child, Turns], method: str, *arguments: object) -> None:
@@ -225,11 +229,12 @@ def measure(case: Case) -> Document:
     """Build and time everybody; numbers and reasons."""
     case.build()
     bandwidths: list[float] = []
-    watch, found = LoadWatch(), list[list[Turns]]()
+    found, doubtful = list[list[Turns]](), set[str]()
     with Child(case.log("probe"), ReadBandwidth, case.options.threads, seconds=ANSWER_SECONDS) as probe:
         for shift in case.shifts():
-            found.append(take_turns(case, shift, probe, bandwidths))
-    load = watch.stop()
+            turns, load = take_turns(case, shift, probe, bandwidths)
+            found.append(turns)
+            doubtful.update(doubts(load, case.options.threads))
     moved = moved_bytes(preset_config(case.size), case.precision, resolve_task(TASK))
     floor = 1e3 * moved / float(np.median(bandwidths)) if bandwidths else None
     return {
@@ -240,7 +245,7 @@ def measure(case: Case) -> Document:
         "floor_ms": floor,
         "results": results(case, found),
         "left_out": {title(name): reason for name, reason in case.left_out.items()},
-        "warnings": doubts(load, case.options.threads),
+        "warnings": sorted(doubtful),
     }
 
 

@@ -41,6 +41,13 @@ class Child:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        pid = self._process.pid
+        assert pid is not None  # it was started
+        return pid
+
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method of the thing; raises LramError as the constructor does."""
         try:

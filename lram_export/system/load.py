@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,12 @@ class MachineLoad:
 
 
 class LoadWatch:
-    """Watches from its construction to :meth:`stop`; child processes of this one that have ended are not others."""
+    """Watches from its construction to :meth:`stop`; child processes of this one that have ended are not others, nor
+    those at work whose process IDs are given."""
 
-    def __init__(self) -> None:
-        self._start, self._own, self._counters = time.monotonic(), _own_seconds(), _cpu_seconds()
+    def __init__(self, at_work: Sequence[int] = ()) -> None:
+        self._at_work = tuple(at_work)
+        self._start, self._own, self._counters = time.monotonic(), self._own_seconds(), _cpu_seconds()
         self._average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
     def stop(self) -> MachineLoad:
@@ -35,14 +38,23 @@ class LoadWatch:
         after = _cpu_seconds()
         if self._counters is not None and after is not None:
             busy, stolen = (b - a for a, b in zip(self._counters, after, strict=True))
-            own = _own_seconds() - self._own
+            own = self._own_seconds() - self._own
             others, steal = max(busy - own, 0.0) / elapsed, max(stolen, 0.0) / elapsed
         return MachineLoad(len(available_cpus()), others, steal, self._average)
 
+    def _own_seconds(self) -> float:
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return own + sum(map(_seconds_of, self._at_work))
 
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+
+def _seconds_of(process: int) -> float:
+    """Seconds of work of a process and of its children that have ended; 0 where it has ended: its parent has them."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return 0.0
 
 
 def _cpu_seconds() -> tuple[float, float] | None:

@@ -223,12 +223,13 @@ def test_work_of_others_is_seen_and_own_work_is_not() -> None:
     assert load.others is not None and load.others <= load.cpus - 0.8 * share
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
         try:
-            watch = LoadWatch()
+            watch, knowing = LoadWatch(), LoadWatch([other.pid])
             time.sleep(1)
-            load = watch.stop()
+            load, without = watch.stop(), knowing.stop()
         finally:
             other.kill()
     assert load.others is not None and load.others > 0.1
+    assert without.others is not None and without.others < load.others - 0.1
 
 
 def test_what_makes_ratios_worthless_is_said(report: BenchReport) -> None:

@@ -7,6 +7,12 @@ namespace {
 constexpr int kPerTile = lram::kTileRows / kWidth;  // vectors of outputs
 constexpr int kAhead = 2048;                        // bytes to prefetch ahead: past the page the hardware stops at
 
+// Into the cache, whole lines.
+template <int Bytes>
+LRAM_INLINE void prefetch_bytes(const void* p) {
+  for (int byte = 0; byte < Bytes; byte += 64) prefetch(static_cast<const char*>(p) + byte);
+}
+
 // `Tiles` neighbouring float32 tiles [cols][32] times `T` tokens
 template <int T, int Tiles>
 LRAM_INLINE void dense_float32(const std::uint8_t* data, std::size_t tile_bytes, int cols, const float* x,
@@ -19,8 +25,7 @@ LRAM_INLINE void dense_float32(const std::uint8_t* data, std::size_t tile_bytes,
     F w[Tiles][kPerTile];
     for (int tile = 0; tile < Tiles; ++tile) {
       const auto* row = reinterpret_cast<const float*>(data + tile * tile_bytes) + k * lram::kTileRows;
-      prefetch(reinterpret_cast<const char*>(row) + kAhead);
-      prefetch(reinterpret_cast<const char*>(row) + kAhead + 64);
+      prefetch_bytes<4 * lram::kTileRows>(reinterpret_cast<const char*>(row) + kAhead);
       for (int v = 0; v < kPerTile; ++v) w[tile][v] = load(row + v * kWidth);
     }
     for (int t = 0; t < T; ++t) {

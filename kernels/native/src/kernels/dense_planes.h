@@ -22,15 +22,15 @@ constexpr int chains() {
   return Accumulators >= 8 || kWidth == 4 ? 1 : Accumulators >= 4 ? 2 : 4;
 }
 
-// Adds the products of some quads of inputs, whose weights begin at `w`, to the sums of N planes of codes at `a`.
+// Adds the products of some quads of inputs, whose weights begin at `w`, to the sums of N planes of codes at `a`, and
+// prefetches as many bytes from `ahead` on.
 // Grouped: weights are stored as code + 128, which is how an instruction with one unsigned side takes them.
 template <bool Grouped, int C, int N, int V>
 LRAM_INLINE void add_quads(const std::uint8_t* w, int quads, const std::int8_t* a, std::size_t stride,
-                           I (&acc)[C][N][V]) {
+                           const std::uint8_t* ahead, I (&acc)[C][N][V]) {
   const auto multiply = [&](I(&sums)[N][V]) {
     I wv[V];
-    prefetch(w + kAhead);
-    if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
+    prefetch_bytes<V * kWidth * 4>(ahead);
     for (int v = 0; v < V; ++v) {
       const I codes = load_codes(w + v * kWidth * 4);
       wv[v] = in_register(Grouped && !kUnsignedActivations ? flip_signs(codes) : codes);
@@ -38,10 +38,11 @@ LRAM_INLINE void add_quads(const std::uint8_t* w, int quads, const std::int8_t* 
     for (int n = 0; n < N; ++n) {
       const I four = four_codes(a + n * stride);
       for (int v = 0; v < V; ++v)
-        sums[n][v] = Grouped ? dot_unsigned(sums[n][v], wv[v], four) : dot_int8(sums[n][v], wv[v], four);
+        sums[n][v] = in_register(Grouped ? dot_unsigned(sums[n][v], wv[v], four) : dot_int8(sums[n][v], wv[v], four));
     }
     w += 4 * lram::kTileRows;
     a += 4;
+    ahead += V * kWidth * 4;
   };
   int k = 0;
   for (; k + C <= quads; k += C)
@@ -51,6 +52,10 @@ LRAM_INLINE void add_quads(const std::uint8_t* w, int quads, const std::int8_t* 
     for (int n = 0; n < N; ++n)
       for (int v = 0; v < V; ++v) acc[0][n][v] = add_sums(acc[0][n][v], acc[chain][n][v]);
 }
+
+// Inputs whose weights stay in the first cache until all outputs of a tile are done, where registers hold the sums of
+// some of them at a time: the lines of the others lie between theirs.
+constexpr int kBlockQuads = lram::kWideGroup / 4;
 
 // The sum of a token's products, from those of its planes.
 template <int P, int V>
@@ -69,22 +74,31 @@ LRAM_INLINE void dense_int8(const std::uint8_t* tile, int quads, const lram::Tok
   const auto* code_sums = reinterpret_cast<const std::int32_t*>(tile) + lram::kTileRows;
   const std::uint8_t* codes = tile + 8 * lram::kTileRows;
   const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
-  for (int part = 0; part < kPerTile; part += V) {
-    I acc[C][T * P][V];
-    for (int v = 0; v < V; ++v) {
-      I start = zero_sums();
-      if (kUnsignedActivations) start = load_sums(code_sums + (part + v) * kWidth);
-      for (int p = 0; p < T * P; ++p)
-        for (int chain = 0; chain < C; ++chain) acc[chain][p][v] = chain == 0 ? start : zero_sums();
-    }
-    add_quads<false>(codes + part * kWidth * 4, quads, planes, x.code_stride, acc);
-    for (int t = 0; t < T; ++t)
-      for (int v = 0; v < V; ++v) {
-        const F total = both_planes<P>(acc[0][t * P], acc[0][t * P + P - 1], v);
-        const int o = (part + v) * kWidth;
-        store(y + t * y_stride + o, total * set(x.scales[token + t]) * load(scales + o));
-      }
+  const int at_once = V == kPerTile ? quads : kBlockQuads;
+  I total[T * P][kPerTile];
+  for (int v = 0; v < kPerTile; ++v) {
+    const I start = kUnsignedActivations ? load_sums(code_sums + v * kWidth) : zero_sums();
+    for (auto& of_plane : total) of_plane[v] = start;
   }
+  for (int first = 0; first < quads; first += at_once) {
+    const int count = first + at_once < quads ? at_once : quads - first;
+    const std::uint8_t* block = codes + static_cast<std::size_t>(first) * 4 * lram::kTileRows;
+    for (int part = 0; part < kPerTile; part += V) {
+      I acc[C][T * P][V];
+      for (int p = 0; p < T * P; ++p)
+        for (int v = 0; v < V; ++v)
+          for (int chain = 0; chain < C; ++chain) acc[chain][p][v] = chain == 0 ? total[p][part + v] : zero_sums();
+      add_quads<false>(block + part * kWidth * 4, count, planes + 4 * first, x.code_stride,
+                       block + kAhead + static_cast<std::ptrdiff_t>(part) * count * kWidth * 4, acc);
+      for (int p = 0; p < T * P; ++p)
+        for (int v = 0; v < V; ++v) total[p][part + v] = acc[0][p][v];
+    }
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < kPerTile; ++v) {
+      const F sum_of_all = both_planes<P>(total[t * P], total[t * P + P - 1], v);
+      store(y + t * y_stride + v * kWidth, sum_of_all * set(x.scales[token + t]) * load(scales + v * kWidth));
+    }
 }
 
 // One int8g tile: per group [32 scales][inputs / 4][32][4 codes + 128]
@@ -93,8 +107,7 @@ LRAM_INLINE void dense_int8g(const std::uint8_t* tile, int quads, const lram::To
                              std::size_t y_stride) {
   constexpr int V = vectors_at_once<T * P>();
   constexpr int C = chains<T * P * V>();
-  constexpr int kQuads = lram::kWideGroup / 4;
-  const int groups = (quads + kQuads - 1) / kQuads;
+  const int groups = (quads + kBlockQuads - 1) / kBlockQuads;
   const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
   const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * P * groups;
   F total[T][kPerTile];
@@ -102,7 +115,7 @@ LRAM_INLINE void dense_int8g(const std::uint8_t* tile, int quads, const lram::To
     for (F& a : of_token) a = set(0.0F);
   const std::uint8_t* group = tile;
   for (int g = 0; g < groups; ++g) {
-    const int count = g + 1 < groups ? kQuads : quads - g * kQuads;
+    const int count = g + 1 < groups ? kBlockQuads : quads - g * kBlockQuads;
     const auto* scales = reinterpret_cast<const float*>(group);
     const std::uint8_t* codes = group + 4 * lram::kTileRows;
     for (int part = 0; part < kPerTile; part += V) {
@@ -111,7 +124,8 @@ LRAM_INLINE void dense_int8g(const std::uint8_t* tile, int quads, const lram::To
         for (int v = 0; v < V; ++v)
           for (int chain = 0; chain < C; ++chain)
             acc[chain][p][v] = kUnsignedActivations && chain == 0 ? set_sums(sums[p * groups + g]) : zero_sums();
-      add_quads<true>(codes + part * kWidth * 4, count, planes + 4 * g * kQuads, x.code_stride, acc);
+      add_quads<true>(codes + part * kWidth * 4, count, planes + 4 * g * kBlockQuads, x.code_stride,
+                      codes + kAhead + static_cast<std::ptrdiff_t>(part) * count * kWidth * 4, acc);
       for (int v = 0; v < V; ++v) {
         const F scale = load(scales + (part + v) * kWidth);
         for (int t = 0; t < T; ++t)
@@ -129,26 +143,28 @@ LRAM_INLINE void dense_int8g(const std::uint8_t* tile, int quads, const lram::To
 template <int T, int P>
 LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::Tokens& x, int token, float* y,
                             std::size_t y_stride) {
-  constexpr int V = vectors_at_once<T * P + T>() > 1 ? vectors_at_once<T * P + T>() : 1;
+  constexpr int V = vectors_at_once<T * P + T>();
+  constexpr int kRows = lram::kGroup / 8;
   constexpr std::size_t kGroupBytes = 4 * lram::kTileRows + lram::kTileRows * lram::kGroup / 2;
   const std::int8_t* planes = x.codes + static_cast<std::size_t>(token) * P * x.code_stride;
   const std::int32_t* sums = x.sums + static_cast<std::size_t>(token) * P * groups;
-  for (int part = 0; part < kPerTile; part += V) {
-    F total[T][V];
-    for (auto& t : total)
-      for (F& a : t) a = set(0.0F);
-    for (int g = 0; g < groups; ++g) {
-      const std::uint8_t* group = tile + g * kGroupBytes;
-      const auto* scales = reinterpret_cast<const float*>(group);
-      const std::uint8_t* w = group + 4 * lram::kTileRows + part * kWidth * 4;
+  F total[T][kPerTile];
+  for (auto& of_token : total)
+    for (F& a : of_token) a = set(0.0F);
+  for (int g = 0; g < groups; ++g) {
+    const std::uint8_t* group = tile + g * kGroupBytes;
+    const auto* scales = reinterpret_cast<const float*>(group);
+    const std::uint8_t* codes = group + 4 * lram::kTileRows;
+    for (int part = 0; part < kPerTile; part += V) {
+      const std::uint8_t* w = codes + part * kWidth * 4;
+      const std::uint8_t* ahead = codes + kAhead + part * kRows * kWidth * 4;
       I acc[T * P][V];
       for (int p = 0; p < T * P; ++p)
         for (int v = 0; v < V; ++v) acc[p][v] = set_sums(sums[p * groups + g]);
-      for (int k = 0; k < lram::kGroup; k += 8, w += 4 * lram::kTileRows) {
+      for (int k = 0; k < lram::kGroup; k += 8, w += 4 * lram::kTileRows, ahead += V * kWidth * 4) {
         I low[V];
         I high[V];
-        prefetch(w + kAhead);
-        if (V * kWidth * 4 > 64) prefetch(w + kAhead + 64);
+        prefetch_bytes<V * kWidth * 4>(ahead);
         for (int v = 0; v < V; ++v) {
           const I both = load_codes(w + v * kWidth * 4);
           low[v] = low_nibbles(both);
@@ -164,16 +180,13 @@ LRAM_INLINE void dense_int4(const std::uint8_t* tile, int groups, const lram::To
       }
       for (int v = 0; v < V; ++v) {
         const F scale = load(scales + (part + v) * kWidth);
-        for (int t = 0; t < T; ++t) {
-          F sum_of_group = to_float(acc[t * P][v]);
-          if (P == 2) sum_of_group = fma(sum_of_group, set(128.0F), to_float(acc[t * P + P - 1][v]));
-          total[t][v] = fma(sum_of_group, scale, total[t][v]);
-        }
+        for (int t = 0; t < T; ++t)
+          total[t][part + v] = fma(both_planes<P>(acc[t * P], acc[t * P + P - 1], v), scale, total[t][part + v]);
       }
     }
-    for (int t = 0; t < T; ++t)
-      for (int v = 0; v < V; ++v) store(y + t * y_stride + (part + v) * kWidth, total[t][v] * set(x.scales[token + t]));
   }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < kPerTile; ++v) store(y + t * y_stride + v * kWidth, total[t][v] * set(x.scales[token + t]));
 }
 
 template <int T, int P>

@@ -70,8 +70,8 @@ void finish_tile(const std::uint8_t* tile, int first_quad, int quads, const lram
         acc[0][p][v] =
             add_sums(load_sums(sums + (t * P + p) * lram::kTileRows + v * kWidth), load_sums(code_sums + v * kWidth));
     const std::int8_t* planes = x.codes + static_cast<std::size_t>(token + t) * P * x.code_stride;
-    add_quads<false>(codes + static_cast<std::size_t>(first_quad) * 4 * lram::kTileRows, quads - first_quad,
-                     planes + 4 * first_quad, x.code_stride, acc);
+    const std::uint8_t* rest = codes + static_cast<std::size_t>(first_quad) * 4 * lram::kTileRows;
+    add_quads<false>(rest, quads - first_quad, planes + 4 * first_quad, x.code_stride, rest + kAhead, acc);
     for (int v = 0; v < kPerTile; ++v) {
       const F total = both_planes<P>(acc[0][0], acc[0][P - 1], v);
       store(y + t * y_stride + v * kWidth, total * set(x.scales[token + t]) * load(scales + v * kWidth));

@@ -19,8 +19,7 @@ LRAM_INLINE const std::int8_t* wide_codes(const lram::Tokens& x, int token) {
 // which is not that of the loops.
 constexpr int kBytesAtOnce = kVectors * kWidth * 4;
 LRAM_INLINE void prefetch_ahead(const std::uint8_t* block, int iteration) {
-  const auto* line = reinterpret_cast<const char*>(block) + kAhead + iteration * kBytesAtOnce;
-  for (int byte = 0; byte < kBytesAtOnce; byte += 64) prefetch(line + byte);
+  prefetch_bytes<kBytesAtOnce>(block + kAhead + iteration * kBytesAtOnce);
 }
 
 template <int T>
