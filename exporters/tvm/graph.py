@@ -17,8 +17,9 @@ from tvm import relax
 
 from lram_export.exporters.tvm.backbone import backbone_kernels
 from lram_export.kernels.tvm import cpu, gpu
-from lram_export.kernels.tvm.cpu import dense
-from lram_export.kernels.tvm.cpu.dense_many import MANY, dense_many
+from lram_export.kernels.tvm.cpu.dense import MANY, dense_many, encode
+from lram_export.kernels.tvm.cpu.dense.activations import PLANES
+from lram_export.kernels.tvm.cpu.dense.tiles import QUAD
 from lram_export.model.config import ModelConfig
 from lram_export.model.encoders import IMPALA_CHANNELS, ImageEncoder
 from lram_export.spec.precision import GROUP, WIDE_GROUP
@@ -224,11 +225,11 @@ class StepBuilder:
         # weights are the unsigned side where they have groups
         group = {"int4": GROUP, "int8g": WIDE_GROUP if dot.unsigned else 0}.get(matrix.format, 0)
         padded = _encoded_columns(matrix)
-        outputs = [((rows, dense.PLANES, padded), "int8"), ((rows,), "float32")]
+        outputs = [((rows, PLANES, padded), "int8"), ((rows,), "float32")]
         if group:
-            outputs.append(((rows, dense.PLANES, -(-padded // group)), "int32"))
+            outputs.append(((rows, PLANES, -(-padded // group)), "int32"))
         sizes = (rows, matrix.cols, padded, dot.unsigned and matrix.format == "int8", group, self.lanes)
-        codes = self.call(dense.encode, sizes, [x], outputs)
+        codes = self.call(encode, sizes, [x], outputs)
         return _Codes(codes[0], codes[1], codes[2] if group else None)
 
 
@@ -239,7 +240,7 @@ def make_kernel(make: Callable[..., Any], sizes: tuple[Any, ...], options: dict[
 
 def _encoded_columns(matrix: PackedMatrix) -> int:
     """Columns of a matrix of codes, filled up to what one step of its product takes."""
-    multiple = GROUP if matrix.format == "int4" else dense.QUAD
+    multiple = GROUP if matrix.format == "int4" else QUAD
     return -(-matrix.cols // multiple) * multiple
 
 

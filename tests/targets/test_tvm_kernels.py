@@ -18,7 +18,9 @@ from tvm.script import tirx as T
 
 from lram_export.kernels.tvm import cpu, functions, gpu
 from lram_export.kernels.tvm.cpu import dense, norms
-from lram_export.kernels.tvm.cpu.dense_many import dense_many
+from lram_export.kernels.tvm.cpu.dense import dot as dense_dot
+from lram_export.kernels.tvm.cpu.dense.activations import LARGEST
+from lram_export.kernels.tvm.cpu.dense.tiles import QUAD
 from lram_export.kernels.tvm.cpu.xlstm import mlstm
 from lram_export.spec.codes import QuantizedMatrix
 from lram_export.spec.precision import FORMATS, GROUP
@@ -170,7 +172,7 @@ class TestDense:
         x[0] = np.abs(x[0]).max()
         y = self.product(platform, format, x, codes, scales)
         # two planes of codes: an input is off by half a unit of 1 / 16256 of its token's largest
-        bound = np.abs(exact).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
+        bound = np.abs(exact).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / LARGEST + 1e-3
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ exact.T) <= bound).all()
 
     @given(**SIZES, format=st.sampled_from(CODES), unsigned=st.booleans())
@@ -185,9 +187,9 @@ class TestDense:
         scales = np.ones((outputs, FORMATS[format].groups(inputs)), np.float32)
         x = rng.standard_normal((rows, inputs)).astype(np.float32)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dense, "_dot", plain_dot)
+            patch.setattr(dense_dot, "_dot", plain_dot)
             y = self.product(platform, format, x, codes, scales)
-        bound = np.abs(codes.astype(float)).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / dense.LARGEST + 1e-3
+        bound = np.abs(codes.astype(float)).sum(axis=1) * np.abs(x).max(axis=1, keepdims=True) / LARGEST + 1e-3
         assert (np.abs(y[:, :outputs] - x.astype(np.float64) @ codes.T) <= bound).all()
 
     @given(
@@ -214,7 +216,7 @@ class TestDense:
         else:
             arguments, exact = [input_major(weight.astype(stored))], weight.astype(stored).astype(np.float32)
         count = math.ceil(outputs / TILE)
-        kernel = dense_many(rows, inputs, count, 1, stored, lanes)
+        kernel = dense.dense_many(rows, inputs, count, 1, stored, lanes)
         y = run(kernel, x, *arguments, outputs=[((rows, count * TILE), "float32")])
         np.testing.assert_allclose(y[:, :outputs], x.astype(np.float64) @ exact.T, rtol=0, atol=2e-4)
         assert not y[:, outputs:].any()
@@ -239,7 +241,7 @@ class TestDense:
         if dot is None:
             kernel = getattr(dense, f"dense_{format}_dequantized")(rows, inputs, count, platform.lanes)
             return run(kernel, x, weight, per_tile, outputs=output, platform=platform)  # type: ignore[no-any-return]
-        multiple = GROUP if format == "int4" else dense.QUAD
+        multiple = GROUP if format == "int4" else QUAD
         padded = math.ceil(inputs / multiple) * multiple
         group = FORMATS[format].group if format == "int4" or dot.unsigned else 0
         encode = dense.encode(rows, inputs, padded, dot.unsigned and format == "int8", group, platform.lanes)

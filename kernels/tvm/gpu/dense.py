@@ -1,11 +1,11 @@
-"""Weight matrices times a few tokens on a GPU, see `kernels/tvm/cpu/dense.py`: a block per tile."""
+"""Weight matrices times a few tokens on a GPU, see `kernels/tvm/cpu/dense`: a block per tile."""
 
 from typing import Any
 
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.dense import QUAD, first_of, tokens_at_once, turns, widen
+from lram_export.kernels.tvm.cpu.dense.tiles import QUAD, first_of, tokens_at_once, turns, widen
 from lram_export.kernels.tvm.functions import span, wide
 from lram_export.kernels.tvm.gpu.threads import WARP, blocks, shared, threads
 from lram_export.spec.precision import GROUP, WIDE_GROUP
@@ -86,7 +86,7 @@ def _inputs(cols: int) -> Any:
 
 
 def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes: int) -> PrimFunc:
-    """y = W x for floating-point weights, see `cpu/dense.py`: four inputs at a time."""
+    """y = W x for floating-point weights, see `cpu/dense`: four inputs at a time."""
     group, inputs = tokens_at_once(rows, MOST_TOKENS), _inputs(cols)
 
     def column(number: Any) -> Any:  # some that the last step reads may not be there; their inputs are 0
@@ -121,7 +121,7 @@ def dense_float(rows: int, cols: int, tiles: int, parts: int, stored: str, lanes
 
 
 def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
-    """y = W x for int8 codes, see `cpu/dense.py`: four inputs of an output are one word of a thread."""
+    """y = W x for int8 codes, see `cpu/dense`: four inputs of an output are one word of a thread."""
     group, quads, inputs = tokens_at_once(rows, MOST_TOKENS), -(-cols // QUAD), _inputs(cols)
 
     @T.inline
@@ -153,7 +153,7 @@ def dense_int8_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Prim
 
 
 def dense_int8g_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
-    """y = W x for int8g codes, see `cpu/dense.py`: four inputs of an output are one word of a thread."""
+    """y = W x for int8g codes, see `cpu/dense`: four inputs of an output are one word of a thread."""
     group, quads, inputs = tokens_at_once(rows, MOST_TOKENS), -(-cols // QUAD), _inputs(cols)
 
     @T.inline
@@ -187,7 +187,7 @@ def dense_int8g_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> Pri
 
 
 def dense_int4_dequantized(rows: int, cols: int, tiles: int, lanes: int) -> PrimFunc:
-    """y = W x for int4 codes, see `cpu/dense.py`: eight inputs of an output are one word of a thread."""
+    """y = W x for int4 codes, see `cpu/dense`: eight inputs of an output are one word of a thread."""
     group, groups, inputs = tokens_at_once(rows, MOST_TOKENS), -(-cols // GROUP), _inputs(cols)
 
     @T.inline

@@ -1,7 +1,7 @@
 """Weight matrices times many tokens, which takes as long as its arithmetic.
 
 The weights of a tile come into the cache as float32, those of some inputs at a time, and are multiplied there with all
-tokens. Matrices lie as in `dense.py`.
+tokens. Matrices lie as those for a few tokens.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
-from lram_export.kernels.tvm.cpu.dense import QUAD, SUMS, byte_of, half_byte_of, widen, without_offset
+from lram_export.kernels.tvm.cpu.dense.dequantized import byte_of, half_byte_of, without_offset
+from lram_export.kernels.tvm.cpu.dense.tiles import QUAD, SUMS, widen
 from lram_export.kernels.tvm.cpu.loops import STACK, jobs_loop
 from lram_export.kernels.tvm.functions import typed, wide
 from lram_export.spec.precision import GROUP, WIDE_GROUP
