@@ -197,7 +197,7 @@ lint-native: $(NATIVE_TOOLS) ## clang-format
 tidy-native: $(NATIVE_TOOLS) ## clang-tidy
 	mkdir -p build
 	$(CMAKE) -S $(NATIVE) -B build/lint-native -DLRAM_TESTS=ON > build/lint-native.log || (cat build/lint-native.log; false)
-	printf '%s\n' $(TIDY) | xargs -P $(NATIVE_JOBS) -n 1 $(BIN)/clang-tidy -p build/lint-native --quiet
+	$(BIN)/python -m tests.native_tidy build/lint-native --jobs $(NATIVE_JOBS) $(TIDY)
 
 # mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
 typecheck: $(STAMP) ## mypy on the package as installed, and on what builds its wheels
