@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 NATIVE_TOOLS := $(VENV)/.native-tools
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-endurance test-large test-consumers wheels test-wheels docs metaworld results peers \
+	test-precisions test-tamper test-endurance test-large test-consumers test-lerobot wheels test-wheels docs metaworld results peers \
 	lint lint-native tidy-native native-tests typecheck format clean
 
 help:            ## this list
@@ -32,7 +32,7 @@ demo: $(STAMP)   ## export a real checkpoint, verify it, run 200 steps, print a 
 # Two processes, a core each: threads of PyTorch that wait for one another would spin. A process that a test has ended is
 # not replaced: the run ends there and says which test it was.
 PYTEST_2 := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --max-worker-restart 0
-OTHERS := not consumers and not environment and not large and not precisions and not wheels
+OTHERS := not consumers and not environment and not large and not lerobot and not precisions and not wheels
 HOURS := -o faulthandler_timeout=7200
 
 test: $(STAMP)   ## all tests that belong to every change
@@ -131,8 +131,11 @@ test-endurance: $(STAMP) ## the control loop and every fault at 200 Hz, ENDURANC
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest $(HOURS) -m large -s
 
-test-consumers: $(STAMP) ## what `convert --to` writes, in ONNX Runtime 1.16 to today, JavaScript, LEAPP, efferent (needs package indexes)
+test-consumers: $(STAMP) ## what `convert --to` writes, in ONNX Runtime 1.16 to today, JavaScript, LEAPP, efferent, physicalai (needs package indexes)
 	$(BIN)/python -m pytest $(HOURS) -m consumers -s
+
+test-lerobot: $(STAMP) ## bundles in LeRobot: lerobot-eval on Meta-World, what lerobot-rollout calls (5 to 20 minutes and 6 GB to install)
+	$(BIN)/python -m pytest $(HOURS) -m lerobot -s
 
 WHEEL_TOOLS := build/wheels/tools
 

@@ -63,11 +63,12 @@ def test_commands_of_a_robot_need_no_export_package(arguments: list[str], export
     python(f"from lram_export.cli import main; main({line!r})", EXPORT_PACKAGES)
 
 
-@pytest.mark.parametrize("form", ["onnx-closed", "leapp"])
-def test_converting_needs_onnx_alone(form: str, exported: ExportFunction, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["onnx-closed", "leapp", "physicalai", "lerobot"])
+def test_converting_needs_onnx_at_most(form: str, exported: ExportFunction, tmp_path: Path) -> None:
     bundle = str(exported("state_m", targets=("onnxruntime",)))
     line = ["convert", bundle, "--to", form, "-o", str(tmp_path / "written")]
-    blocked = EXPORT_PACKAGES - {"onnx"} | {"yaml", "leapp"}
+    needed = {"onnx"} if form in ("onnx-closed", "leapp") else set()
+    blocked = EXPORT_PACKAGES - needed | {"yaml", "leapp", "physicalai"}
     python(f"from lram_export.cli import main; main({line!r})", blocked)
     assert (tmp_path / "written").exists()
 

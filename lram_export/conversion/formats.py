@@ -20,7 +20,7 @@ from lram_export.system import telemetry
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by the bundle's own names of them."""
 
-FORMATS = {"onnx-closed": "onnx_closed", "leapp": "leapp"}
+FORMATS = {"onnx-closed": "onnx_closed", "leapp": "leapp", "physicalai": "physicalai", "lerobot": "lerobot"}
 """Format -> its module in this package."""
 
 NAMES = ("state", "memory", "packed")
@@ -67,7 +67,7 @@ class Player(Protocol):
         """Begin an episode as users do, or with a state that is this number everywhere."""
 
     def step(self, given: Arrays) -> dict[str, NDArray[Any]]:
-        """The actions for an observation (and a reward, where that is an input), with rows."""
+        """The actions for an observation (and a reward, where that is an input), with rows: all that the format has."""
 
 
 class Format(Protocol):

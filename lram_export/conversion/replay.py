@@ -52,8 +52,7 @@ def replay(bundle: Bundle, player: Player, progress: Progress = SILENT) -> Repla
     entry = bundle.artifact(player.target)
     bound = tolerance(entry.precision, entry.activations).logit
     recorded = list(_recorded(bundle, REWARD in player.inputs))
-    actions = actions_of(manifest.spec)
-    chosen = {name for name, tensor in actions.items() if tensor not in _computed(bundle)}
+    chosen = {name for name, tensor in actions_of(manifest.spec).items() if tensor not in _computed(bundle)}
     count = different = 0
     largest = 0.0
     threads = suitable_threads(manifest.parameters, 1)
@@ -68,8 +67,8 @@ def replay(bundle: Bundle, player: Player, progress: Progress = SILENT) -> Repla
                 observed = {name: values for name, values in given.items() if name != REWARD}
                 expected = policy.step(observed, given.get(REWARD))
                 found = player.step(given)
-                for name in actions:
-                    one, other = expected[name], found[name]
+                for name, other in found.items():
+                    one = expected[name]
                     unequal = int(np.not_equal(one, other).sum())
                     count, different = count + one.size, different + unequal
                     error = relative_error(one, other)

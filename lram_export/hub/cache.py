@@ -12,10 +12,12 @@ _SNAPSHOTS, _BLOBS = "snapshots", "blobs"
 
 
 def blobs_of(folder: Path) -> Path | None:
-    """Where the content of a folder's files lies, if it is the folder of a commit in the cache; None for any other."""
-    if folder.parent.name != _SNAPSHOTS or not (folder.parent.parent / _BLOBS).is_dir():
-        return None
-    return folder.parent.parent / _BLOBS
+    """Where the content of a folder's files lies, if it is the folder of a commit in the cache, or lies in one, as the
+    bundle in a package does; None for any other."""
+    for commit in (folder, folder.parent):
+        if commit.parent.name == _SNAPSHOTS and (commit.parent.parent / _BLOBS).is_dir():
+            return commit.parent.parent / _BLOBS
+    return None
 
 
 def is_cached(path: Path, folder: Path) -> bool:

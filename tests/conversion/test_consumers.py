@@ -6,6 +6,7 @@ Each is installed into an environment of its own in ``build/consumers``; run by 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 from lram_export import Bundle, ExportOptions, export_bundle, load_policy
 from tests.conftest import ExportFunction, load_golden, succeed
 from tests.conversion.closed import fed_back
+from tests.hub.loopback import running
 from tests.step_module.modules import POLICIES
 
 pytestmark = pytest.mark.consumers
@@ -35,9 +37,10 @@ ENVIRONMENTS = {
     "onnxruntime": ("onnxruntime",),
     "efferent": ("efferent==0.5.0",),
     "leapp": ("leapp==0.7.2",),
+    "physicalai": ("physicalai==0.3.0", "jsonargparse[signatures]>=4.50,<5", "loguru>=0.7", "pydantic>=2.5"),
 }
-WITH_OURS = {"leapp"}
-"""Behind these this project's own environment is seen: no second torch."""
+WITH_OURS = {"leapp": "leapp==0.7.2", "physicalai": "physicalai==0.3.0"}
+"""Behind these this project's own environment is seen, which has what this package of theirs needs: no second torch."""
 NODE_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0")
 POLICIES_TRIED = ("state_ms", "state_ms-int8", "mamba_state", "dt_state", "own")
 ROUNDING = 1e-6
@@ -52,8 +55,11 @@ def environment(name: str) -> Path:
     if not stamp.exists() or stamp.read_text() != repr(ENVIRONMENTS[name]):
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        alone = ["--no-deps"] if name in WITH_OURS else []
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *alone, *ENVIRONMENTS[name]], check=True)
+        install, alone = [python, "-m", "pip", "install", "--quiet"], WITH_OURS.get(name)
+        others = [package for package in ENVIRONMENTS[name] if package != alone]
+        for packages in (others, [] if alone is None else ["--no-deps", alone]):
+            if packages:
+                subprocess.run([*install, *packages], check=True)
         if name in WITH_OURS:
             ours = sysconfig.get_path("purelib")
             (pure,) = folder.glob("lib/python*/site-packages")
@@ -100,8 +106,9 @@ def case(request: pytest.FixtureRequest, exported: ExportFunction, tmp_path_fact
     return folder
 
 
-def played(*command: str | Path, cwd: Path | None = None) -> dict[str, Any]:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd=cwd)
+def played(*command: str | Path, cwd: Path | None = None, **environment: str) -> dict[str, Any]:
+    own = {**os.environ, **environment}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, cwd=cwd, env=own)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     print(command, found)
@@ -147,6 +154,40 @@ def test_leapp(initial: bool, case: Path, tmp_path: Path) -> None:
         (folder / "walk.yaml").write_text(yaml.safe_dump(document))
     program = PROGRAMS / "leapp_manager.py"
     assert_none_differs(played(environment("leapp"), program, case / "case.npz", folder / "walk.yaml"), case)
+
+
+@pytest.mark.parametrize("way", ["folder", "hub", "loop"])
+def test_physicalai(way: str, case: Path, tmp_path: Path) -> None:
+    """From a folder, from a Hub, whose cache has links, and in physicalai's own loop of a robot; without torch."""
+    package, program = tmp_path / "package", PROGRAMS / "physicalai_model.py"
+    succeed("convert", case / "b.lram", "--to", "physicalai", "-o", package)
+    python = environment("physicalai")
+    if way == "folder":
+        found = played(python, program, case / "case.npz", package)
+    elif way == "loop":
+        found = played(python, PROGRAMS / "physicalai_loop.py", case / "case.npz", package)
+    else:
+        with running() as hub:
+            files = {file.relative_to(package).as_posix(): file for file in package.rglob("*") if file.is_file()}
+            hub.make("someone/walk").commit({name: file.read_bytes() for name, file in files.items()})
+            here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+            found = played(python, program, case / "case.npz", "someone/walk", **here)
+        assert any(path.is_symlink() for path in (tmp_path / "cache").rglob("*.onnx"))
+    assert_none_differs(found, case)
+    assert not found["torch"] and "backend=lram" in found["repr"]
+
+
+def test_physicalai_runs_the_native_engine(exported: ExportFunction, tmp_path: Path) -> None:
+    options = (*load_golden("state_ms").task_options, "--precision", "int8")
+    bundle = exported("state_ms", targets=("onnxruntime", "native"), options=options)
+    with np.load(bundle / "reference.npz") as recorded, load_policy(bundle, "native", threads=1) as policy:
+        observations = recorded["observation"]
+        actions = np.stack([policy.step(observation)["action"] for observation in observations])
+    np.savez(tmp_path / "case.npz", observation=observations, action=actions)
+    succeed("convert", bundle, "--to", "physicalai", "-o", tmp_path / "package")
+    program, package = PROGRAMS / "physicalai_model.py", tmp_path / "package"
+    found = played(environment("physicalai"), program, tmp_path / "case.npz", package, "native")
+    assert (found["actions"], found["different"]) == (2 * actions.size, 0) and not found["torch"]
 
 
 def json_case(case: Path, model: Path) -> Path:
