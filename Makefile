@@ -131,7 +131,7 @@ test-endurance: $(STAMP) ## the control loop and every fault at 200 Hz, ENDURANC
 test-large: $(STAMP) ## the 206m preset: time and memory of the export (minutes, 5 GB of disk)
 	$(BIN)/python -m pytest $(HOURS) -m large -s
 
-test-consumers: $(STAMP) ## what `convert --to` writes, in ONNX Runtime 1.16 to today, JavaScript, LEAPP, efferent, physicalai (needs package indexes)
+test-consumers: $(STAMP) ## what `convert --to` writes, in ONNX Runtime 1.16 to today, JavaScript, LEAPP, efferent, physicalai, Triton (needs package indexes)
 	$(BIN)/python -m pytest $(HOURS) -m consumers -s
 
 test-lerobot: $(STAMP) ## bundles in LeRobot: lerobot-eval on Meta-World, what lerobot-rollout calls (5 to 20 minutes and 6 GB to install)

@@ -35,8 +35,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FOLDERS = ("lram_export", "exporters", "runtimes", "kernels/tvm")
 NOT_OURS = {"_native"}
 """Compiled, and imported from the package itself."""
-SEEN_BY_USERS = "lram_export/deploy/templates"
-"""Programs of a robot: they import what users import."""
+SEEN_BY_USERS = ("lram_export/deploy/templates", "lram_export/conversion/servers/templates")
+"""Programs of a robot and of a server: they import what users import."""
 NAMES = ("mlstm", "slstm")
 """What a backbone calls its own; found in its rooms, and where a user or the training code says it."""
 ALLOWED = {
@@ -54,7 +54,7 @@ def modules() -> dict[str, Path]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             relative = path.relative_to(ROOT)
-            if not relative.is_relative_to(SEEN_BY_USERS):
+            if not any(map(relative.is_relative_to, SEEN_BY_USERS)):
                 parts = relative.with_suffix("").parts
                 parts = parts[1:] if parts[0] == "lram_export" else parts
                 found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path

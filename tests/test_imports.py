@@ -63,13 +63,22 @@ def test_commands_of_a_robot_need_no_export_package(arguments: list[str], export
     python(f"from lram_export.cli import main; main({line!r})", EXPORT_PACKAGES)
 
 
-@pytest.mark.parametrize("form", ["onnx-closed", "leapp", "physicalai", "lerobot"])
+@pytest.mark.parametrize("form", ["onnx-closed", "leapp", "physicalai", "lerobot", "triton", "ovms"])
 def test_converting_needs_onnx_at_most(form: str, exported: ExportFunction, tmp_path: Path) -> None:
     bundle = str(exported("state_m", targets=("onnxruntime",)))
     line = ["convert", bundle, "--to", form, "-o", str(tmp_path / "written")]
     needed = {"onnx"} if form in ("onnx-closed", "leapp") else set()
     blocked = EXPORT_PACKAGES - needed | {"yaml", "leapp", "physicalai"}
     python(f"from lram_export.cli import main; main({line!r})", blocked)
+    assert (tmp_path / "written").exists()
+
+
+def test_a_bundle_for_the_python_backend_of_triton_needs_its_runtime_alone(
+    exported: ExportFunction, tmp_path: Path
+) -> None:
+    bundle = str(exported("state_m", targets=("onnxruntime",)))
+    line = ["convert", bundle, "--to", "triton", "--backend", "python", "-o", str(tmp_path / "written")]
+    python(f"from lram_export.cli import main; main({line!r})", EXPORT_PACKAGES)
     assert (tmp_path / "written").exists()
 
 

@@ -11,8 +11,8 @@ from lram_export.backbones.registry import BACKBONES
 from lram_export.bundle.manifest import MANIFEST_FILE
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, print_json
-from lram_export.cli.parameters import BUNDLE_OR_CHECKPOINT, SEED, Command
-from lram_export.conversion.formats import FORMATS, NAMES, Options
+from lram_export.cli.parameters import BATCH, BUNDLE_OR_CHECKPOINT, SEED, TARGET, Command, Number
+from lram_export.conversion.formats import BACKENDS, FORMATS, MOST_SEQUENCES, NAMES, Options
 from lram_export.describe import counted, human_bytes
 from lram_export.errors import UsageError
 from lram_export.system.files import check_output
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 @click.option(
     "--reward-input", is_flag=True, help="A bundle: let the reward of the step before be an input, not always 0."
 )
+@click.option("--backend", type=click.Choice(BACKENDS), help="--to triton: what the server runs; default: onnx.")
+@click.option("--target", type=TARGET, help="--backend python: the target to run; default: the first installed there.")
+@click.option("--max-batch", type=BATCH, help="--to triton: most rows of a batch; default: 32.")
+@click.option(
+    "--sequences",
+    type=click.IntRange(1, MOST_SEQUENCES),
+    help="--to triton, ovms: robots at a time; default: 64, or 500 of ovms.",
+)
+@click.option(
+    "--idle", type=Number(0, 1e6, min_open=True), help="--to triton: seconds until a robot is forgotten; default: 60."
+)
+@click.option("--stateless", is_flag=True, help="--to ovms: the state goes to the server and back with every step.")
 @options.checkpoint_options
 @options.context
 @options.force
@@ -40,6 +52,12 @@ def convert(
     output: Path,
     names: str | None,
     reward_input: bool,
+    backend: str | None,
+    target: str | None,
+    max_batch: int | None,
+    sequences: int | None,
+    idle: float | None,
+    stateless: bool,
     reading: options.CheckpointOptions,
     context: str | None,
     force: bool,
@@ -52,13 +70,14 @@ def convert(
     what training left: model.zip, .pt, .ckpt, .safetensors, hf://...
     """
     progress = ConsoleProgress(quiet)
+    asked = Options(names, reward_input, backend, target, max_batch, sequences, idle, stateless)
     if to is not None:
         if reading.given or context is not None:
             raise UsageError(f"{options.READING_OPTIONS}, --context: only for checkpoints; --to takes a bundle")
-        _convert_bundle(source, to, output, Options(names, reward_input), force, as_json, progress)
+        _convert_bundle(source, to, output, asked, force, as_json, progress)
         return
-    if names is not None or reward_input:
-        raise UsageError("--names, --reward-input: only with --to, which takes a bundle")
+    if asked.given:
+        raise UsageError(f"{', '.join(asked.given)}: only with --to, which takes a bundle")
     if (source / MANIFEST_FILE).is_file():
         raise UsageError(f"--to: missing; {source} is a bundle, which becomes one of: {', '.join(FORMATS)}")
     from lram_export.checkpoints.folder import CONFIG_FILE

@@ -51,6 +51,7 @@ class RobotPlayer:
     """
 
     states: tuple[str, ...] = ()
+    exact = True
 
     def __init__(
         self, bundle: Path, program: str, inputs: Callable[[RobotFields], list[str]], outputs: tuple[str, ...]

@@ -20,13 +20,26 @@ from lram_export.system import telemetry
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by the bundle's own names of them."""
 
-FORMATS = {"onnx-closed": "onnx_closed", "leapp": "leapp", "physicalai": "physicalai", "lerobot": "lerobot"}
+FORMATS = {
+    "onnx-closed": "onnx_closed",
+    "leapp": "leapp",
+    "physicalai": "physicalai",
+    "lerobot": "lerobot",
+    "triton": "triton",
+    "ovms": "ovms",
+}
 """Format -> its module in this package."""
 
 NAMES = ("state", "memory", "packed")
 """How the inputs and outputs of an ONNX file are called. ``state``: ``state.X`` and ``next_state.X``, as in bundles.
 ``memory``: ``memory.X.in`` and ``memory.X.out``, by which exploy finds what to hand back. ``packed``: ``obs``,
 ``h_in``, ``actions`` and ``h_out``, the names of a GRU policy of rsl_rl and mjlab, with all states in one tensor."""
+
+BACKENDS = ("onnx", "python")
+"""What Triton runs: the closed step in its ONNX Runtime backend, or the bundle itself in its Python backend."""
+MOST_SEQUENCES = 1 << 20
+EXTRAS = {"openvino": "openvino"}
+"""Package -> the extra that brings it, if not `convert`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +49,34 @@ class Options:
     Attributes:
         names: how inputs and outputs are called, one of :data:`NAMES`.
         reward_input: whether the reward of the step before is an input.
+        backend: what a server runs, one of :data:`BACKENDS`.
+        target: which of the bundle's targets a server runs.
+        max_batch: rows of a server's batch at most.
+        sequences: episodes that a server keeps the state of at a time.
+        idle: seconds after which a server ends an episode that nobody asks about.
+        stateless: whether the state goes to the server and back with every step.
     """
 
     names: str | None = None
     reward_input: bool = False
+    backend: str | None = None
+    target: str | None = None
+    max_batch: int | None = None
+    sequences: int | None = None
+    idle: float | None = None
+    stateless: bool = False
+
+    @property
+    def given(self) -> list[str]:
+        """What was asked for, as a user says it."""
+        asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) not in (None, False)]
+        return [f"--{name.replace('_', '-')}" for name in asked]
 
     def check(self, name: str, taken: Sequence[str]) -> None:
         """Raise UsageError for an option that the format of this name does not take."""
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) and field.name not in taken:
-                raise UsageError(f"--{field.name.replace('_', '-')}: --to {name} has no such choice; leave it out")
+        for option in self.given:
+            if option[2:].replace("-", "_") not in taken:
+                raise UsageError(f"{option}: --to {name} has no such choice; leave it out")
 
 
 class Player(Protocol):
@@ -53,12 +84,15 @@ class Player(Protocol):
 
     Attributes:
         target: the target of the bundle that it is made of, whose actions it is held to.
+        exact: whether it computes just what the target does. If not, an action that is chosen from scores may be
+            another one where those were tied, as between any two targets.
         inputs: what a user gives with every step, by the names in the format.
         outputs: what comes out for the robot, likewise.
         states: what a user hands back, likewise.
     """
 
     target: str
+    exact: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     states: tuple[str, ...]
@@ -98,13 +132,19 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise UsageError(f"--to: unknown format '{name}'; known: {', '.join(FORMATS)}")
     found = cast(Format, import_module(f"lram_export.conversion.{FORMATS[name]}"))
+    need(name, found.PACKAGES)
+    return found
+
+
+def need(name: str, packages: Sequence[str]) -> None:
+    """Raise UsageError unless these packages load, which a format of this name needs."""
     telemetry.switch_off()
-    for package in found.PACKAGES:
+    for package in packages:
         try:
             import_module(package)
         except ImportError as error:
+            extras = ",".join(dict.fromkeys(["convert", EXTRAS.get(package, "convert")]))
             raise UsageError(
                 f"--to {name}: needs the package '{package}', which does not load ({describe(error)}). "
-                f"Install it with: pip install 'lram-export[convert]'"
+                f"Install it with: pip install 'lram-export[{extras}]'"
             ) from None
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from lram_export.errors import ParityError
 from lram_export.policy import load_policy, observations_of
 from lram_export.progress import SILENT, Progress
 from lram_export.spec.interface import actions_of
-from lram_export.spec.parity import relative_error, tolerance
+from lram_export.spec.parity import Tolerance, relative_error, tolerance
 from lram_export.system.machine import suitable_threads
 from lram_export.verification.verify import load_bundle_reference
 
@@ -45,16 +45,12 @@ def replay(bundle: Bundle, player: Player, progress: Progress = SILENT) -> Repla
     a state of NaN starts with is compared with that.
 
     Raises:
-        ParityError: an action that is chosen differs, one that is computed is beyond the tolerance of the bundle's
-            precision, or a NaN in the state survives a start.
+        ParityError: an action that is chosen differs (but for a tie, where the player is not exact), one that is
+            computed is beyond the tolerance of the bundle's precision, or a NaN in the state survives a start.
     """
     manifest = bundle.manifest
-    entry = bundle.artifact(player.target)
-    bound = tolerance(entry.precision, entry.activations).logit
     recorded = list(_recorded(bundle, REWARD in player.inputs))
-    chosen = {name for name, tensor in actions_of(manifest.spec).items() if tensor not in _computed(bundle)}
-    count = different = 0
-    largest = 0.0
+    judge = _Judge(bundle, player)
     threads = suitable_threads(manifest.parameters, 1)
     with (
         load_policy(bundle.path, player.target, threads=threads, batch=1) as policy,
@@ -68,19 +64,49 @@ def replay(bundle: Bundle, player: Player, progress: Progress = SILENT) -> Repla
                 expected = policy.step(observed, given.get(REWARD))
                 found = player.step(given)
                 for name, other in found.items():
-                    one = expected[name]
-                    unequal = int(np.not_equal(one, other).sum())
-                    count, different = count + one.size, different + unequal
-                    error = relative_error(one, other)
-                    largest = max(largest, error)
-                    if (unequal and name in chosen) or not error <= bound:
+                    if not judge.accepts(name, expected, other):
+                        one = expected[name]
                         raise ParityError(
                             f"{bundle.path}: what was written acts otherwise than the policy: episode {episode}, step "
                             f"{step}, {name}: expected {one.ravel()[:8].tolist()}, got {other.ravel()[:8].tolist()}"
                         )
                 advance(1)
     _check_start(bundle, player, recorded[:2])
-    return Replayed(EPISODES * len(recorded), count, different, largest)
+    return Replayed(EPISODES * len(recorded), judge.count, judge.different, judge.largest)
+
+
+class _Judge:
+    """Compares actions with the policy's, and sums up."""
+
+    def __init__(self, bundle: Bundle, player: Player) -> None:
+        entry, spec = bundle.artifact(player.target), bundle.manifest.spec
+        self.actions = actions_of(spec)
+        self._bound = tolerance(entry.precision, entry.activations)
+        self._computed = [name for name, tensor in self.actions.items() if tensor in _computed(bundle)]
+        self._scores = {name: spec.scores_of(tensor) for name, tensor in self.actions.items() if not player.exact}
+        self.count = self.different = 0
+        self.largest = 0.0
+
+    def accepts(self, name: str, expected: Mapping[str, NDArray[Any]], found: NDArray[Any]) -> bool:
+        """Whether an action is what it may be, given all outputs of the policy."""
+        different = np.not_equal(expected[name], found)
+        self.count, self.different = self.count + found.size, self.different + int(different.sum())
+        if name in self._computed:
+            error = relative_error(expected[name], found)
+            self.largest = max(self.largest, error)
+            return error <= self._bound.logit
+        scores = self._scores.get(name)
+        if not different.any():
+            return True
+        return scores is not None and _were_tied(expected[scores.name], different, self._bound)
+
+
+def _were_tied(scores: NDArray[Any], different: NDArray[np.bool_], bound: Tolerance) -> bool:
+    """Whether every action that differs, (1, ...), was chosen from scores, (1, ..., choices), of which the best two are
+    so close that an error within the tolerance may decide."""
+    best = np.sort(scores.astype(np.float64).reshape(different.size, -1), axis=1)[:, -2:]
+    margins = (best[:, -1] - best[:, 0])[different.ravel()]
+    return bool(margins.max() <= bound.tie * (np.linalg.norm(scores) if bound.relative else 1.0))
 
 
 def _check_start(bundle: Bundle, player: Player, steps: list[Arrays]) -> None:

@@ -38,9 +38,17 @@ ENVIRONMENTS = {
     "efferent": ("efferent==0.5.0",),
     "leapp": ("leapp==0.7.2",),
     "physicalai": ("physicalai==0.3.0", "jsonargparse[signatures]>=4.50,<5", "loguru>=0.7", "pydantic>=2.5"),
+    "triton": (
+        *("nvidia-pytriton==0.7.0", "tritonclient", "protobuf", "grpcio", "python-rapidjson", "urllib3", "certifi"),
+        *("geventhttpclient", "gevent", "greenlet", "zope.interface", "zope.event", "brotli"),
+    ),
 }
-WITH_OURS = {"leapp": "leapp==0.7.2", "physicalai": "physicalai==0.3.0"}
-"""Behind these this project's own environment is seen, which has what this package of theirs needs: no second torch."""
+WITH_OURS = {
+    "leapp": ENVIRONMENTS["leapp"],
+    "physicalai": ("physicalai==0.3.0",),
+    "triton": ENVIRONMENTS["triton"],
+}
+"""Behind these this project's own environment is seen, which has what these packages need: no second torch."""
 NODE_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0")
 POLICIES_TRIED = ("state_ms", "state_ms-int8", "mamba_state", "dt_state", "own")
 ROUNDING = 1e-6
@@ -55,9 +63,9 @@ def environment(name: str) -> Path:
     if not stamp.exists() or stamp.read_text() != repr(ENVIRONMENTS[name]):
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install, alone = [python, "-m", "pip", "install", "--quiet"], WITH_OURS.get(name)
-        others = [package for package in ENVIRONMENTS[name] if package != alone]
-        for packages in (others, [] if alone is None else ["--no-deps", alone]):
+        install, alone = [python, "-m", "pip", "install", "--quiet"], WITH_OURS.get(name, ())
+        others = [package for package in ENVIRONMENTS[name] if package not in alone]
+        for packages in (others, ["--no-deps", *alone] if alone else []):
             if packages:
                 subprocess.run([*install, *packages], check=True)
         if name in WITH_OURS:

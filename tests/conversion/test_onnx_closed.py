@@ -326,9 +326,9 @@ class TestErrors:
         for words, expected in (
             ((bundle, "--to", "onnx-closed", "--act-dim", "4"), "only for checkpoints; --to takes a bundle"),
             ((bundle, "--to", "leapp", "--names", "packed"), "--names: --to leapp has no such choice; leave it out"),
-            ((checkpoint, "--names", "packed"), "--names, --reward-input: only with --to, which takes a bundle"),
+            ((checkpoint, "--names", "packed"), "--names: only with --to, which takes a bundle"),
             ((checkpoint, "--to", "onnx-closed"), "expected a bundle"),
-            ((bundle,), "is a bundle, which becomes one of: onnx-closed, leapp"),
+            ((bundle,), "is a bundle, which becomes one of: onnx-closed, leapp, triton, ovms"),
         ):
             code, line = fail("convert", *words, "-o", tmp_path / "a.onnx")
             assert code in (1, 2) and expected in line, line

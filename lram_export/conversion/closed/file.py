@@ -32,6 +32,12 @@ def write_closed(bundle: Bundle, path: Path, scheme: str, reward_input: bool = F
     model = load_whole(bundle)
     step = close(model, bundle, reward_input)
     ports = name_ports(model, step, scheme)
+    save_closed(model, bundle, ports, path, scheme)
+    return ports
+
+
+def save_closed(model: onnx.ModelProto, bundle: Bundle, ports: Ports, path: Path, scheme: str) -> None:
+    """Write a step that is closed and named, as older runtimes read it; raises LramError as :func:`write_closed`."""
     suit_older_runtimes(model)
     add_properties(model, bundle, ports, scheme)
     onnx.save(model, str(path))
@@ -39,4 +45,3 @@ def write_closed(bundle: Bundle, path: Path, scheme: str, reward_input: bool = F
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LramError(f"{path.name}: the closed graph is not valid ONNX: {' '.join(str(error).split())}") from None
-    return ports

@@ -18,6 +18,7 @@ class OnnxPlayer:
     """One robot; see :class:`~lram_export.conversion.formats.Player`."""
 
     target = TARGET
+    exact = True
 
     def __init__(
         self, path: Path, ports: Ports, threads: int, initial: Mapping[str, NDArray[Any]] | None = None

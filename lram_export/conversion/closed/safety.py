@@ -25,7 +25,7 @@ def hold_actions(tape: Tape, bundle: Bundle, starts: str) -> dict[str, str]:
     Args:
         tape: for the nodes.
         bundle: whose interface says it.
-        starts: name of a boolean (1,), whether the row starts an episode.
+        starts: name of a boolean (rows,), whether a row starts an episode.
 
     Returns:
         Name of an action -> what the graph has to call it from now on; under the old name it is held.
@@ -51,13 +51,13 @@ def hold_actions(tape: Tape, bundle: Bundle, starts: str) -> dict[str, str]:
 
 
 class _Held:
-    """One action, (1, elements) in here."""
+    """One action, (rows, elements) in here."""
 
     def __init__(self, tape: Tape, tensor: TensorSpec, of: FieldInterface, chosen: str, starts: str) -> None:
         assert of.safety is not None
         self._tape, self._tensor, self._of, self._safety = tape, tensor, of, of.safety
         self._size, self._chosen = math.prod(tensor.shape[1:]), chosen
-        self._starts = tape.op("Reshape", starts, tape.constant(np.array([1, 1], np.int64)))
+        self._starts = tape.op("Reshape", starts, tape.constant(np.array([-1, 1], np.int64)))
 
     def emit(self, spec: StepSpec, values: NDArray[np.float32] | None) -> None:
         tape = self._tape
@@ -67,7 +67,7 @@ class _Held:
             action = tape.op("Where", stopped, self._numbers(self._safety.safe_action), action)
         if self._safety.most_change is not None:
             action = self._bounded(action, self._numbers(self._safety.most_change))
-        shape = tape.constant(np.array(self._tensor.shape, np.int64))
+        shape = tape.constant(np.array([-1, *self._tensor.shape[1:]], np.int64))
         tape.op("Reshape", action, shape, output=self._tensor.name)
 
     def _bounded(self, action: str, most: str) -> str:
@@ -89,7 +89,7 @@ class _Held:
         return tape.op("Greater", now, zero)
 
     def _clamps(self, spec: StepSpec, values: NDArray[np.float32] | None) -> str:
-        """Whether the graph clamped any element: a boolean (1, 1)."""
+        """Whether the graph clamped any element: a boolean (rows, 1)."""
         tape, scores = self._tape, spec.scores_of(self._tensor)
         if scores is None:
             unequal = tape.op("Not", tape.op("Equal", self._flat(self._chosen), self._flat(self._unclamped)))
@@ -109,7 +109,7 @@ class _Held:
         return self._tensor.name + UNCLAMPED
 
     def _flat(self, name: str) -> str:
-        return self._tape.op("Reshape", name, self._tape.constant(np.array([1, self._size], np.int64)))
+        return self._tape.op("Reshape", name, self._tape.constant(np.array([-1, self._size], np.int64)))
 
     def _state(self, part: str) -> str:
         return f"{SAFETY}.{self._tensor.name}.{part}"

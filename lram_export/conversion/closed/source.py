@@ -17,8 +17,8 @@ MOST_BYTES = (1 << 31) - (1 << 20)
 """What protobuf takes, less what the graph itself needs."""
 
 
-def load_whole(bundle: Bundle) -> onnx.ModelProto:
-    """The step graph of the target `onnxruntime` for one row, whose files are the manifest's.
+def load_whole(bundle: Bundle, any_rows: bool = False) -> onnx.ModelProto:
+    """The step graph of the target `onnxruntime` for one row or for any number of them, whose files are the manifest's.
 
     Raises:
         UsageError: the bundle has no such target, its weights do not go into one file, or its graph is for other rows.
@@ -38,8 +38,16 @@ def load_whole(bundle: Bundle) -> onnx.ModelProto:
     model = onnx.load(str(files.model), load_external_data=False)
     places = {path.relative_to(files.folder).as_posix(): path for path in files.data}
     _read_weights(model, places, bundle)
-    _fix_rows(model, bundle)
+    if any_rows:
+        _check_rows(model, bundle)
+    else:
+        _fix_rows(model, bundle)
     return model
+
+
+def has_any_rows(graph: onnx.GraphProto) -> bool:
+    """Whether a graph is for any number of rows."""
+    return bool(graph.input[0].type.tensor_type.shape.dim[0].dim_param == ROWS)
 
 
 def _read_weights(model: onnx.ModelProto, places: dict[str, Path], bundle: Bundle) -> None:
@@ -77,3 +85,12 @@ def _fix_rows(model: onnx.ModelProto, bundle: Bundle) -> None:
     rows = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     if rows != 1:
         raise UsageError(f"{bundle.path}: its graph steps {rows} rows at a time, not one; export again with --batch 1")
+
+
+def _check_rows(model: onnx.ModelProto, bundle: Bundle) -> None:
+    if not has_any_rows(model.graph):
+        rows = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        raise UsageError(
+            f"{bundle.path}: its graph is for {rows} rows alone, and a server's batches have any number; say --backend "
+            f"python, which takes one row at a time, or export the bundle again if it is of an earlier version"
+        )

@@ -56,7 +56,7 @@ def closed_step(bundle: Bundle, reward_input: bool, starts: bool) -> ClosedStep:
     """
     manifest = bundle.manifest
     spec = manifest.spec.with_batch(1)
-    _check_reward(bundle, reward_input)
+    check_reward(bundle, reward_input)
     more = [*_safety_states(manifest)]
     if reward_input:
         more.append(TensorSpec(RETURN_TO_GO, (1,), "float32"))
@@ -78,7 +78,8 @@ def closed_step(bundle: Bundle, reward_input: bool, starts: bool) -> ClosedStep:
     )
 
 
-def _check_reward(bundle: Bundle, reward_input: bool) -> None:
+def check_reward(bundle: Bundle, reward_input: bool) -> None:
+    """Raise UsageError for a reward that is needed and not asked for, or the other way round."""
     task, spec = bundle.manifest.task, bundle.manifest.spec
     if reward_input and (task is None or spec.input("return_to_go") is None):
         raise UsageError(f"--reward-input: {bundle.path}: this policy aims at no return; leave it out")

@@ -1,0 +1,1 @@
+"""Robots whose policy runs in a server: clients, and a check of a server that is up."""
