@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 NATIVE_TOOLS := $(VENV)/.native-tools
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
-	test-precisions test-tamper test-endurance test-large test-consumers test-lerobot wheels test-wheels docs metaworld results peers \
-	lint lint-native tidy-native native-tests typecheck format clean
+	test-precisions test-tamper test-endurance test-large test-consumers test-lerobot wheels test-wheels docs test-site \
+	metaworld results peers lint lint-native tidy-native native-tests typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -88,8 +88,11 @@ test-sanitizers: $(REPLAY)/.written ## the same tests with the address, undefine
 	TSAN_OPTIONS=die_after_fork=0 setarch -R $(CTEST) --test-dir build/native-thread
 
 # Every warning is an error: a link that leads nowhere, a page that no list names, a docstring that cannot be read.
-docs: $(STAMP)   ## the documentation as a site, in build/docs/index.html
-	$(BIN)/python -m sphinx -b html --fail-on-warning --keep-going -q docs build/docs
+docs: $(STAMP)   ## the documentation as a site, in build/docs/index.html; runs what changed of its gallery
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m sphinx -b html --fail-on-warning --keep-going -q docs build/docs
+
+test-site: docs  ## the site's links, and its pages in Chromium
+	$(BIN)/python -m tests.site build/docs
 
 ARM_PACKAGES = $(if $(shell command -v aarch64-linux-gnu-g++),,g++-aarch64-linux-gnu) \
 	$(if $(shell command -v qemu-aarch64-static),,qemu-user-static)
@@ -216,4 +219,4 @@ format: $(STAMP) ## format the code
 	$(BIN)/clang-format -i $(CPP)
 
 clean:           ## remove the environment and everything built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/gallery .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py [--sizes 16m 48m 110m 206m] [--precisions fp32 int8] [--peers iree mnn] [--steps 200]
         [--out FILE] [--page] [--resume]
+    python benchmarks/peers.py --draw [--out FILE]
 
 Peers are torch.compile, AOTInductor, ExecuTorch with XNNPACK, IREE and MNN, each a module of `benchmarks/peers`. All
 get the step graph of a published size with random weights, at float32, and at int8 in their own way, if they have one
@@ -17,6 +18,7 @@ state is the runtime's own tensors, which go from step to step as they are.
 The floor is the time of reading a step's bytes at the bandwidth that a probe measures among the windows.
 
 `--page` writes the table and the chart into `docs/results.md`, from everything in FILE. `--resume` keeps what FILE has.
+`--draw` does what `--page` does, and measures nothing.
 """
 
 from __future__ import annotations
@@ -358,6 +360,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--build-seconds", type=whole(86_400), default=300, help="after which a build is given up")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "peers" / "results.json", help="numbers")
     parser.add_argument("--page", action="store_true", help="write docs/results.md and its chart")
+    parser.add_argument("--draw", action="store_true", help="write the page from what --out has, and measure nothing")
     parser.add_argument("--resume", action="store_true", help="go on: keep what --out has")
     return parser.parse_args()
 
@@ -365,6 +368,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, and write numbers and page."""
     options = parse()
+    if options.draw:
+        write_page(json.loads(options.out.read_text(encoding="utf-8")))
+        return
     used, options.absent = installed(options.peers, options.targets)
     document = start_document(options, used)
     options.out.parent.mkdir(parents=True, exist_ok=True)

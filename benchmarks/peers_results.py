@@ -1,9 +1,9 @@
-"""What `peers.py` measured, as lines of Markdown and as a chart: milliseconds against size, with the memory floor."""
+"""What `peers.py` measured, as lines of Markdown and as a chart: a row for each runtime, with the memory floor."""
 
 from __future__ import annotations
 
 import itertools
-import textwrap
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,15 @@ from peers import ours, peer
 from lram_export.describe import three_digits
 
 CHART = "peers.svg"
-COLOURS = {
-    "native": "#0072b2",
-    "tvm": "#56b4e9",
-    "onnxruntime": "#009e73",
-    "openvino": "#e69f00",
-    "compile": "#d55e00",
-    "aotinductor": "#cc79a7",
-    "executorch": "#999999",
-    "iree": "#882255",
-    "mnn": "#332288",
-}
-"""The same in both halves of the chart."""
-
+ALT = "Milliseconds per step of every runtime, by size and precision, with the memory floor"
 OURS = ("native", "tvm")
-"""Whose kernels are this project's: drawn through, the others dashed."""
+"""Whose kernels are this project's."""
+
+OUR_COLOUR, COLOUR = "#0072b2", "#8a8a8a"
+"""Theirs and everybody else's: told apart by any eye, on light and dark paper, and by the names beside them anyway."""
+
+MARKERS = "osD^v"
+"""By size."""
 
 Document = Mapping[str, Any]
 
@@ -43,7 +37,7 @@ def lines(document: Document) -> list[str]:
     return [
         *page.where([document], command),
         *best(document["measured"]),
-        f"![Milliseconds per step against size, every runtime, with the memory floor]({CHART})",
+        f"![{ALT}]({CHART})",
         "",
         *table(document["measured"]),
         "",
@@ -111,35 +105,57 @@ def left_out(measured: Sequence[Document]) -> list[str]:
 
 
 def draw(document: Document, path: Path) -> None:
-    """The chart: one half for each precision."""
+    """The chart: one half for each precision, a row for each runtime, the fastest first, with a dot for each size."""
     measured = document["measured"]
+    names = order(measured)
+    sizes = sorted({_millions(case) for case in measured})
     precisions = list(dict.fromkeys(case["precision"] for case in measured))
     figure, halves = charts.pyplot().subplots(
-        1, len(precisions), figsize=(12, 6.4), layout="constrained", sharey=True, squeeze=False
+        1, len(precisions), figsize=(8.6, 1.6 + 0.36 * len(names)), layout="constrained", sharey=True, squeeze=False
     )
     for axes, precision in zip(halves[0], precisions, strict=True):
-        cases = sorted((case for case in measured if case["precision"] == precision), key=lambda case: _millions(case))
-        for name in dict.fromkeys(row["contender"] for case in cases for row in case["results"]):
-            own = [(_millions(case), row) for case in cases for row in case["results"] if row["contender"] == name]
-            axes.plot(
-                [millions for millions, _ in own],
-                [row["p50_ms"] for _, row in own],
-                color=COLOURS[name],
-                linestyle="-" if name in OURS else "--",
-                linewidth=2.5 if name == page.NATIVE else 1.5,
-                marker="o",
-                markersize=4,
-                label=own[0][1]["title"],
-            )
-        floor = [case["floor_ms"] for case in cases]
-        sizes = [_millions(case) for case in cases]
-        axes.plot(sizes, floor, color="black", linestyle=":", marker="_", label="memory floor")
-        charts.logarithmic(axes, sizes, [case["size"] for case in cases], "weights", "milliseconds per step")
-        axes.set_title(precision, fontsize=10)
-    figure.suptitle(textwrap.fill(title(measured), 110))
+        cases = [case for case in measured if case["precision"] == precision]
+        for case in cases:
+            axes.axvline(case["floor_ms"], color="black", linestyle=":", linewidth=1)
+            for row in case["results"]:
+                _dot(axes, case, row, names.index(row["contender"]), MARKERS[sizes.index(_millions(case))])
+        busy = "*" if any(case["warnings"] for case in cases) else ""
+        charts.plain_logarithmic(axes, f"{precision}{busy}: milliseconds per step")
+        axes.set_ylim(len(names) - 0.4, -1.1)
+    halves[0][0].set_yticks(range(len(names)), [title_of(measured, name) for name in names])
+    for label, name in zip(halves[0][0].get_yticklabels(), names, strict=True):
+        if name in OURS:
+            label.set(fontweight="bold", color=OUR_COLOUR)
+    figure.suptitle(title(measured).replace(": the", "\nThe"), x=0.01, ha="left", fontsize=11, fontweight="bold")
     where = document["where"]
-    figure.supxlabel(f"{where['machine']}, {where['options']['threads']} threads", fontsize=8, color="0.4")
+    machine = where["machine"].rpartition(" (")[0] or where["machine"]
+    said = f"{machine}, {where['options']['threads']} threads, {where['date']}. Dotted: the memory floor of each size."
+    figure.supxlabel(said + (" * Not an idle machine." if any(c["warnings"] for c in measured) else ""), fontsize=8)
     charts.save(figure, path)
+
+
+def _dot(axes: Any, case: Document, row: Document, height: int, marker: str) -> None:
+    """A runtime at a size, with its milliseconds; in the first row also which size that is."""
+    colour, milliseconds = OUR_COLOUR if row["contender"] in OURS else COLOUR, row["p50_ms"]
+    axes.plot(milliseconds, height, marker, color=colour, markersize=6)
+    said = {"ha": "center", "textcoords": "offset points"}
+    axes.annotate(three_digits(milliseconds), (milliseconds, height), (0, 5), fontsize=8, **said)
+    if height == 0:
+        axes.annotate(case["size"], (milliseconds, height), (0, 15), fontsize=8, fontweight="bold", **said)
+
+
+def order(measured: Sequence[Document]) -> list[str]:
+    """The runtimes, the fastest first: by how often the memory floor they take, over all that they were timed at."""
+    floors: dict[str, list[float]] = {}
+    for case in measured:
+        for row in case["results"]:
+            floors.setdefault(row["contender"], []).append(row["p50_ms"] / case["floor_ms"])
+    return sorted(floors, key=lambda name: statistics.geometric_mean(floors[name]))
+
+
+def title_of(measured: Sequence[Document], name: str) -> str:
+    """What a runtime is called."""
+    return next(str(row["title"]) for case in measured for row in case["results"] if row["contender"] == name)
 
 
 def title(measured: Sequence[Document]) -> str:

@@ -14,8 +14,22 @@ project = "lram-export"
 copyright = "the authors of lram-export"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "sphinx_copybutton"]
-exclude_patterns = ["conf.py"]
+extensions += ["sphinx_gallery.gen_gallery"]
+exclude_patterns = ["conf.py", "gallery/GALLERY_HEADER.rst"]
 
+# scripts are run; one that fails fails the site, and one that has not changed since is not run again
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "ExampleTitleSortKey",
+    "image_srcset": ["2x"],
+    "notebook_extensions": set(),
+    "capture_repr": (),
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
 
 # headings are linked to as the repository's host names them
 myst_heading_anchors = 4
@@ -29,11 +43,18 @@ html_theme = "furo"
 html_title = f"lram-export {release}"
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r"robot\$ |jetson\$ |\$ "
 copybutton_prompt_is_regexp = True
 
-OUTSIDE = {"../README.md": "index.md", "../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changes.md"}
+OUTSIDE = {
+    "../README.md": "index.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../CHANGELOG.md": "changes.md",
+    "../examples/gallery": "gallery/index.rst",
+}
 """Links to what lies beside this folder -> the page of the site that it is."""
 
 

@@ -5,7 +5,7 @@ Fences mean:
 * ``sh``: run by bash, which stops at the first command that fails;
 * ``python``: run; all blocks of a page share one namespace;
 * ``python file=NAME``: written to NAME, for later blocks to import or run;
-* ``console``: not run, because it installs something: only pip, make and cmake (``test_native_install.py`` runs those);
+* ``console``: not run here; ``tests/commands.py`` says of every line what runs it instead, or why nothing can;
 * ``c`` and ``cmake``: code for the installed library; ``test_native_install.py`` compiles the C;
 * ``text`` and ``json``: something to look at; JSON must parse.
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 from click.testing import CliRunner
 from filelock import FileLock
 
@@ -37,11 +38,18 @@ from lram_export.checkpoints import training_config as hydra
 from lram_export.cli import COMMANDS, main
 from lram_export.runtimes import RUNTIMES
 from lram_export.spec.parity import TOLERANCES, ParityResult
-from tests import pages, warm
+from tests import commands, pages, warm
 from tests.pages import read_blocks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+READMES = [
+    *sorted(REPOSITORY.glob("ros/*/README.md")),
+    REPOSITORY / "examples" / "metaworld" / "checkpoints" / "README.md",
+]
+"""Pages for those who look into a folder: nothing in them runs."""
+GALLERY = sorted((REPOSITORY / "examples" / "gallery").glob("*.py"))
+"""Run by `make docs`."""
 SLOW_PAGES = {
     "adding-a-target.md",
     "bundle.md",
@@ -61,8 +69,6 @@ DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}")
 LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cpp", "cmake", *DIRECTIVES}
 FROM_NOTHING = {"README.md", "command-line.md"}
 """Their commands start as a user's do, and import everything; those of other pages are forked: `tests/warm.py`."""
-NOT_RUN = ("pip ", "make ", "cmake ", "jetson$ ", "robot$ ", "python benchmarks/gpu_check.py ")
-"""What the lines of a console block start with: what has no place in a test, or needs a GPU."""
 PREPARED = "reach.lram"
 PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
 PREPARE += " --target onnxruntime --target pytorch"
@@ -75,7 +81,7 @@ def name(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
 
 
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name)
+EVERY_PAGE = pytest.mark.parametrize("page", [*PAGES, *READMES], ids=name)
 
 
 def text_of(name: str) -> str:
@@ -152,23 +158,59 @@ def test_the_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureReques
     assert result.returncode == 0, f"{page} does not run:\n{result.stdout}"
 
 
+@pytest.mark.slow
+def test_the_demo_runs() -> None:
+    """What `make demo` runs."""
+    program = [sys.executable, REPOSITORY / "examples" / "demo.py"]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment(), timeout=PAGE_SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "closed loop" in done.stdout
+
+
 @EVERY_PAGE
 def test_blocks_that_do_not_run_hold_no_command_of_ours(page: Path) -> None:
     for block in read_blocks(page):
         where = f"{page}:{block.line}"
         assert block.language in LANGUAGES, f"{where}: unknown fence '{block.language}'"
-        if block.language == "console":
-            lines = [line for line in block.code.splitlines() if line.strip()]
-            # a kit for a robot without a network needs what `make wheels` writes in a quarter of an hour
-            wrong = [line for line in lines if not line.startswith(NOT_RUN) and " deploy " not in line]
-            assert not wrong, f"{where}: not pip, make or cmake, so it belongs in a block that runs: {wrong[0]}"
-            for command, options in re.findall(r"lram-export (\w+)(.*)", block.code):
-                known = options_of(command) if command in COMMANDS else set()
-                assert set(re.findall(r"--[a-z][a-z-]*", options)) <= known, f"{where}: {command}{options}"
-        elif block.language == "json":
+        if block.language == "json":
             json.loads(block.code)
         elif block.language == "text":
-            assert not re.search(r"^\W*lram-export ", block.code, re.MULTILINE), f"{where}: a command that is not run"
+            found = commands.STARTS_ONE.search(block.code)
+            assert found is None, f"{where}: a command in a block of text: {found[0]}"
+
+
+def not_run_here() -> list[commands.Command]:
+    """Commands of pages and gallery that :func:`test_the_page_runs` leaves out."""
+    found = [command for page in [*PAGES, *READMES] for command in commands.of_page(page)]
+    return found + [command for script in GALLERY for command in commands.of_script(script)]
+
+
+def test_every_command_is_run_here_or_elsewhere_or_it_is_said_why_not() -> None:
+    known = [re.compile(lines) for lines in (*(each.lines for each in commands.ELSEWHERE), *commands.NOWHERE)]
+    used = set()
+    for where, line in not_run_here():
+        says = [pattern.pattern for pattern in known if pattern.fullmatch(line)]
+        assert says, f"{where}: nothing runs this: make it a block `sh`, or see tests/commands.py: {line}"
+        assert len(says) == 1, f"{where}: {line}: tests/commands.py has it twice: {says}"
+        used |= set(says)
+    unused = {pattern.pattern for pattern in known} - used
+    assert not unused, f"tests/commands.py: on no page: {unused}"
+    for each in commands.ELSEWHERE:
+        assert each.proof in text_of(each.file), f"tests/commands.py: {each.lines}: {each.file} has no {each.proof!r}"
+
+
+def test_commands_that_are_not_run_have_options_extras_and_targets_that_exist() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    for where, line in not_run_here():
+        for command, options in re.findall(
+            r"lram-export (\w+)(.*)", line.replace("python control_loop.py", "lram-export loop")
+        ):
+            known = options_of(command) if command in COMMANDS else set()
+            assert set(re.findall(r"--[a-z][a-z-]*", options)) <= known, f"{where}: {command}{options}"
+        for extras in re.findall(r"(?:lram-export|\.)\[([\w,]+)\]", line):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), f"{where}: {line}"
+        for target in re.findall(r"^make ([\w-]+)", line):
+            assert re.search(rf"^{target}:", text_of("Makefile"), re.MULTILINE), f"{where}: {line}"
 
 
 @EVERY_PAGE
@@ -178,7 +220,7 @@ def test_commands_and_options_that_are_mentioned_exist(page: Path) -> None:
         if span.startswith("lram-export "):
             word = span.split()[1]
             assert word in COMMANDS or word.startswith("-"), f"{page}: {span}"
-        if not span.startswith(("pip ", "make ", "cmake ", "ruff ", "python")):
+        if not span.startswith(("pip ", "make ", "cmake ", "ruff ", "python", "colcon ")):
             unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) - known
             assert not unknown, f"{page}: {span}: no command has {unknown}"
 

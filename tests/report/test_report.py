@@ -7,7 +7,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -26,11 +25,12 @@ from lram_export.report.collect import Report, ReportOptions, collect
 from lram_export.report.page import render
 from lram_export.runtimes.protocol import StepOutput
 from lram_export.spec.parity import TOLERANCES
+from tests.browser import CHROMIUM, opened
 from tests.conftest import GOLDEN, SLOW, ExportFunction, fail, load_golden, succeed
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CHARTS = ("drift", "errors", "ties", "state", "latency", "deadline", "flat", "choice")
 TARGETS = ("onnxruntime", "native")
+WINDOW = "--window-size=1400,3100"
 
 
 @pytest.fixture(scope="module")
@@ -536,17 +536,6 @@ parent.document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</p
 """Looks at the page from inside, in a frame: Chromium's own window is never narrower than 500 pixels."""
 
 
-def opened(path: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A file in headless Chromium, which says on standard error what the page's console says."""
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,3100", "--enable-logging=stderr",
-        *options, path.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 class TestBrowser:
     @pytest.mark.parametrize("width", [1280, 400])
@@ -558,7 +547,7 @@ class TestBrowser:
         probed.write_text(
             f'<body><iframe style="width:{width}px;height:3000px;border:0" srcdoc="{inside}"></iframe></body>'
         )
-        done = opened(probed, tmp_path, "--dump-dom")
+        done = opened(probed.as_uri(), tmp_path, WINDOW, "--dump-dom")
         assert "CONSOLE" not in done.stderr
         found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
         assert found["width"] <= width  # nothing but the tables scrolls sideways, and those inside their own boxes
@@ -574,7 +563,7 @@ class TestBrowser:
 
     def test_the_file_itself_opens_and_prints(self, page: Path, tmp_path: Path) -> None:
         printed = tmp_path / "page.pdf"
-        assert "CONSOLE" not in opened(page, tmp_path, f"--print-to-pdf={printed}").stderr
+        assert "CONSOLE" not in opened(page.as_uri(), tmp_path, WINDOW, f"--print-to-pdf={printed}").stderr
         assert printed.read_bytes().startswith(b"%PDF")
 
 
