@@ -87,7 +87,7 @@ class TestStateful:
         _, path = convert(bundle, tmp_path, "--sequences", "3")
         with serving(path / "config.json") as address:
             assert check.main("ovms", address, "reach", str(bundle)) == 0
-            assert json.loads(capsys.readouterr().out)["actions"] == 6 * 128 * 4
+            assert json.loads(capsys.readouterr().out)["actions"] == 6 * 64 * 8
             (step,) = observed(bundle, steps=1)
             with pytest.raises(HTTPError, match="404"):  # it was told that the last episode has ended
                 RemotePolicy(address, "reach", 1).act(step)

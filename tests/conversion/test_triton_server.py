@@ -49,4 +49,4 @@ def test_the_server_acts_as_private_policies_do(target: str, bundle: Path, tmp_p
     with serving(models, packages, tmp_path / "server") as address:
         program = ROOT / "examples" / "servers" / "check.py"
         found = played(python, program, "triton", address, "reach", bundle, target)
-    assert found["different"] == 0 and found["actions"] == 6 * 128 * 4, found
+    assert found["different"] == 0 and found["actions"] == 6 * 64 * 8, found

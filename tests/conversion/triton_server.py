@@ -45,15 +45,13 @@ def serving(models: Path, packages: Path, folder: Path, more_backends: Path | No
         folder: for what the server needs.
         more_backends: a folder of backends in place of the one that is shipped.
     """
-    (folder / "site").mkdir(parents=True, exist_ok=True)
-    # the interpreter in the stub finds this project's environment, its links to working trees included
-    ours = sysconfig.get_path("purelib")
-    (folder / "site" / "sitecustomize.py").write_text(f"import site; site.addsitedir({ours!r})\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    # the interpreter in the stub is isolated, and finds its packages by the first python3 on the path: this project's
     libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONPATH": str(folder / "site"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     http, grpc = _free_port(), _free_port()
     command = [
@@ -61,10 +59,12 @@ def serving(models: Path, packages: Path, folder: Path, more_backends: Path | No
         f"--model-repository={models}",
         f"--backend-directory={more_backends or backends(packages, folder / 'backends')}",
         *("--http-address=127.0.0.1", f"--http-port={http}", "--grpc-address=127.0.0.1", f"--grpc-port={grpc}"),
-        *("--allow-metrics=false", "--exit-on-error=true"),
+        *("--allow-metrics=false", "--exit-on-error=true", "--exit-timeout-secs=3"),
     ]
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            list(map(str, command)), cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             _wait(server, f"http://127.0.0.1:{http}/v2/health/ready", folder / "server.log")
             yield f"127.0.0.1:{http}"

@@ -9,6 +9,7 @@ import onnx
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.conversion.closed.tape import graphs, values
+from lram_export.describe import counted
 from lram_export.errors import BundleError, UsageError
 from lram_export.spec.rows import ROWS
 
@@ -91,6 +92,6 @@ def _check_rows(model: onnx.ModelProto, bundle: Bundle) -> None:
     if not has_any_rows(model.graph):
         rows = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         raise UsageError(
-            f"{bundle.path}: its graph is for {rows} rows alone, and a server's batches have any number; say --backend "
-            f"python, which takes one row at a time, or export the bundle again if it is of an earlier version"
+            f"{bundle.path}: its graph is for {counted(rows, 'row')} alone, and a server's batches have any number; say "
+            f"--backend python, which takes one row at a time, or export again a bundle of an earlier version"
         )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset15 as ops
+from openvino.op.util import Variable, VariableInfo
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.conversion.closed.file import write_closed
@@ -39,13 +41,12 @@ def write_model(bundle: Bundle, folder: Path, reward_input: bool, stateful: bool
         try:
             model = ov.Core().read_model(file)
         except RuntimeError as error:
-            said = next(
-                (line for line in str(error).splitlines() if line and "Exception from" not in line), "no reason"
-            )
+            lines = [line.strip() for line in str(error).splitlines()]
+            said = next((line for line in lines if line and not line.startswith("Exception from")), "no reason given")
             raise UsageError(
-                f"{bundle.path}: OpenVINO does not read its graph ({said.strip()}); export it at --precision fp32"
+                f"{bundle.path}: OpenVINO does not read its graph ({said}); export it at --precision fp32"
             ) from None
-        if stateful:
+        if stateful and ports.states:
             keep_state(model, ports)
         model.set_friendly_name(bundle.manifest.name)
         ov.serialize(model, folder / MODEL_FILE, folder / WEIGHTS_FILE)
@@ -54,12 +55,31 @@ def write_model(bundle: Bundle, folder: Path, reward_input: bool, stateful: bool
 
 
 def keep_state(model: ov.Model, ports: Ports) -> None:
-    """Make variables of the states, in place."""
-    from openvino.passes import MakeStateful, Manager
+    """Make variables of the states, in place; they start at 0.
 
-    manager = Manager()
-    manager.register_pass(MakeStateful({state.input: state.output for state in ports.states}))
-    manager.run_passes(model)
+    OpenVINO's own pass does the same, but its variables start with a constant, and at `int8` the CPU plugin then fails.
+    What is written is selected from the new state and the old one by what is always so: OpenVINO keeps no variable that
+    nobody reads, and of one that is an input as it is it keeps the input's memory.
+    """
+    parameters = {name: parameter for parameter in model.get_parameters() for name in parameter.output(0).get_names()}
+    results = model.get_results()[len(ports.actions) :]  # by their place: what is the same shares its names
+    reads = []
+    for state in ports.states:
+        info = VariableInfo()
+        info.variable_id, info.data_type, info.data_shape = state.input, ov.Type.f32, ov.PartialShape(list(state.shape))
+        variable, parameter = Variable(info), parameters[state.input]
+        reads.append((ops.read_value(variable), variable))
+        parameter.output(0).replace(reads[-1][0].output(0))
+        model.remove_parameter(parameter)
+    running = reads[0][0]
+    runs = ops.select(ops.equal(running, np.float32(1)), running, np.float32(0))  # not NaN
+    always = ops.greater(runs, np.float32(-1))
+    for (read, variable), result in zip(reads, results, strict=True):
+        rank = len(read.output(0).get_partial_shape())
+        condition = ops.reshape(always, np.array([-1] + [1] * (rank - 1), np.int64), False)
+        model.add_sinks([ops.assign(ops.select(condition, result.input_value(0), read), variable)])
+        model.remove_result(result)
+    model.validate_nodes_and_infer_types()
 
 
 class StatefulServer:

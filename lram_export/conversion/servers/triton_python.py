@@ -110,7 +110,7 @@ class PythonPlayer:
         for response in found:
             if response.error is not None:
                 raise LramError(f"{TEMPLATE.name} that was written: {response.error}")
-        outputs = {tensor.name: tensor.as_numpy() for tensor in found[1].tensors}
+        outputs = {tensor.name: tensor.values for tensor in found[1].tensors}
         return {name: values.reshape(self._shapes[name]) for name, values in outputs.items()}
 
 
@@ -135,11 +135,20 @@ def request(sequence: int, given: Arrays, start: bool = False, end: bool = False
 
 
 class _Tensor:
-    def __init__(self, name: str, values: NDArray[Any]) -> None:
-        self.name, self._values = name, values
+    """What goes to the server and comes from it."""
 
-    def as_numpy(self) -> NDArray[Any]:
-        return self._values
+    def __init__(self, name: str, values: NDArray[Any]) -> None:
+        self.name, self.values = name, np.array(values)
+
+    @staticmethod
+    def from_dlpack(name: str, values: Any) -> _Tensor:
+        return _Tensor(name, np.from_dlpack(values))
+
+    def __dlpack__(self, stream: object = None) -> Any:
+        return self.values.__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return self.values.__dlpack_device__()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from lram_export import Policy, load_policy
@@ -51,9 +52,7 @@ class TritonPythonModel:
         finally:
             if end:
                 self.free.append(self.running.pop(sequence))
-        return [
-            pb_utils.Tensor(name, found[name].reshape(1, *(found[name].shape[1:] or (1,)))) for name in self.outputs
-        ]
+        return [tensor_of(name, found[name]) for name in self.outputs]
 
     def begun(self, sequence: int) -> Policy:
         """A policy at the start of an episode.
@@ -77,5 +76,14 @@ class TritonPythonModel:
             policy.close()
 
 
+# Not `as_numpy` and `Tensor(name, array)`: up to Triton 24.10 they read arrays of numpy 2 as if they were numpy 1's, and
+# take a tensor for empty without a word.
+
+
 def value_of(request: Any, name: str) -> Any:
-    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    return np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+
+
+def tensor_of(name: str, values: Any) -> Any:
+    """With a row, and at least one size behind it."""
+    return pb_utils.Tensor.from_dlpack(name, np.ascontiguousarray(values.reshape(1, *(values.shape[1:] or (1,)))))
