@@ -96,6 +96,15 @@ class Site(SimpleHTTPRequestHandler):
         """Nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of a browser that has gone before it had all."""
+
+    def handle_error(self, *_: Any) -> None:
+        """See the standard library."""
+        if not isinstance(sys.exception(), ConnectionError):
+            raise
+
+
 def frames(names: Sequence[str], width: int, theme: str) -> str:
     """A page with all others as frames of a width; what is found is in it when all have loaded."""
     inside = "".join(
@@ -103,7 +112,7 @@ def frames(names: Sequence[str], width: int, theme: str) -> str:
         for name in names
     )
     return (
-        "<!doctype html><title>frames</title><style>iframe{border:0}</style>"
+        '<!doctype html><title>frames</title><link rel="icon" href="data:,"><style>iframe{border:0}</style>'
         f'<body><script>localStorage.theme = "{theme}"</script>'
         f"{inside}<script>addEventListener('load', () => {{{LOOK}}})</script></body>"
     )
@@ -113,7 +122,7 @@ def seen(folder: Path, names: Sequence[str], width: int, theme: str) -> tuple[li
     """What the browser finds on every page, and what its console says."""
     handler = type("Framed", (Site,), {"frames": frames(names, width, theme)})
     with (
-        ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server,
+        Server(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server,
         tempfile.TemporaryDirectory() as profile,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -6,8 +6,8 @@ stable-baselines3 leaves a ``model.zip``. A Raspberry Pi that balances a pole ha
 use for torch: it gets a bundle, which is a compiled policy with the recorded steps
 that prove it. It takes three commands here and two there.
 
-Needs a clone with ``make install``; for two of its parts also a cross-compiler and an
-emulator, and it says so where they are missing.
+Needs a clone with ``make install``; for its last part also a cross-compiler, an emulator
+and the libraries of ``make wheels``, and it says so where they are missing.
 """
 
 import os
@@ -55,7 +55,7 @@ model = PPO(
     seed=0,
     device="cpu",
 )
-model.learn(8_192)
+model.learn(10_240)
 model.save(work / "model.zip")
 
 # %%

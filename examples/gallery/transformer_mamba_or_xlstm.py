@@ -109,9 +109,8 @@ with load_policy(sys.argv[1], threads=1) as policy:
 def process_megabytes(bundle: Path) -> float:
     """The most that a process has held which takes one step."""
     program = [sys.executable, "-c", ACT, str(bundle)]
-    return (
-        float(subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout) / 1e3
-    )
+    done = subprocess.run(program, check=True, stdout=subprocess.PIPE)
+    return float(done.stdout) / 1e3
 
 
 print(f"{cpu_model()}, 1 thread, float32\n")
@@ -173,20 +172,18 @@ plt.show()
 # ------------
 # - **A Transformer with a window** pays for every step that it looks back: for a short
 #   memory, or a fast processor.
-# - **With a cache** it pays little for a step, and carries what grows with its
-#   context.
-# - **Mamba** carries least, **the xLSTM** a matrix per head. Neither grows with the
-#   episode.
+# - **With a cache** a step costs about what a recurrent one costs, and what is carried
+#   grows with the context.
+# - **Mamba and the xLSTM** carry as much after an hour as after a second: some numbers for
+#   each channel, a matrix for each head.
 #
 # So much holds on any machine, or this page would not have been made:
 
 window, cache = along(milliseconds, "window"), along(milliseconds, "cache")
+recurrent = max(milliseconds["xlstm"], milliseconds["mamba"])
 assert all(longer > shorter for shorter, longer in itertools.pairwise(window))
 assert window[-1] / window[0] > CONTEXTS[-1] / CONTEXTS[0] / 2
-assert (
-    max(milliseconds["xlstm"], milliseconds["mamba"]) < along(milliseconds, "window")[1]
-)
-assert cache[-1] < window[-1] / 10
+assert recurrent < window[1] and cache[-1] < min(5 * recurrent, window[-1] / 10)
 assert kilobytes["mamba"] < kilobytes["xlstm"] < along(kilobytes, "cache")[-1]
 
 for policy in policies.values():
