@@ -1,8 +1,7 @@
-"""A folder around a bundle, for programs that run it as it is: the bundle's copy, and what plays that."""
+"""A folder around a bundle, for programs that run it as it is: what plays the copy in it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.bundle.manifest import MANIFEST_FILE, REPORT_FILE
+from lram_export.bundle.manifest import MANIFEST_FILE
 from lram_export.conversion.formats import Arrays
 from lram_export.integrations.robot_fields import RobotFields, robot_fields
 from lram_export.integrations.robot_policy import BUNDLE_FOLDER, RobotPolicy
@@ -24,24 +23,6 @@ def fields_of(bundle: Bundle, program: str) -> RobotFields:
     """What the policy of a bundle takes and gives there; raises UsageError where that program cannot run it."""
     manifest = bundle.manifest
     return robot_fields(manifest.spec, manifest.task, manifest.interface, bundle.path, program)
-
-
-def copy_bundle(bundle: Bundle, folder: Path) -> Path:
-    """Copy the files that a manifest lists, byte for byte, links as what they lead to; returns the copy's path.
-
-    Raises:
-        BundleError: the bundle is damaged.
-    """
-    files = [file.path for file in bundle.files()]
-    if bundle.manifest.report is not None and (bundle.path / REPORT_FILE).exists():
-        files.append(REPORT_FILE)
-    bundle.check_files()  # so that a damaged one is named by its own path
-    copy = folder / BUNDLE_FOLDER
-    for name in (MANIFEST_FILE, *files):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / name, copy / name)
-    Bundle.open(copy).check_files()
-    return copy
 
 
 class RobotPlayer:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.conversion.around import MARKER, RobotPlayer, copy_bundle, fields_of
+from lram_export.conversion.around import MARKER, RobotPlayer, fields_of
+from lram_export.conversion.copying import copy_bundle
 from lram_export.conversion.formats import Options, Player
 from lram_export.integrations.lerobot import (
     ACTION,

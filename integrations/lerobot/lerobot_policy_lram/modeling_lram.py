@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lerobot_policy_lram.configuration_lram import NO_TRAINING, LramConfig
 from lram_export.bundle.bundle import Bundle
-from lram_export.conversion.around import copy_bundle
+from lram_export.conversion.copying import copy_bundle
 from lram_export.errors import UsageError
 from lram_export.integrations.lerobot import (
     ACTION,

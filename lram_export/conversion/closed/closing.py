@@ -114,5 +114,7 @@ def replace_ports(ports: Any, tensors: Iterable[TensorSpec], rows: str | None = 
     types = {"float32": onnx.TensorProto.FLOAT, "uint8": onnx.TensorProto.UINT8, "int64": onnx.TensorProto.INT64}
     del ports[:]
     for tensor in tensors:
-        shape = tensor.shape if rows is None else (rows, *tensor.shape[1:])
-        ports.append(helper.make_tensor_value_info(tensor.name, types[tensor.dtype], list(shape)))
+        shape: list[str | int | None] = list(tensor.shape)
+        if rows is not None:
+            shape[0] = rows
+        ports.append(helper.make_tensor_value_info(tensor.name, types[tensor.dtype], shape))

@@ -92,6 +92,6 @@ def _check_rows(model: onnx.ModelProto, bundle: Bundle) -> None:
     if not has_any_rows(model.graph):
         rows = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         raise UsageError(
-            f"{bundle.path}: its graph is for {counted(rows, 'row')} alone, and a server's batches have any number; say "
-            f"--backend python, which takes one row at a time, or export again a bundle of an earlier version"
+            f"{bundle.path}: its graph is for {counted(rows, 'row')} alone, and a server's batches have any number; "
+            f"say --backend python, which takes one row at a time, or export again a bundle of an earlier version"
         )

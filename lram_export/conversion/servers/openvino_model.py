@@ -120,7 +120,8 @@ class StatefulPlayer:
         self._server, self._ports = StatefulServer(folder, threads), ports
         self.inputs = tuple(tensor.name for tensor in ports.inputs.values())
         self.outputs = tuple(tensor.name for tensor in ports.actions.values())
-        self._start, self._initial = True, None
+        self._start = True
+        self._initial: float | None = None
         self._before: Arrays | None = None
 
     def start(self, state: float | None = None) -> None:

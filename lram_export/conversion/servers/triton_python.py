@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.bundle.manifest import MANIFEST_FILE
 from lram_export.conversion.closed.step import REWARD, check_reward
+from lram_export.conversion.copying import copy_bundle
 from lram_export.conversion.formats import Arrays, Options, Player
 from lram_export.conversion.servers.folder import VERSION
 from lram_export.conversion.servers.pbtxt import Message, message_text
@@ -28,8 +28,6 @@ from lram_export.spec.interface import actions_of
 from lram_export.spec.tensors import TensorSpec
 
 TEMPLATE = Path(__file__).parent / "templates" / "model.py"
-BUNDLE = "bundle.lram"
-"""As the template has it."""
 UTILITIES = "triton_python_backend_utils"
 """What the server gives to a model."""
 START, END, SEQUENCE = "START", "END", "CORRID"
@@ -53,18 +51,9 @@ def write_python(bundle: Bundle, path: Path, options: Options) -> Callable[[], P
     version = path / VERSION
     version.mkdir()
     shutil.copyfile(TEMPLATE, version / TEMPLATE.name)
-    _copy(bundle, version / BUNDLE)
+    copy_bundle(bundle, version)
     (path / CONFIG_FILE).write_text(message_text(config), encoding="utf-8")
     return lambda: PythonPlayer(path, config, target, inputs, outputs)
-
-
-def _copy(bundle: Bundle, folder: Path) -> None:
-    """The files that the manifest lists and a robot needs; of links, what they lead to."""
-    bundle.check_files(bundle.files())
-    for name in (MANIFEST_FILE, *(file.path for file in bundle.files())):
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / name, copy)
 
 
 def _ports(bundle: Bundle, reward_input: bool) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

@@ -76,8 +76,8 @@ class TritonPythonModel:
             policy.close()
 
 
-# Not `as_numpy` and `Tensor(name, array)`: up to Triton 24.10 they read arrays of numpy 2 as if they were numpy 1's, and
-# take a tensor for empty without a word.
+# Not `as_numpy` and `Tensor(name, array)`: up to Triton 24.10 they read arrays of numpy 2 as if they were numpy 1's,
+# and take a tensor for empty without a word.
 
 
 def value_of(request: Any, name: str) -> Any:
