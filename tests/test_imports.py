@@ -67,7 +67,7 @@ def test_commands_of_a_robot_need_no_export_package(arguments: list[str], export
 def test_converting_needs_onnx_at_most(form: str, exported: ExportFunction, tmp_path: Path) -> None:
     bundle = str(exported("state_m", targets=("onnxruntime",)))
     line = ["convert", bundle, "--to", form, "-o", str(tmp_path / "written")]
-    needed = {"onnx"} if form in ("onnx-closed", "leapp") else set()
+    needed = set() if form in ("physicalai", "lerobot") else {"onnx"}
     blocked = EXPORT_PACKAGES - needed | {"yaml", "leapp", "physicalai"}
     python(f"from lram_export.cli import main; main({line!r})", blocked)
     assert (tmp_path / "written").exists()

@@ -66,10 +66,13 @@ class Number(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """From text to a number; fails for one that is not finite or beyond the range."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
+        try:
+            finite = math.isfinite(float(value)) and abs(float(value)) <= FLOAT32_MAX
+        except ValueError:
+            finite = True  # the class above says what it is
+        if not finite:  # before the range, which tells the number and not what was typed
             self.fail(f"expected a finite number of at most {FLOAT32_MAX:.2g}, got '{value}'", param, ctx)
-        return number
+        return float(super().convert(value, param, ctx))
 
 
 class OutputFile(click.Path):

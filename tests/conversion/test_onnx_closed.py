@@ -328,7 +328,7 @@ class TestErrors:
             ((bundle, "--to", "leapp", "--names", "packed"), "--names: --to leapp has no such choice; leave it out"),
             ((checkpoint, "--names", "packed"), "--names: only with --to, which takes a bundle"),
             ((checkpoint, "--to", "onnx-closed"), "expected a bundle"),
-            ((bundle,), "is a bundle, which becomes one of: onnx-closed, leapp, triton, ovms"),
+            ((bundle,), "is a bundle, which becomes one of: onnx-closed, leapp, physicalai, lerobot, triton, ovms"),
         ):
             code, line = fail("convert", *words, "-o", tmp_path / "a.onnx")
             assert code in (1, 2) and expected in line, line
