@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE_TOOLS := $(VENV)/.native-tools
 
-.PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment \
+.PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment test-robot \
 	test-precisions test-tamper test-endurance test-large test-consumers test-lerobot wheels test-wheels docs test-site \
 	metaworld results peers lint lint-native tidy-native native-tests typecheck format clean
 
@@ -119,6 +119,9 @@ fuzz: $(STAMP)   ## fuzzers of the artifact reader and of saved states, FUZZ_SEC
 
 test-environment: $(STAMP) ## what a robot installs, built from nothing: without torch, without Python (needs a package index)
 	$(BIN)/python -m pytest $(HOURS) -m environment
+
+test-robot: $(STAMP) ## what of that belongs to every change
+	$(BIN)/python -m pytest $(HOURS) -m 'environment and not slow'
 
 test-precisions: $(STAMP) ## every target at every precision, 1,000 steps; 10,000 at fp32 (minutes)
 	$(BIN)/python -m pytest $(HOURS) -m precisions

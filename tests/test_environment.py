@@ -63,6 +63,7 @@ def test_the_wheel_has_one_import_package_and_no_kernel_sources(wheel: Path) -> 
     assert all(n.startswith("lram_export/_native.") for n in compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("required", ["", "1"])
 def test_an_engine_that_cannot_be_compiled_is_left_out_unless_it_is_required(required: str, tmp_path: Path) -> None:
     environment = {**os.environ, "CXX": "false", "LRAM_REQUIRE_NATIVE": required}
@@ -92,6 +93,7 @@ def test_a_robot_verifies_runs_and_benchmarks(robot: Path, exported: ExportFunct
     run(robot / "lram-export", "deploy", bundle, "-o", tmp_path / "kit.tar.gz", "--target", "onnxruntime")
 
 
+@pytest.mark.slow
 def test_a_robot_with_openvino_alone_verifies_runs_and_benchmarks(
     openvino_robot: Path, exported: ExportFunction, tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_robot_says_how_to_install_what_it_lacks(robot: Path, exported: Export
         assert error.startswith("error: ") and f"pip install 'lram-export[{extra}]'" in error
 
 
+@pytest.mark.slow
 def test_the_base_install_alone_says_how_to_install_a_target(
     wheel: Path, tmp_path: Path, exported: ExportFunction
 ) -> None:
@@ -141,6 +144,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory, exported: ExportFunction) -> P
     return next(path for path in folder.iterdir() if path.is_dir())
 
 
+@pytest.mark.slow
 def test_a_kit_installs_verifies_and_rehearses(kit: Path, tmp_path: Path) -> None:
     """On the oldest Python, which JetPack 6 has, where there is one."""
     oldest = next(Path.home().glob(".pyenv/versions/3.10.*/bin"), None) or shutil.which("python3.10")
@@ -160,6 +164,7 @@ def test_a_kit_installs_verifies_and_rehearses(kit: Path, tmp_path: Path) -> Non
     assert str(tmp_path / "robot") in (tmp_path / "robot" / "lram-control.service").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_robot_runs_passes_its_tests_on_an_old_numpy(tmp_path: Path) -> None:
     """The oldest for this Python; `make test-wheels` runs a kit on older ones, on which nothing can be exported."""
     older = ("numpy==1.23.5", "ml_dtypes<0.6")
@@ -173,6 +178,7 @@ def test_what_a_robot_runs_passes_its_tests_on_an_old_numpy(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("python", "cuda"), [("3.10", "13"), ("3.12", "14")])
 def test_all_a_jetson_needs_is_there_for_aarch64(kit: Path, python: str, cuda: str, tmp_path: Path) -> None:
     """JetPack 6 has Python 3.10 and CUDA 12, JetPack 7 has Python 3.12 and CUDA 13."""
