@@ -116,7 +116,7 @@ def draw(document: Document, path: Path) -> None:
     for axes, precision in zip(halves[0], precisions, strict=True):
         cases = [case for case in measured if case["precision"] == precision]
         for case in cases:
-            axes.axvline(case["floor_ms"], color="black", linestyle=":", linewidth=1)
+            axes.axvline(case["floor_ms"], color=COLOUR, linestyle=":", linewidth=1, zorder=0)
             for row in case["results"]:
                 _dot(axes, case, row, names.index(row["contender"]), MARKERS[sizes.index(_millions(case))])
         busy = "*" if any(case["warnings"] for case in cases) else ""
