@@ -27,7 +27,8 @@ VERSION = "3.12"
 PACKAGES = ("lerobot[dataset,evaluation]==0.6.1", "metaworld==3.1.1", "onnxruntime", "pytest")
 CHECKPOINT = ROOT / "examples" / "metaworld" / "checkpoints" / "xlstm" / "model.zip"
 PROGRAM = Path(__file__).parent / "consumers" / "metaworld_returns.py"
-TASK, EPISODES, ROWS = "reach-v3", 4, 2
+TASK, EPISODES = "reach-v3", 4
+ROWS = EPISODES  # all at once: LeRobot records one batch, and makes its folder anew for the next, which fails
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_plugins_own_tests(programs: Path, cases: Path, tmp_path: Path) -> N
 
 
 def test_lerobot_eval(programs: Path, cases: Path, tmp_path: Path) -> None:
-    """Four episodes, two at a time: each succeeds, and has the return of the same policy played by ours alone."""
+    """Four episodes, all at once: each succeeds, and has the return of the same policy played by ours alone."""
     run(
         programs / "lerobot-eval",
         f"--policy.path={cases / 'metaworld'}",
@@ -92,4 +93,4 @@ def test_lerobot_eval(programs: Path, cases: Path, tmp_path: Path) -> None:
     alone = (programs / "python", PROGRAM, cases / "m.lram", TASK, str(EPISODES), str(ROWS))
     played = json.loads(run(*alone, cwd=tmp_path).splitlines()[-1])
     assert metrics["successes"] == [True] * EPISODES == played["successes"]
-    np.testing.assert_allclose(metrics["sum_rewards"], played["returns"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["sum_rewards"], played["returns"], rtol=1e-9)
