@@ -121,6 +121,7 @@ class Replay {
   }
 
   void compare_state(Comparison& comparison) {
+    if (recording_.states.empty()) return;  // a policy without memory: there is nothing to save
     std::vector<float> values(recording_.rows * about_.state_size);
     require(lram_state_save(state_.get(), values.data(), values.size()));
     const float* tensor = values.data();

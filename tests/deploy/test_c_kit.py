@@ -126,6 +126,15 @@ def test_it_finds_what_verify_finds(name: str, made: dict[str, Path]) -> None:
     compare(lines, next(made[name].glob("*.lram")))
 
 
+def test_a_policy_without_memory_has_no_state_to_compare(kits: Kits, tmp_path: Path) -> None:
+    bundle = tmp_path / "plain.lram"
+    export_bundle(POLICIES["plain"](), None, bundle, ExportOptions(("native",), report=False))
+    kit = kits(bundle)
+    subprocess.run(["sh", "-c", commands(kit)[0]], check=True, cwd=kit)
+    code, lines = check(kit)
+    assert code == 0 and lines[-1] == "verdict  passed"
+
+
 @pytest.mark.parametrize("name", ["images", "xlstm"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_of_other_actions_it_finds_what_verify_finds(
