@@ -64,6 +64,17 @@ def careful(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(policy, None, path, ExportOptions(ONLY, report=False)).path
 
 
+@pytest.fixture(scope="module")
+def served(exported: ExportFunction, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle on the native engine, and its folder for two robots at a time."""
+    options = (*load_golden("state_ms").task_options, "--precision", "int8")
+    bundle = exported("state_ms", targets=("onnxruntime", "native"), options=options)
+    options = ("--backend", "python", "--target", "native", "--sequences", "2")
+    said, path = convert(bundle, tmp_path_factory.mktemp("served"), *options)
+    assert said["actions_different"] == 0 and said["states"] == []
+    return bundle, path
+
+
 class TestConfiguration:
     @pytest.mark.parametrize("name", ["state_ms", "dt_state", "seeing"])
     def test_it_names_every_input_and_output_of_the_graph_once(
@@ -214,16 +225,6 @@ class TestStart:
 
 
 class TestPython:
-    @pytest.fixture(scope="class")
-    def served(self, exported: ExportFunction, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-        """A bundle on the native engine, and its folder for two robots at a time."""
-        options = (*load_golden("state_ms").task_options, "--precision", "int8")
-        bundle = exported("state_ms", targets=("onnxruntime", "native"), options=options)
-        options = ("--backend", "python", "--target", "native", "--sequences", "2")
-        said, path = convert(bundle, tmp_path_factory.mktemp("served"), *options)
-        assert said["actions_different"] == 0 and said["states"] == []
-        return bundle, path
-
     def model(self, path: Path) -> Any:
         """As the server opens it: the configuration as JSON."""
         config = config_of(path)
