@@ -35,6 +35,9 @@ KIT = "tests/wheels/test_kit.py"
 RELEASE = "tests/wheels/test_release.py"
 INSTALLED = "tests/targets/test_native_install.py"
 ENVIRONMENT = "tests/test_environment.py"
+CONSUMERS = "tests/conversion/test_consumers.py"
+LEROBOT = "tests/conversion/test_lerobot_programs.py"
+TRITON = "tests/conversion/test_triton_server.py"
 WORKFLOW = ".github/workflows/release.yml"
 
 ELSEWHERE = (
@@ -74,6 +77,13 @@ ELSEWHERE = (
     Elsewhere(r"robot\$ .* verify \S+ --recording .*", "docs/flights.md", "verify reach.lram --recording night.mcap\n"),
     Elsewhere(r"robot\$ lram-export verify hf://.*", "tests/hub/test_bundles.py", 'succeed("verify", HF'),
     Elsewhere(r"robot\$ lram-export loop hf://.*", "tests/hub/test_bundles.py", '("loop", HF'),
+    # programs of others
+    Elsewhere(r"pip install physicalai .*", CONSUMERS, '"physicalai==0.3.0"'),
+    Elsewhere(r"pip install lerobot .*", LEROBOT, 'PLUGIN = ROOT / "integrations" / "lerobot"'),
+    Elsewhere(r"lram-export convert .* --to lerobot .*", LEROBOT, '"lerobot"'),
+    Elsewhere(r"lerobot-eval .*", LEROBOT, 'programs / "lerobot-eval"'),
+    Elsewhere(r"python examples/servers/check\.py triton .*", TRITON, '"servers" / "check.py"'),
+    Elsewhere(r"python examples/servers/check\.py ovms .*", "tests/conversion/test_ovms.py", 'check.main("ovms"'),
 )
 
 NOWHERE = {
@@ -87,6 +97,8 @@ NOWHERE = {
     r"python benchmarks/gpu_check\.py .*": "a GPU; what needs none of it is in tests/targets/test_tensorrt.py",
     r"make test-slow": "the rare half of these very tests, before a release",
     r"make metaworld": "three hours of training",
+    r"docker run .*": "images of a registry; what the servers do around a model is in tests/conversion",
+    r"lerobot-rollout .*": "a robot; the methods that it calls are in integrations/lerobot/tests/test_policy.py",
     r"(ros2|rosdep|colcon|python3 -m (pip|venv|colcon)|source|mkdir -p ~/robot/src) .*": "ROS 2, which no "
     "package index has; node and controller run without it in tests/ros",
     r"cmake (-S lram-export/kernels/native|--build build/lram && sudo) .*": "a workspace of ROS 2 beside a clone; the "

@@ -45,6 +45,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 READMES = [
     *sorted(REPOSITORY.glob("ros/*/README.md")),
+    *sorted(REPOSITORY.glob("integrations/*/README.md")),
     REPOSITORY / "examples" / "metaworld" / "checkpoints" / "README.md",
 ]
 """Pages for those who look into a folder: nothing in them runs."""
