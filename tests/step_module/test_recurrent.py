@@ -270,6 +270,7 @@ def test_calibration_finds_the_inputs_of_recurrent_layers_wherever_steps_of_a_se
         assert costs["calibrated"] < costs["nearest"] and costs.get("activations", 0) < 0.1
 
 
+@pytest.mark.slow
 def test_auto_chooses_among_the_matrices_of_recurrent_layers_and_they_can_be_kept(tmp_path: Path) -> None:
     policy, recording = choosing(), tmp_path / "steps.npz"
     save_steps(random_steps(policy.spec(ROWS), None, 600, seed=11, episode=30), recording)
