@@ -63,8 +63,11 @@ def replay(bundle: Bundle, player: Player, progress: Progress = SILENT) -> Repla
                 observed = {name: values for name, values in given.items() if name != REWARD}
                 expected = policy.step(observed, given.get(REWARD))
                 found = player.step(given)
-                for name in judge.actions:
-                    if name in found and not judge.accepts(name, expected, found[name]):
+                compared = [name for name in judge.actions if name in found]
+                if not compared:
+                    raise ParityError(f"{bundle.path}: what was written gives none of: {', '.join(judge.actions)}")
+                for name in compared:
+                    if not judge.accepts(name, expected, found[name]):
                         one, other = expected[name], found[name]
                         raise ParityError(
                             f"{bundle.path}: what was written acts otherwise than the policy: episode {episode}, step "
