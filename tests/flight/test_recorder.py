@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -311,10 +312,12 @@ def test_a_loop_that_is_killed_leaves_what_it_wrote(bundle: Path, tmp_path: Path
     words = [sys.executable, "-m", "lram_export", "loop", str(bundle), "--rate", "2000", "--steps", "0"]
     (tmp_path / "endless.py").write_text(ENDLESS)
     with subprocess.Popen([*words, "--robot", "endless", "--record", str(path)], cwd=tmp_path) as process:
-        while not path.exists() or path.stat().st_size < 20_000:
-            assert process.poll() is None
-            os.sched_yield()
-        process.kill()
+        try:  # the first chunk may be half written
+            while not path.exists() or path.stat().st_size < 20_000 or read_flight(path).count <= 100:
+                assert process.poll() is None
+                sleep(0.01)
+        finally:
+            process.kill()
     flight = read_flight(path)
     assert not flight.whole and flight.count > 100
     assert [step.step for step in flight.steps()] == list(range(flight.count))

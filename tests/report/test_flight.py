@@ -35,6 +35,7 @@ from lram_export.runtimes.protocol import StepOutput
 from lram_export.spec.counts import Counts
 from lram_export.spec.interface import FieldInterface, Interface, Limits, Safety
 from tests.conftest import fail, succeed
+from tests.loop.robots import FakeTime
 from tests.report.test_report import Cells
 
 CHARTS = ("latency", "policy", "missed", "faults", "parting", "events", "actions")
@@ -123,7 +124,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     export_bundle(arm(), None, bundle, ExportOptions(("native", "pytorch"), report=False, reference_steps=20))
     twin = Path(shutil.copytree(bundle, folder / "twin.lram"))
     robot, recorder = Shaken(twin), FlightRecorder(folder / "night.mcap")
-    with load_policy(bundle, target="native", threads=1) as policy:
+    with pytest.MonkeyPatch.context() as patch, load_policy(bundle, target="native", threads=1) as policy:
+        patch.setattr("lram_export.loop.clock.time", FakeTime())  # every tick comes, however busy the machine is
         loop = robot.loop = Loop(policy, robot, LoopOptions(1000.0, Between(), bridge=BRIDGE), recorder=recorder)
         with pytest.raises(SafeStopError, match="4 steps in a row with a fault"):
             loop.run()

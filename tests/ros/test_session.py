@@ -35,7 +35,8 @@ from lram_export.interpolation import Between
 from lram_export.loop.clock import Clock
 from lram_export.loop.control import LoopOptions
 from lram_export.loop.program import Wishes
-from lram_export.policy import load_policy
+from lram_export.loop.warmup import warm_up
+from lram_export.policy import Policy, load_policy
 from tests.conftest import ExportFunction
 from tests.ros.arms import RATE, values
 from tests.ros.definitions import message
@@ -245,9 +246,9 @@ def test_a_swap_and_an_episode_are_only_of_a_loop_that_runs(node: Node, bundle: 
 
 
 def test_a_bundle_that_could_not_take_over_is_told_and_not_called_the_one_that_runs(
-    node: Node, bundle: Path, tmp_path: Path
+    node: Node, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reporter = Reporter()
+    reporter, asked = Reporter(), threading.Event()
     node.activate()
     node.until(lambda: len(node.sent) > 3)
     node.session.swap(tmp_path / "none.lram")
@@ -257,9 +258,16 @@ def test_a_bundle_that_could_not_take_over_is_told_and_not_called_the_one_that_r
     assert dict(row.values)["bundle"] == node.session.bundle == str(bundle)
     assert row.level == WARN and row.message.startswith("active")
     assert f"{tmp_path / 'none.lram'}: not swapped: " in row.message and "\n" not in row.message
+
+    def warm_up_later(policy: Policy) -> None:
+        assert asked.wait(60)
+        warm_up(policy)
+
+    monkeypatch.setattr("lram_export.loop.control.warm_up", warm_up_later)
     node.session.swap(bundle)
     with pytest.raises(LramError, match=r"^another bundle is being loaded; ask again when it runs, or could not be"):
         node.session.swap(bundle)
+    asked.set()
     node.until(lambda: not node.session.is_swapping)
     assert not node.session.swap_failure and "not swapped" not in reporter.row(node.session, "active").message
 
@@ -282,24 +290,32 @@ def test_every_episode_that_begins_later_aims_at_the_return_that_was_told(export
     policy = load_policy(exported("state_ms", targets=("native",)), "native", threads=1)
     size = policy.spec.inputs[0].size
     session = Session(policy, LoopOptions(RATE, Between()), Wishes(bundle=Path("state.lram")))
-    inlet, sent = Arrays("numbers", (size,)), []
+    inlet = Arrays("numbers", (size,))
+    aims: list[float] = []  # what the policy aims at with each message, seen by the thread that steps it
     outlet = Outlet(
         ActionTopic("~/commands", FLOAT64S, policy.spec.outputs[0]),
         {FLOAT64S: message(FLOAT64S)},
         1 / RATE,
         lambda: None,
     )
-    ports = Ports({"observation": inlet}, outlet, sent.append, time.perf_counter, 60.0, 2.0)
+
+    def send(message: object) -> None:
+        aims.append(float(policy.state()["target_return"][0]))
+
+    ports = Ports({"observation": inlet}, outlet, send, time.perf_counter, 60.0, 2.0)
     robot = TopicRobot(ports, session.is_ending, session.begin)
     inlet.take(message(FLOAT64S)(data=[0.0] * size), time.perf_counter())
 
     def target_in(episode: int) -> float:
         end = time.monotonic() + 10
-        while session.account.episodes < episode or len(sent) < 3:
+        while session.account.episodes < episode:
             assert time.monotonic() < end and not session.failure
             time.sleep(0.002)
-        sent.clear()
-        return float(policy.state()["target_return"][0])
+        aims.clear()
+        while len(aims) < 3:
+            assert time.monotonic() < end and not session.failure
+            time.sleep(0.002)
+        return aims[-1]
 
     assert policy.task is not None
     scale, usual = policy.task.reward_scale, policy.task.target_return
