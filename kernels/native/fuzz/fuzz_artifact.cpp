@@ -33,8 +33,8 @@ void run(lram::Engine& engine) {
   for (std::size_t i = 0; i < arrays.inputs.size(); ++i) arrays.fill(i, 0.5);
   for (const double first : {1.0, 0.0}) {
     arrays.fill("is_first", first);
-    episodes->check(arrays.inputs.data(), arrays.outputs.data());
-    episodes->step(arrays.inputs.data(), arrays.outputs.data());
+    episodes->check(episodes->all(), arrays.inputs.data(), arrays.outputs.data());
+    episodes->step(episodes->all(), arrays.inputs.data(), arrays.outputs.data());
     safety.apply(*episodes, arrays.inputs.data(), arrays.outputs.data());
   }
 }

@@ -314,6 +314,17 @@ LRAM_API lram_status lram_state_save(const lram_state *state, float *values, siz
  * Fails with ARGUMENT and STATE. */
 LRAM_API lram_status lram_state_load(lram_state *state, const float *values, size_t count);
 
+/* The same of some rows of a state, which leave the others as they are.
+ *
+ * rows   `row_count` numbers of rows, ascending, borrowed.
+ * count  row_count * state_size; anything else is LRAM_ERROR_STATE.
+ *
+ * Fail as lram_state_save and lram_state_load, and with ARGUMENT: a row that does not exist, or comes twice. */
+LRAM_API lram_status lram_state_save_rows(const lram_state *state, const int *rows, size_t row_count, float *values,
+                                          size_t count);
+LRAM_API lram_status lram_state_load_rows(lram_state *state, const int *rows, size_t row_count, const float *values,
+                                          size_t count);
+
 /* ---- safety ------------------------------------------------------------------------------------------------ */
 
 /* What an action of floats is held to at the end of every step that succeeds, where the artifact says so of it and
@@ -416,6 +427,17 @@ LRAM_API lram_status lram_step(lram_state *state, const lram_inputs *inputs, con
  * But a module's step whose results are not finite has changed nothing: no row is lost. */
 LRAM_API lram_status lram_step_fields(lram_state *state, const void *const *inputs, size_t input_count,
                                       void *const *outputs, size_t output_count);
+
+/* The same step, of some rows of the state only: the others wait, for a robot that has nothing to say yet, and stay as
+ * they are to the bit. What a row comes to does not depend on which others make the step with it.
+ *
+ * rows     `row_count` numbers of rows, ascending, borrowed.
+ * inputs   as in lram_step_fields, with an entry for each of these rows, one after the other.
+ * outputs  likewise.
+ *
+ * What holds for lram_step_fields holds here. Fails with ARGUMENT, too: a row that does not exist, or comes twice. */
+LRAM_API lram_status lram_step_rows(lram_state *state, const int *rows, size_t row_count, const void *const *inputs,
+                                    size_t input_count, void *const *outputs, size_t output_count);
 
 /* Does now what the last step left for the time after its action, and returns when it is done. With lazy states a step
  * gives its action before it rewrites the part of the memory whose turn it is. The threads after the caller's begin

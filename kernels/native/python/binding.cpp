@@ -312,6 +312,14 @@ struct State {
         [&] { return lram_step_fields(handle.get(), inputs.data(), inputs.size(), outputs.data(), outputs.size()); }));
   }
 
+  // A step of some rows, ascending: the first of the bound inputs and outputs are theirs, one after the other.
+  void step_rows(const std::vector<int>& rows) {
+    check(unlocked([&] {
+      return lram_step_rows(handle.get(), rows.data(), rows.size(), inputs.data(), inputs.size(), outputs.data(),
+                            outputs.size());
+    }));
+  }
+
   void settle() {
     check(unlocked([&] { return lram_settle(handle.get()); }));
   }
@@ -335,6 +343,14 @@ struct State {
   }
   void load(const ConstFloats& values) {
     check(unlocked([&] { return lram_state_load(handle.get(), values.data(), values.size()); }));
+  }
+  void save_rows(const std::vector<int>& rows, const Floats& values) const {
+    check(unlocked(
+        [&] { return lram_state_save_rows(handle.get(), rows.data(), rows.size(), values.data(), values.size()); }));
+  }
+  void load_rows(const std::vector<int>& rows, const ConstFloats& values) {
+    check(unlocked(
+        [&] { return lram_state_load_rows(handle.get(), rows.data(), rows.size(), values.data(), values.size()); }));
   }
   void reset(const std::vector<int>& rows) { check(lram_state_reset(handle.get(), rows.data(), rows.size())); }
   std::size_t size() const { return inner().size(); }
@@ -405,10 +421,14 @@ NB_MODULE(_native, m) {
       .def("step", &State::step)
       .def("step_with", &State::step_with, nb::arg("inputs"),
            "Copies inputs to the bound ones and steps; False, and does nothing, unless all are plainly alike.")
+      .def("step_rows", &State::step_rows, nb::arg("rows"),
+           "A step of some rows, ascending, whose inputs and outputs are the first of the bound arrays.")
       .def("settle", &State::settle)
       .def("profile", &State::profile, "From the next step on, take the time of every stage.")
       .def("stages", &State::stages, "Seconds in each stage since profile(), the mean of the threads.")
       .def("save", &State::save, nb::arg("values"))
       .def("load", &State::load, nb::arg("values"))
+      .def("save_rows", &State::save_rows, nb::arg("rows"), nb::arg("values"))
+      .def("load_rows", &State::load_rows, nb::arg("rows"), nb::arg("values"))
       .def("reset", &State::reset, nb::arg("rows"));
 }

@@ -51,8 +51,8 @@ void expect_own(const lram_model& model) {
                       "it in the child");
 }
 
-void expect_size(const lram_state& state, std::size_t count) {
-  const std::size_t size = state.episodes->size();
+void expect_size(const lram_state& state, const lram::ChosenRows& rows, std::size_t count) {
+  const std::size_t size = state.model.engine->state_size() * static_cast<std::size_t>(rows.count);
   if (count != size)
     throw lram::Error(LRAM_ERROR_STATE, "count: this state has " + std::to_string(size) + " values, got " +
                                             std::to_string(count) + "; is it the state of another model or batch?");
@@ -152,15 +152,29 @@ std::string first_of(const std::vector<std::string>& names) {
   return names.size() > most ? text + ", ..." : text;
 }
 
-void step(lram_state& state, const void* const* inputs, void* const* outputs) {
+// ChosenRows that may be asked for.
+lram::ChosenRows chosen_rows(const lram_state& state, const int* rows, std::size_t count) {
+  if (count < 1 || count > static_cast<std::size_t>(state.episodes->batch()))
+    throw lram::Error(LRAM_ERROR_ARGUMENT, "row_count: expected 1 to " + std::to_string(state.episodes->batch()) +
+                                               ", got " + std::to_string(count));
+  for (std::size_t i = 0; i < count; ++i) {
+    expect_row("rows", state, rows[i]);
+    if (i > 0 && rows[i] <= rows[i - 1])
+      throw lram::Error(LRAM_ERROR_ARGUMENT, "rows: expected ascending numbers, got " + std::to_string(rows[i]) +
+                                                 " after " + std::to_string(rows[i - 1]));
+  }
+  return {static_cast<int>(count), rows};
+}
+
+void step(lram_state& state, const lram::ChosenRows& rows, const void* const* inputs, void* const* outputs) {
   lram::Engine& engine = *state.model.engine;
-  state.episodes->check(inputs, outputs);
+  state.episodes->check(rows, inputs, outputs);
   if (!engine.begin_step())
     throw lram::Error(LRAM_ERROR_BUSY, "model: another thread is inside a step; one model runs one step at a time");
   const std::unique_ptr<lram::Engine, void (*)(lram::Engine*)> stepping(
       &engine, [](lram::Engine* entered) { entered->end_step(); });
-  state.episodes->step(inputs, outputs);
-  state.safety.apply(*state.episodes, inputs, outputs);
+  state.episodes->step(rows, inputs, outputs);
+  state.safety.apply(*state.episodes, rows, inputs, outputs);
 }
 
 }  // namespace
@@ -341,8 +355,20 @@ lram_status lram_state_save(const lram_state* state, float* values, size_t count
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
     expect_own(state->model);
-    expect_size(*state, count);
-    state->episodes->save(values);
+    const lram::ChosenRows rows = state->episodes->all();
+    expect_size(*state, rows, count);
+    state->episodes->save(rows, values);
+  });
+}
+
+lram_status lram_state_save_rows(const lram_state* state, const int* rows, size_t row_count, float* values,
+                                 size_t count) {
+  return guarded([&] {
+    expect(state != nullptr && rows != nullptr && values != nullptr, "state, rows, values: expected all, got NULL");
+    expect_own(state->model);
+    const lram::ChosenRows chosen = chosen_rows(*state, rows, row_count);
+    expect_size(*state, chosen, count);
+    state->episodes->save(chosen, values);
   });
 }
 
@@ -350,9 +376,22 @@ lram_status lram_state_load(lram_state* state, const float* values, size_t count
   return guarded([&] {
     expect(state != nullptr && values != nullptr, "state, values: expected both, got NULL");
     expect_own(state->model);
-    expect_size(*state, count);
-    state->episodes->load(values);
+    const lram::ChosenRows rows = state->episodes->all();
+    expect_size(*state, rows, count);
+    state->episodes->load(rows, values);
     state->safety.restart();
+  });
+}
+
+lram_status lram_state_load_rows(lram_state* state, const int* rows, size_t row_count, const float* values,
+                                 size_t count) {
+  return guarded([&] {
+    expect(state != nullptr && rows != nullptr && values != nullptr, "state, rows, values: expected all, got NULL");
+    expect_own(state->model);
+    const lram::ChosenRows chosen = chosen_rows(*state, rows, row_count);
+    expect_size(*state, chosen, count);
+    state->episodes->load(chosen, values);
+    for (int row = 0; row < chosen.count; ++row) state->safety.restart(chosen.place(row));
   });
 }
 
@@ -396,7 +435,7 @@ lram_status lram_step(lram_state* state, const lram_inputs* inputs, const lram_o
       out[i] = wanted[model.output_members[i]];
       expect(out[i] != nullptr || model.output_members[i] != 0, "action: expected an array, got NULL");
     }
-    step(*state, in, out);
+    step(*state, state->episodes->all(), in, out);
   });
 }
 
@@ -416,7 +455,20 @@ lram_status lram_step_fields(lram_state* state, const void* const* inputs, size_
     expect_own(state->model);
     expect_count("input_count", state->model.engine->inputs().size(), input_count);
     expect_count("output_count", state->model.engine->outputs().size(), output_count);
-    step(*state, inputs, outputs);
+    step(*state, state->episodes->all(), inputs, outputs);
+  });
+}
+
+lram_status lram_step_rows(lram_state* state, const int* rows, size_t row_count, const void* const* inputs,
+                           size_t input_count, void* const* outputs, size_t output_count) {
+  return guarded([&] {
+    expect(state != nullptr && rows != nullptr && inputs != nullptr && outputs != nullptr,
+           "state, rows, inputs, outputs: expected all, got NULL");
+    expect_own(state->model);
+    const lram::ChosenRows chosen = chosen_rows(*state, rows, row_count);
+    expect_count("input_count", state->model.engine->inputs().size(), input_count);
+    expect_count("output_count", state->model.engine->outputs().size(), output_count);
+    step(*state, chosen, inputs, outputs);
   });
 }
 

@@ -79,24 +79,24 @@ void Block::restart_part(BlockMemory& memory, std::size_t part, int row) const {
     std::fill_n(values, p.size(), p.initial);
 }
 
-void Block::save(const BlockMemory& memory, std::size_t part, int batch, float* values) const {
+void Block::save(const BlockMemory& memory, std::size_t part, const ChosenRows& rows, float* values) const {
   const std::size_t size = parts_[part].size();
   const float* from = memory.parts[part];
-  for (int row = 0; row < batch; ++row, values += size)
+  for (int row = 0; row < rows.count; ++row, values += size)
     if (from != nullptr)
-      std::copy_n(from + static_cast<std::size_t>(row) * size, size, values);
+      std::copy_n(from + static_cast<std::size_t>(rows.place(row)) * size, size, values);
     else
-      save_own(memory, part, row, values);
+      save_own(memory, part, rows.place(row), values);
 }
 
-void Block::load(BlockMemory& memory, std::size_t part, int batch, const float* values) const {
+void Block::load(BlockMemory& memory, std::size_t part, const ChosenRows& rows, const float* values) const {
   const std::size_t size = parts_[part].size();
   float* to = memory.parts[part];
-  for (int row = 0; row < batch; ++row, values += size)
+  for (int row = 0; row < rows.count; ++row, values += size)
     if (to != nullptr)
-      std::copy_n(values, size, to + static_cast<std::size_t>(row) * size);
+      std::copy_n(values, size, to + static_cast<std::size_t>(rows.place(row)) * size);
     else
-      load_own(memory, part, row, values);
+      load_own(memory, part, rows.place(row), values);
 }
 
 void Block::restart_own(BlockMemory& /*memory*/, std::size_t /*part*/, int /*row*/) const {}

@@ -9,6 +9,7 @@
 
 #include "arena.h"
 #include "artifact.h"
+#include "chosen_rows.h"
 #include "kernels/kernels.h"
 
 namespace lram {
@@ -94,8 +95,8 @@ class Block {
 
   // Takes the memory of a batch of states.
   virtual std::unique_ptr<BlockMemory> plan(Planner& planner, int batch) const = 0;
-  // One step of every row, called by every thread: adds to each thread's residual stream. Rows that start an episode
-  // begin with the initial values, whatever the memory holds.
+  // One step of every row, called by every thread: adds to each thread's residual stream. ChosenRows that start an
+  // episode begin with the initial values, whatever the memory holds.
   virtual void run(StepContext& context, BlockMemory& memory, int thread) const = 0;
 
   // What a step leaves for the time after its action, in how many pieces that know nothing of one another.
@@ -106,9 +107,9 @@ class Block {
   // Fresh memory, which is 0, becomes that of rows at the start of their episodes.
   void start(BlockMemory& memory, int batch) const;
   void restart(BlockMemory& memory, int row) const;
-  // All rows of a part, as it is described.
-  void save(const BlockMemory& memory, std::size_t part, int batch, float* values) const;
-  void load(BlockMemory& memory, std::size_t part, int batch, const float* values) const;
+  // Some rows of a part, as it is described.
+  void save(const BlockMemory& memory, std::size_t part, const ChosenRows& rows, float* values) const;
+  void load(BlockMemory& memory, std::size_t part, const ChosenRows& rows, const float* values) const;
 
  protected:
   explicit Block(std::vector<StatePart> parts, const Needs& needs) : parts_(std::move(parts)), needs_(needs) {}

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "chosen_rows.h"
 #include "forked.h"
 #include "format.h"
 #include "kernels/kernels.h"
@@ -131,25 +132,26 @@ class Episodes {
 
   Engine& engine() const { return engine_; }
   int batch() const { return batch_; }
+  ChosenRows all() const { return {batch_, nullptr}; }
   std::size_t size() const { return engine_.state_size() * static_cast<std::size_t>(batch_); }  // floats
 
   virtual std::unique_ptr<Episodes> clone() const = 0;
   virtual void reset(int row) = 0;
   // Throw Error: a row that was lost in a step; a value that no state may have, which changes nothing.
-  virtual void save(float* values) const = 0;
-  virtual void load(const float* values) = 0;
+  virtual void save(const ChosenRows& rows, float* values) const = 0;
+  virtual void load(const ChosenRows& rows, const float* values) = 0;
 
   // Arrays in the order of the engine's fields; NULL where an input is not read, or an output not wanted. `check` comes
   // before begin_step and throws Error naming an input that is missing, not finite or not allowed. A step that throws
   // Error (OVERFLOW) has changed nothing, or has lost rows (see lram_step).
-  virtual void check(const void* const* inputs, void* const* outputs) const = 0;
-  virtual void step(const void* const* inputs, void* const* outputs) = 0;
+  virtual void check(const ChosenRows& rows, const void* const* inputs, void* const* outputs) const = 0;
+  virtual void step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) = 0;
 
   // Does what the last step left for the time after its action, if it left anything.
   virtual void settle() const {}
 
   // What the last step that succeeded gave as an output of numbers that is looked after (see safety.h), wanted or not,
-  // and, where the field `clamps`, what that was before; (batch, size) each.
+  // and, where the field `clamps`, what that was before; (rows of the step, size) each.
   virtual const float* chosen(std::size_t /*output*/) const { return nullptr; }
   virtual const float* unclamped(std::size_t /*output*/) const { return nullptr; }
 

@@ -94,7 +94,7 @@ void Safety::hold(std::size_t output, const float* values) {
   for (std::size_t row = 0; row < batch_; ++row) action->rows[row].holds = action->rows[row].told = true;
 }
 
-void Safety::apply(const Episodes& episodes, const void* const* inputs, void* const* outputs) {
+void Safety::apply(const Episodes& episodes, const ChosenRows& rows, const void* const* inputs, void* const* outputs) {
   if (actions_.empty()) return;
   const bool known = is_first_ < engine_.inputs().size();
   const auto* is_first = known ? static_cast<const float*>(inputs[is_first_]) : nullptr;
@@ -102,15 +102,16 @@ void Safety::apply(const Episodes& episodes, const void* const* inputs, void* co
     const float* chosen = episodes.chosen(action.output);
     const float* unclamped = action.field->clamps ? episodes.unclamped(action.output) : chosen;
     auto* given = static_cast<float*>(outputs[action.output]);
-    for (std::size_t row = 0; row < batch_; ++row) {
+    for (std::size_t row = 0; row < static_cast<std::size_t>(rows.count); ++row) {
+      const auto place = static_cast<std::size_t>(rows.place(static_cast<int>(row)));
       if (is_first != nullptr && is_first[row] != 0) {
-        Row& of = action.rows[row];
+        Row& of = action.rows[place];
         of.consecutive = 0;
         of.is_stopped = false;
         of.holds = of.told;
       }
       const std::size_t at = row * action.size;
-      tick(action, row, chosen + at, unclamped + at, given == nullptr ? nullptr : given + at);
+      tick(action, place, chosen + at, unclamped + at, given == nullptr ? nullptr : given + at);
     }
   }
 }

@@ -29,7 +29,7 @@ class Safety {
   void hold(std::size_t output, const float* values);
   // Counts what a step of the episodes did, and holds its actions to what is said, where they are wanted. Allocates
   // nothing.
-  void apply(const Episodes& episodes, const void* const* inputs, void* const* outputs);
+  void apply(const Episodes& episodes, const ChosenRows& rows, const void* const* inputs, void* const* outputs);
 
   // Of an output that is not looked after all is 0. `clamped` and `slowed`: (size of the output), or NULL.
   lram_account account(std::size_t output, int row, std::uint64_t* clamped, std::uint64_t* slowed) const;

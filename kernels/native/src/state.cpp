@@ -108,10 +108,10 @@ void State::plan_buffers(Planner& planner) {
   if (action.clamps) unclamped_actions = planner.take<float>(rows * action.size());
 }
 
-void State::require(const float* is_first) const {
-  for (int row = 0; row < batch(); ++row)
-    if (lost(row) && (is_first == nullptr || is_first[row] == 0))
-      throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(row) +
+void State::require(const ChosenRows& rows, const float* is_first) const {
+  for (int row = 0; row < rows.count; ++row)
+    if (lost(rows.place(row)) && (is_first == nullptr || is_first[row] == 0))
+      throw Error(LRAM_ERROR_OVERFLOW, "state: row " + std::to_string(rows.place(row)) +
                                            " was lost in an earlier step; reset it, load one, or start an episode");
 }
 
@@ -143,20 +143,20 @@ void State::reset(int row) {
     model_.blocks()[block]->restart(*memories_[block], row);
 }
 
-void State::save(float* values) const {
-  require(nullptr);
+void State::save(const ChosenRows& rows, float* values) const {
+  require(rows, nullptr);
   settle();
   for (const StateTensor& tensor : model_.state_tensors()) {
-    model_.blocks()[tensor.block]->save(*memories_[tensor.block], tensor.part, batch(), values);
-    values += tensor.described->size() * static_cast<std::size_t>(batch());
+    model_.blocks()[tensor.block]->save(*memories_[tensor.block], tensor.part, rows, values);
+    values += tensor.described->size() * static_cast<std::size_t>(rows.count);
   }
 }
 
-void State::load(const float* values) {
+void State::load(const ChosenRows& rows, const float* values) {
   const float* at = values;
   for (std::size_t number = 0; number < model_.state_tensors().size(); ++number) {
     const StatePart& part = *model_.state_tensors()[number].described;
-    const std::size_t count = part.size() * static_cast<std::size_t>(batch());
+    const std::size_t count = part.size() * static_cast<std::size_t>(rows.count);
     for (std::size_t i = 0; i < count; ++i)
       if (!allowed(part, at[i]))
         throw Error(LRAM_ERROR_STATE, model_.state_fields()[number].name + ": expected " +
@@ -165,10 +165,10 @@ void State::load(const float* values) {
     at += count;
   }
   settle();
-  lost_.assign(lost_.size(), false);
+  for (int row = 0; row < rows.count; ++row) set_lost(rows.place(row), false);
   for (const StateTensor& tensor : model_.state_tensors()) {
-    model_.blocks()[tensor.block]->load(*memories_[tensor.block], tensor.part, batch(), values);
-    values += tensor.described->size() * static_cast<std::size_t>(batch());
+    model_.blocks()[tensor.block]->load(*memories_[tensor.block], tensor.part, rows, values);
+    values += tensor.described->size() * static_cast<std::size_t>(rows.count);
   }
 }
 
@@ -182,10 +182,12 @@ lram_inputs State::named(const void* const* inputs) const {
   return found;
 }
 
-void State::check(const void* const* inputs, void* const* /*outputs*/) const { check_inputs(*this, named(inputs)); }
+void State::check(const ChosenRows& rows, const void* const* inputs, void* const* /*outputs*/) const {
+  check_inputs(*this, rows, named(inputs));
+}
 
-void State::step(const void* const* inputs, void* const* outputs) {
-  run_step(*this, named(inputs), {outputs[0], static_cast<float*>(outputs[1])});
+void State::step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) {
+  run_step(*this, rows, named(inputs), {outputs[0], static_cast<float*>(outputs[1])});
 }
 
 }  // namespace lram

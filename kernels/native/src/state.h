@@ -48,25 +48,26 @@ class State : public Episodes {
   Model& model() const { return model_; }
   int workers() const { return workers_; }  // threads that take part in a step
   int tokens_per_row() const { return model_.artifact().tokens(); }
-  int tokens() const { return batch() * tokens_per_row(); }
+  int tokens() const { return batch() * tokens_per_row(); }  // of all rows: buffers lie alike, whoever makes a step
   int padded_hidden() const { return padded(model_.hidden()); }
   BlockMemory& memory_of(std::size_t block) { return *memories_[block]; }
 
   std::unique_ptr<Episodes> clone() const override;
   void reset(int row) override;
-  void save(float* values) const override;
-  void load(const float* values) override;
-  void check(const void* const* inputs, void* const* outputs) const override;
-  void step(const void* const* inputs, void* const* outputs) override;
+  void save(const ChosenRows& rows, float* values) const override;
+  void load(const ChosenRows& rows, const float* values) override;
+  void check(const ChosenRows& rows, const void* const* inputs, void* const* outputs) const override;
+  void step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) override;
   void settle() const override;
 
   // Of a step, by one thread, when all blocks have run: see ThreadPool.
   void leave();
 
-  // Rows whose step came to what is no number; reset and load make them whole.
+  // ChosenRows whose step came to what is no number; reset and load make them whole.
   bool lost(int row) const { return lost_[static_cast<std::size_t>(row)]; }
-  // Throws Error naming the first row that is lost and not about to start an episode; is_first: (batch) or null.
-  void require(const float* is_first) const;
+  // Throws Error naming the first of some rows that is lost and not about to start an episode; is_first: one for each,
+  // or null.
+  void require(const ChosenRows& rows, const float* is_first) const;
   void set_lost(int row, bool lost) { lost_[static_cast<std::size_t>(row)] = lost; }
 
   const float* chosen(std::size_t /*output*/) const override { return chosen_actions; }

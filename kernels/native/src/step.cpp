@@ -32,10 +32,10 @@ void work(void* opaque, int thread) {
 // Marks the rows whose logits are not finite.
 void check_logits(const StepContext& context) {
   int first_lost = -1;
-  for (int row = context.state.batch() - 1; row >= 0; --row) {
+  for (int row = context.rows.count - 1; row >= 0; --row) {
     const bool lost = !within(context.logits(row), context.model.head().logits(), std::numeric_limits<float>::max());
-    context.state.set_lost(row, lost);
-    if (lost) first_lost = row;
+    context.state.set_lost(context.rows.place(row), lost);
+    if (lost) first_lost = context.rows.place(row);
   }
   if (first_lost >= 0)
     throw Error(LRAM_ERROR_OVERFLOW, "logits: expected finite values, got others in row " + std::to_string(first_lost) +
@@ -50,9 +50,9 @@ bool within(const float* values, int count, float largest) {
   return beyond == 0;
 }
 
-void check_inputs(const State& state, const lram_inputs& inputs) {
+void check_inputs(const State& state, const ChosenRows& chosen, const lram_inputs& inputs) {
   const Encoders& encoders = state.model().encoders();
-  const auto rows = static_cast<std::size_t>(state.batch());
+  const auto rows = static_cast<std::size_t>(chosen.count);
   const auto present = [](const char* name, const void* pointer) {
     if (pointer == nullptr) throw Error(LRAM_ERROR_ARGUMENT, std::string(name) + ": expected an array, got NULL");
   };
@@ -76,12 +76,12 @@ void check_inputs(const State& state, const lram_inputs& inputs) {
     if (inputs.is_first[row] != 0 && inputs.is_first[row] != 1)
       throw Error(LRAM_ERROR_INPUT, "is_first: expected 0 or 1, got " + shown(inputs.is_first[row]) + " at element " +
                                         std::to_string(row));
-  state.require(inputs.is_first);
+  state.require(chosen, inputs.is_first);
 }
 
-void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs) {
+void run_step(State& state, const ChosenRows& rows, const lram_inputs& inputs, const lram_outputs& outputs) {
   Model& model = state.model();
-  StepContext context = {state, model, model.kernels(), model.hidden(), room_of(model.hidden()), inputs, outputs};
+  StepContext context = {state, model, model.kernels(), rows, model.hidden(), room_of(model.hidden()), inputs, outputs};
   const FloatingPointMode mode;
   model.pool().finish_all();
   if (context.threads() == 1)
@@ -100,7 +100,7 @@ void add_parts(StepContext& context, int thread, int count) {
   const bool several = state.units.size() > 1;
   const auto part_stride = several ? static_cast<std::size_t>(state.units[1].part - state.units[0].part) : 0;
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
-  for (int token = 0; token < state.tokens(); ++token)
+  for (int token = 0; token < context.tokens(); ++token)
     context.kernels.accumulate(x + token * room, state.units[0].part + token * state.padded_hidden(), part_stride,
                                count, room);
 }
@@ -108,11 +108,11 @@ void add_parts(StepContext& context, int thread, int count) {
 Tokens normalized(StepContext& context, int thread, const Norm& norm, Format format, int planes) {
   const int room = context.room;
   ThreadBuffers& own = context.state.threads[static_cast<std::size_t>(thread)];
-  for (int token = 0; token < context.state.tokens(); ++token)
+  for (int token = 0; token < context.tokens(); ++token)
     norm(context.kernels, own.x + token * room, context.hidden, own.normed + token * room);
   const auto stride = static_cast<std::size_t>(room);
-  const Tokens tokens = {context.state.tokens(), own.normed,      stride,       planes, own.codes,
-                         stride + kGroup,        own.code_scales, own.code_sums};
+  const Tokens tokens = {context.tokens(), own.normed,      stride,          planes,
+                         own.codes,        stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, format, room);
   return tokens;
 }

@@ -13,23 +13,25 @@
 namespace lram {
 
 // Throws Error naming the first input that is not finite or not allowed, or the row that is lost.
-void check_inputs(const State& state, const lram_inputs& inputs);
+void check_inputs(const State& state, const ChosenRows& chosen, const lram_inputs& inputs);
 
 // Advances the state; inputs must have been checked, outputs that are NULL are not written. Throws Error (OVERFLOW): an
 // input too large, which changes nothing; or logits that are not finite, whose rows are lost then.
-void run_step(State& state, const lram_inputs& inputs, const lram_outputs& outputs);
+void run_step(State& state, const ChosenRows& rows, const lram_inputs& inputs, const lram_outputs& outputs);
 
 // What the parts of a step share.
 struct StepContext {
   State& state;
   Model& model;
   const Kernels& kernels;
-  int hidden;  // width of a token,
-  int room;    // filled up with zeros to this: how tokens lie
+  const ChosenRows& rows;  // inputs, outputs and buffers have so many; the memory has them at their places
+  int hidden;              // width of a token,
+  int room;                // filled up with zeros to this: how tokens lie
   const lram_inputs& inputs;
   const lram_outputs& outputs;
   bool decoded = false;  // whether there are logits; set by the first thread
 
+  int tokens() const { return rows.count * state.tokens_per_row(); }
   int threads() const { return state.workers(); }
   void barrier(int thread) {
     if (threads() > 1) model.pool().barrier(thread);

@@ -60,14 +60,21 @@ class Sums : public lram::Episodes {
     return copy;
   }
   void reset(int row) override { totals_[static_cast<std::size_t>(row)] = 0.5F; }
-  void save(float* values) const override { std::copy(totals_.begin(), totals_.end(), values); }
-  void load(const float* values) override { std::copy_n(values, totals_.size(), totals_.begin()); }
-  void check(const void* const* inputs, void* const* /*outputs*/) const override { CHECK(inputs[0] != nullptr); }
-  void step(const void* const* inputs, void* const* outputs) override {
+  void save(const lram::ChosenRows& rows, float* values) const override {
+    for (int row = 0; row < rows.count; ++row) values[row] = totals_[static_cast<std::size_t>(rows.place(row))];
+  }
+  void load(const lram::ChosenRows& rows, const float* values) override {
+    for (int row = 0; row < rows.count; ++row) totals_[static_cast<std::size_t>(rows.place(row))] = values[row];
+  }
+  void check(const lram::ChosenRows& /*rows*/, const void* const* inputs, void* const* /*outputs*/) const override {
+    CHECK(inputs[0] != nullptr);
+  }
+  void step(const lram::ChosenRows& rows, const void* const* inputs, void* const* outputs) override {
     const auto* proprio = static_cast<const float*>(inputs[0]);
-    for (std::size_t row = 0; row < totals_.size(); ++row) {
-      for (std::size_t i = 0; i < 3; ++i) totals_[row] += proprio[3 * row + i];
-      if (outputs[0] != nullptr) static_cast<float*>(outputs[0])[row] = totals_[row];
+    for (int row = 0; row < rows.count; ++row) {
+      float& total = totals_[static_cast<std::size_t>(rows.place(row))];
+      for (int i = 0; i < 3; ++i) total += proprio[3 * row + i];
+      if (outputs[0] != nullptr) static_cast<float*>(outputs[0])[row] = total;
     }
   }
   float* memory() const override { return const_cast<float*>(totals_.data()); }

@@ -77,7 +77,7 @@ EncoderBuffers Encoders::plan(Planner& planner, int batch, int threads) const {
 const float* Encoders::normalized(StepContext& context, int thread) const {
   const float* given = static_cast<const float*>(context.inputs.observation);
   if (mean_ == nullptr) return given;
-  const std::size_t count = static_cast<std::size_t>(context.state.batch()) * observation_size_;
+  const std::size_t count = static_cast<std::size_t>(context.rows.count) * observation_size_;
   float* own = context.state.encoders.normalized + static_cast<std::size_t>(thread) * count;
   for (std::size_t row = 0; row < count; row += observation_size_)
     for (std::size_t i = 0; i < observation_size_; ++i)
@@ -92,7 +92,7 @@ void Encoders::encode_observation(StepContext& context, int thread) const {
   if (images()) image_->run(context, thread);
   const float* x = images() ? state.encoders.image.features : normalized(context, thread);
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
-  const Tokens tokens = {state.batch(), x, size, observation_.planes, own.codes, size + kGroup, own.code_scales,
+  const Tokens tokens = {context.rows.count, x, size, observation_.planes, own.codes, size + kGroup, own.code_scales,
                          own.code_sums};
   context.kernels.quantize(tokens, observation_.format, observation_.cols);
   const Range tiles = share(observation_.tiles, thread, context.threads());
@@ -104,7 +104,7 @@ void Encoders::encode_observation(StepContext& context, int thread) const {
 void Encoders::embed(StepContext& context, int thread) const {
   const State& state = context.state;
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
-  for (int row = 0; row < state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const float* observed =
         state.encoders.observed + static_cast<std::size_t>(row) * static_cast<std::size_t>(state.padded_hidden());
     for (const TokenWeights& token : tokens_) {
@@ -128,8 +128,8 @@ bool Encoders::run(StepContext& context, int thread) const {
   encode_observation(context, thread);
   embed(context, thread);
   float* x = context.state.threads[static_cast<std::size_t>(thread)].x;
-  if (!within(x, context.state.tokens() * room_, kLargest)) return false;
-  for (int token = 0; token < context.state.tokens(); ++token)
+  if (!within(x, context.tokens() * room_, kLargest)) return false;
+  for (int token = 0; token < context.tokens(); ++token)
     context.kernels.layer_norm(x + token * room_, norm_weight_, norm_bias_, epsilon_, hidden_, x + token * room_);
   return true;
 }

@@ -155,7 +155,7 @@ ImageBuffers ImageEncoder::plan(Planner& planner, int batch) const {
 }
 
 void ImageEncoder::run(StepContext& context, int thread) const {
-  for (int row = 0; row < context.state.batch(); ++row) OneImage(*this, context, thread).run(row);
+  for (int row = 0; row < context.rows.count; ++row) OneImage(*this, context, thread).run(row);
 }
 
 }  // namespace lram

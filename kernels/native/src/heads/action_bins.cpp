@@ -43,19 +43,19 @@ void ActionBins::run(StepContext& context, int thread) const {
   State& state = context.state;
   const int room = context.room;
   ThreadBuffers& own = state.threads[static_cast<std::size_t>(thread)];
-  for (int row = 0; row < state.batch(); ++row)
+  for (int row = 0; row < context.rows.count; ++row)
     norm_(context.kernels, own.x + (row * state.tokens_per_row() + read_) * room, context.hidden,
           own.normed + row * room);
   const auto stride = static_cast<std::size_t>(room);
-  const Tokens tokens = {state.batch(), own.normed,      stride,          matrix_.planes,
-                         own.codes,     stride + kGroup, own.code_scales, own.code_sums};
+  const Tokens tokens = {context.rows.count, own.normed,      stride,          matrix_.planes,
+                         own.codes,          stride + kGroup, own.code_scales, own.code_sums};
   context.kernels.quantize(tokens, matrix_.format, room);
   const Range tiles = share(matrix_.tiles, thread, context.threads());
   multiply(context, matrix_, tiles, tokens, state.logits, State::padded(logits()));
 }
 
 void ActionBins::add_bias(StepContext& context) const {
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     float* of_row = context.logits(row);
     for (int i = 0; i < logits(); ++i) of_row[i] += bias_[i];
   }
@@ -64,7 +64,7 @@ void ActionBins::add_bias(StepContext& context) const {
 void ActionBins::choose(const StepContext& context) const {
   const State& state = context.state;
   const bool wanted = context.outputs.action != nullptr || state.chosen_actions != nullptr;
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const float* of_row = context.logits(row);
     for (int action = 0; action < actions_ && wanted; ++action) {
       const int token = arg_max(of_row + action * tokens_, tokens_);

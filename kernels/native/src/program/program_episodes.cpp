@@ -57,6 +57,7 @@ ProductNeeds needs_of(const Program& program, int batch, int rows) {
 
 struct Job {
   ProgramEpisodes& episodes;
+  const ChosenRows& rows;
   const void* const* inputs;
   int threads;
 };
@@ -64,13 +65,13 @@ struct Job {
 // One row: threads share the outputs of its matrices.
 void together(void* opaque, int thread) {
   const Job& job = *static_cast<Job*>(opaque);
-  ProgramRows(job.episodes, job.inputs, thread, job.threads).run_together();
+  ProgramRows(job.episodes, job.rows, job.inputs, thread, job.threads).run_together();
 }
 
 // Many rows: threads share them.
 void apart(void* opaque, int thread) {
   const Job& job = *static_cast<Job*>(opaque);
-  ProgramRows(job.episodes, job.inputs, thread, 1).run_share(job.threads);
+  ProgramRows(job.episodes, job.rows, job.inputs, thread, 1).run_share(job.threads);
 }
 
 }  // namespace
@@ -144,30 +145,30 @@ void ProgramEpisodes::begin(int row) {
   }
 }
 
-void ProgramEpisodes::save(float* values) const {
+void ProgramEpisodes::save(const ChosenRows& rows, float* values) const {
   for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
     const std::size_t size = program_.state_fields()[i].size();
-    for (int row = 0; row < batch(); ++row, values += size)
-      std::copy_n(current()[i] + static_cast<std::size_t>(row) * stride_of(i), size, values);
+    for (int row = 0; row < rows.count; ++row, values += size)
+      std::copy_n(current()[i] + static_cast<std::size_t>(rows.place(row)) * stride_of(i), size, values);
   }
 }
 
-void ProgramEpisodes::load(const float* values) {
+void ProgramEpisodes::load(const ChosenRows& rows, const float* values) {
   const float* at = values;
   for (const StateField& field : program_.state_fields())
-    for (std::size_t i = 0; i < field.size() * static_cast<std::size_t>(batch()); ++i, ++at)
+    for (std::size_t i = 0; i < field.size() * static_cast<std::size_t>(rows.count); ++i, ++at)
       if (!std::isfinite(*at))
         throw Error(LRAM_ERROR_STATE,
                     field.name + ": expected finite values, got " + shown(*at) + " at element " + std::to_string(i));
   for (std::size_t i = 0; i < program_.state_fields().size(); ++i) {
     const std::size_t size = program_.state_fields()[i].size();
-    for (int row = 0; row < batch(); ++row, values += size)
-      std::copy_n(values, size, current()[i] + static_cast<std::size_t>(row) * stride_of(i));
+    for (int row = 0; row < rows.count; ++row, values += size)
+      std::copy_n(values, size, current()[i] + static_cast<std::size_t>(rows.place(row)) * stride_of(i));
   }
 }
 
-void ProgramEpisodes::check(const void* const* inputs, void* const* /*outputs*/) const {
-  const auto rows = static_cast<std::size_t>(batch());
+void ProgramEpisodes::check(const ChosenRows& chosen, const void* const* inputs, void* const* /*outputs*/) const {
+  const auto rows = static_cast<std::size_t>(chosen.count);
   for (std::size_t i = 0; i < program_.inputs().size(); ++i) {
     const Field& field = program_.inputs()[i];
     if (inputs[i] == nullptr && field.read)
@@ -188,25 +189,37 @@ void ProgramEpisodes::check(const void* const* inputs, void* const* /*outputs*/)
   }
 }
 
-void ProgramEpisodes::step(const void* const* inputs, void* const* outputs) {
+void ProgramEpisodes::step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) {
   ThreadPool& pool = program_.pool();
   const FloatingPointMode mode;
-  Job job = {*this, inputs, pool.threads()};
+  Job job = {*this, rows, inputs, pool.threads()};
   for (ProgramBuffers& thread : threads_) thread.finite = true;
-  if (program_.threads_for(batch()) == 1) {
+  if (program_.threads_for(rows.count) == 1) {
     job.threads = 1;
     apart(&job, 0);
   } else {
-    pool.run(batch() == 1 ? together : apart, &job);
+    pool.run(rows.count == 1 ? together : apart, &job);
   }
   for (const ProgramBuffers& thread : threads_)
-    if (!thread.finite) refuse();
-  check_whole_numbers();
-  hand_out(outputs);
-  side_ = 1 - side_;
+    if (!thread.finite) refuse(rows);
+  check_whole_numbers(rows);
+  hand_out(rows, outputs);
+  take_over(rows);
 }
 
-void ProgramEpisodes::check_whole_numbers() const {
+void ProgramEpisodes::take_over(const ChosenRows& rows) {
+  if (rows.count == batch()) {
+    side_ = 1 - side_;
+    return;
+  }
+  for (std::size_t i = 0; i < program_.state_fields().size(); ++i)
+    for (int row = 0; row < rows.count; ++row) {
+      const std::size_t at = static_cast<std::size_t>(rows.place(row)) * stride_of(i);
+      std::copy_n(next()[i] + at, program_.state_sizes()[i], current()[i] + at);
+    }
+}
+
+void ProgramEpisodes::check_whole_numbers(const ChosenRows& rows) const {
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     const Field& field = program_.outputs()[i];
     if (field.element == Element::float32) continue;
@@ -215,7 +228,7 @@ void ProgramEpisodes::check_whole_numbers() const {
       return byte ? value > -1 && value < 256 : value >= -0x1p63F && value < 0x1p63F;
     };
     const float* begin = outputs_[i];
-    const float* end = begin + program_.output_sizes()[i] * static_cast<std::size_t>(batch());
+    const float* end = begin + program_.output_sizes()[i] * static_cast<std::size_t>(rows.count);
     const float* odd = std::find_if_not(begin, end, within);
     if (odd != end)
       throw Error(LRAM_ERROR_OVERFLOW, field.name + ": expected numbers that " + (byte ? "uint8" : "int64") +
@@ -224,11 +237,11 @@ void ProgramEpisodes::check_whole_numbers() const {
   }
 }
 
-void ProgramEpisodes::hand_out(void* const* outputs) const {
+void ProgramEpisodes::hand_out(const ChosenRows& rows, void* const* outputs) const {
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     if (outputs[i] == nullptr) continue;
     const Field& field = program_.outputs()[i];
-    const std::size_t count = program_.output_sizes()[i] * static_cast<std::size_t>(batch());
+    const std::size_t count = program_.output_sizes()[i] * static_cast<std::size_t>(rows.count);
     if (field.element == Element::float32)
       std::copy_n(outputs_[i], count, static_cast<float*>(outputs[i]));
     else if (field.element == Element::int64)
@@ -240,19 +253,22 @@ void ProgramEpisodes::hand_out(void* const* outputs) const {
   }
 }
 
-void ProgramEpisodes::refuse() const {
-  const auto look = [&](const std::string& name, const float* values, std::size_t size, std::size_t stride) {
-    for (int row = 0; row < batch(); ++row)
-      if (!finite(values + static_cast<std::size_t>(row) * stride, size, std::numeric_limits<float>::max()))
-        throw Error(LRAM_ERROR_OVERFLOW, name + ": expected finite values, got others in row " + std::to_string(row) +
-                                             "; nothing has changed");
+void ProgramEpisodes::refuse(const ChosenRows& rows) const {
+  const auto look = [&](const std::string& name, const float* values, std::size_t size, std::size_t stride,
+                        bool of_state) {
+    for (int row = 0; row < rows.count; ++row) {
+      const int at = of_state ? rows.place(row) : row;
+      if (!finite(values + static_cast<std::size_t>(at) * stride, size, std::numeric_limits<float>::max()))
+        throw Error(LRAM_ERROR_OVERFLOW, name + ": expected finite values, got others in row " +
+                                             std::to_string(rows.place(row)) + "; nothing has changed");
+    }
   };
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     const std::size_t size = program_.outputs()[i].size();
-    look(program_.outputs()[i].name, outputs_[i], size, size);
+    look(program_.outputs()[i].name, outputs_[i], size, size, false);
   }
   for (std::size_t i = 0; i < program_.state_fields().size(); ++i)
-    look(program_.state_fields()[i].name, states_[1 - side_][i], program_.state_fields()[i].size(), stride_of(i));
+    look(program_.state_fields()[i].name, states_[1 - side_][i], program_.state_fields()[i].size(), stride_of(i), true);
   throw Error(LRAM_ERROR_OVERFLOW, "step: expected finite values; nothing has changed");
 }
 

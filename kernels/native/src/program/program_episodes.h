@@ -1,7 +1,7 @@
 // The states of a batch of episodes of a program, and the buffers that its steps need.
 //
-// Rows know nothing of each other: threads share them, a few at a time through the whole program, so that what a step
-// computes stays in the cache. A single row is worth more threads than one only where its matrices are large; then
+// ChosenRows know nothing of each other: threads share them, a few at a time through the whole program, so that what a
+// step computes stays in the cache. A single row is worth more threads than one only where its matrices are large; then
 // they share the outputs of each. Either way the bits of the result do not depend on the number of threads.
 //
 // A step writes next states and outputs beside what was there, and all of it becomes true at its end, or nothing.
@@ -36,10 +36,10 @@ class ProgramEpisodes : public Episodes {
 
   std::unique_ptr<Episodes> clone() const override;
   void reset(int row) override;
-  void save(float* values) const override;
-  void load(const float* values) override;
-  void check(const void* const* inputs, void* const* outputs) const override;
-  void step(const void* const* inputs, void* const* outputs) override;
+  void save(const ChosenRows& rows, float* values) const override;
+  void load(const ChosenRows& rows, const float* values) override;
+  void check(const ChosenRows& rows, const void* const* inputs, void* const* outputs) const override;
+  void step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) override;
   const float* chosen(std::size_t output) const override { return outputs_[output]; }
   const float* unclamped(std::size_t output) const override { return outputs_[program_.unclamped(output)]; }
   float* memory() const override { return states_[side_][0]; }
@@ -57,9 +57,11 @@ class ProgramEpisodes : public Episodes {
   const std::vector<float*>& current() const { return states_[side_]; }
   std::vector<float*>& next() { return states_[1 - side_]; }
   // Throws Error: an output that its type does not hold.
-  void check_whole_numbers() const;
-  void hand_out(void* const* outputs) const;
-  [[noreturn]] void refuse() const;
+  void check_whole_numbers(const ChosenRows& rows) const;
+  void hand_out(const ChosenRows& rows, void* const* outputs) const;
+  // The next states of some rows become true; those of the others are as they were.
+  void take_over(const ChosenRows& rows);
+  [[noreturn]] void refuse(const ChosenRows& rows) const;
 
   Program& program_;
   int rows_at_once_;

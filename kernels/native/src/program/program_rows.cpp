@@ -22,9 +22,9 @@ bool finite(const float* values, std::size_t count) {
 }  // namespace
 
 void ProgramRows::run_share(int threads) {
-  const int end = start_of(episodes.batch(), number + 1, threads);
-  for (int row = start_of(episodes.batch(), number, threads); row < end; row += episodes.rows_at_once_) {
-    begin(row, std::min(episodes.rows_at_once_, end - row));
+  const int end = start_of(chosen.count, number + 1, threads);
+  for (int row = start_of(chosen.count, number, threads); row < end; row += rows_) {
+    begin(row, neighbours(row, end));
     read_inputs();
     for (const Instruction& instruction : program.instructions()) run(instruction);
     keep_results();
@@ -52,6 +52,13 @@ void ProgramRows::run_together() {
 
 void ProgramRows::barrier() { program.pool().barrier(number); }
 
+int ProgramRows::neighbours(int row, int end) const {
+  int count = 1;
+  while (count < episodes.rows_at_once_ && row + count < end && chosen.place(row + count) == chosen.place(row) + count)
+    ++count;
+  return count;
+}
+
 void ProgramRows::begin(int first_row, int rows) {
   first_ = first_row;
   rows_ = rows;
@@ -62,7 +69,7 @@ void ProgramRows::begin(int first_row, int rows) {
         buffers.bases[i] = buffers.arena + std::size_t{b.number} * static_cast<std::size_t>(episodes.rows_of_buffers_);
         break;
       case BufferKind::state:
-        buffers.bases[i] = episodes.current()[b.number] + static_cast<std::size_t>(first_row) * b.stride;
+        buffers.bases[i] = episodes.current()[b.number] + static_cast<std::size_t>(chosen.place(first_row)) * b.stride;
         break;
       case BufferKind::constant:
         buffers.bases[i] = program.constant(b.number);
@@ -198,7 +205,6 @@ void ProgramRows::dense(const Instruction& instruction) {
 
 void ProgramRows::keep_results() {
   const auto keep = [&](const Place& place, std::size_t size, float* values, std::size_t step) {
-    values += static_cast<std::size_t>(first_) * step;
     for (int row = 0; row < rows_; ++row, values += step) {
       std::copy_n(at(place, row), size, values);
       own.finite = finite(values, size) && own.finite;
@@ -206,10 +212,12 @@ void ProgramRows::keep_results() {
   };
   for (std::size_t i = 0; i < program.outputs().size(); ++i) {
     const std::size_t size = program.output_sizes()[i];
-    keep(program.output(i).place, size, episodes.outputs_[i], size);
+    keep(program.output(i).place, size, episodes.outputs_[i] + static_cast<std::size_t>(first_) * size, size);
   }
+  const auto at = static_cast<std::size_t>(chosen.place(first_));
   for (std::size_t i = 0; i < program.state_sizes().size(); ++i)
-    keep(program.state(i).place, program.state_sizes()[i], episodes.next()[i], episodes.stride_of(i));
+    keep(program.state(i).place, program.state_sizes()[i], episodes.next()[i] + at * episodes.stride_of(i),
+         episodes.stride_of(i));
 }
 
 }  // namespace lram

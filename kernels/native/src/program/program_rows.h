@@ -9,10 +9,11 @@ constexpr int kManyTokens = 16;
 inline bool by_groups(int batch, int tokens_per_row) { return batch * tokens_per_row >= kManyTokens; }
 
 struct ProgramRows {
-  ProgramRows(ProgramEpisodes& of, const void* const* given, int thread, int threads)
+  ProgramRows(ProgramEpisodes& of, const ChosenRows& rows, const void* const* given, int thread, int threads)
       : episodes(of),
         program(of.program_),
         kernels(of.program_.kernels()),
+        chosen(rows),
         inputs(given),
         number(thread),
         together(threads),
@@ -25,6 +26,8 @@ struct ProgramRows {
   void run_together();
 
  private:
+  // How many rows from this one on, below `end`, lie one after the other in the memory.
+  int neighbours(int row, int end) const;
   void begin(int first_row, int rows);
   void read_inputs();
   void run(const Instruction& instruction);
@@ -43,12 +46,13 @@ struct ProgramRows {
   ProgramEpisodes& episodes;
   Program& program;
   const Kernels& kernels;
+  const ChosenRows& chosen;  // of the batch
   const void* const* inputs;
   int number;    // of the thread
   int together;  // threads that share the outputs of matrices
   ProgramBuffers& own;
   ProgramBuffers& buffers;  // with the arena that is computed in
-  int first_ = 0;
+  int first_ = 0;           // of the step's rows
   int rows_ = 0;
 };
 

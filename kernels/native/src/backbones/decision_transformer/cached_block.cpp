@@ -93,7 +93,8 @@ void CachedBlock::attend_head(StepContext& context, const CachedMemory& memory, 
   const LayerWeights& l = w_.layers;
   const int tokens = w_.tokens();
   const bool first = context.first(row);
-  const std::ptrdiff_t at = (static_cast<std::ptrdiff_t>(row) * l.heads + head) * tokens * l.room;
+  const int place = context.rows.place(row);
+  const std::ptrdiff_t at = (static_cast<std::ptrdiff_t>(place) * l.heads + head) * tokens * l.room;
   float* keys = memory.keys + at;
   float* values = memory.values + at;
   if (first) {
@@ -109,7 +110,7 @@ void CachedBlock::attend_head(StepContext& context, const CachedMemory& memory, 
           static_cast<std::size_t>(l.projected()), nullptr, 0, scratch + kTokens * l.room},
          shared.attended + row * kTokens * context.room + head * l.width, context.room, scratch);
   // a number that a state was spoiled with points nowhere
-  const float index = memory.index[row];
+  const float index = memory.index[place];
   const int oldest = !first && index >= 0 && index < static_cast<float>(w_.steps) ? static_cast<int>(index) : 0;
   for (int token = 0; token < kTokens; ++token) {
     const int to = (oldest * kTokens + token) * l.room;
@@ -124,16 +125,16 @@ void CachedBlock::run(StepContext& context, BlockMemory& memory, int thread) con
   const State& state = context.state;
   const Shared shared = shared_of(l, state.common, state.tokens());
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
-  for (int row = 0; row < state.batch() && w_.positions != nullptr; ++row)
+  for (int row = 0; row < context.rows.count && w_.positions != nullptr; ++row)
     context.kernels.accumulate(x + row * kTokens * context.room, w_.positions, 0, 1, kTokens * context.room);
   const Tokens normed = normalized(context, thread, l.norm, l.attention.format, l.attention.planes);
   project(context, thread, l.attention, l.attention_bias, normed, shared.projected, l.projected());
   context.barrier(thread);
-  const Range heads = share(state.batch() * l.heads, thread, context.threads());
+  const Range heads = share(context.rows.count * l.heads, thread, context.threads());
   for (int i = heads.begin; i < heads.end; ++i) attend_head(context, held, thread, i / l.heads, i % l.heads, shared);
   context.barrier(thread);
-  for (int row = 0; row < state.batch() && thread == 0; ++row) {
-    float& index = held.index[row];
+  for (int row = 0; row < context.rows.count && thread == 0; ++row) {
+    float& index = held.index[context.rows.place(row)];
     const float following = (context.first(row) ? 0 : index) + 1;
     index = following < static_cast<float>(w_.steps) ? following : 0;
   }

@@ -12,7 +12,7 @@ namespace {
 void add_mixed(StepContext& context, int thread) {
   const State& state = context.state;
   float* x = state.threads[static_cast<std::size_t>(thread)].x;
-  for (int token = 0; token < state.tokens(); ++token)
+  for (int token = 0; token < context.tokens(); ++token)
     context.kernels.accumulate(x + token * context.room, state.mixed + token * state.padded_hidden(), 0, 1,
                                context.room);
 }
@@ -71,7 +71,7 @@ void project(StepContext& context, int thread, const Matrix& matrix, const float
 
 void finish(StepContext& context, int thread, const LayerWeights& w, const Shared& shared) {
   const State& state = context.state;
-  const int tokens = state.tokens();
+  const int tokens = context.tokens();
   const int padded_ffn = State::padded(w.ffn);
   const Tokens attended = of_thread(context, thread, shared.attended, static_cast<std::size_t>(context.room), tokens,
                                     context.room, w.merge);

@@ -233,7 +233,7 @@ void WindowBlock::feed_forward(StepContext& context, int thread, const WindowBuf
 void WindowBlock::leave_last(StepContext& context, int thread, const WindowBuffers& buffers) const {
   float* to = context.state.threads[static_cast<std::size_t>(thread)].x;
   const int padded = State::padded(w_.layers.hidden);
-  for (int row = 0; row < context.state.batch(); ++row)
+  for (int row = 0; row < context.rows.count; ++row)
     std::copy_n(buffers.streams + row * stream_size(w_) + size_of(w_.tokens - 1, padded), context.room,
                 to + (row * kTokens + kTokens - 1) * context.room);
   finish(context, thread, w_.layers, buffers.last);
@@ -241,15 +241,16 @@ void WindowBlock::leave_last(StepContext& context, int thread, const WindowBuffe
 
 void WindowBlock::run(StepContext& context, BlockMemory& memory, int thread) const {
   const WindowBuffers buffers(w_, context.state);
-  const int batch = context.state.batch();
+  const int rows = context.rows.count;
   const auto stream = [&](int row) { return buffers.streams + static_cast<std::size_t>(row) * stream_size(w_); };
   if (w_.start != nullptr) {
-    for (int row = 0; row < batch; ++row)
-      gather(context, memory.parts[0] + size_of(row, w_.kept()) * static_cast<std::size_t>(w_.layers.hidden), thread,
-             row, stream(row));
+    for (int row = 0; row < rows; ++row)
+      gather(context,
+             memory.parts[0] + size_of(context.rows.place(row), w_.kept()) * static_cast<std::size_t>(w_.layers.hidden),
+             thread, row, stream(row));
     context.barrier(thread);
   }
-  for (int row = 0; row < batch; ++row) {
+  for (int row = 0; row < rows; ++row) {
     attend_all(context, thread, row, buffers, stream(row));
     if (!w_.last) feed_forward(context, thread, buffers, stream(row));
   }

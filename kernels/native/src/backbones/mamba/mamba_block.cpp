@@ -127,8 +127,9 @@ void MambaBlock::project(StepContext& context, const MambaMemory& memory, const 
     add_bias(b.gate + first, tokens.count, padded, bias + w_.slice, count);
   }
   const int start = share.unit * w_.slice + first;
-  for (int row = 0; row < context.state.batch(); ++row) {
-    float* window = memory.conv + static_cast<std::ptrdiff_t>(row) * (w_.conv_kernel - 1) * w_.channels() + start;
+  for (int row = 0; row < context.rows.count; ++row) {
+    float* window = memory.conv +
+                    static_cast<std::ptrdiff_t>(context.rows.place(row)) * (w_.conv_kernel - 1) * w_.channels() + start;
     context.kernels.convolve({count, w_.conv_kernel, w_.conv_weight + start, channels, w_.conv_bias + start,
                               b.input + row * kTokens * padded + first, static_cast<std::size_t>(padded), window,
                               channels, b.convolved + row * kTokens * w_.slice + first,
@@ -142,7 +143,7 @@ void MambaBlock::select(StepContext& context, int thread, const Share& share) co
   const UnitBuffers& b = context.state.units[unit];
   const Matrix& select = w_.select[unit];
   const Tokens convolved = of_share(context, thread, share, b.convolved, static_cast<std::size_t>(w_.slice),
-                                    context.state.tokens(), w_.slice, select);
+                                    context.tokens(), w_.slice, select);
   multiply(context, select, share.of(select.tiles), convolved, b.shared, State::padded(w_.selected()));
 }
 
@@ -159,7 +160,7 @@ void MambaBlock::scan(StepContext& context, const MambaMemory& memory, int threa
   const int start = share.unit * w_.slice + first;
   const auto channels = static_cast<std::size_t>(w_.channels());
   float* sums = state.threads[static_cast<std::size_t>(thread)].scratch;
-  for (int row = 0; row < state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     // every slice's part, in the order of slices
     const int of_row = row * kTokens * selected;
     std::copy_n(state.units[0].shared + of_row, kTokens * selected, sums);
@@ -174,8 +175,8 @@ void MambaBlock::scan(StepContext& context, const MambaMemory& memory, int threa
     lap(Stage::other);
     context.kernels.mamba.selective_scan(
         {tiles.end * kTileRows - first, w_.size, w_.A + start,
-         memory.h + static_cast<std::ptrdiff_t>(row) * w_.size * w_.channels() + start, channels, w_.D + start,
-         w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q + first,
+         memory.h + static_cast<std::ptrdiff_t>(context.rows.place(row)) * w_.size * w_.channels() + start, channels,
+         w_.D + start, w_.step_bias + start, B, B + room_of(w_.size), static_cast<std::size_t>(selected), b.q + first,
          static_cast<std::size_t>(padded), b.convolved + at, static_cast<std::size_t>(w_.slice),
          b.gate + row * kTokens * padded + first, static_cast<std::size_t>(padded), b.h + at, context.first(row)});
     lap(Stage::memory);
@@ -191,11 +192,11 @@ void MambaBlock::put_out(StepContext& context, int thread, const Share& share) c
   const Range tiles = share.of(out.tiles);
   if (tiles.begin == tiles.end) return;
   const Tokens tokens =
-      of_share(context, thread, share, b.h, static_cast<std::size_t>(w_.slice), state.tokens(), w_.slice, out);
+      of_share(context, thread, share, b.h, static_cast<std::size_t>(w_.slice), context.tokens(), w_.slice, out);
   multiply(context, out, tiles, tokens, b.part, state.padded_hidden());
   if (unit != 0 || w_.out_bias == nullptr) return;
   const int first = tiles.begin * kTileRows;
-  add_bias(b.part + first, state.tokens(), state.padded_hidden(), w_.out_bias + first,
+  add_bias(b.part + first, context.tokens(), state.padded_hidden(), w_.out_bias + first,
            std::min(tiles.end * kTileRows, context.hidden) - first);
 }
 

@@ -198,6 +198,11 @@ MlstmBlock::Rows MlstmBlock::spread_rows(const MlstmMemory& memory, std::size_t 
   return {begin + static_cast<std::size_t>(row) * static_cast<std::size_t>(count * w_.room), count};
 }
 
+// Where the head of a row of the step is in the memory.
+int MlstmBlock::cell_of(const StepContext& context, int row, const Share& share) const {
+  return context.rows.place(row) * w_.heads + share.unit;
+}
+
 LazyCell MlstmBlock::lazy_cell(const MlstmMemory& memory, int cell) const {
   return {memory.lazy, number_, cell, w_.room, w_.memory_columns};
 }
@@ -267,8 +272,8 @@ void MlstmBlock::project(StepContext& context, const MlstmMemory& memory, const 
   const auto stride = static_cast<std::size_t>(w_.room);
   const auto inner = static_cast<std::size_t>(w_.inner);
   const int padded = State::padded(w_.width);
-  for (int row = 0; row < context.state.batch() && w_.lazy && share.leads(); ++row)
-    if (context.first(row)) lazy_cell(memory, row * w_.heads + share.unit).reset();
+  for (int row = 0; row < context.rows.count && w_.lazy && share.leads(); ++row)
+    if (context.first(row)) lazy_cell(memory, cell_of(context, row, share)).reset();
   const Range tiles = share.of(padded / kTileRows);
   if (tiles.begin == tiles.end) return;
   multiply(context, w_.up[2 * unit], tiles, tokens, b.input, padded);
@@ -276,13 +281,13 @@ void MlstmBlock::project(StepContext& context, const MlstmMemory& memory, const 
   const int first = tiles.begin * kTileRows;
   const int channels = std::min(tiles.end * kTileRows, w_.room) - first;
   const int start = share.unit * w_.room + first;
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const float* input = b.input + row * kTokens * padded + first;
     const int at = row * kTokens * w_.room + first;
     context.kernels.convolve({channels, w_.conv_kernel, w_.conv_weight + start, inner, w_.conv_bias + start, input,
                               static_cast<std::size_t>(padded),
-                              memory.conv + row * (w_.conv_kernel - 1) * w_.inner + start, inner, b.convolved + at,
-                              stride, context.first(row)});
+                              memory.conv + context.rows.place(row) * (w_.conv_kernel - 1) * w_.inner + start, inner,
+                              b.convolved + at, stride, context.first(row)});
     if (w_.block == 0)
       context.kernels.xlstm.query_key_value({channels, w_.query_key_value + 12 * start, b.convolved + at, input,
                                              static_cast<std::size_t>(padded), stride, b.q + at, b.k + at, b.v + at});
@@ -295,7 +300,7 @@ void MlstmBlock::sum_gates(StepContext& context, const Share& share) const {
   const int padded = State::padded(w_.width);
   const Range gates = share.of(2 * w_.heads);
   const float* weight = w_.gate_weight + 4 * w_.heads * share.unit * w_.room + 2 * gates.begin * w_.room;
-  for (int row = 0; row < context.state.batch(); ++row)
+  for (int row = 0; row < context.rows.count; ++row)
     context.kernels.xlstm.gate_sums({w_.room, gates.end - gates.begin, weight, b.convolved + row * kTokens * w_.room,
                                      static_cast<std::size_t>(w_.room), b.input + row * kTokens * padded,
                                      static_cast<std::size_t>(padded),
@@ -312,7 +317,7 @@ void MlstmBlock::project_blocks(const StepContext& context, const Share& share) 
   const int last = head + channels.end;
   const auto size = static_cast<std::size_t>(w_.block) * static_cast<std::size_t>(w_.block);
   const std::size_t all = size * static_cast<std::size_t>(w_.heads * w_.width / w_.block);
-  for (int token = 0; token < context.state.tokens(); ++token) {
+  for (int token = 0; token < context.tokens(); ++token) {
     const int end = channels.end == w_.width ? w_.room : channels.end;  // what fills up the head is 0
     for (float* y : {b.q, b.k, b.v}) std::fill(y + token * w_.room + channels.begin, y + token * w_.room + end, 0.0F);
     for (int block = first / w_.block; block * w_.block < last; ++block) {
@@ -352,9 +357,9 @@ LazyMemory MlstmBlock::lazy_step(const StepContext& context, const Share& share,
 void MlstmBlock::score_ring(StepContext& context, const MlstmMemory& memory, const Share& share) const {
   if (!w_.lazy) return;
   lap(Stage::other);
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     LazyMemory step = lazy_step(context, share, row);
-    lazy_cell(memory, row * w_.heads + share.unit).score(context.kernels, step, share.of(kLazySteps));
+    lazy_cell(memory, cell_of(context, row, share)).score(context.kernels, step, share.of(kLazySteps));
   }
   lap(Stage::memory);
 }
@@ -366,9 +371,9 @@ void MlstmBlock::remember(StepContext& context, const MlstmMemory& memory, int t
   const auto stride = static_cast<std::size_t>(w_.room);
   const Range tiles = share.of(memory_tiles());
   if (tiles.begin == tiles.end && !share.leads()) return;
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const int at = row * kTokens * w_.room;
-    const int cell = row * w_.heads + share.unit;
+    const int cell = cell_of(context, row, share);
     const bool first = context.first(row);
     const Chunk chunk = chunk_of(gates_of(context, w_, row, share.unit), first, memory.m[cell]);
     if (share.leads()) RowBuffers(w_, b, row).keep(chunk);
@@ -395,9 +400,9 @@ void MlstmBlock::put_out(StepContext& context, const MlstmMemory& memory, int th
   const UnitBuffers& b = context.state.units[unit];
   const int padded = State::padded(w_.width);
   const auto stride = static_cast<std::size_t>(w_.room);
-  for (int row = 0; row < context.state.batch() && share.leads(); ++row) {
+  for (int row = 0; row < context.rows.count && share.leads(); ++row) {
     const Chunk chunk = RowBuffers(w_, b, row).chunk();
-    const int cell = row * w_.heads + share.unit;
+    const int cell = cell_of(context, row, share);
     context.kernels.xlstm.normalizer(
         {w_.room, chunk.weights, context.first(row), b.k + row * kTokens * w_.room, stride, memory.n + cell * w_.room});
     memory.m[cell] = chunk.m;
@@ -411,13 +416,13 @@ void MlstmBlock::put_out(StepContext& context, const MlstmMemory& memory, int th
   if (tiles.begin == tiles.end) return;
   const int start = share.unit * w_.room;
   float* gated = context.state.threads[static_cast<std::size_t>(thread)].rows;
-  for (int row = 0; row < context.state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const int at = row * kTokens * w_.room;
     context.kernels.xlstm.head_output({w_.width, w_.room, w_.head_epsilon, w_.head_norm + start, w_.skip + start,
                                        b.convolved + at, stride, b.gate + row * kTokens * padded,
                                        static_cast<std::size_t>(padded), b.h + at, gated + at});
   }
-  const Tokens tokens = of_share(context, thread, share, gated, stride, context.state.tokens(), w_.room, down);
+  const Tokens tokens = of_share(context, thread, share, gated, stride, context.tokens(), w_.room, down);
   multiply(context, down, tiles, tokens, b.part, context.state.padded_hidden());
 }
 

@@ -67,6 +67,7 @@ class MlstmBlock : public Block {
     int count;
   };
   Rows spread_rows(const MlstmMemory& memory, std::size_t part, int row) const;
+  int cell_of(const StepContext& context, int row, const Share& share) const;
   LazyCell lazy_cell(const MlstmMemory& memory, int cell) const;
   // What all stages of a step tell its kernels.
   LazyMemory lazy_step(const StepContext& context, const Share& share, int row) const;

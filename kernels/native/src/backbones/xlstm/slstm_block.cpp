@@ -130,7 +130,7 @@ SlstmBlock::Head SlstmBlock::head_of(const StepContext& context, const SlstmMemo
   found.x = exact ? found.given : Rows{b.v, room};
   float* const parts[] = {memory.c, memory.n, memory.m};
   for (std::size_t part = 0; part < 3; ++part) {
-    found.kept[part] = {parts[part] + start, hidden};
+    found.kept[part] = {parts[part] + start, hidden, context.rows.places};
     found.state[part] = exact ? found.kept[part] : Rows{b.k + part * rows, room};
   }
   for (std::size_t token = 0; token <= kTokens; ++token) found.y[token] = {b.h + token * rows, room};
@@ -141,17 +141,16 @@ SlstmBlock::Head SlstmBlock::head_of(const StepContext& context, const SlstmMemo
 void SlstmBlock::convolve(StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const {
   const Range own = channels(share);
   if (own.begin == own.end) return;
-  const State& state = context.state;
-  const UnitBuffers& b = state.units[static_cast<std::size_t>(share.unit)];
+  const UnitBuffers& b = context.state.units[static_cast<std::size_t>(share.unit)];
   const Head head = head_of(context, memory, thread, share.unit);
   const int past = w_.conv_kernel - 1;
   const int start = share.unit * w_.width;
   const auto hidden = static_cast<std::size_t>(w_.hidden);
   const auto room = static_cast<std::size_t>(w_.room);
   const bool exact = w_.width == w_.room;
-  if (!exact) spread(head.given, state.tokens(), w_.width, own, head.x);
-  for (int row = 0; row < state.batch(); ++row) {
-    const Rows window = {memory.conv + row * past * w_.hidden + start, hidden};
+  if (!exact) spread(head.given, context.tokens(), w_.width, own, head.x);
+  for (int row = 0; row < context.rows.count; ++row) {
+    const Rows window = {memory.conv + context.rows.place(row) * past * w_.hidden + start, hidden};
     const Rows used = exact ? window : Rows{b.scratch, room};
     if (!exact) spread(window, past, w_.width, own, used);
     const int at = share.unit * w_.room + own.begin;
@@ -161,11 +160,11 @@ void SlstmBlock::convolve(StepContext& context, const SlstmMemory& memory, int t
                               b.convolved + row * kTokens * w_.room + own.begin, room, context.first(row)});
     if (!exact) put_back(used, past, w_.width, own, window);
   }
-  spread({memory.y + start, hidden}, state.batch(), w_.width, own, head.y[0]);
+  spread({memory.y + start, hidden, context.rows.places}, context.rows.count, w_.width, own, head.y[0]);
   for (std::size_t part = 0; part < 3 && !exact; ++part)
-    spread(head.kept[part], state.batch(), w_.width, own, head.state[part]);
+    spread(head.kept[part], context.rows.count, w_.width, own, head.state[part]);
   const int count = own.end - own.begin;
-  for (int row = 0; row < state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     if (!context.first(row)) continue;
     std::fill_n(head.y[0].row(row) + own.begin, count, 0.0F);
     for (const std::size_t part : {0U, 1U}) std::fill_n(head.state[part].row(row) + own.begin, count, 0.0F);
@@ -179,7 +178,7 @@ void SlstmBlock::project(StepContext& context, const SlstmMemory& memory, int th
   if (own.begin == own.end) return;
   const auto unit = static_cast<std::size_t>(share.unit);
   const UnitBuffers& b = context.state.units[unit];
-  const int count = context.state.tokens();
+  const int count = context.tokens();
   Tokens tokens = of_share(context, thread, share, b.convolved, static_cast<std::size_t>(w_.room), count, w_.room,
                            w_.from_conv[unit]);
   multiply_gates(context, w_.from_conv[unit], own, tokens, b.input);
@@ -194,15 +193,14 @@ void SlstmBlock::recur(StepContext& context, const SlstmMemory& memory, int thre
   if (own.begin == own.end) return;
   const auto unit = static_cast<std::size_t>(share.unit);
   const UnitBuffers& b = context.state.units[unit];
-  const State& state = context.state;
   const Head head = head_of(context, memory, thread, share.unit);
   const auto& [c, n, m] = head.state;
   const Rows before = head.y[t];
   const Rows after = head.y[t + 1];
   const Tokens tokens =
-      of_share(context, thread, share, before.data, before.stride, state.batch(), w_.room, w_.recurrent[unit]);
+      of_share(context, thread, share, before.data, before.stride, context.rows.count, w_.room, w_.recurrent[unit]);
   multiply_gates(context, w_.recurrent[unit], own, tokens, b.q);
-  for (int row = 0; row < state.batch(); ++row) {
+  for (int row = 0; row < context.rows.count; ++row) {
     const int token = row * kTokens + t;
     if (t > 0 || !context.first(row))  // the first token is skipped where an episode starts
       context.kernels.xlstm.slstm_cell({w_.room, own.begin, own.end, b.input + token * 2 * w_.room,
@@ -213,17 +211,17 @@ void SlstmBlock::recur(StepContext& context, const SlstmMemory& memory, int thre
       std::fill(after.row(row) + own.begin, after.row(row) + own.end, 0.0F);
   }
   if (t + 1 < kTokens) return;
-  put_back(after, state.batch(), w_.width, own,
-           {memory.y + share.unit * w_.width, static_cast<std::size_t>(w_.hidden)});
+  put_back(after, context.rows.count, w_.width, own,
+           {memory.y + share.unit * w_.width, static_cast<std::size_t>(w_.hidden), context.rows.places});
   for (std::size_t part = 0; part < 3 && w_.width != w_.room; ++part)
-    put_back(head.state[part], state.batch(), w_.width, own, head.kept[part]);
+    put_back(head.state[part], context.rows.count, w_.width, own, head.kept[part]);
 }
 
 // The normalized output of a head, of a share of the step's tokens, into `mixed`.
 void SlstmBlock::put_out(const StepContext& context, const SlstmMemory& memory, int thread, const Share& share) const {
   const Head head = head_of(context, memory, thread, share.unit);
   const int start = share.unit * w_.width;
-  const Range tokens = share.of(context.state.tokens());
+  const Range tokens = share.of(context.tokens());
   for (int token = tokens.begin; token < tokens.end; ++token)
     context.kernels.head_norm(head.y[token % kTokens + 1].row(token / kTokens), w_.head_norm + start, w_.head_epsilon,
                               w_.width, context.state.mixed + token * context.room + start);
@@ -250,7 +248,7 @@ void SlstmBlock::lower(StepContext& context, int thread, const Share& share) con
   const UnitBuffers& b = context.state.units[slice];
   const Matrix& down = w_.ffn_down[slice];
   const Tokens gated = of_share(context, thread, share, b.h, static_cast<std::size_t>(State::padded(w_.ffn_slice)),
-                                context.state.tokens(), w_.ffn_slice, down);
+                                context.tokens(), w_.ffn_slice, down);
   multiply(context, down, share.of(down.tiles), gated, b.part, context.state.padded_hidden());
 }
 
@@ -268,7 +266,7 @@ void SlstmBlock::run(StepContext& context, BlockMemory& memory, int thread) cons
       },
       token(1), token(2), [&](const Share& share) { put_out(context, held, thread, share); });
   context.barrier(thread);
-  context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.state.tokens() * context.room);
+  context.kernels.accumulate(own.x, context.state.mixed, 0, 1, context.tokens() * context.room);
   const Tokens tokens = normalized(context, thread, {w_.ffn_norm, nullptr, w_.norm_epsilon, false}, w_.ffn_up[0].format,
                                    w_.ffn_up[0].planes);
   in_stages(

@@ -14,8 +14,11 @@ struct SlstmMemory;
 struct Rows {
   float* data;
   std::size_t stride;
+  const int* places = nullptr;  // of the rows of a step, in the memory of a batch; NULL: one after the other
 
-  float* row(int number) const { return data + static_cast<std::size_t>(number) * stride; }
+  float* row(int number) const {
+    return data + static_cast<std::size_t>(places == nullptr ? number : places[number]) * stride;
+  }
 };
 
 struct SlstmWeights {
