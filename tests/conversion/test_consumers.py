@@ -20,6 +20,8 @@ import pytest
 import yaml
 
 from lram_export import Bundle, ExportOptions, export_bundle, load_policy
+from lram_export.model.config import read_model
+from lram_export.spec.parity import tolerance
 from tests.conftest import ExportFunction, load_golden, succeed
 from tests.conversion.closed import fed_back
 from tests.hub.loopback import running
@@ -106,8 +108,9 @@ def case(request: pytest.FixtureRequest, exported: ExportFunction, tmp_path_fact
     with np.load(folder / "b.lram" / "reference.npz") as recorded:
         observations = recorded["observation"]
     with load_policy(folder / "b.lram", threads=1) as policy:
-        actions = np.stack([policy.step(observation)["action"] for observation in observations])
-    np.savez(folder / "case.npz", observation=observations, action=actions)
+        steps = [policy.step(observation) for observation in observations]
+    made = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    np.savez(folder / "case.npz", observation=observations, **made)
     for names in ("state", "packed", "memory"):
         succeed("convert", folder / "b.lram", "--to", "onnx-closed", "--names", names, "-o", folder / f"{names}.onnx")
     succeed("convert", folder / "b.lram", "--to", "leapp", "-o", folder / "walk")
@@ -131,6 +134,25 @@ def assert_none_differs(found: dict[str, Any], case: Path) -> None:
     assert found["largest"] <= ROUNDING
 
 
+def assert_only_ties_differ(found: dict[str, Any], case: Path) -> None:
+    """Of a build for another processor, WebAssembly: at a quantized precision it may decide between two logits that
+    are as near here as :class:`~lram_export.spec.parity.Tolerance` says, and nothing else."""
+    bundle = Bundle.open(case / "b.lram")
+    if bundle.manifest.task is None or not found["where"]:
+        return assert_none_differs(found, case)
+    artifact = bundle.artifact("onnxruntime")
+    assert artifact.precision != "fp32" and len(found["where"]) == found["different"] <= found["actions"] // 100
+    with np.load(case / "case.npz") as recorded:
+        recorded_logits = recorded["action_logits"]
+    values = read_model(bundle.manifest.model, bundle.path).head.values()
+    for step, action, value in found["where"]:
+        logits = recorded_logits[step].reshape(-1, values.size)[action]
+        (token,) = np.flatnonzero(values == np.float32(value))[-1:]
+        tie = tolerance(artifact.precision, artifact.activations).tie * np.linalg.norm(recorded_logits[step])
+        assert logits.max() - logits[token] <= tie
+    return None
+
+
 @pytest.mark.parametrize("names", ["state", "packed", "memory"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_releases_of_onnx_runtime(release: str, names: str, case: Path) -> None:
@@ -142,7 +164,8 @@ def test_releases_of_onnx_runtime(release: str, names: str, case: Path) -> None:
 @pytest.mark.parametrize("package", ["onnxruntime-node", "onnxruntime-web"])
 def test_javascript(package: str, names: str, node: Path, case: Path) -> None:
     description = json_case(case, case / f"{names}.onnx")
-    assert_none_differs(played("node", "play.mjs", package, description, case / f"{names}.onnx", cwd=node), case)
+    found = played("node", "play.mjs", package, description, case / f"{names}.onnx", cwd=node)
+    (assert_only_ties_differ if package == "onnxruntime-web" else assert_none_differs)(found, case)
 
 
 @pytest.mark.parametrize("names", ["state", "packed"])

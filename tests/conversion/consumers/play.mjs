@@ -12,6 +12,7 @@ const session = await ort.InferenceSession.create(new Uint8Array(await readFile(
 const tensor = (values, shape) => new ort.Tensor("float32", Float32Array.from(values), shape);
 const states = recorded.states; // [{input, output, shape}]
 let different = 0;
+const where = []; // [step, action, value] of what differs
 let largest = 0;
 for (let episode = 0; episode < 2; episode++) {
   let state = Object.fromEntries(
@@ -22,10 +23,11 @@ for (let episode = 0; episode < 2; episode++) {
     found[recorded.output].data.forEach((value, i) => {
       const expected = Math.fround(recorded.action[step][i]);
       different += value === expected ? 0 : 1;
+      if (value !== expected) where.push([step, i, value]);
       largest = Math.max(largest, Math.abs(value - expected));
     });
     state = Object.fromEntries(states.map((s) => [s.input, found[s.output]]));
   }
 }
 const actions = 2 * recorded.action.flat().length;
-console.log(JSON.stringify({ version: ort.env?.versions?.common ?? "?", actions, different, largest }));
+console.log(JSON.stringify({ version: ort.env?.versions?.common ?? "?", actions, different, largest, where }));
