@@ -202,13 +202,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compute_once(shared_folder: Path) -> Iterator[None]:
+def kept_folder() -> Iterator[Path]:
     """The same graph is translated once, the same kernels are compiled once; benchmarks are short."""
+    folder = once.kept_folder()
     with pytest.MonkeyPatch.context() as patch:
         once.measure_briefly(patch)
-        once.translate_once(patch, shared_folder)
-        once.compile_once(patch, shared_folder)
-        yield
+        once.translate_once(patch, folder)
+        once.compile_once(patch, folder)
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
-"""What exports compute again and again from the same input is computed once in a session of tests.
+"""What exports compute again and again from the same input is computed once.
 
 Half of the time of an export of a small policy goes into translating its graph to ONNX, and most of the rest into
 writing and compiling kernels; the suite exports the same few policies hundreds of times. All are functions of their
-input alone. Test processes share graphs and libraries through a folder.
+input alone, and of the code: test processes share graphs and libraries through a folder, which later sessions of the
+same code find again, `~/.cache/lram-export/tests` (or under XDG_CACHE_HOME).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import inspect
 import json
 import os
 import shutil
+import subprocess
 import types
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +27,44 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from lram_export.system.machine import cpu_model
+
 FEW_WINDOWS = 2
 """Of a benchmark: before each of them the machine is probed for a third of a second."""
+
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "apache-tvm", "numpy")
+"""Beside our own, what computes what is kept."""
+REPOSITORY = Path(__file__).resolve().parent.parent
+FOLDERS_KEPT = 4
+"""Of as many versions of the code; those that were used longest ago are removed."""
+
+
+def kept_folder() -> Path:
+    """Where what is computed once is kept for this code, these packages, this compiler and this processor."""
+    digest = hashlib.sha256()
+    for folder in ("lram_export", "exporters", "runtimes", "kernels/tvm", "tests"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            if folder != "tests" or path.name == "once.py":
+                digest.update(f"{path.relative_to(REPOSITORY)}\n".encode() + path.read_bytes())
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            digest.update(f"{package} {metadata.version(package)}\n".encode())
+    if shutil.which("c++"):
+        digest.update(subprocess.run(["c++", "--version"], capture_output=True, check=True).stdout)
+    digest.update(cpu_model().encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lram-export" / "tests"
+    folder = cache / digest.hexdigest()[:16]
+    with FileLock(_made(cache) / "lock"):
+        _made(folder).touch()
+        for old in sorted((f for f in cache.iterdir() if f.is_dir()), key=lambda f: -f.stat().st_mtime)[FOLDERS_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:

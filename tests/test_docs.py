@@ -130,9 +130,9 @@ def prepared(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_commands(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def warm_commands(kept_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a program `lram-export` whose imports were done before."""
-    with warm.install(tmp_path_factory.mktemp("warm"), shared_folder, environment()) as programs:
+    with warm.install(tmp_path_factory.mktemp("warm"), kept_folder, environment()) as programs:
         yield programs
 
 
