@@ -15,6 +15,7 @@ __all__ = [
     "Field",
     "LramError",
     "Policy",
+    "RemotePolicy",
     "StepPolicy",
     "__version__",
     "export_bundle",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lram_export.errors import BundleError, LramError
     from lram_export.export import ExportOptions, export_bundle
     from lram_export.policy import Policy, load_policy
+    from lram_export.serving.client import RemotePolicy
     from lram_export.step_module.policy import Field, StepPolicy
 
 _LAZY = {
@@ -37,6 +39,7 @@ _LAZY = {
     "Field": "lram_export.step_module.policy",
     "LramError": "lram_export.errors",
     "Policy": "lram_export.policy",
+    "RemotePolicy": "lram_export.serving.client",
     "StepPolicy": "lram_export.step_module.policy",
     "export_bundle": "lram_export.export",
     "load_policy": "lram_export.policy",

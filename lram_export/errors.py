@@ -26,6 +26,10 @@ class HubError(LramError):
     """The Hugging Face Hub was not reached, or failed: what was asked for may be there another time."""
 
 
+class RemoteError(LramError):
+    """A policy server was not reached, did not answer in time, or did not let a robot in or go on."""
+
+
 class CheckpointError(LramError):
     """A checkpoint that cannot be read, is damaged, or does not match its config."""
 

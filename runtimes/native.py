@@ -132,6 +132,17 @@ def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
         BundleError: the artifact is damaged or does not belong to the manifest.
         LramError: not enough memory, or not allowed to lock it.
     """
+    path, model = artifact.file(MODEL_FILE), open_model(artifact, threads, spin)
+    try:
+        return NativeRuntime(model, artifact)
+    except ValueError as error:
+        raise BundleError(f"{path}: not what the manifest describes: {error}") from None
+    except MemoryError as error:
+        raise LramError(str(error)) from None
+
+
+def open_model(artifact: LoadedArtifact, threads: int, spin: bool) -> _native.Model:
+    """The engine's model, of which the manifest tells the truth; raises as :func:`load`."""
     path = artifact.file(MODEL_FILE)
     chosen = NativeOptions.from_environment(spin=spin)
     try:
@@ -161,12 +172,7 @@ def load(artifact: LoadedArtifact, threads: int, spin: bool = True) -> Runtime:
         raise BundleError(f"{path}: its state is not the one the manifest describes; export the bundle again")
     if not chosen.state_format and model.state_format == LAZY_HALF and artifact.state_format == FLOAT32:
         raise BundleError(f"{path}: keeps its state in {LAZY_HALF}, was verified in {FLOAT32}; export the bundle again")
-    try:
-        return NativeRuntime(model, artifact)
-    except ValueError as error:
-        raise BundleError(f"{path}: not what the manifest describes: {error}") from None
-    except MemoryError as error:
-        raise LramError(str(error)) from None
+    return model
 
 
 def of_row(tensor: TensorSpec) -> tuple[str, tuple[int, ...], str]:

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lowering", "trainers", "priming"),
     ("exporters",),
     ("policy", "quantization"),
-    ("verification", "integrations"),
+    ("verification", "integrations", "serving"),
     ("benchmark", "rollouts", "conversion"),
     ("loop",),
     ("report",),

@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "report",
     "run": "run",
     "loop": "loop",
+    "serve": "serve",
     "flight": "flight",
     "record": "record",
     "evaluate": "evaluate",

@@ -24,6 +24,8 @@ IMAGE = ((1, 64), (1, 1024), (1, 1024))
 """Smallest and largest channels, height and width."""
 
 MOST_BATCH = 1 << 12
+MOST_ROBOTS = 1 << 10
+"""Seats of one server."""
 MOST_OBSERVATION = 1 << 16
 MOST_ACTIONS = 1 << 10
 MOST_ELEMENT_NAMES = MOST_OBSERVATION

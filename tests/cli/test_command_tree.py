@@ -32,6 +32,7 @@ REQUIRED = {
     "report": ("BUNDLE", "-o", "out.html"),
     "run": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
     "loop": ("BUNDLE", "--steps", "1"),
+    "serve": ("BUNDLE",),
     "flight": ("FLIGHT",),
     "record": ("BUNDLE", "--observations", "NPZ", "-o", "out.npz"),
     "evaluate": ("BUNDLE", "--env", "gym/none"),

@@ -1,0 +1,79 @@
+"""What each call of a robot does with its policy. In a thread of the server's, one call of a session at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from lram_export.errors import LramError, describe
+from lram_export.policy import Policy
+from lram_export.serving.limits import KINDS
+from lram_export.serving.messages import message, put, put_one, taken
+from lram_export.serving.sessions import Session
+
+LOG = logging.getLogger("lram_export.serving")
+
+
+def answered(method: str, session: Session, request: Any) -> tuple[bytes, bool]:
+    """Carry out a call: the bytes of its answer, and whether the policy refused."""
+    answer = message(f"{method}Answer")(number=request.number)
+    assert session.policy is not None
+    try:
+        _CALLS[method](session.policy, session, request, answer)
+    except Exception as error:
+        answer = message(f"{method}Answer")(number=request.number)
+        answer.refusal.kind, answer.refusal.text = _refusal(method, session, error)
+        return answer.SerializeToString(), True
+    return answer.SerializeToString(), False
+
+
+def _refusal(method: str, session: Session, error: Exception) -> tuple[str, str]:
+    for name, kind in KINDS.items():
+        if isinstance(error, kind):
+            return name, " ".join(str(error).split())
+    LOG.error("%s of robot '%s': %s", method, session.robot, describe(error), exc_info=error)
+    return LramError.__name__, f"the server failed: {describe(error)}"
+
+
+def _step(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    reward = request.reward if request.HasField("reward") else None
+    first = request.first if request.HasField("first") else None
+    outputs = policy.step(taken(request.observations), reward, first=first)
+    put(answer.outputs, {name: outputs[name] for name in session.outputs})
+    put_one(answer.return_to_go, "return_to_go", policy.return_to_go)
+
+
+def _reset(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    policy.reset(target_return=request.target_return if request.HasField("target_return") else None)
+    put_one(answer.return_to_go, "return_to_go", policy.return_to_go)
+
+
+def _hold(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    actions = taken(request.actions)
+    policy.hold(actions[""] if set(actions) == {""} else actions)
+
+
+def _save(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    put(answer.state, policy.state())
+
+
+def _load(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    policy.load_state(taken(request.state), force=request.force)
+    put_one(answer.return_to_go, "return_to_go", policy.return_to_go)
+
+
+def _count(policy: Policy, session: Session, request: Any, answer: Any) -> None:
+    for action, counts in policy.counts().items():
+        put(answer.counts, {f"{action}.{of.name}": getattr(counts, of.name) for of in fields(counts)})
+
+
+_CALLS: dict[str, Callable[[Policy, Session, Any, Any], None]] = {
+    "Step": _step,
+    "Reset": _reset,
+    "Hold": _hold,
+    "Save": _save,
+    "Load": _load,
+    "Count": _count,
+}
