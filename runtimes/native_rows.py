@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from lram_export import _native
 from lram_export.bundle.artifact import LoadedArtifact
 from lram_export.errors import LramError, StepError
-from lram_export.runtimes.base import LOST
 from lram_export.runtimes.native import open_model
 from lram_export.runtimes.protocol import State
 
 Arrays = tuple[NDArray[Any], ...]
+LOST = "state: row 0 was lost in an earlier step; reset it, load one, or start an episode"
+"""As the engine says it of a policy of one row."""
 
 
 class NativeRows:

@@ -71,8 +71,9 @@ SLOW_PAGES = {
 DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}")
 """What only the site reads, see `make docs`."""
 LANGUAGES = {"sh", "python", "console", "text", "json", "c", "cpp", "cmake", *DIRECTIVES}
-FROM_NOTHING = {"README.md", "command-line.md"}
-"""Their commands start as a user's do, and import everything; those of other pages are forked: `tests/warm.py`."""
+FROM_NOTHING = {"README.md", "command-line.md", "serving.md"}
+"""Their commands start as a user's do, and import everything, and signals reach them; those of other pages are forked:
+`tests/warm.py`."""
 PREPARED = "reach.lram"
 PREPARE = f"export tests/golden/state_m/model.zip -o {PREPARED} --task metaworld/reach-v2 --quiet"
 PREPARE += " --target onnxruntime --target pytorch"

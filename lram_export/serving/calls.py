@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -11,6 +12,8 @@ from lram_export.errors import LramError, describe
 from lram_export.policy import Policy
 from lram_export.serving.limits import KINDS
 from lram_export.serving.messages import message, put, put_one, taken
+from lram_export.serving.rows import Arrays, Outcome
+from lram_export.serving.seats import Parked, Seat
 from lram_export.serving.sessions import Session
 
 LOG = logging.getLogger("lram_export.serving")
@@ -27,6 +30,33 @@ def answered(method: str, session: Session, request: Any) -> tuple[bytes, bool]:
         answer.refusal.kind, answer.refusal.text = _refusal(method, session, error)
         return answer.SerializeToString(), True
     return answer.SerializeToString(), False
+
+
+class StepCall:
+    """A robot's step as a wish of the batcher, whose thread does all of it: threads that wait for one another cost more
+    than a small policy's step."""
+
+    def __init__(self, seat: Seat, session: Session, request: Any, done: Callable[[bytes, bool], None]) -> None:
+        """``done`` is told the answer, and whether the policy refused."""
+        self.row, self.since = seat.row, time.perf_counter()
+        self._seat, self._session, self._request, self._done = seat, session, request, done
+
+    def inputs(self) -> Arrays | None:
+        """See :class:`lram_export.serving.batching.Wish`."""
+        self._seat.parking = True
+        try:
+            refused = answered("Step", self._session, self._request)
+        except Parked:
+            return self._seat.inputs
+        finally:
+            self._seat.parking = False
+        self._done(*refused)
+        return None
+
+    def finish(self, outcome: Outcome) -> None:
+        """See :class:`lram_export.serving.batching.Wish`."""
+        self._seat.outcome = outcome
+        self._done(*answered("Step", self._session, self._request))
 
 
 def _refusal(method: str, session: Session, error: Exception) -> tuple[str, str]:

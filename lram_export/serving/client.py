@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from lram_export.errors import LramError, RemoteError, UsageError
 from lram_export.observations import Arrays, Observation, Observations
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
-from lram_export.serving.connection import Connection, NotReachedError, SessionLostError
+from lram_export.serving.connection import Connection, Deadline, NotReachedError, SessionLostError
 from lram_export.serving.description import Description, read_description
 from lram_export.serving.limits import KINDS, NONCE_BYTES
 from lram_export.serving.messages import PROTOCOL, message, put, taken, taken_one
@@ -93,14 +92,15 @@ class RemotePolicy:
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 1000:
             raise UsageError(f"retries: expected 0 to 1000, got {retries!r}")
         self.url = url
+        self._timeout = timeout
         self._guard = Guard(self)
         self._opening = {"bundle": bundle, "robot": robot, "outputs": list(outputs)}
         self._session, self._number = b"", 0
         self._pending: tuple[str, bytes, Then] | None = None
         self._aim: float | None = None
-        self._connection = Connection(url, token, ca, timeout, retries, insecure)
+        self._connection = Connection(url, token, ca, retries, insecure)
         try:
-            self.description = self._open()
+            self.description = self._open(Deadline(timeout))
             self._learn(outputs)
         except BaseException:
             self._connection.close()
@@ -165,7 +165,7 @@ class RemotePolicy:
                 used for too long, or whose server was started anew: :meth:`reset` opens another one.
         """
         with self._guard:
-            single = self._step(observation, reward, first, timeout)
+            single = self._step(observation, reward, first, self._deadline(timeout))
             chosen = self._outputs[self.spec.outputs[0].name]
             if chosen.dtype == np.int64 and chosen.ndim == 2 and chosen.shape[1] == 1:
                 chosen = chosen[:, 0]
@@ -181,7 +181,7 @@ class RemotePolicy:
     ) -> dict[str, NDArray[np.generic]]:
         """One environment step: every output that is wanted by name, see :meth:`act`."""
         with self._guard:
-            single = self._step(observation, reward, first, timeout)
+            single = self._step(observation, reward, first, self._deadline(timeout))
             return {name: (values[0] if single else values).copy() for name, values in self._outputs.items()}
 
     def reset(
@@ -198,7 +198,8 @@ class RemotePolicy:
             self._conditioning.check_target(chosen, target_return)
             if chosen:
                 aim = None if target_return is None else float(numbers("target_return", target_return).reshape(-1)[0])
-                self._anew(lambda: self._reset(aim, timeout))
+                deadline = self._deadline(timeout)
+                self._anew(lambda: self._reset(aim, deadline), deadline)
 
     def hold(
         self,
@@ -212,14 +213,14 @@ class RemotePolicy:
             if check_rows(rows, 1):
                 given = action if isinstance(action, Mapping) else {"": action}
                 arrays = {name: _held(name or "action", value) for name, value in given.items()}
-                self._call("Hold", lambda request: put(request.actions, arrays), _nothing, timeout)
+                self._call("Hold", lambda request: put(request.actions, arrays), _nothing, self._deadline(timeout))
 
     def counts(self, *, timeout: float | None = None) -> dict[str, Counts]:
         """How often actions were clamped and held back, since the session was opened; see
         :meth:`lram_export.policy.Policy.counts`."""
         with self._guard:
             found: Arrays = {}
-            self._call("Count", _nothing, lambda answer: found.update(taken(answer.counts)), timeout)
+            self._call("Count", _nothing, lambda answer: found.update(taken(answer.counts)), self._deadline(timeout))
             actions = dict.fromkeys(name.rpartition(".")[0] for name in found)
             return {
                 action: Counts(**{of.name: found[f"{action}.{of.name}"] for of in fields(Counts)}) for action in actions
@@ -229,7 +230,7 @@ class RemotePolicy:
         """Everything a run needs to go on elsewhere, see :meth:`lram_export.policy.Policy.state`."""
         with self._guard:
             found: dict[str, NDArray[Any]] = {}
-            self._call("Save", _nothing, lambda answer: found.update(taken(answer.state)), timeout)
+            self._call("Save", _nothing, lambda answer: found.update(taken(answer.state)), self._deadline(timeout))
             return found
 
     def load_state(
@@ -250,7 +251,8 @@ class RemotePolicy:
                 self._is_first[:] = arrays["is_first"]
                 self._note_return(answer)
 
-            self._anew(lambda: self._call("Load", fill, then, timeout))
+            deadline = self._deadline(timeout)
+            self._anew(lambda: self._call("Load", fill, then, deadline), deadline)
 
     def settle(self) -> None:
         """Nothing: the server does it. See :meth:`lram_export.policy.Policy.settle`."""
@@ -263,7 +265,7 @@ class RemotePolicy:
         """
         if self._guard.close():
             with suppress(RemoteError):  # the seat is free when the session's time is over
-                self._connection.call("Close", _bytes("Close", self._session), min(self._connection.timeout, 1.0))
+                self._connection.call("Close", _bytes("Close", self._session), Deadline(min(self._timeout, 1.0)))
             self._connection.close()
 
     def __enter__(self) -> RemotePolicy:
@@ -275,7 +277,7 @@ class RemotePolicy:
         self.close()
 
     def _step(
-        self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None, timeout: float | None
+        self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None, deadline: Deadline
     ) -> bool:
         """Check, as the policy there does, in its order; take a step and keep its outputs. Whether it came without
         rows."""
@@ -300,9 +302,9 @@ class RemotePolicy:
                 request.first = True
 
         if starting is None:
-            self._call("Step", fill, self._stepped, timeout)
+            self._call("Step", fill, self._stepped, deadline)
         else:
-            self._anew(lambda: self._call("Step", fill, self._stepped, timeout))
+            self._anew(lambda: self._call("Step", fill, self._stepped, deadline), deadline)
         return single
 
     def _stepped(self, answer: Any) -> None:
@@ -315,7 +317,7 @@ class RemotePolicy:
         self._is_first[:] = 0.0
         self._note_return(answer)
 
-    def _reset(self, aim: float | None, timeout: float | None) -> None:
+    def _reset(self, aim: float | None, deadline: Deadline) -> None:
         def fill(request: Any) -> None:
             if aim is not None:
                 request.target_return = aim
@@ -325,7 +327,7 @@ class RemotePolicy:
             self._is_first[:] = 1.0
             self._note_return(answer)
 
-        self._call("Reset", fill, then, timeout)
+        self._call("Reset", fill, then, deadline)
 
     def _note_return(self, answer: Any) -> None:
         found = taken_one(answer.return_to_go)
@@ -333,20 +335,26 @@ class RemotePolicy:
             raise ValueError("return_to_go: expected float32 of shape (1,)")
         self._return_to_go = found
 
-    def _anew(self, begin: Callable[[], None]) -> None:
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Of a call: the constructor's, unless it has its own; raises UsageError."""
+        if timeout is not None:
+            _check_seconds(timeout)
+        return Deadline(self._timeout if timeout is None else timeout)
+
+    def _anew(self, begin: Callable[[], None], deadline: Deadline) -> None:
         """Something that needs nothing of what was before: on another seat, if this one is gone."""
         try:
             begin()
         except SessionLostError:
-            self._open()
+            self._open(deadline)
             if self._aim is not None:
-                self._reset(self._aim, None)
+                self._reset(self._aim, deadline)
             begin()
 
-    def _open(self) -> Description:
+    def _open(self, deadline: Deadline) -> Description:
         """Take a seat, the first or another one."""
         request = message("OpenRequest")(protocol=PROTOCOL, nonce=os.urandom(NONCE_BYTES), **self._opening)
-        answer = self._connection.call("Open", request.SerializeToString())
+        answer = self._connection.call("Open", request.SerializeToString(), deadline)
         try:
             description = read_description(answer.description)
         except ValueError as error:
@@ -355,25 +363,23 @@ class RemotePolicy:
         self._opening["bundle"] = description.bundle
         return description
 
-    def _call(self, method: str, fill: Callable[[Any], None], then: Then, timeout: float | None) -> None:
+    def _call(self, method: str, fill: Callable[[Any], None], then: Then, deadline: Deadline) -> None:
         """Finish the call before, if nobody knows whether it arrived; then make this one."""
-        if timeout is not None:
-            _check_seconds(timeout)
         if self._pending is not None:
-            self._send(timeout)
+            self._send(deadline)
         request = message(f"{method}Request")(session=self._session, number=self._number + 1)
         fill(request)
         self._pending = method, request.SerializeToString(), then
-        refusal = self._send(timeout)
+        refusal = self._send(deadline)
         if refusal.kind:
             raise KINDS.get(refusal.kind, LramError)(refusal.text)
 
-    def _send(self, timeout: float | None) -> Any:
+    def _send(self, deadline: Deadline) -> Any:
         """Send what is pending, until it is answered or refused: the policy's refusal, if there is any."""
         assert self._pending is not None
         method, data, then = self._pending
         try:
-            answer = self._connection.call(method, data, timeout)
+            answer = self._connection.call(method, data, deadline)
         except NotReachedError:
             raise
         except RemoteError:
@@ -410,7 +416,5 @@ def _stored(name: object, value: object) -> NDArray[Any]:
 
 
 def _check_seconds(timeout: object) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:  # NaN is neither
         raise UsageError(f"timeout: expected seconds, more than 0 and at most 3600, got {timeout!r}")
-    if not math.isfinite(timeout):
-        raise UsageError(f"timeout: expected seconds, got {timeout!r}")

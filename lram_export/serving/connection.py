@@ -26,12 +26,22 @@ class NotReachedError(RemoteError):
     """Nobody knows whether the call arrived."""
 
 
+class Deadline:
+    """When something has to be done, with all that it takes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._end = seconds, time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds, at least a millisecond, with which gRPC can do nothing, but says so."""
+        return max(self._end - time.monotonic(), 1e-3)
+
+
 class Connection:
     """Calls of one robot. The connection is made when it is needed, and again when it is lost."""
 
-    def __init__(
-        self, url: str, token: str | None, ca: str | Path | None, timeout: float, retries: int, insecure: bool
-    ) -> None:
+    def __init__(self, url: str, token: str | None, ca: str | Path | None, retries: int, insecure: bool) -> None:
         """See :class:`~lram_export.serving.client.RemotePolicy`."""
         address, encrypted = read_url(url)
         if token is not None:
@@ -42,7 +52,7 @@ class Connection:
                 )
         if ca is not None and not encrypted:
             raise UsageError(f"ca: only with {ENCRYPTED}, got {url}")
-        self.url, self.timeout, self.retries = url, timeout, retries
+        self.url, self.retries = url, retries
         self._metadata = () if token is None else (("authorization", SCHEME + token),)
         options = [
             ("grpc.max_receive_message_length", MOST_MESSAGE),
@@ -63,24 +73,23 @@ class Connection:
             self._channel = grpc.insecure_channel(str(address), options)
         self._calls: dict[str, Any] = {}
 
-    def call(self, method: str, data: bytes, timeout: float | None = None) -> Any:
-        """The answer to a message, which may arrive more than once, within so many seconds.
+    def call(self, method: str, data: bytes, deadline: Deadline) -> Any:
+        """The answer to a message, which may arrive more than once.
 
         Raises:
             NotReachedError: no answer; the call may have arrived.
             SessionLostError: the server knows nothing of the session.
             RemoteError: the server refused the call.
         """
-        seconds = self.timeout if timeout is None else timeout
-        deadline, pause = time.monotonic() + seconds, FIRST_PAUSE
+        pause = FIRST_PAUSE
         for left in range(self.retries, -1, -1):
             try:
-                answer = self._call(method)(data, timeout=deadline - time.monotonic(), metadata=self._metadata)
+                answer = self._call(method)(data, timeout=deadline.left, metadata=self._metadata)
                 return parse(message(f"{method}Answer"), answer)
             except grpc.RpcError as error:
                 lost = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not lost or left == 0 or time.monotonic() + pause >= deadline:
-                    raise self._told(error, seconds) from None
+                if not lost or left == 0 or pause >= deadline.left:
+                    raise self._told(error, deadline.seconds) from None
             except ValueError as error:
                 raise RemoteError(f"{self.url}: {error}; is it another server?") from None
             time.sleep(pause)

@@ -1,7 +1,8 @@
 """The service: gRPC on one side, sessions and their policies on the other.
 
-One thread runs the event loop, which talks to robots and never computes; a robot's call is carried out by a thread of a
-pool, which waits for its row's step. So a robot that sends half a message, or nothing, holds no thread.
+One thread runs the event loop, which talks to robots and never computes; another one makes all steps. Other calls are
+carried out by threads of a pool, which may wait for that one. So a robot that sends half a message, or nothing, holds
+no thread.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lram_export.origin import Origin
 from lram_export.policy import Policy, choices, default_target
 from lram_export.serving.addresses import ENCRYPTED, PLAIN, PORT, Address
 from lram_export.serving.batching import Batcher
-from lram_export.serving.calls import answered
+from lram_export.serving.calls import StepCall, answered
 from lram_export.serving.description import Description
 from lram_export.serving.limits import MOST_MESSAGE, NONCE_BYTES
 from lram_export.serving.measures import Measures
@@ -317,7 +318,7 @@ class PolicyServer:
         """Make the policy of a session: its answer."""
         seat = Seat(self._batcher, session.row, self._initial)
         said = self.description
-        session.policy = Policy(seat, said.task, self._origin, said.interface, self._values)
+        session.policy, session.seat = Policy(seat, said.task, self._origin, said.interface, self._values), seat
         answer = message("OpenAnswer")(
             session=session.credential, description=said.text(), idle_seconds=self.options.idle
         )
@@ -325,17 +326,31 @@ class PolicyServer:
 
     async def _call(self, method: str, token: int, request: Any, data: bytes) -> bytes:
         session = self._sessions.find(bytes(request.session), token)
-        begin = partial(self._loop.run_in_executor, self._pool, self._worked, method, session, request)
+        if method == "Step":
+            begin = partial(self._stepped, session, request)
+        else:
+            begin = partial(self._loop.run_in_executor, self._pool, self._worked, method, session, request)
         answer = session.call(request.number, data, begin, self.measures)
         return await asyncio.shield(answer)  # a robot that goes away meanwhile may ask again
 
     def _worked(self, method: str, session: Session, request: Any) -> bytes:
-        answer, refused = answered(method, session, request)
-        if method == "Step":
-            self.measures.steps += 1
-            self.measures.refused += refused
+        answer, _ = answered(method, session, request)
         session.seen = time.monotonic()
         return answer
+
+    def _stepped(self, session: Session, request: Any) -> asyncio.Future[bytes]:
+        """The answer to a step, which the batcher's thread will make."""
+        future: asyncio.Future[bytes] = self._loop.create_future()
+
+        def done(answer: bytes, refused: bool) -> None:
+            self.measures.steps += 1
+            self.measures.refused += refused
+            session.seen = time.monotonic()
+            self._loop.call_soon_threadsafe(future.set_result, answer)
+
+        assert session.seat is not None  # it was opened: calls are numbered from 1 on
+        self._batcher.want(StepCall(session.seat, session, request, done))
+        return future
 
     async def _close(self, token: int, request: Any) -> bytes:
         with suppress(Refused):  # it is closed

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lram_export import Policy, RemotePolicy, load_policy
-from lram_export.errors import RemoteError, UsageError
+from lram_export.errors import RemoteError, StepError, UsageError
 from lram_export.runtimes import RUNTIMES
 from lram_export.serving.server import PolicyServer
 from tests.conftest import ExportFunction, load_golden
@@ -302,6 +302,25 @@ class TestStates:
             moved.fresh = False
             moved.step()
             assert other.return_to_go == own.return_to_go
+
+    def test_a_state_that_is_lost_is_made_good_by_the_first_step_of_an_episode(
+        self, server: PolicyServer, own: Policy
+    ) -> None:
+        with RemotePolicy(server.url) as remote:
+            robot = Robot(remote, own, 0)
+            robot.step()
+            wild = {name: np.full_like(v, 1e17) if name.startswith("state.") else v for name, v in own.state().items()}
+            said: list[list[str]] = [[], []]
+            for lines, policy in zip(said, (remote, own), strict=True):
+                policy.load_state(wild)
+                for _ in range(2):
+                    with pytest.raises(StepError, match="lost") as caught:
+                        policy.act(np.ones(204), 1.0)
+                    lines.append(str(caught.value))
+            assert said[0] == said[1]
+            np.testing.assert_array_equal(remote.act(np.ones(204), first=True), own.act(np.ones(204), first=True))
+            for _ in range(3):
+                robot.step()
 
     def test_only_the_outputs_that_are_wanted_are_sent(self, server: PolicyServer, own: Policy) -> None:
         with RemotePolicy(server.url, outputs=["action"]) as remote:
