@@ -55,6 +55,11 @@ class EnvironmentFailure(LramError):
         reason = str(error).strip().splitlines()
         return cls(f"{environment}: failed in {doing}: {type(error).__name__}: {reason[0] if reason else ''}")
 
+    @property
+    def environment(self) -> str:
+        """Whose failure it is: every message begins with the name, and a colon."""
+        return str(self).partition(": ")[0]
+
 
 class TargetNotInstalledError(UsageError):
     """The runtime or the toolkit of a target is missing from this environment."""

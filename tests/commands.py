@@ -77,6 +77,9 @@ ELSEWHERE = (
     Elsewhere(r"robot\$ .* verify \S+ --recording .*", "docs/flights.md", "verify reach.lram --recording night.mcap\n"),
     Elsewhere(r"robot\$ lram-export verify hf://.*", "tests/hub/test_bundles.py", 'succeed("verify", HF'),
     Elsewhere(r"robot\$ lram-export loop hf://.*", "tests/hub/test_bundles.py", '("loop", HF'),
+    # clusters
+    Elsewhere(r"ray start --(head|address)\S* ?.*", "benchmarks/cluster.py", 'str(BIN / "ray"), "start"'),
+    Elsewhere(r"lram-export evaluate .* --ray \S+:\d+", "benchmarks/cluster.py", '["--ray", address]'),
     # programs of others
     Elsewhere(r"pip install physicalai .*", CONSUMERS, '"physicalai==0.3.0"'),
     Elsewhere(r"pip install lerobot .*", LEROBOT, 'PLUGIN = ROOT / "integrations" / "lerobot"'),
@@ -95,6 +98,8 @@ NOWHERE = {
     "its unit relies on is in tests/loop/test_program.py",
     r"robot\$ journalctl .*": "systemd's journal",
     r"python benchmarks/gpu_check\.py .*": "a GPU; what needs none of it is in tests/targets/test_tensorrt.py",
+    r"python benchmarks/cluster\.py .*": "root, for network namespaces, and two cores with nothing else on them; the "
+    "same on one node is in tests/cluster",
     r"make test-slow": "the rare half of these very tests, before a release",
     r"make metaworld": "three hours of training",
     r"docker run .*": "images of a registry; what the servers do around a model is in tests/conversion",

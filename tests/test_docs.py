@@ -63,6 +63,7 @@ SLOW_PAGES = {
     "openvino.md",
     "own-policy.md",
     "quantization.md",
+    "scale.md",
     "step-api.md",
     "tensorrt.md",
     "tvm.md",

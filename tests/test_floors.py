@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("export",),
     ("prediction",),
-    ("deploy", "sweep", "sharing"),
+    ("deploy", "sweep", "sharing", "cluster"),
     ("cli",),
     ("entry",),
     ("__main__",),

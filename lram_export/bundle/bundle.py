@@ -82,6 +82,10 @@ class Bundle:
         """Bytes on disk that a target needs: its own files, and the shared ones that it reads."""
         return self.artifact(target).size + sum(file.size for file in self._shared(target))
 
+    def read_by(self, target: str) -> tuple[str, ...]:
+        """Names of the files that a target is run from: the manifest, its own and the shared ones that it reads."""
+        return (MANIFEST_FILE, *(file.path for file in (*self.artifact(target).files, *self._shared(target))))
+
     def _shared(self, target: str) -> list[FileEntry]:
         """The files beside its own that a target reads."""
         manifest = self.manifest

@@ -19,6 +19,7 @@ from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
     from lram_export.bundle.bundle import Bundle
+    from lram_export.cluster.crew import RayCrew
     from lram_export.policy import Policy
     from lram_export.rollouts.evaluation import Evaluation, PolicyResult
 
@@ -54,6 +55,12 @@ COLUMNS = (
     help="Write the first episodes as .gif or .mp4, played by the first target.",
 )
 @options.parallel
+@options.ray
+@click.option(
+    "--results",
+    type=OutputFile(".jsonl"),
+    help="Write every episode here as it ends; what an earlier run has written here is not played again.",
+)
 @click.option("--threads", type=THREADS, help="Of each target; default: 1, all cores for large models.")
 @options.force
 @options.as_json
@@ -72,6 +79,8 @@ def evaluate(
     target_return: float | None,
     video: Path | None,
     parallel: int,
+    ray: str | None,
+    results: Path | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -95,13 +104,17 @@ def evaluate(
 
         check_video(video, environments)
         check_output(video, force=force)
+    if results is not None:
+        check_output(results, force=True)
+    options.check_ray(ray, parallel)
     progress = ConsoleProgress(quiet)
     opened = Bundle.open(bundle)
     chosen = installed_targets(opened, targets)
     loaded = None if checkpoint is None else reading.load(checkpoint, progress)
+    crew: RayCrew | None = None
     with ExitStack() as held:
         reference: Policy | library.ReferenceSource | None = None
-        if parallel > 1 and not no_reference:  # each process makes its own
+        if (parallel > 1 or ray is not None) and not no_reference:  # each process makes its own
             made_of = None if checkpoint is None else reading.source(checkpoint)
             reference, loaded = library.ReferenceSource(made_of, other_checkpoint), None
         elif not no_reference:
@@ -119,13 +132,32 @@ def evaluate(
             threads=threads or share(threads_beside_others(opened.manifest.parameters), parallel),
             parallel=parallel,
         )
-        result = library.evaluate(opened, settings, reference, progress)
+        if ray is not None:
+            from lram_export.cluster.crew import crew_at
+            from lram_export.cluster.demand import demand
+
+            asked = demand(opened, settings.targets, settings.threads, reference is not None)
+            crew = held.enter_context(crew_at(ray, asked, progress, lambda line: message(line, quiet)))
+        journal = None
+        if results is not None:
+            from lram_export.rollouts.journal import identity, open_journal
+
+            source = None if checkpoint is None else reading.source(checkpoint)
+            played_with = None if no_reference else library.ReferenceSource(source, other_checkpoint)
+            made_with = identity(opened, settings, played_with)
+            journal = held.enter_context(open_journal(results, made_with, force=force))
+            if journal.kept:
+                message(f"{results}: {counted(journal.kept, 'seed')} played before", quiet)
+        result = library.evaluate(opened, settings, reference, progress, crew, journal)
+    done = None if crew is None else crew.report
     if as_json:
-        print_json(to_json(result, opened))
+        print_json({**to_json(result, opened), **({} if done is None else {"cluster": done.to_json()})})
     else:
-        print_table(f"{bundle}: {counted(episodes, 'episode')} from seed {seed}", COLUMNS, rows(result), notes(result))
-    if result.failure:
-        click.echo(f"error: {result.failure}; the results above are all there are", err=True)
+        told = [*notes(result), *([] if done is None else [f"cluster: {done}"])]
+        print_table(f"{bundle}: {counted(episodes, 'episode')} from seed {seed}", COLUMNS, rows(result), told)
+    if result.failures:
+        for failure in result.failures.values():
+            click.echo(f"error: {failure}; its results above are all there are", err=True)
         sys.exit(1)
     if video is not None:
         from lram_export.rollouts.video import record_video
@@ -184,6 +216,7 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.path),
         "options": evaluation.options,
         "failure": evaluation.failure,
+        "failures": evaluation.failures,
         "results": [
             {
                 "environment": r.environment,

@@ -58,6 +58,13 @@ parallel = click.option(
     metavar="N",
     help="Processes that play episodes at the same time.",
 )
+ray = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[HOST:PORT]",
+    help="Work on the nodes of the Ray cluster there; without an address on all cores of this machine.",
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 other_checkpoint = click.option(
@@ -358,6 +365,19 @@ def platform_options(command: Command) -> Command:
         ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(add), wrapper)  # type: ignore[return-value]
+
+
+def check_ray(address: str | None, parallel: int) -> None:
+    """Raise UsageError unless --ray may be combined with --parallel, and Ray is installed."""
+    if address is None:
+        return
+    from lram_export.cluster.connection import LOCAL, check_installed, parse_address
+
+    if parallel > 1:
+        raise UsageError("--parallel: not with --ray, which takes as many processes as its nodes have room for")
+    if address != LOCAL:
+        parse_address(address)
+    check_installed()
 
 
 def parse_names(text: str) -> tuple[str, ...]:

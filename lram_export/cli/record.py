@@ -16,6 +16,7 @@ from lram_export.system.files import atomic_file, check_output
 
 if TYPE_CHECKING:
     from lram_export.episodes.steps import StepSequence
+    from lram_export.rollouts.recorded_episodes import EpisodePlan
 
 DEFAULT_SEED = 10_000
 """Away from the seeds of `evaluate`: what a policy was calibrated on should not judge it."""
@@ -37,6 +38,7 @@ DEFAULT_SEED = 10_000
 @options.target
 @options.rows
 @options.parallel
+@options.ray
 @options.threads
 @options.force
 @options.as_json
@@ -53,6 +55,7 @@ def record(
     target: str | None,
     batch: int | None,
     parallel: int,
+    ray: str | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -71,11 +74,13 @@ def record(
 
     if bool(environments) == (observations is not None):
         raise UsageError("--env, --observations: give one of them: where the steps to record come from")
-    only_played = episodes or seed is not None or no_reward or target_return is not None or parallel > 1
+    only_played = (
+        episodes or seed is not None or no_reward or target_return is not None or parallel > 1 or ray is not None
+    )
     if environments and batch is not None:
         raise UsageError("--batch: only with --observations; an episode has one row")
     if observations is not None and only_played:
-        raise UsageError("--episodes, --seed, --no-reward, --target-return, --parallel: only with --env")
+        raise UsageError("--episodes, --seed, --no-reward, --target-return, --ray, --parallel: only with --env")
     if observations is not None:
         check_not_overwritten(observations, output)
     check_output(output, force=force)
@@ -87,8 +92,11 @@ def record(
         rewards=not no_reward,
         target_return=target_return,
     )
-    if parallel > 1:
-        steps: StepSequence = record_in_parallel(bundle, target, plan, parallel, threads=threads, progress=progress)
+    options.check_ray(ray, parallel)
+    if ray is not None:
+        steps: StepSequence = _on_cluster(bundle, target, plan, ray, threads, output, force, progress)
+    elif parallel > 1:
+        steps = record_in_parallel(bundle, target, plan, parallel, threads=threads, progress=progress)
     else:
         with progress.stage("loading"):
             policy = load_policy(bundle, target, threads=threads, batch=1 if environments else batch)
@@ -106,3 +114,45 @@ def record(
         print_json({"output": str(output), "steps": count, "episodes": starts})
     else:
         message(f"{output}: {counted(count, 'step')} of {counted(starts, 'episode')}", quiet)
+
+
+def _on_cluster(
+    bundle: Path,
+    target: str | None,
+    plan: EpisodePlan,
+    address: str,
+    threads: int | None,
+    output: Path,
+    force: bool,
+    progress: ConsoleProgress,
+) -> StepSequence:
+    """Record on the nodes of a cluster, and keep what was played beside the output until all is."""
+    import dataclasses
+
+    from lram_export.bundle.bundle import Bundle
+    from lram_export.cluster.crew import crew_at
+    from lram_export.cluster.demand import demand
+    from lram_export.rollouts.episode_folder import open_episodes
+    from lram_export.rollouts.recorded_episodes import RecordingJob, record_with_crew
+    from lram_export.system.machine import suitable_threads
+    from lram_export.verification.verify import installed_targets
+    from lram_export.version import __version__
+
+    opened = Bundle.open(bundle)
+    chosen = target or installed_targets(opened, ())[0]
+    count = threads or suitable_threads(opened.manifest.parameters, 1)
+    made_with = {
+        "bundle": opened.artifact_digest(chosen),
+        "target": chosen,
+        "threads": count,
+        "plan": {k: v for k, v in dataclasses.asdict(plan).items() if k not in ("episodes", "seed", "environments")},
+        "versions": {"lram-export": __version__, **RecordingJob(opened.path, chosen, count, plan, {}).versions()},
+    }
+    with open_episodes(output, made_with, force=force) as kept:
+        if kept.kept:
+            message(f"{kept.path}: {counted(kept.kept, 'episode')} played before", progress.quiet)
+        asked = demand(opened, (chosen,), count, False)
+        with crew_at(address, asked, progress, lambda line: message(line, progress.quiet)) as crew:
+            steps = record_with_crew(opened, chosen, plan, count, crew, kept, progress)
+            message(f"cluster: {crew.report}", progress.quiet)
+    return steps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from lram_export.describe import human_bytes
 from lram_export.system.machine import cpu_model
 
 if TYPE_CHECKING:
+    from lram_export.cluster.crew import RayCrew
     from lram_export.sweep.grid import CellResult
+    from lram_export.sweep.plan import SweepPlan
     from lram_export.sweep.sweep import SweepReport
 
 COLUMNS = (
@@ -64,6 +67,7 @@ NOTES = (
 @click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and cell.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
 @options.parallel
+@options.ray
 @options.checkpoint_options
 @options.context
 @click.option("--force", is_flag=True, help="Start anew: keep nothing that is in the folder.")
@@ -86,6 +90,7 @@ def sweep(
     episodes: int,
     seed: int,
     parallel: int,
+    ray: str | None,
     reading: options.CheckpointOptions,
     context: str | None,
     force: bool,
@@ -116,10 +121,13 @@ def sweep(
         seed=seed,
         parallel=parallel,
     )
+    options.check_ray(ray, parallel)
     check_exists(checkpoint)  # before a task is asked for, which what is no checkpoint does not have
     task = asked.resolve()
     progress = ConsoleProgress(quiet)
-    report = library.sweep(reading.source(checkpoint, context), task, output, chosen, force=force, progress=progress)
+    source = reading.source(checkpoint, context)
+    crew = None if ray is None else _crew(ray, progress)
+    report = library.sweep(source, task, output, chosen, force=force, progress=progress, crew_for=crew)
     for assumption in report.assumptions:
         message(f"assumed: {assumption}", quiet)
     if report.kept:
@@ -132,6 +140,18 @@ def sweep(
         text = f"{len(report.failed)} of {len(report.cells)} cells failed; the same command tries them again"
         click.echo(f"error: {text}", err=True)
         sys.exit(1)
+
+
+def _crew(address: str, progress: ConsoleProgress) -> Callable[[SweepPlan], AbstractContextManager[RayCrew]]:
+    """The crew of a cluster for what is swept."""
+    from lram_export.cluster.crew import crew_at
+    from lram_export.cluster.demand import export_demand
+
+    def crew_for(plan: SweepPlan) -> AbstractContextManager[RayCrew]:
+        asked = export_demand(plan.parameters, plan.threads)
+        return crew_at(address, asked, progress, lambda line: message(line, progress.quiet))
+
+    return crew_for
 
 
 def print_report(title: str, report: SweepReport, environments: Sequence[str]) -> None:

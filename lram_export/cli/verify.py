@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,10 @@ from lram_export.spec.parity import ParityResult
 from lram_export.system.machine import suitable_threads
 
 if TYPE_CHECKING:
+    from lram_export.checkpoints.loading import CheckpointSource
+    from lram_export.episodes.steps import StepSequence
     from lram_export.verification.flights import Replay
-    from lram_export.verification.verify import Comparison
+    from lram_export.verification.verify import Comparison, TargetMeters
 
 DEFAULT_SEED = 1
 COLUMNS = (
@@ -51,6 +55,7 @@ COLUMNS = (
 @click.option("--steps", type=steps(1), help="With --checkpoint: number of steps; default 500, or all recorded.")
 @click.option("--seed", type=SEED, help="With --checkpoint: seed of the steps; default 1.")
 @options.threads
+@options.ray
 @options.as_json
 @options.quiet
 def verify(
@@ -63,6 +68,7 @@ def verify(
     steps: int | None,
     seed: int | None,
     threads: int | None,
+    ray: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -80,13 +86,20 @@ def verify(
     from lram_export.verification.drift import drift as drift_of
 
     flown = recording is not None and (recording.suffix == SUFFIX or is_flight(recording))
-    given = (recording is not None and not flown) or steps is not None or seed is not None or other_checkpoint
+    given = (
+        (recording is not None and not flown)
+        or steps is not None
+        or seed is not None
+        or other_checkpoint
+        or ray is not None
+    )
     if checkpoint is None and (given or reading.given):
         raise UsageError(
-            f"--recording, --steps, --seed, --other-checkpoint, {options.READING_OPTIONS}, "
+            f"--recording, --steps, --seed, --other-checkpoint, --ray, {options.READING_OPTIONS}, "
             f"{options.TRAINER_OPTIONS}: only with --checkpoint; "
             "without, the recorded steps are replayed, and those of a flight"
         )
+    options.check_ray(ray, 1)
     opened, progress = Bundle.open(bundle), ConsoleProgress(quiet)
     chosen = library.installed_targets(opened, targets)
     skipped = [t for t in opened.targets if t not in chosen and not targets]
@@ -109,15 +122,23 @@ def verify(
     else:
         loaded = reading.load_source(checkpoint, progress)
         inputs = library.checkpoint_steps(opened, recording, steps, DEFAULT_SEED if seed is None else seed)
-        compared = library.verify_against_checkpoint(
-            opened,
-            loaded,
-            chosen,
-            inputs=inputs,
-            threads=cores,
-            other_checkpoint=other_checkpoint,
-            progress=progress,
-        )
+        with ExitStack() as held:
+            elsewhere = None
+            if ray is not None:
+                source = reading.source(checkpoint)
+                elsewhere = held.enter_context(
+                    _on_cluster(ray, opened, chosen, source, inputs, cores, other_checkpoint, progress)
+                )
+            compared = library.verify_against_checkpoint(
+                opened,
+                loaded,
+                chosen,
+                inputs=inputs,
+                threads=cores,
+                other_checkpoint=other_checkpoint,
+                progress=progress,
+                elsewhere=elsewhere,
+            )
         results = compared.results
         drift = {target: drift_of(meter.errors, inputs) for target, meter in compared.meters.items()}
         if steps is not None and len(inputs) < steps:
@@ -151,6 +172,34 @@ def verify(
             [*_notes(results, drift), *([] if compared is None else _verdicts(compared)), *map(_replayed, replays)],
         )
     sys.exit(0 if passed else 1)
+
+
+@contextmanager
+def _on_cluster(
+    address: str,
+    bundle: Bundle,
+    targets: list[str],
+    source: CheckpointSource,
+    inputs: StepSequence,
+    threads: int,
+    other_checkpoint: bool,
+    progress: ConsoleProgress,
+) -> Iterator[Callable[[], dict[str, TargetMeters]]]:
+    """What has the targets step on the nodes of a cluster, each beside an oracle of its own."""
+    from lram_export.checkpoints.loading import is_policy_file
+    from lram_export.checkpoints.travelling import found_here
+    from lram_export.cluster.crew import crew_at
+    from lram_export.cluster.demand import export_demand
+    from lram_export.cluster.verifying import VerifyJob
+    from lram_export.trainers.files import trainer_of
+
+    path = Path(source.path)
+    if is_policy_file(path) or trainer_of(path) is not None:
+        raise UsageError(f"--ray: only with a checkpoint of a model; {path} is verified on this machine")
+    job = VerifyJob(bundle.path, tuple(targets), found_here(source), other_checkpoint, inputs, threads)
+    asked = export_demand(bundle.manifest.parameters, threads)
+    with crew_at(address, asked, progress, lambda line: message(line, progress.quiet)) as crew:
+        yield lambda: dict(zip(targets, crew.results(job, targets), strict=True))
 
 
 def _row(target: str, result: ParityResult) -> list[str]:

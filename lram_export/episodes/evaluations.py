@@ -46,8 +46,11 @@ def read_evaluations(paths: Sequence[str | Path], known: Collection[str]) -> lis
 def _read(path: Path, known: Collection[str]) -> list[ClosedLoop]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        complete = document["failure"] is None
-        found = [_result(result, complete) for result in document["results"]]
+        if "failures" in document:
+            failed = set(document["failures"])
+        else:  # of a version whose evaluation ended with the first one
+            failed = set() if document["failure"] is None else {str(r["environment"]) for r in document["results"]}
+        found = [_result(result, failed) for result in document["results"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no '{error.args[0]}'" if isinstance(error, KeyError) else error
         raise UsageError(f"{path}: expected the JSON of lram-export evaluate --json ({what})") from None
@@ -57,7 +60,7 @@ def _read(path: Path, known: Collection[str]) -> list[ClosedLoop]:
     return own
 
 
-def _result(result: Mapping[str, Any], complete: bool) -> ClosedLoop:
+def _result(result: Mapping[str, Any], failed: Collection[str]) -> ClosedLoop:
     success, returned = result["success"], result.get("return")
     return ClosedLoop(
         artifact=str(result["artifact"]),
@@ -67,7 +70,7 @@ def _result(result: Mapping[str, Any], complete: bool) -> ClosedLoop:
         mean_return=None
         if returned is None
         else Mean(_finite(returned["value"]), *(_bound(returned[name]) for name in ("low", "high"))),
-        complete=complete,
+        complete=str(result["environment"]) not in failed,
     )
 
 

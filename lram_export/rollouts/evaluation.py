@@ -7,7 +7,8 @@ ways through the environment part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 from lram_export.bundle.bundle import Bundle
@@ -15,7 +16,18 @@ from lram_export.errors import EnvironmentFailure, UsageError
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Progress
 from lram_export.rollouts.environments import registered_here
-from lram_export.rollouts.playing import EvaluationJob, Play, own_target_return, players, target_return
+from lram_export.rollouts.journal import Journal
+from lram_export.rollouts.playing import (
+    CheckJob,
+    EvaluationJob,
+    Play,
+    SeedOutcome,
+    SeedTask,
+    own_target_return,
+    players,
+    refusal,
+    target_return,
+)
 from lram_export.rollouts.reference import ReferenceSource, reference_policy
 from lram_export.rollouts.results import (
     REFERENCE,
@@ -27,7 +39,7 @@ from lram_export.rollouts.results import (
     PolicyResult,
 )
 from lram_export.rollouts.trajectories import Trajectory, answers_to, first_difference, rollout
-from lram_export.rollouts.workers import WorkerDied, Workers
+from lram_export.rollouts.workers import Crew, WorkerDied, Workers
 
 __all__ = [
     "REFERENCE",
@@ -53,67 +65,157 @@ def evaluate(
     options: EvaluationOptions,
     reference: Policy | ReferenceSource | None,
     progress: Progress = SILENT,
-    workers: Workers | None = None,
+    workers: Crew | None = None,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Play every environment with the reference (if given) and with every target, on the same seeds.
 
-    An environment that fails ends the evaluation; the results so far and the failure are returned. They are the same
-    however many processes play.
+    An environment that fails has the results of the seeds before, and the failure; the rest goes on. The results are
+    the same however many processes play.
 
     Args:
         bundle: whose targets play.
         options: what to play, and in how many processes.
         reference: a loaded one, or what every process makes its own of; several processes need the latter.
         progress: how it shows that it goes on.
-        workers: processes to play in, where they are to serve more than this evaluation; default: some of its own.
+        workers: who plays, where that is not this process or as many of its own as ``options.parallel`` says.
+        journal: what was played before, which is not played again, and where to write what is played now.
 
     Raises:
         UsageError: an environment that does not exist, is not installed or does not fit the bundle; before
             anything is played.
+        EnvironmentFailure: one that cannot be made; before anything is played.
     """
     evaluation = Evaluation(options)
-    try:
-        with ExitStack() as opened:
-            if options.parallel == 1:
-                if isinstance(reference, ReferenceSource):
-                    reference = opened.enter_context(reference.load(bundle))
-                play = opened.enter_context(players(bundle, options, reference))
-            else:
-                play = opened.enter_context(_players_elsewhere(bundle, options, reference, workers))
-            for name in options.environments:
+    with ExitStack() as opened:
+        if workers is None and options.parallel == 1:
+            for refused in (refusal(name, bundle) for name in options.environments):
+                if refused is not None:
+                    raise refused
+            if isinstance(reference, ReferenceSource):
+                reference = opened.enter_context(reference.load(bundle))
+            play = opened.enter_context(players(bundle, options, reference, evaluation.failed))
+            play = play if journal is None else _written(play, journal)
+        else:
+            play = opened.enter_context(
+                _players_elsewhere(bundle, options, reference, workers, evaluation.failed, journal)
+            )
+        for name in options.environments:
+            try:
                 _play(name, play, bundle, reference is not None, evaluation, progress)
-    except EnvironmentFailure as failure:
-        evaluation.failure = str(failure)
+            except EnvironmentFailure as failure:
+                evaluation.failed(failure)
+    evaluation.failures = {n: evaluation.failures[n] for n in options.environments if n in evaluation.failures}
     return evaluation
 
 
 @contextmanager
 def _players_elsewhere(
-    bundle: Bundle, options: EvaluationOptions, reference: Policy | ReferenceSource | None, workers: Workers | None
+    bundle: Bundle,
+    options: EvaluationOptions,
+    reference: Policy | ReferenceSource | None,
+    workers: Crew | None,
+    failed: Callable[[EnvironmentFailure], None],
+    journal: Journal | None,
 ) -> Iterator[Play]:
     """Other processes, which play all seeds in order; they are asked for in the same order."""
     if isinstance(reference, Policy):
         raise UsageError(
             "reference: several processes cannot share a loaded one; give what it is made of instead, ReferenceSource()"
         )
-    job = EvaluationJob(bundle.path, options, reference, registered_here(options.environments))
-    tasks = [(name, seed) for name in options.environments for seed in _seeds(options)]
+    registered = registered_here(options.environments)
+    if reference is not None and workers is not None:  # who may have to be sent what it is made of
+        reference = reference.found_here()
     with ExitStack() as opened:
         crew = workers or opened.enter_context(Workers(options.parallel))
-        outcomes = crew.results(job, tasks)
+        for refused in crew.results(CheckJob(bundle.path, registered), options.environments):
+            if refused is not None:
+                raise refused
+        outcomes = Outcomes(crew, EvaluationJob(bundle.path, options, reference, registered), failed, journal)
+        yield opened.enter_context(outcomes).play
 
-        def play(name: str, seed: int) -> Iterator[Played]:
-            try:
-                outcome = next(outcomes)
-            except WorkerDied as died:
-                raise EnvironmentFailure(f"{name}: failed in the episode of seed {seed}: {died}") from None
-            yield from outcome.again()
 
+def _written(play: Play, journal: Journal) -> Play:
+    """Plays only what was not played before, and writes it down."""
+
+    def again(name: str, seed: int) -> Iterator[Played]:
+        known = journal.outcome((name, seed))
+        if known is not None:
+            yield from known.again()
+            return
+        played: list[Played] = []
+        for episode in play(name, seed):
+            played.append(episode)
+            yield episode
+        journal.keep((name, seed), SeedOutcome(tuple(played)))
+
+    return again
+
+
+class Outcomes:
+    """What other processes play, in the order of environments and seeds.
+
+    Of an environment that has failed no later seed is asked for. Where that took a process with it, the others are
+    started anew for what comes after. What a journal has is not played again, and what it has not is written into it.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        job: EvaluationJob,
+        failed: Callable[[EnvironmentFailure], None],
+        journal: Journal | None = None,
+    ) -> None:
+        self._crew, self._job, self._failed, self._journal = crew, job, failed, journal
+        self._waiting = deque((name, seed) for name in job.options.environments for seed in _seeds(job.options))
+        self._before: dict[SeedTask, SeedOutcome] = {}
+        self._results = self._begun()
+
+    def _begun(self) -> Generator[SeedOutcome, None, None]:
+        """The results of what waits, but for what the journal has by now."""
+        journal = self._journal
+        if journal is None:
+            return self._crew.results(self._job, list(self._waiting))
+        found = {task: journal.outcome(task) for task in self._waiting}
+        self._before = {task: outcome for task, outcome in found.items() if outcome is not None}
+        tasks = [task for task in self._waiting if task not in self._before]
+        return self._crew.results(self._job, tasks, lambda number, outcome: journal.keep(tasks[number], outcome))
+
+    def play(self, name: str, seed: int) -> Iterator[Played]:
+        """The episode of every policy; raises EnvironmentFailure."""
+        while self._waiting[0] != (name, seed):  # of one that has failed
+            self._next()
+        yield from self._next().again()
+
+    def _next(self) -> SeedOutcome:
+        name, seed = self._waiting.popleft()
+        known = self._before.get((name, seed))
+        if known is not None:
+            return known
         try:
-            yield play
-            next(outcomes, None)  # closes what was opened there
+            outcome = next(self._results)
+        except WorkerDied as died:
+            while self._waiting and self._waiting[0][0] == name:
+                self._waiting.popleft()
+            self._results = self._begun()
+            failure = EnvironmentFailure(f"{name}: failed in the episode of seed {seed}: {died}")
+            return SeedOutcome((), failure)
+        for failure in outcome.closing:
+            self._failed(failure)
+        return outcome
+
+    def __enter__(self) -> Outcomes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for _outcome in self._results:  # of an environment that has failed; then what is open is closed
+                    pass
+        except EnvironmentFailure as failure:
+            self._failed(failure)
         finally:
-            outcomes.close()
+            self._results.close()
 
 
 def _seeds(options: EvaluationOptions) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from lram_export.bundle.bundle import Bundle
-from lram_export.errors import EnvironmentFailure
+from lram_export.bundle.manifest import MANIFEST_FILE
+from lram_export.errors import EnvironmentFailure, LramError
 from lram_export.policy import Policy
-from lram_export.rollouts.environments import register, table_target_return
+from lram_export.rollouts.environments import check_packages, package_versions, register, table_target_return
 from lram_export.rollouts.environments.fitting import FittedEnvironment
 from lram_export.rollouts.reference import ReferenceSource
 from lram_export.rollouts.results import REFERENCE, Agreement, EpisodeResult, EvaluationOptions, Played
 from lram_export.rollouts.trajectories import Array, Trajectory, answers_to, first_difference, rollout
 from lram_export.rollouts.workers import Job
-from lram_export.runtimes import load_runtime
+from lram_export.runtimes import RUNTIMES, load_runtime, unavailable
 from lram_export.spec.tasks import TaskSpec
 
 Play = Callable[[str, int], Iterator[Played]]
@@ -26,35 +28,77 @@ Play = Callable[[str, int], Iterator[Played]]
 SeedTask = tuple[str, int]
 
 
-@contextmanager
-def players(bundle: Bundle, options: EvaluationOptions, reference: Policy | None) -> Iterator[Play]:
-    """Open the environments and the targets' policies.
+class Stage:
+    """The environment that is being played: one at a time, since there may be hundreds.
 
-    Raises:
-        UsageError: an environment that does not exist, is not installed or does not fit the bundle.
+    A context manager: leaving it closes what is open. Whoever does not close is told to ``failed``: its episodes are
+    whole.
     """
+
+    def __init__(self, bundle: Bundle, failed: Callable[[EnvironmentFailure], None]) -> None:
+        self._spec, self._task = bundle.manifest.spec.with_batch(1), bundle.manifest.task
+        self._failed = failed
+        self._open: FittedEnvironment | None = None
+
+    def environment(self, name: str) -> FittedEnvironment:
+        """The one of this name; another is closed first.
+
+        Raises:
+            UsageError: it does not exist, is not installed or does not fit the bundle.
+            EnvironmentFailure: it cannot be made.
+        """
+        if self._open is None or self._open.name != name:
+            self.close()
+            self._open = FittedEnvironment.open(name, self._spec, self._task)
+        return self._open
+
+    def close(self) -> None:
+        """Close what is open."""
+        current, self._open = self._open, None
+        if current is not None:
+            try:
+                current.close()
+            except EnvironmentFailure as failure:
+                self._failed(failure)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def players(
+    bundle: Bundle,
+    options: EvaluationOptions,
+    reference: Policy | None,
+    failed: Callable[[EnvironmentFailure], None],
+) -> Iterator[Play]:
+    """Open the targets' policies, and each environment when its turn comes; ``failed`` is told what does not close."""
     manifest = bundle.manifest
     with ExitStack() as opened:
-        environments = {
-            name: opened.enter_context(FittedEnvironment.open(name, manifest.spec.with_batch(1), manifest.task))
-            for name in options.environments
-        }
         policies = {
             target: opened.enter_context(
                 Policy(load_runtime(target, bundle.load_artifact(target, 1), options.threads), manifest.task)
             )
             for target in options.targets
         }
-        aims = {name: target_return(name, bundle, options) for name in environments}
-        yield lambda name, seed: _play(environments[name], policies, reference, seed, aims[name], options.rewards)
+        stage = opened.enter_context(Stage(bundle, failed))
+        aims = {name: target_return(name, bundle, options) for name in options.environments}
+        yield lambda name, seed: _play(stage.environment(name), policies, reference, seed, aims[name], options.rewards)
 
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What a seed gave: the episodes, up to the failure of the environment, if there was one."""
+    """What a seed gave: the episodes, up to the failure of the environment, if there was one.
+
+    ``closing`` are failures of environments that were closed meanwhile.
+    """
 
     played: tuple[Played, ...]
     failure: EnvironmentFailure | None = None
+    closing: tuple[EnvironmentFailure, ...] = ()
 
     def again(self) -> Iterator[Played]:
         """The episodes and the failure, as they came."""
@@ -77,21 +121,108 @@ class EvaluationJob(Job[SeedTask, SeedOutcome]):
         """See :class:`~lram_export.rollouts.workers.Job`."""
         register(self.registered)
         bundle = Bundle.open(self.bundle)
+        closing: list[EnvironmentFailure] = []
+        broken: dict[str, int] = {}
         with ExitStack() as opened:
             reference = None
             if self.reference is not None:
                 reference = opened.enter_context(self.reference.load(bundle, self.options.parallel))
-            play = opened.enter_context(players(bundle, self.options, reference))
-            yield lambda task: _outcome(play(*task))
+            play = opened.enter_context(players(bundle, self.options, reference, closing.append))
+
+            def outcome(task: SeedTask) -> SeedOutcome:
+                if broken.get(task[0], task[1]) < task[1]:  # in an earlier seed: nobody will ask for this one
+                    return SeedOutcome(())
+                closing.clear()
+                played: list[Played] = []
+                failure = None
+                try:
+                    played.extend(play(*task))
+                except EnvironmentFailure as error:
+                    failure = error
+                    broken[task[0]] = min(task[1], broken.get(task[0], task[1]))
+                return SeedOutcome(tuple(played), failure, tuple(closing))
+
+            yield outcome
+            closing.clear()
+        if closing:
+            raise closing[0]
+
+    def group(self, task: SeedTask) -> str:
+        """The environment, which takes time to open."""
+        return task[0]
+
+    def reads(self) -> dict[Path, tuple[str, ...]]:
+        """What of the bundle is run, and the checkpoint."""
+        bundle = Bundle.open(self.bundle)
+        targets = set(self.options.targets)
+        if self.reference is not None and "pytorch" in bundle.targets:
+            targets.add("pytorch")
+        names = [name for target in bundle.targets if target in targets for name in bundle.read_by(target)]
+        if bundle.manifest.quantization is not None:
+            names.append(bundle.manifest.quantization.file.path)
+        return {self.bundle: tuple(dict.fromkeys(names)), **(self.reference.reads() if self.reference else {})}
+
+    def moved(self, places: Mapping[Path, Path]) -> EvaluationJob:
+        """See :class:`~lram_export.rollouts.workers.Job`."""
+        reference = None if self.reference is None else self.reference.moved(places)
+        return dataclasses.replace(self, bundle=places[self.bundle], reference=reference)
+
+    def versions(self) -> dict[str, str]:
+        """Of the targets' packages, the environments' and numpy."""
+        targets = [*self.options.targets, *(["pytorch"] if self.reference is not None else [])]
+        found = {"numpy": np.__version__}
+        for target in targets:
+            found |= RUNTIMES[target].versions()
+        return {**found, **package_versions(self.options.environments)}
+
+    def unfit(self) -> str | None:
+        """A target that does not run here, or an environment whose packages are missing."""
+        bundle = Bundle.open(self.bundle)
+        for target in self.options.targets:
+            reason = unavailable(target) or unavailable(target, bundle.load_artifact(target, 1))
+            if reason is not None:
+                return f"target '{target}': {reason}"
+        for name in self.options.environments:
+            check_packages(name)
+        return None
+
+    def lost(self, task: SeedTask, error: LramError) -> SeedOutcome:
+        """No episode, and why."""
+        name, seed = task
+        return SeedOutcome((), EnvironmentFailure(f"{name}: failed in the episode of seed {seed}: {error}"))
 
 
-def _outcome(episodes: Iterator[Played]) -> SeedOutcome:
-    played: list[Played] = []
+@dataclass(frozen=True)
+class CheckJob(Job[str, LramError | None]):
+    """Whether environments can be played: each is opened and closed again. The error that says why not, or None."""
+
+    bundle: Path
+    registered: Mapping[str, bytes]
+
+    @contextmanager
+    def ready(self) -> Iterator[Callable[[str], LramError | None]]:
+        """See :class:`~lram_export.rollouts.workers.Job`."""
+        register(self.registered)
+        bundle = Bundle.open(self.bundle)
+        yield lambda name: refusal(name, bundle)
+
+    def reads(self) -> dict[Path, tuple[str, ...]]:
+        """The manifest alone."""
+        return {self.bundle: (MANIFEST_FILE,)}
+
+    def moved(self, places: Mapping[Path, Path]) -> CheckJob:
+        """See :class:`~lram_export.rollouts.workers.Job`."""
+        return dataclasses.replace(self, bundle=places[self.bundle])
+
+
+def refusal(name: str, bundle: Bundle) -> LramError | None:
+    """Why an environment cannot be played: it does not exist, is not installed, cannot be made or does not fit."""
     try:
-        played.extend(episodes)
-    except EnvironmentFailure as failure:
-        return SeedOutcome(tuple(played), failure)
-    return SeedOutcome(tuple(played))
+        with Stage(bundle, lambda failure: None) as stage:  # whether it closes is told when it was played
+            stage.environment(name)
+    except LramError as error:
+        return error
+    return None
 
 
 def target_return(name: str, bundle: Bundle, options: EvaluationOptions) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from lram_export.episodes.steps import RecordedSteps, StepSequence, joined
 from lram_export.errors import LramError, UsageError
 from lram_export.policy import Policy, load_policy
 from lram_export.progress import SILENT, Progress
-from lram_export.rollouts.environments import register, registered_here
+from lram_export.rollouts.environments import check_packages, package_versions, register, registered_here
 from lram_export.rollouts.environments.fitting import FittedEnvironment
+from lram_export.rollouts.episode_folder import EpisodeFolder
 from lram_export.rollouts.playing import own_target_return
 from lram_export.rollouts.recording import RecordingRuntime
 from lram_export.rollouts.trajectories import rollout
-from lram_export.rollouts.workers import Job, WorkerDied, Workers, share
+from lram_export.rollouts.workers import Crew, Job, WorkerDied, Workers, share
+from lram_export.runtimes import RUNTIMES, unavailable
 from lram_export.system.machine import suitable_threads
 
 SeedTask = tuple[str, int]
@@ -81,6 +84,28 @@ def record_in_parallel(
         return _recorded(plan, workers.results(job, _tasks(plan)), progress)
 
 
+def record_with_crew(
+    bundle: Bundle,
+    target: str,
+    plan: EpisodePlan,
+    threads: int,
+    crew: Crew,
+    kept: EpisodeFolder,
+    progress: Progress = SILENT,
+) -> RecordedSteps:
+    """The same by a crew; every episode is written into a folder as it ends, and one that is there is not played again.
+
+    Raises:
+        UsageError, EnvironmentFailure, LramError: as above; the episodes in the folder stay.
+    """
+    job = RecordingJob(bundle.path, target, threads, plan, registered_here(plan.environments))
+    tasks = _tasks(plan)
+    missing = [task for task in tasks if not kept.has(task)]
+    for _episode in crew.results(job, missing, lambda number, episode: kept.keep(missing[number], episode)):
+        pass
+    return _recorded(plan, map(kept.episode, tasks), progress)
+
+
 @dataclass(frozen=True)
 class RecordingJob(Job[SeedTask, StepSequence]):
     """A policy that is recorded, for another process. ``registered`` are environments that only this one knows."""
@@ -98,6 +123,41 @@ class RecordingJob(Job[SeedTask, StepSequence]):
         with ExitStack() as opened:
             policy = opened.enter_context(load_policy(self.bundle, self.target, threads=self.threads, batch=1))
             yield opened.enter_context(_recorder(policy, self.plan))
+
+    def group(self, task: SeedTask) -> str:
+        """The environment, as all are open anyway: so each node plays few of them."""
+        return task[0]
+
+    def reads(self) -> dict[Path, tuple[str, ...]]:
+        """What the target is run from."""
+        return {self.bundle: Bundle.open(self.bundle).read_by(self._target)}
+
+    def moved(self, places: Mapping[Path, Path]) -> RecordingJob:
+        """See :class:`~lram_export.rollouts.workers.Job`."""
+        return dataclasses.replace(self, bundle=places[self.bundle])
+
+    def versions(self) -> dict[str, str]:
+        """Of the target's packages, the environments' and numpy."""
+        own = {"numpy": np.__version__, **RUNTIMES[self._target].versions()}
+        return {**own, **package_versions(self.plan.environments)}
+
+    def unfit(self) -> str | None:
+        """A target that does not run here, or an environment whose packages are missing."""
+        artifact = Bundle.open(self.bundle).load_artifact(self._target, 1)
+        reason = unavailable(self._target) or unavailable(self._target, artifact)
+        for name in self.plan.environments:
+            check_packages(name)
+        return None if reason is None else f"target '{self._target}': {reason}"
+
+    def lost(self, task: SeedTask, error: LramError) -> StepSequence:
+        """Nothing stands for an episode; what killed its processes is named."""
+        if isinstance(error, WorkerDied):
+            raise LramError(f"{task[0]}: failed in the episode of seed {task[1]}: {error}")
+        raise error
+
+    @property
+    def _target(self) -> str:
+        return self.target or Bundle.open(self.bundle).targets[0]
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lram_export.bundle.bundle import Bundle
@@ -28,6 +31,30 @@ class ReferenceSource:
         """See :func:`reference_policy`."""
         loaded = None if self.checkpoint is None else self.checkpoint.load()
         return reference_policy(bundle, loaded, other_checkpoint=self.other_checkpoint, processes=processes)
+
+    def found_here(self) -> ReferenceSource:
+        """The same with its files named, for another machine."""
+        if self.checkpoint is None:
+            return self
+        from lram_export.checkpoints.travelling import found_here
+
+        return dataclasses.replace(self, checkpoint=found_here(self.checkpoint))
+
+    def reads(self) -> dict[Path, tuple[str, ...]]:
+        """Files and folders of the checkpoint, if it is one."""
+        if self.checkpoint is None:
+            return {}
+        from lram_export.checkpoints.travelling import files_of
+
+        return files_of(self.checkpoint)
+
+    def moved(self, places: Mapping[Path, Path]) -> ReferenceSource:
+        """The same where the files lie in other places."""
+        if self.checkpoint is None:
+            return self
+        from lram_export.checkpoints.travelling import moved
+
+        return dataclasses.replace(self, checkpoint=moved(self.checkpoint, places))
 
 
 def reference_policy(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lram_export.episodes import intervals
 from lram_export.episodes.intervals import Estimate, Mean
+from lram_export.errors import EnvironmentFailure
 
 REFERENCE = "reference"
 Array = NDArray[np.generic]
@@ -155,11 +156,23 @@ class PolicyResult:
 
 @dataclass
 class Evaluation:
-    """All results, and the failure of an environment that ended the evaluation early, if one did."""
+    """All results.
+
+    ``failures``: what went wrong in an environment, by its name. Its results end there; those of others do not.
+    """
 
     options: EvaluationOptions
     results: list[PolicyResult] = field(default_factory=list)
-    failure: str | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str | None:
+        """The first failure of :attr:`failures`; None where nothing failed."""
+        return next(iter(self.failures.values()), None)
+
+    def failed(self, failure: EnvironmentFailure) -> None:
+        """Keep the first failure of an environment."""
+        self.failures.setdefault(failure.environment, str(failure))
 
     def result(self, environment: str, policy: str) -> PolicyResult:
         """The result of one policy in one environment; raises KeyError."""

@@ -1,6 +1,8 @@
 """The same work in several processes: whoever is free takes the next task, results come in the order of the tasks.
 
-Processes are started with `spawn`, never forked: the threads of a runtime that was loaded before would not be there.
+A :class:`Job` says what is to be done, a :class:`Crew` does it: :class:`Workers`, processes of this machine, or a
+cluster (:mod:`lram_export.cluster`). Processes are started with `spawn`, never forked: the threads of a runtime that
+was loaded before would not be there.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import multiprocessing
 import signal
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import Any, Generic, TypeVar, cast
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from lram_export.errors import LramError, UsageError, describe
 from lram_export.system.processes import end_with_parent, interrupts_held
@@ -22,14 +26,53 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 SECONDS_TO_END = 5
 """What a process gets to close what it has opened, before it is killed."""
+Known = Callable[[int, Any], None]
+"""Is told the number of a task and its result as soon as that is known, in whatever order."""
 
 
 class Job(ABC, Generic[Task, Result]):
-    """What a process makes ready once and then does tasks with. Job, tasks and results travel between processes."""
+    """What a process makes ready once and then does tasks with. Job, tasks and results travel between processes.
+
+    What follows :meth:`ready` is asked where the processes are on other machines.
+    """
 
     @abstractmethod
     def ready(self) -> AbstractContextManager[Callable[[Task], Result]]:
         """Open what the tasks need; gives the function that does one."""
+
+    def group(self, task: Task) -> Hashable:
+        """Tasks of a group share what is opened for them, so that they had better be done by the same process."""
+        return None
+
+    def reads(self) -> Mapping[Path, Sequence[str]]:
+        """Files and folders that the tasks read: a file with nothing, a folder with the names in it that are read."""
+        return {}
+
+    def moved(self, places: Mapping[Path, Path]) -> Job[Task, Result]:
+        """The same job where what it :meth:`reads` lies in other places."""
+        return self
+
+    def versions(self) -> dict[str, str]:
+        """Versions here, by name, of whatever a result depends on."""
+        return {}
+
+    def unfit(self) -> str | None:
+        """Why this machine cannot do it, in one line; None if it can. The files are here."""
+        return None
+
+    def lost(self, task: Task, error: LramError) -> Result:
+        """What stands for the result of a task that failed or whose processes died; raises the error where there is
+        nothing."""
+        raise error
+
+
+class Crew(Protocol):
+    """Whoever does the tasks of a job."""
+
+    def results(
+        self, job: Job[Task, Result], tasks: Sequence[Task], known: Known = lambda number, result: None
+    ) -> Generator[Result, None, None]:
+        """Do all tasks; yields their results in the order of the tasks."""
 
 
 class WorkerDied(LramError):
@@ -52,7 +95,9 @@ class Workers:
         self._count = count
         self._running: list[_Worker] = []
 
-    def results(self, job: Job[Task, Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
+    def results(
+        self, job: Job[Task, Result], tasks: Sequence[Task], known: Known = lambda number, result: None
+    ) -> Generator[Result, None, None]:
         """Do all tasks; yields their results in the order of the tasks, as soon as it is known.
 
         What goes wrong is raised where the result would have come, so that it does not depend on who was faster: all
@@ -63,7 +108,7 @@ class Workers:
         """
         try:
             self._start(min(self._count, len(tasks)))
-            yield from _ordered(self._running, job, tasks)
+            yield from _ordered(self._running, job, tasks, known)
             for worker in self._running:
                 worker.finish()
         except BaseException:
@@ -105,7 +150,19 @@ def share(threads: int, processes: int) -> int:
     return max(1, threads // processes)
 
 
-def _ordered(workers: Sequence[_Worker], job: Job[Task, Result], tasks: Sequence[Task]) -> Iterator[Result]:
+def attempt(work: Callable[[], Result]) -> tuple[bool, Result | LramError]:
+    """Whether work succeeded, and its result or what went wrong; foreign errors in words, for another process."""
+    try:
+        return True, work()
+    except LramError as error:
+        return False, error
+    except Exception as error:  # anything else must reach the user, not a child's standard error
+        return False, LramError(describe(error))
+
+
+def _ordered(
+    workers: Sequence[_Worker], job: Job[Task, Result], tasks: Sequence[Task], known: Known
+) -> Iterator[Result]:
     waiting = deque(enumerate(tasks))
     busy: dict[Connection, tuple[_Worker, int]] = {}
     answers: dict[int, Result | LramError] = {}
@@ -124,6 +181,7 @@ def _ordered(workers: Sequence[_Worker], job: Job[Task, Result], tasks: Sequence
                 worker, answered = busy.pop(cast("Connection", connection))
                 try:
                     answers[answered] = worker.answer()
+                    known(answered, answers[answered])
                 except LramError as error:
                     answers[answered] = error
                     waiting.clear()  # what comes before it is being done already
@@ -195,22 +253,20 @@ class _Worker:
 def _serve(connection: Connection) -> None:
     """The process's side: say that it is there, then answer ``(job, task)``, and None with nothing left open."""
     end_with_parent()
+    do: Callable[[Any], Any] | None = None
     with ExitStack() as opened, suppress(EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there any more
+
+        def answer(message: tuple[Job[Any, Any], Any]) -> Any:
+            nonlocal do
+            job, task = message
+            do = do or opened.enter_context(job.ready())
+            return do(task)
+
         connection.send(None)
-        do: Callable[[Any], Any] | None = None
         while True:
             message = connection.recv()
-            try:
-                if message is None:
-                    do = None
-                    opened.close()
-                    answer: tuple[bool, Any] = True, None
-                else:
-                    job, task = message
-                    do = do or opened.enter_context(job.ready())
-                    answer = True, do(task)
-            except LramError as error:
-                answer = False, error
-            except Exception as error:  # anything else must reach the user, not a child's standard error
-                answer = False, LramError(describe(error))
-            connection.send(answer)
+            if message is None:
+                do = None
+                connection.send(attempt(opened.close))
+            else:
+                connection.send(attempt(partial(answer, message)))

@@ -61,6 +61,11 @@ class SweepFolder:
         (self.path / RESULTS).mkdir(exist_ok=True)
         _write(self._file(cell), document)
 
+    def journal(self, cell: Cell, environment: str) -> Path:
+        """Where the episodes of a cell in an environment are written while not all are played."""
+        (self.path / RESULTS).mkdir(exist_ok=True)
+        return self.path / RESULTS / f"{cell.precision}-{cell.target}.{environment.replace('/', '_')}.jsonl"
+
     def _file(self, cell: Cell) -> Path:
         return self.path / RESULTS / f"{cell.precision}-{cell.target}.json"
 

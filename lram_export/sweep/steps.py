@@ -10,28 +10,43 @@ import dataclasses
 import gc
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 from lram_export.benchmark.bench import BenchOptions, Contender, bench_together
 from lram_export.bundle.bundle import Bundle
-from lram_export.episodes.batches import Outputs, batch_episodes, runtime_outputs
+from lram_export.bundle.manifest import MANIFEST_FILE
+from lram_export.checkpoints.travelling import found_here
+from lram_export.episodes.batches import Outputs, batch_episodes
 from lram_export.errors import LramError, describe
-from lram_export.export import ExportOptions, TargetFailure, export_bundle
+from lram_export.export import TargetFailure
 from lram_export.exporters import EXPORTERS
 from lram_export.lowering import lower
-from lram_export.model.config import bin_width
 from lram_export.model.reference import oracle_threads
 from lram_export.progress import Advance, Progress
 from lram_export.quantization.episode_runs import outputs
+from lram_export.rollouts.environments import registered_here
 from lram_export.rollouts.evaluation import EpisodeResult, EvaluationOptions, evaluate
-from lram_export.rollouts.workers import Workers, share
-from lram_export.runtimes import RUNTIMES, load_runtime
-from lram_export.spec.cost import QuantizationCost, quantization_cost
+from lram_export.rollouts.journal import Journal, identity, open_journal
+from lram_export.rollouts.playing import EvaluationJob, SeedOutcome
+from lram_export.rollouts.workers import Crew, Workers, share
+from lram_export.runtimes import RUNTIMES
+from lram_export.spec.cost import QuantizationCost
 from lram_export.spec.precision import calibrated
 from lram_export.sweep.folder import Outcome, SweepFolder
 from lram_export.sweep.grid import Cell, CellResult, impossible
-from lram_export.sweep.plan import SweepPlan, quantization_options
+from lram_export.sweep.jobs import (
+    Compared,
+    CompareJob,
+    ExportJob,
+    ExportTask,
+    PlayJob,
+    PlayTask,
+    disagreement,
+    export_precision,
+)
+from lram_export.sweep.plan import SweepPlan
+from lram_export.system.files import atomic_directory
 from lram_export.system.machine import available_cpus, cpu_model, threads_beside_others
 from lram_export.version import __version__
 
@@ -44,14 +59,16 @@ ARTIFACT, IMPOSSIBLE = "artifact", "impossible"
 class SweepSteps:
     """Does the steps, one after the other; ``kept`` and ``done`` count the results of before and of now."""
 
-    def __init__(self, plan: SweepPlan, folder: SweepFolder, progress: Progress) -> None:
+    def __init__(self, plan: SweepPlan, folder: SweepFolder, progress: Progress, crew: Crew | None = None) -> None:
         self.kept = self.done = 0
+        self._crew = crew
         self._plan, self._options, self._folder, self._progress = plan, plan.options, folder, progress
         self._bundles: dict[str, Bundle] = {}
         self._outcomes: dict[tuple[Cell, str], Outcome] = {}
 
     def export(self) -> None:
         """One verified bundle per precision, with all targets that can run it."""
+        wanted: list[ExportTask] = []
         for precision in self._options.precisions:
             cells = [c for c in self._options.cells if c.precision == precision and not impossible(c, self._options)]
             if not cells:
@@ -61,7 +78,10 @@ class SweepSteps:
             missing = self._missing(EXPORT, made_with, lost={c for c in cells if c.target not in held})
             if missing:
                 # a bundle is written as a whole: also with what a sweep of other targets has put there
-                self._export(precision, tuple(dict.fromkeys([*(c.target for c in cells), *held])))
+                wanted.append((precision, tuple(dict.fromkeys([*(c.target for c in cells), *held]))))
+        for asked, failures in self._exports(wanted):
+            self._keep_export(asked, failures)
+        for precision in self._options.precisions:
             with suppress(LramError):
                 self._bundles[precision] = Bundle.open(self._folder.bundle(precision))
 
@@ -72,6 +92,14 @@ class SweepSteps:
         if not missing:
             return
         expected = self._float32_outputs()
+        if self._crew is not None:
+            bundles = {cell: self._bundles[cell.precision].path for cell in missing}
+            job = CompareJob(bundles, self._plan.episodes, expected, self._plan.threads)
+            for _ in self._crew.results(
+                job, missing, lambda number, found: self._keep_compared(missing[number], made_with, found)
+            ):
+                pass
+            return
         for cell in missing:
             with self._attempt(cell, COMPARE, made_with[cell]) as keep:
                 keep(self._disagreement(cell, expected).to_json())
@@ -110,7 +138,11 @@ class SweepSteps:
         """Closed loop, the same seeds for every cell."""
         options = self._options
         threads = options.threads or share(threads_beside_others(self._plan.parameters), options.parallel)
-        with Workers(options.parallel) as workers:  # which start with the first episode that is missing
+        if self._crew is not None:
+            self._play_with(self._crew, threads)
+            return
+        with Workers(options.parallel) as processes:  # which start with the first episode that is missing
+            workers = processes if options.parallel > 1 else None
             for name in options.environments:
                 made_with = {
                     c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
@@ -225,24 +257,30 @@ class SweepSteps:
 
     # how it is done
 
-    def _export(self, precision: str, targets: Sequence[str]) -> None:
-        plan, failures = self._plan, dict[str, TargetFailure]()
-        options = ExportOptions(
-            targets,
-            self._options.batch_size,
-            self._options.reference_steps,
-            force=True,
-            quantization=quantization_options(precision, self._options),
-            report=False,
-        )
-        path, progress = self._folder.bundle(precision), _Labelled(self._progress, f"{precision}: ")
-        try:
-            bundle = export_bundle(plan.source.load(), plan.task, path, options, progress, failures)
-            results = {t: {ARTIFACT: bundle.artifact_digest(t)} for t in bundle.targets}
-        except Exception as error:  # of the whole precision; the others go on
-            failures = {t: failures.get(t, TargetFailure(describe(error))) for t in targets}
-            results = {}
-        gc.collect()
+    def _exports(self, wanted: Sequence[ExportTask]) -> Iterator[tuple[ExportTask, Mapping[str, TargetFailure]]]:
+        """Write the bundles, here or by the crew; the targets that each has not."""
+        plan = self._plan
+        if self._crew is None or not wanted:
+            for asked in wanted:
+                path, progress = self._folder.bundle(asked[0]), _Labelled(self._progress, f"{asked[0]}: ")
+                yield asked, export_precision(plan.source, plan.task, self._options, asked, path, progress)
+                gc.collect()
+            return
+        job = ExportJob(found_here(plan.source), plan.task, self._options)
+        for asked, exported in zip(wanted, self._crew.results(job, wanted), strict=True):
+            if exported.files:
+                with atomic_directory(self._folder.bundle(asked[0]), marker=MANIFEST_FILE, force=True) as folder:
+                    for name, content in exported.files.items():
+                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                        content.tofile(folder / name)
+            yield asked, exported.failures
+
+    def _keep_export(self, asked: ExportTask, failures: Mapping[str, TargetFailure]) -> None:
+        precision, targets = asked
+        results: dict[str, dict[str, Any]] = {}
+        with suppress(LramError):
+            bundle = Bundle.open(self._folder.bundle(precision))
+            results = {t: {ARTIFACT: bundle.artifact_digest(t)} for t in bundle.targets if t not in failures}
         for target in targets:
             cell = Cell(precision, target)
             outcome = Outcome(self._export_made_with(cell), results.get(target))
@@ -252,6 +290,59 @@ class SweepSteps:
                 outcome = dataclasses.replace(outcome, failure=failures[target].reason)
             self._keep(cell, EXPORT, outcome)
 
+    def _keep_compared(self, cell: Cell, made_with: Mapping[Cell, dict[str, Any]], found: Compared) -> None:
+        result = None if found.cost is None else found.cost.to_json()
+        self._keep(cell, COMPARE, Outcome(made_with[cell], result, found.failure))
+
+    def _play_with(self, crew: Crew, threads: int) -> None:
+        """All cells and environments at once; what a seed gave is written as it comes, and read again by the next."""
+        options = self._options
+        with ExitStack() as held:
+            jobs: dict[Cell, EvaluationJob] = {}
+            journals: dict[tuple[Cell, str], Journal] = {}
+            made_with: dict[tuple[Cell, str], dict[str, Any]] = {}
+            for name in options.environments:
+                own = {
+                    c: self._made_with(c, episodes=options.episodes, seed=options.seed, threads=threads)
+                    for c in self._exported()
+                }
+                for cell in self._missing(PLAY + name, own):
+                    bundle = self._bundles[cell.precision]
+                    asked = EvaluationOptions(
+                        tuple(options.environments), (cell.target,), options.episodes, options.seed, threads=threads
+                    )
+                    registered = registered_here(options.environments)
+                    jobs[cell] = EvaluationJob(bundle.path, asked, None, registered)
+                    one = dataclasses.replace(asked, environments=(name,))
+                    made_of = identity(bundle, one, None)
+                    path = self._folder.journal(cell, name)
+                    journals[cell, name] = held.enter_context(open_journal(path, made_of, replace=True))
+                    made_with[cell, name] = own[cell]
+            seeds = range(options.seed, options.seed + options.episodes)
+            tasks: list[PlayTask] = [
+                (cell, (name, seed))
+                for (cell, name), journal in journals.items()
+                for seed in seeds
+                if journal.outcome((name, seed)) is None
+            ]
+            failed: dict[tuple[Cell, str], str] = {}
+
+            def known(number: int, outcome: SeedOutcome) -> None:
+                cell, task = tasks[number]
+                journals[cell, task[0]].keep(task, outcome)
+
+            for (cell, (name, _)), outcome in zip(tasks, crew.results(PlayJob(jobs), tasks, known), strict=True):
+                if outcome.failure is not None:
+                    failed.setdefault((cell, name), str(outcome.failure))
+            for (cell, name), journal in journals.items():
+                outcomes = [journal.outcome((name, seed)) for seed in seeds]
+                episodes = [dataclasses.asdict(o.played[0].episode) for o in outcomes if o is not None]
+                failure = failed.get((cell, name))
+                result = {"episodes": episodes} if failure is None else None
+                self._keep(cell, PLAY + name, Outcome(made_with[cell, name], result, failure))
+                if failure is None:
+                    journal.path.unlink()
+
     def _float32_outputs(self) -> Outputs:
         plan, episodes = self._plan, self._plan.episodes
         with self._progress.stage("running the float32 reference"):
@@ -260,19 +351,12 @@ class SweepSteps:
                 return outputs(policy.graph, batch_episodes(episodes))
 
     def _disagreement(self, cell: Cell, expected: Outputs) -> QuantizationCost:
-        bundle, episodes = self._bundles[cell.precision], self._plan.episodes
-        threads = self._plan.threads
-        runtime = load_runtime(cell.target, bundle.load_artifact(cell.target), threads)
-        try:
-            with self._progress.stage(f"{cell}: comparing", sum(len(e) for e in episodes)) as advance:
-                actual = runtime_outputs(runtime, episodes, advance)
-        finally:
-            runtime.close()
-        manifest = bundle.manifest
-        width = bin_width(manifest.model, manifest.task, manifest.interface, bundle.path)
-        return quantization_cost(manifest.spec, width, expected, actual)
+        episodes = self._plan.episodes
+        with self._progress.stage(f"{cell}: comparing", sum(len(e) for e in episodes)) as advance:
+            bundle = self._bundles[cell.precision]
+            return disagreement(bundle, cell.target, self._plan.threads, episodes, expected, advance)
 
-    def _episodes(self, cell: Cell, options: EvaluationOptions, workers: Workers) -> dict[str, Any]:
+    def _episodes(self, cell: Cell, options: EvaluationOptions, workers: Crew | None) -> dict[str, Any]:
         progress = _Labelled(self._progress, f"{cell}: ")
         evaluation = evaluate(self._bundles[cell.precision], options, None, progress, workers)
         if evaluation.failure is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from lram_export.checkpoints.loading import CheckpointSource
 from lram_export.progress import SILENT, Progress
+from lram_export.rollouts.workers import Crew
 from lram_export.spec.tasks import TaskSpec
 from lram_export.sweep.folder import check_sweep, open_sweep
 from lram_export.sweep.grid import CellResult, SweepOptions, check_options
-from lram_export.sweep.plan import prepare
+from lram_export.sweep.plan import SweepPlan, prepare
 from lram_export.sweep.steps import SweepSteps
 
 
@@ -37,10 +40,12 @@ def sweep(
     *,
     force: bool = False,
     progress: Progress = SILENT,
+    crew_for: Callable[[SweepPlan], AbstractContextManager[Crew]] | None = None,
 ) -> SweepReport:
     """Export, verify, compare, time and play every cell of the grid, except for what is already done in ``path``.
 
-    A cell that fails is reported, and the rest goes on; the next sweep tries it again.
+    A cell that fails is reported, and the rest goes on; the next sweep tries it again. A crew, made ``crew_for`` what
+    is swept, exports, compares and plays; the times are this machine's.
 
     Raises:
         UsageError: wrong options, or a folder that is not a sweep of this checkpoint and task.
@@ -51,8 +56,10 @@ def sweep(
     check_sweep(path, force=force)
     with progress.stage("reading the checkpoint"):
         plan = prepare(source, task, options)
-    with open_sweep(path, plan.identity, force=force) as folder:
-        steps = SweepSteps(plan, folder, progress)
+    with ExitStack() as held:
+        folder = held.enter_context(open_sweep(path, plan.identity, force=force))
+        crew = None if crew_for is None else held.enter_context(crew_for(plan))
+        steps = SweepSteps(plan, folder, progress, crew)
         steps.export()
         steps.compare()
         steps.bench()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 500
 STATE_EVERY = 64
 """Steps between two comparisons of whole states."""
+TargetMeters = tuple[dict[str, ParityMeter], str | None]
+"""What :func:`target_meters` gives."""
 Watch = Callable[[Runtime, StepOutput], None]
 """Is shown a runtime and its output after every step."""
 
@@ -188,12 +190,14 @@ def verify_against_checkpoint(
     threads: int,
     other_checkpoint: bool = False,
     progress: Progress = SILENT,
+    elsewhere: Callable[[], Mapping[str, TargetMeters]] | None = None,
 ) -> Comparison:
     """Compare a bundle with a checkpoint: its codes, its recorded steps, and every target on steps, side by side.
 
     Whole states are compared every 64 steps and after the last. The oracle of a quantized bundle is the
     checkpoint with the bundle's dequantized matrices. The target `pytorch` is that same model: if its weights are the
-    oracle's to the bit, it runs once for both.
+    oracle's to the bit, it runs once for both. Where the targets step ``elsewhere``, that gives
+    :func:`target_meters` of each.
 
     Raises:
         UsageError: the checkpoint is of another architecture than the bundle's, or another file and that is not
@@ -201,10 +205,7 @@ def verify_against_checkpoint(
         ParityError: codes x scales are not finite.
         BundleError: damaged, or the manifest does not follow from its model.
     """
-    from lram_export.lowering import LoweredModel
-    from lram_export.model.reference import oracle_threads
-    from lram_export.runtimes.pytorch import artifact_checkpoint
-    from lram_export.verification.oracle import build_oracle, check_recorded, different_weight
+    from lram_export.verification.oracle import build_oracle, check_recorded
 
     manifest = bundle.manifest
     check_model(bundle)
@@ -214,6 +215,31 @@ def verify_against_checkpoint(
     check_limits(bundle, oracle.float32.spec)
     recorded_steps = load_bundle_reference(bundle)
     recorded = check_recorded(oracle, recorded_steps, progress)
+    if elsewhere is None:
+        meters, different = target_meters(bundle, oracle, targets, inputs, threads, progress)
+    else:
+        found = elsewhere()
+        meters = {target: found[target][0][target] for target in targets}
+        different = next((other for _, other in found.values() if other is not None), None)
+    source = manifest.source.get("sha256")
+    return Comparison(oracle.dequantized().source["sha256"], source, oracle, meters, recorded, different)
+
+
+def target_meters(
+    bundle: Bundle,
+    oracle: Oracle,
+    targets: Sequence[str],
+    inputs: StepSequence,
+    threads: int,
+    progress: Progress = SILENT,
+) -> TargetMeters:
+    """Step targets beside the oracle; a meter each, and a weight of `pytorch` that is not the oracle's, if any is."""
+    from lram_export.lowering import LoweredModel
+    from lram_export.model.reference import oracle_threads
+    from lram_export.runtimes.pytorch import artifact_checkpoint
+    from lram_export.verification.oracle import different_weight
+
+    recorded_steps = load_bundle_reference(bundle)
     policy, different = oracle.dequantized(), None
     runtimes: dict[str, Runtime] = {}
     with ExitStack() as stack:
@@ -239,8 +265,7 @@ def verify_against_checkpoint(
                     for target, runtime in runtimes.items():
                         meters[target].add_state(state, state if runtime is reference else runtime.state())
                 advance(1)
-    source = manifest.source.get("sha256")
-    return Comparison(policy.source["sha256"], source, oracle, meters, recorded, different)
+    return meters, different
 
 
 def checkpoint_steps(bundle: Bundle, recording: str | Path | None, steps: int | None, seed: int) -> StepSequence:

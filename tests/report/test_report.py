@@ -226,11 +226,18 @@ class TestContent:
         second = written(
             "b.json", {"failure": "crashed", "results": [{**own, "environment": "gym/Ant-v5", "success": None}]}
         )
-        rows = collect(opened, options=ReportOptions(measure=False), evaluations=[first, second]).rows
+        failures = {"gym/Pong-v5": "crashed"}
+        third = written(
+            "d.json",
+            {"failure": "crashed", "failures": failures, "results": [own, {**own, "environment": "gym/Pong-v5"}]},
+        )
+        rows = collect(opened, options=ReportOptions(measure=False), evaluations=[first, second, third]).rows
         assert [row.closed_loop for row in rows] == [
             None,
             "metaworld/reach-v3: 98% (90 to 100, 50 episodes), "
-            "gym/Ant-v5: no measure of success (50 episodes), ended early by a failure",
+            "gym/Ant-v5: no measure of success (50 episodes), ended early by a failure, "
+            "metaworld/reach-v3: 98% (90 to 100, 50 episodes), "
+            "gym/Pong-v5: 98% (90 to 100, 50 episodes), ended early by a failure",
         ]
         foreign = written("c.json", {"failure": None, "results": [{**own, "artifact": "0" * 64}]})
         with pytest.raises(UsageError, match="of no artifact of this report"):

@@ -33,7 +33,7 @@ from lram_export.rollouts.evaluation import (
     reference_policy,
     rollout,
 )
-from tests.conftest import SLOW, ExportFunction, fail, shell, succeed
+from tests.conftest import SLOW, ExportFunction, cli, fail, shell, succeed
 from tests.rollouts.line import LINE, OPTIONS, LineEnv
 
 TRAINED = Path(__file__).parent.parent.parent / "examples" / "metaworld" / "checkpoints" / "xlstm"
@@ -162,18 +162,27 @@ class TestComparison:
 
 
 class TestFailures:
-    def test_a_crash_ends_with_the_results_so_far(self, line: Path) -> None:
+    def test_a_crash_ends_one_environment_and_no_other(self, line: Path) -> None:
         opened = Bundle.open(line)
-        options = EvaluationOptions((f"gym/{LINE}", "gym/LramTestBreaks-v0"), ("onnxruntime",), episodes=2)
+        options = EvaluationOptions(
+            ("gym/LramTestBreaks-v0", f"gym/{LINE}", "gym/LramTestNan-v0"), ("onnxruntime",), episodes=2
+        )
         result = evaluate(opened, options, reference_policy(opened, None))
+        assert list(result.failures) == ["gym/LramTestBreaks-v0", "gym/LramTestNan-v0"]
         assert result.failure == "gym/LramTestBreaks-v0: failed in step: RuntimeError: the simulator"
         assert len(result.result(f"gym/{LINE}", "onnxruntime").episodes) == 2
         assert result.result("gym/LramTestBreaks-v0", REFERENCE).episodes == []
 
     def test_the_command_line_prints_them_and_exits_with_1(self, line: Path) -> None:
-        code, text = fail("evaluate", line, "--env", f"gym/{LINE}", "--env", "gym/LramTestBreaks-v0", "--episodes", "2")
-        assert code == 1
-        assert text.startswith("error: gym/LramTestBreaks-v0: failed in step: RuntimeError")
+        wanted = ["--env", "gym/LramTestBreaks-v0", "--env", f"gym/{LINE}", "--episodes", "2"]
+        done = cli("evaluate", line, *wanted, "-q", "--json")
+        assert done.exit_code == 1
+        assert done.stderr.startswith("error: gym/LramTestBreaks-v0: failed in step: RuntimeError")
+        document = json.loads(done.stdout)
+        assert list(document["failures"]) == ["gym/LramTestBreaks-v0"]
+        played = {(r["environment"], r["policy"]): len(r["episodes"]) for r in document["results"]}
+        assert played["gym/LramTestBreaks-v0", REFERENCE] == 0
+        assert played[f"gym/{LINE}", REFERENCE] == played[f"gym/{LINE}", "onnxruntime"] == 2
 
     def test_an_observation_that_is_not_finite_names_the_environment(self, line: Path) -> None:
         code, text = fail("evaluate", line, "--env", "gym/LramTestNan-v0", "--no-reference")

@@ -100,24 +100,29 @@ class TestEvaluation:
 
     @pytest.mark.parametrize("processes", [1, 2, 3])
     def test_an_environment_that_breaks_leaves_the_results_of_earlier_seeds(self, processes: int, line: Path) -> None:
-        result = evaluate(Bundle.open(line), options_of("Line", "Breaks", parallel=processes), None)
+        result = evaluate(Bundle.open(line), options_of("Breaks", "Line", parallel=processes), None)
         assert result.failure == "gym/LramTestBreaks-v0: failed in step: RuntimeError: the simulator"
-        assert [[e.seed for e in r.episodes] for r in result.results] == [[0, 1, 2, 3], [0, 1]]
+        assert [[e.seed for e in r.episodes] for r in result.results] == [[0, 1], [0, 1, 2, 3]]
         assert children() == set()
 
-    def test_a_process_that_dies_is_a_failure_of_its_episode(self, line: Path) -> None:
-        result = evaluate(Bundle.open(line), options_of("Dies", parallel=2), None)
-        assert result.failure == (
-            "gym/LramTestDies-v0: failed in the episode of seed 2: its process died (SIGKILL; out of memory?)"
-        )
+    def test_a_process_that_dies_is_a_failure_of_its_episode_and_the_rest_goes_on(self, line: Path) -> None:
+        alone = evaluate(Bundle.open(line), options_of("Line"), None)
+        result = evaluate(Bundle.open(line), options_of("Dies", "Line", parallel=2), None)
+        assert result.failures == {
+            "gym/LramTestDies-v0": (
+                "gym/LramTestDies-v0: failed in the episode of seed 2: its process died (SIGKILL; out of memory?)"
+            )
+        }
         assert [e.seed for e in result.results[0].episodes] == [0, 1]
+        assert result.results[1].episodes == alone.results[0].episodes
         assert children() == set()
 
     @pytest.mark.parametrize("processes", [1, 2])
     def test_an_environment_that_does_not_close_is_told(self, processes: int, line: Path) -> None:
-        result = evaluate(Bundle.open(line), options_of("Stays", parallel=processes), None)
-        assert result.failure == "gym/LramTestStays-v0: failed in close: RuntimeError: does not end"
-        assert len(result.results[0].episodes) == 4
+        for names in (("Stays",), ("Stays", "Line")):
+            result = evaluate(Bundle.open(line), options_of(*names, parallel=processes), None)
+            assert result.failure == "gym/LramTestStays-v0: failed in close: RuntimeError: does not end"
+            assert [len(r.episodes) for r in result.results] == [4] * len(names)
 
     def test_what_does_not_fit_is_refused_before_anything_is_played(self, line: Path) -> None:
         options = dataclasses.replace(options_of(parallel=2), environments=(f"gym/{LINE}", "gym/Pendulum-v1"))

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +50,7 @@ def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, A
         UsageError: no such family or task (with the nearest), or a package is missing (with the extra's name).
     """
     family, _, task = name.partition("/")
-    if family not in FAMILIES or not task:
-        raise UsageError(f"--env: unknown environment '{name}'; expected {', '.join(f'{f}/TASK' for f in FAMILIES)}")
-    for package in FAMILIES[family].packages:
-        if find_spec(package) is None:
-            raise UsageError(
-                f"--env {name}: needs the package '{package}', which is not installed. "
-                f"Install it with: pip install 'lram-export[{EXTRA}]'"
-            )
+    check_packages(name)
     if render:
         prepare_drawing([name])
     module = import_module(f"lram_export.rollouts.environments.{FAMILIES[family].module}")
@@ -70,6 +64,30 @@ def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, A
         raise UsageError(f"--env: unknown environment '{name}'. {hint}")
     made: gymnasium.Env[Any, Any] = module.make(wanted, "rgb_array" if render else None)
     return made
+
+
+def check_packages(name: str) -> None:
+    """Raise UsageError for a name of no family, or one whose family's packages are not installed here."""
+    family, _, task = name.partition("/")
+    if family not in FAMILIES or not task:
+        raise UsageError(f"--env: unknown environment '{name}'; expected {', '.join(f'{f}/TASK' for f in FAMILIES)}")
+    for package in FAMILIES[family].packages:
+        if find_spec(package) is None:
+            raise UsageError(
+                f"--env {name}: needs the package '{package}', which is not installed. "
+                f"Install it with: pip install 'lram-export[{EXTRA}]'"
+            )
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that environments come from, by package; what is not installed is not in it."""
+    families = [FAMILIES[family] for family in {name.partition("/")[0] for name in names} if family in FAMILIES]
+    found = {}
+    for package in sorted({package for family in families for package in family.packages}):
+        distributions = packages_distributions().get(package, ())
+        if distributions:
+            found[package] = version(distributions[0])
+    return found
 
 
 def registered_here(names: Sequence[str]) -> dict[str, bytes]:
