@@ -25,7 +25,7 @@ def read_interface_file(path: str | Path) -> Interface:
     except OSError as error:
         raise UsageError(f"--interface: {path}: {error.strerror}") from None
     try:
-        return read_interface(Fields.of(_parsed(content), ""))
+        return read_interface(Fields.of(parse_yaml(content, "--interface"), ""))
     except ValueError as error:
         raise UsageError(f"--interface: {path}: {error}") from None
 
@@ -76,14 +76,19 @@ def _line(name: str, value: Any, hint: str) -> str:
     return f"{name}: {json.dumps(value)}"
 
 
-def _parsed(content: bytes) -> Any:
-    """What YAML says, as JSON could say it."""
+def parse_yaml(content: bytes, option: str) -> Any:
+    """What YAML says, as JSON could say it.
+
+    Raises:
+        ValueError: not YAML of plain values, or too long.
+        UsageError: the package that reads YAML is missing; names the option that needs it.
+    """
     if len(content) > MOST_JSON_BYTES:
         raise ValueError(f"expected at most {MOST_JSON_BYTES} bytes, got {len(content)}")
     try:
         import yaml
     except ModuleNotFoundError:
-        raise UsageError("--interface: needs the package pyyaml: pip install 'lram-export[export]'") from None
+        raise UsageError(f"{option}: needs the package pyyaml: pip install 'lram-export[export]'") from None
     try:
         found = yaml.safe_load(content)
         text = json.dumps({} if found is None else found, allow_nan=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,12 @@ import click
 
 from lram_export.cli import options
 from lram_export.cli.console import ConsoleProgress, message, or_dash, print_json, print_table
-from lram_export.cli.parameters import EPISODES, FINITE, PATH, SEED, THREADS, Command, OutputFile
+from lram_export.cli.parameters import EPISODES, FINITE, PATH, POSITIVE, SEED, THREADS, Command, OutputFile
+from lram_export.cli.report import check_packages
 from lram_export.describe import counted
 from lram_export.errors import UsageError
-from lram_export.system.files import check_output
+from lram_export.rollouts.environments import PATIENCE
+from lram_export.system.files import atomic_file, check_output
 from lram_export.system.machine import threads_beside_others
 
 if TYPE_CHECKING:
@@ -39,7 +43,25 @@ COLUMNS = (
 
 @click.command(cls=Command)
 @options.bundle
-@click.option("--env", "environments", multiple=True, required=True, metavar="FAMILY/TASK", help="May be repeated.")
+@click.option("--env", "environments", multiple=True, metavar="FAMILY/TASK", help="May be repeated.")
+@click.option(
+    "--suite", metavar="NAME|FILE.yaml", help="All environments of a suite that can be played here, e.g. metaworld-45."
+)
+@click.option(
+    "--env-command",
+    "commands",
+    multiple=True,
+    metavar="[FAMILY=]COMMAND",
+    help="Another process that makes the environments command/TASK, or those of a family; may be repeated.",
+)
+@click.option(
+    "--env-timeout",
+    "patience",
+    type=POSITIVE,
+    default=PATIENCE,
+    show_default=True,
+    help="Seconds that such a process may take for one answer.",
+)
 @click.option("--episodes", type=EPISODES, default=10, show_default=True, help="Per environment and policy.")
 @options.targets
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first episode.")
@@ -54,6 +76,7 @@ COLUMNS = (
     type=OutputFile(".gif", ".mp4"),
     help="Write the first episodes as .gif or .mp4, played by the first target.",
 )
+@click.option("--report", type=OutputFile(".html"), help="Write a page with the scores per domain, and charts.")
 @options.parallel
 @options.ray
 @click.option(
@@ -68,6 +91,9 @@ COLUMNS = (
 def evaluate(
     bundle: Path,
     environments: tuple[str, ...],
+    suite: str | None,
+    commands: tuple[str, ...],
+    patience: float,
     episodes: int,
     targets: tuple[str, ...],
     seed: int,
@@ -78,6 +104,7 @@ def evaluate(
     no_reward: bool,
     target_return: float | None,
     video: Path | None,
+    report: Path | None,
     parallel: int,
     ray: str | None,
     results: Path | None,
@@ -88,10 +115,11 @@ def evaluate(
 ) -> None:
     """Play episodes in simulation with each target and with the PyTorch reference, on the same seeds.
 
-    Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID.
+    Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID, procgen/GAME, command/NAME.
     """
     from lram_export.bundle.bundle import Bundle
     from lram_export.rollouts import evaluation as library
+    from lram_export.rollouts.suites import find_suite
     from lram_export.rollouts.workers import share
     from lram_export.verification.verify import installed_targets
 
@@ -99,11 +127,19 @@ def evaluate(
         raise UsageError(f"--other-checkpoint, {options.READING_OPTIONS}: only with --checkpoint")
     if no_reference and checkpoint is not None:
         raise UsageError("--no-reference: contradicts --checkpoint; leave one of them out")
+    if not environments and suite is None:
+        raise UsageError("--env, --suite: give one of them; --suite metaworld-45 plays a domain, --env one environment")
+    made_by = read_commands(commands)
+    wanted = () if suite is None else find_suite(suite).wanted
+    names = tuple(dict.fromkeys([*environments, *(w.environment for w in wanted)]))
     if video is not None:
         from lram_export.rollouts.video import check_video
 
-        check_video(video, environments)
+        check_video(video, names)
         check_output(video, force=force)
+    if report is not None:
+        check_packages()
+        check_output(report, force=force)
     if results is not None:
         check_output(results, force=True)
     options.check_ray(ray, parallel)
@@ -123,7 +159,7 @@ def evaluate(
         if reference is not None and checkpoint is None and not targets and set(chosen) > {"pytorch"}:
             chosen.remove("pytorch")  # it is the reference itself
         settings = library.EvaluationOptions(
-            environments=tuple(dict.fromkeys(environments)),
+            environments=names,
             targets=tuple(chosen),
             episodes=episodes,
             seed=seed,
@@ -131,6 +167,10 @@ def evaluate(
             target_return=target_return,
             threads=threads or share(threads_beside_others(opened.manifest.parameters), parallel),
             parallel=parallel,
+            wanted=wanted,
+            optional=tuple(w.environment for w in wanted if w.environment not in environments),
+            commands=made_by,
+            patience=patience,
         )
         if ray is not None:
             from lram_export.cluster.crew import crew_at
@@ -155,6 +195,10 @@ def evaluate(
     else:
         told = [*notes(result), *([] if done is None else [f"cluster: {done}"])]
         print_table(f"{bundle}: {counted(episodes, 'episode')} from seed {seed}", COLUMNS, rows(result), told)
+        print_scores(result)
+    if report is not None:
+        write_report(result, opened, report, force=force)
+        message(f"{report}: open it in a browser, or print it", quiet)
     if result.failures:
         for failure in result.failures.values():
             click.echo(f"error: {failure}; its results above are all there are", err=True)
@@ -162,8 +206,24 @@ def evaluate(
     if video is not None:
         from lram_export.rollouts.video import record_video
 
-        record_video(opened, settings, video, force=force, progress=progress)
+        played = replace(settings, environments=tuple(name for name in names if name not in result.unplayable))
+        record_video(opened, played, video, force=force, progress=progress)
         message(f"{video}: seed {seed}, played by {chosen[0]}", quiet)
+
+
+def read_commands(given: tuple[str, ...]) -> dict[str, str]:
+    """``[FAMILY=]COMMAND`` each -> command by family; raises UsageError for an unknown family, or one given twice."""
+    from lram_export.rollouts.environments import COMMAND, check_family
+
+    found: dict[str, str] = {}
+    for text in given:
+        named = re.match(r"([a-z][a-z0-9_]*)=(.+)", text, re.DOTALL)
+        family, command = named.groups() if named else (COMMAND, text)
+        check_family(f"{family}/TASK", "--env-command")
+        if family in found:
+            raise UsageError(f"--env-command: '{family}' has two commands; give one")
+        found[family] = command
+    return found
 
 
 def rows(evaluation: Evaluation) -> list[list[str]]:
@@ -204,19 +264,93 @@ def notes(evaluation: Evaluation) -> list[str]:
     if not evaluation.options.rewards:
         lines.append("no rewards were given to the policies: the return-to-go stays at its target")
     aims = dict.fromkeys(f"{r.environment} {r.target_return:g}" for r in evaluation.results)
-    return [*lines, f"return aimed at: {', '.join(aims)}"]
+    lines.append(f"return aimed at: {', '.join(aims)}")
+    return [*lines, *(f"not played: {text}" for text in left_out(evaluation))]
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """The normalized scores per domain; nothing where no environment belongs to one."""
+    from lram_export.rollouts.scores import scores
+
+    found = scores(evaluation)
+    if not found.domains:
+        return
+    lines = [
+        [
+            score.domain,
+            score.policy,
+            f"{len(score.tasks)} of {score.played}",
+            or_dash(score.iqm),
+            or_dash(score.mean),
+            or_dash(None if score.success is None else f"{100 * score.success:.0f}%"),
+        ]
+        for score in found.domains
+    ]
+    told = [
+        "0: a random policy; 1: a human in atari, elsewhere the authors' score of the training data; IQM: mean "
+        "of the middle half of the tasks; 95% intervals over episodes",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.unscored.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        which = ", ".join(names) if len(names) <= 3 else counted(len(names), "task")
+        told.append(f"no score: {which}: {why}")
+    columns = ("domain", "policy", "tasks\nscored", "normalized\nIQM", "normalized\nmean", "success")
+    print_table("normalized scores", columns, lines, told)
+
+
+def write_report(evaluation: Evaluation, bundle: Bundle, file: Path, *, force: bool) -> None:
+    """Write the page of an evaluation."""
+    from lram_export.report.evaluation_page import render
+
+    with atomic_file(file, force=force) as temporary:
+        temporary.write_text(render(evaluation, bundle), encoding="utf-8")
+
+
+def left_out(evaluation: Evaluation) -> list[str]:
+    """Which environments could not be played, and why; those of a family that share a reason, together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, why in evaluation.unplayable.items():
+        family = name.partition("/")[0]
+        groups.setdefault((family, why.replace(name, f"{family}/TASK")), []).append(name)
+    found = []
+    for (family, why), names in groups.items():
+        which = ", ".join(names) if len(names) <= 3 else f"{len(names)} of {family}"
+        found.append(f"{which}: {why}")
+    return found
 
 
 def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
     """The whole evaluation as plain values; ``artifact`` is the digest of what played, None for the reference."""
     from lram_export.episodes.intervals import interval_json
+    from lram_export.rollouts.scores import scores
 
+    found = scores(evaluation)
     digests = {target: bundle.artifact_digest(target) for target in bundle.targets}
     return {
         "bundle": str(bundle.path),
         "options": evaluation.options,
         "failure": evaluation.failure,
         "failures": evaluation.failures,
+        "unplayable": evaluation.unplayable,
+        "scores": {
+            "domains": [
+                {
+                    "domain": s.domain,
+                    "kind": s.kind,
+                    "policy": s.policy,
+                    "played": s.played,
+                    "iqm": interval_json(s.iqm),
+                    "mean": interval_json(s.mean),
+                    "success": s.success,
+                    "tasks": {task.environment: task.value for task in s.tasks},
+                }
+                for s in found.domains
+            ],
+            "unscored": found.unscored,
+            "sources": found.sources,
+        },
         "results": [
             {
                 "environment": r.environment,

@@ -1,16 +1,19 @@
-"""95% intervals of what episodes show: of a rate of successes, of a share of values, and of a mean."""
+"""95% intervals of what episodes show: of rates, of shares, of means, and of interquartile means over tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
 """97.5% quantile of the normal distribution."""
 RESAMPLES = 10_000
+STRATIFIED_RESAMPLES = 2_000
+"""Of the episodes of hundreds of tasks."""
 
 
 class Estimate(NamedTuple):
@@ -38,7 +41,7 @@ class Mean(NamedTuple):
         return f"{self.value:.0f} ({bounds})"
 
 
-def interval_json(estimate: Estimate | Mean | None) -> dict[str, float | None] | None:
+def interval_json(estimate: Estimate | Mean | Interval | None) -> dict[str, float | None] | None:
     """Value and bounds by name; None where there is no estimate."""
     return None if estimate is None else estimate._asdict()
 
@@ -115,3 +118,57 @@ def mean(values: Sequence[float], seed: int = 0) -> Mean:
     rows = np.random.default_rng(seed).integers(0, array.size, (RESAMPLES, array.size))
     low, high = np.percentile(array[rows].mean(axis=1), (2.5, 97.5))
     return Mean(float(array.mean()), float(low), float(high))
+
+
+class Interval(NamedTuple):
+    """A number with the bounds of its 95% interval; None where there is only one value of everything."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        """To two digits behind the point: ``0.81 (0.77 to 0.86)``, or ``0.81 (n/a)``."""
+        bounds = "n/a" if self.low is None or self.high is None else f"{self.low:.2f} to {self.high:.2f}"
+        return f"{self.value:.2f} ({bounds})"
+
+
+def interquartile_mean(values: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """Mean of the middle half of the tasks' means, with its stratified bootstrap interval (Agarwal et al. 2021).
+
+    Of n tasks the n // 4 with the lowest and as many with the highest mean are left out, as ``rliable`` does. Episodes
+    are drawn anew within each task, never across: an interval says how well this policy's number is known on these
+    tasks. Where every task has one episode, there is none. Raises ValueError without a value in a task.
+    """
+    return _stratified(values, _middle_half, seed)
+
+
+def mean_of_means(values: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """Mean of the tasks' means, with the same kind of interval."""
+    return _stratified(values, lambda means: means.mean(axis=-1), seed)
+
+
+def _stratified(
+    values: Sequence[Sequence[float]],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    seed: int,
+) -> Interval:
+    if not values or not all(values):
+        raise ValueError("values: expected at least one of at least one task")
+    tasks = [np.asarray(task, np.float64) for task in values]
+    value = float(statistic(np.array([task.mean() for task in tasks])))
+    if all(task.size == 1 for task in tasks):
+        return Interval(value, None, None)
+    draw = np.random.default_rng(seed)
+    means = np.stack(
+        [task[draw.integers(0, task.size, (STRATIFIED_RESAMPLES, task.size))].mean(axis=1) for task in tasks], axis=1
+    )
+    low, high = np.percentile(statistic(means), (2.5, 97.5))
+    return Interval(value, float(low), float(high))
+
+
+def _middle_half(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    cut = means.shape[-1] // 4
+    ordered = np.sort(means, axis=-1)
+    kept: NDArray[np.float64] = ordered[..., cut : means.shape[-1] - cut].mean(axis=-1)
+    return kept

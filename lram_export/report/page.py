@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from lram_export.describe import cost_line, counted, human_bytes, policy_facts, quantization_facts, three_digits
 from lram_export.report.charts import all_charts
 from lram_export.report.collect import Report, Row
 from lram_export.report.flight_page import section, verdict
 from lram_export.report.parts import OFTEN_MISSED, Cell, Line, Table
+from lram_export.report.templates import template
 
 NAMES = ("target", "precision")
 RIGHT = ("error", "tolerance", "same action", "cost of the precision", "verified at export", "closed loop")
@@ -21,10 +19,8 @@ MISSING = "-"
 
 def render(report: Report) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("lram_export") / "report" / "report.html.j2").read_text(encoding="utf-8"))
     manifest = report.bundle.manifest
-    return template.render(
+    return template("report.html.j2").render(
         name=manifest.name,
         task=manifest.model["class"] if manifest.task is None else manifest.task.name,
         exported=manifest.created,

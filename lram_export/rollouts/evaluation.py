@@ -8,24 +8,27 @@ ways through the environment part.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
 from lram_export.bundle.bundle import Bundle
 from lram_export.errors import EnvironmentFailure, UsageError
 from lram_export.policy import Policy
 from lram_export.progress import SILENT, Progress
-from lram_export.rollouts.environments import registered_here
+from lram_export.rollouts.domains import domain_of
+from lram_export.rollouts.environments import UnknownEnvironment, registered_here
 from lram_export.rollouts.journal import Journal
 from lram_export.rollouts.playing import (
+    Check,
     CheckJob,
     EvaluationJob,
     Play,
     SeedOutcome,
     SeedTask,
+    check,
     own_target_return,
     players,
-    refusal,
     target_return,
 )
 from lram_export.rollouts.reference import ReferenceSource, reference_policy
@@ -82,25 +85,33 @@ def evaluate(
         journal: what was played before, which is not played again, and where to write what is played now.
 
     Raises:
-        UsageError: an environment that does not exist, is not installed or does not fit the bundle; before
-            anything is played.
-        EnvironmentFailure: one that cannot be made; before anything is played.
+        UsageError: an environment that does not exist, or one that is not installed or does not fit the bundle and
+            is not optional, or none that can be played; before anything is played.
+        EnvironmentFailure: one that cannot be made and is not optional; before anything is played.
     """
     evaluation = Evaluation(options)
+    registered = registered_here(options.environments)
+    if (workers is not None or options.parallel > 1) and isinstance(reference, Policy):
+        raise UsageError(
+            "reference: several processes cannot share a loaded one; give what it is made of instead, ReferenceSource()"
+        )
     with ExitStack() as opened:
         if workers is None and options.parallel == 1:
-            for refused in (refusal(name, bundle) for name in options.environments):
-                if refused is not None:
-                    raise refused
+            playable = _playable(evaluation, (check(name, bundle, options) for name in options.environments), progress)
             if isinstance(reference, ReferenceSource):
                 reference = opened.enter_context(reference.load(bundle))
-            play = opened.enter_context(players(bundle, options, reference, evaluation.failed))
+            play = opened.enter_context(players(bundle, playable, reference, evaluation.failed))
             play = play if journal is None else _written(play, journal)
         else:
-            play = opened.enter_context(
-                _players_elsewhere(bundle, options, reference, workers, evaluation.failed, journal)
-            )
-        for name in options.environments:
+            crew = workers or opened.enter_context(Workers(options.parallel))
+            checks = crew.results(CheckJob(bundle.path, options, registered), options.environments)
+            playable = _playable(evaluation, checks, progress)
+            source = reference if isinstance(reference, ReferenceSource) else None
+            if source is not None and workers is not None:  # who may have to be sent what it is made of
+                source = source.found_here()
+            job = EvaluationJob(bundle.path, playable, source, registered)
+            play = opened.enter_context(Outcomes(crew, job, evaluation.failed, journal)).play
+        for name in playable.environments:
             try:
                 _play(name, play, bundle, reference is not None, evaluation, progress)
             except EnvironmentFailure as failure:
@@ -109,30 +120,25 @@ def evaluate(
     return evaluation
 
 
-@contextmanager
-def _players_elsewhere(
-    bundle: Bundle,
-    options: EvaluationOptions,
-    reference: Policy | ReferenceSource | None,
-    workers: Crew | None,
-    failed: Callable[[EnvironmentFailure], None],
-    journal: Journal | None,
-) -> Iterator[Play]:
-    """Other processes, which play all seeds in order; they are asked for in the same order."""
-    if isinstance(reference, Policy):
+def _playable(evaluation: Evaluation, checks: Iterable[Check], progress: Progress) -> EvaluationOptions:
+    """The options without the environments that cannot be played, why not of which is kept."""
+    options = evaluation.options
+    with progress.stage("looking which environments can be played", len(options.environments)) as advance:
+        for name, (reason,) in zip(options.environments, checks, strict=True):
+            if reason is not None:
+                if name not in options.optional:
+                    raise reason
+                if isinstance(reason, UnknownEnvironment) and domain_of(name) is None:
+                    raise UnknownEnvironment(str(reason).replace("--env", "--suite", 1))
+                evaluation.unplayable[name] = str(reason).removeprefix(f"--env {name}: ").removeprefix(f"{name}: ")
+            advance(1)
+    names = tuple(name for name in options.environments if name not in evaluation.unplayable)
+    if not names:
+        name, why = next(iter(evaluation.unplayable.items()))
         raise UsageError(
-            "reference: several processes cannot share a loaded one; give what it is made of instead, ReferenceSource()"
+            f"--suite: none of its {len(options.environments)} environments can be played here; {name}: {why}"
         )
-    registered = registered_here(options.environments)
-    if reference is not None and workers is not None:  # who may have to be sent what it is made of
-        reference = reference.found_here()
-    with ExitStack() as opened:
-        crew = workers or opened.enter_context(Workers(options.parallel))
-        for refused in crew.results(CheckJob(bundle.path, registered), options.environments):
-            if refused is not None:
-                raise refused
-        outcomes = Outcomes(crew, EvaluationJob(bundle.path, options, reference, registered), failed, journal)
-        yield opened.enter_context(outcomes).play
+    return replace(options, environments=names)
 
 
 def _written(play: Play, journal: Journal) -> Play:
@@ -167,7 +173,7 @@ class Outcomes:
         journal: Journal | None = None,
     ) -> None:
         self._crew, self._job, self._failed, self._journal = crew, job, failed, journal
-        self._waiting = deque((name, seed) for name in job.options.environments for seed in _seeds(job.options))
+        self._waiting = deque((name, seed) for name in job.options.environments for seed in job.options.seeds(name))
         self._before: dict[SeedTask, SeedOutcome] = {}
         self._results = self._begun()
 
@@ -210,16 +216,13 @@ class Outcomes:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                for _outcome in self._results:  # of an environment that has failed; then what is open is closed
-                    pass
+                while self._waiting:  # of an environment that has failed
+                    self._next()
+                next(self._results, None)  # closes what is open there
         except EnvironmentFailure as failure:
             self._failed(failure)
         finally:
             self._results.close()
-
-
-def _seeds(options: EvaluationOptions) -> range:
-    return range(options.seed, options.seed + options.episodes)
 
 
 def _play(name: str, play: Play, bundle: Bundle, compared: bool, evaluation: Evaluation, progress: Progress) -> None:
@@ -230,8 +233,9 @@ def _play(name: str, play: Play, bundle: Bundle, compared: bool, evaluation: Eva
         agreement = Agreement() if compared else None
         results[target] = PolicyResult(name, target, bundle.artifact(target).precision, aim, agreement=agreement)
     evaluation.results += results.values()
-    with progress.stage(name, options.episodes * len(results)) as advance:
-        for seed in _seeds(options):
+    seeds = options.seeds(name)
+    with progress.stage(name, len(seeds) * len(results)) as advance:
+        for seed in seeds:
             for played in play(name, seed):
                 results[played.policy].add(played)
                 advance(1)

@@ -26,7 +26,7 @@ from lram_export.version import __version__
 
 SUFFIX = ".jsonl"
 FORMAT = 1
-_OF_THE_RUN = ("environments", "episodes", "seed", "parallel", "optional")
+_OF_THE_RUN = ("environments", "episodes", "seed", "parallel", "optional", "patience")
 """Options that say how much is played, and by how many; of what a seed gives they change nothing."""
 _OF_THIS_MACHINE = ("LRAM_CACHE_DIR", "LRAM_CLUSTER_CACHE")
 

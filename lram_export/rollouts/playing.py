@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,11 @@ class Stage:
     whole.
     """
 
-    def __init__(self, bundle: Bundle, failed: Callable[[EnvironmentFailure], None]) -> None:
+    def __init__(
+        self, bundle: Bundle, options: EvaluationOptions, failed: Callable[[EnvironmentFailure], None]
+    ) -> None:
         self._spec, self._task = bundle.manifest.spec.with_batch(1), bundle.manifest.task
+        self._options = options
         self._failed = failed
         self._open: FittedEnvironment | None = None
 
@@ -49,7 +53,8 @@ class Stage:
         """
         if self._open is None or self._open.name != name:
             self.close()
-            self._open = FittedEnvironment.open(name, self._spec, self._task)
+            command, patience = self._options.command(name), self._options.patience
+            self._open = FittedEnvironment.open(name, self._spec, self._task, command=command, patience=patience)
         return self._open
 
     def close(self) -> None:
@@ -76,17 +81,34 @@ def players(
     failed: Callable[[EnvironmentFailure], None],
 ) -> Iterator[Play]:
     """Open the targets' policies, and each environment when its turn comes; ``failed`` is told what does not close."""
-    manifest = bundle.manifest
+    task = bundle.manifest.task
     with ExitStack() as opened:
         policies = {
             target: opened.enter_context(
-                Policy(load_runtime(target, bundle.load_artifact(target, 1), options.threads), manifest.task)
+                Policy(load_runtime(target, bundle.load_artifact(target, 1), options.threads), task)
             )
             for target in options.targets
         }
-        stage = opened.enter_context(Stage(bundle, failed))
-        aims = {name: target_return(name, bundle, options) for name in options.environments}
-        yield lambda name, seed: _play(stage.environment(name), policies, reference, seed, aims[name], options.rewards)
+        stage = opened.enter_context(Stage(bundle, options, failed))
+
+        def play(name: str, seed: int) -> Iterator[Played]:
+            environment, aim = stage.environment(name), target_return(name, bundle, options)
+            scale = options.of(name).reward_scale
+            acting = {target: scaled(policy, scale) for target, policy in policies.items()}
+            beside = None if reference is None else scaled(reference, scale)
+            return _play(environment, acting, beside, seed, aim, options.rewards)
+
+        yield play
+
+
+def scaled(policy: Policy, scale: float | None) -> Policy:
+    """The same policy, which divides return-to-go and rewards by another scale; None: by its own.
+
+    They share the runtime, which is the first one's to close.
+    """
+    if scale is None or policy.task is None or policy.task.reward_scale == scale:
+        return policy
+    return Policy(policy.runtime, replace(policy.task, reward_scale=scale))
 
 
 @dataclass(frozen=True)
@@ -183,7 +205,8 @@ class EvaluationJob(Job[SeedTask, SeedOutcome]):
             if reason is not None:
                 return f"target '{target}': {reason}"
         for name in self.options.environments:
-            check_packages(name)
+            if self.options.command(name) is None:
+                check_packages(name)
         return None
 
     def lost(self, task: SeedTask, error: LramError) -> SeedOutcome:
@@ -192,44 +215,56 @@ class EvaluationJob(Job[SeedTask, SeedOutcome]):
         return SeedOutcome((), EnvironmentFailure(f"{name}: failed in the episode of seed {seed}: {error}"))
 
 
+class Check(NamedTuple):
+    """Whether an environment can be played: why not, or None."""
+
+    reason: LramError | None
+
+
 @dataclass(frozen=True)
-class CheckJob(Job[str, LramError | None]):
-    """Whether environments can be played: each is opened and closed again. The error that says why not, or None."""
+class CheckJob(Job[str, Check]):
+    """Whether environments can be played: each is opened and closed again."""
 
     bundle: Path
+    options: EvaluationOptions
     registered: Mapping[str, bytes]
 
     @contextmanager
-    def ready(self) -> Iterator[Callable[[str], LramError | None]]:
+    def ready(self) -> Iterator[Callable[[str], Check]]:
         """See :class:`~lram_export.rollouts.workers.Job`."""
         register(self.registered)
         bundle = Bundle.open(self.bundle)
-        yield lambda name: refusal(name, bundle)
+        yield lambda name: check(name, bundle, self.options)
 
     def reads(self) -> dict[Path, tuple[str, ...]]:
         """The manifest alone."""
         return {self.bundle: (MANIFEST_FILE,)}
+
+    def versions(self) -> dict[str, str]:
+        """Of the environments' packages: what can be played must not depend on which node looks."""
+        return package_versions(self.options.environments)
 
     def moved(self, places: Mapping[Path, Path]) -> CheckJob:
         """See :class:`~lram_export.rollouts.workers.Job`."""
         return dataclasses.replace(self, bundle=places[self.bundle])
 
 
-def refusal(name: str, bundle: Bundle) -> LramError | None:
-    """Why an environment cannot be played: it does not exist, is not installed, cannot be made or does not fit."""
+def check(name: str, bundle: Bundle, options: EvaluationOptions) -> Check:
+    """Whether an environment can be played: it exists, is installed, can be made and fits."""
     try:
-        with Stage(bundle, lambda failure: None) as stage:  # whether it closes is told when it was played
+        with Stage(bundle, options, lambda failure: None) as stage:  # whether it closes is told when it was played
             stage.environment(name)
     except LramError as error:
-        return error
-    return None
+        return Check(error)
+    return Check(None)
 
 
 def target_return(name: str, bundle: Bundle, options: EvaluationOptions) -> float:
     """The return to aim at in an environment, in its units."""
     if options.target_return is not None:
         return options.target_return
-    return own_target_return(name, bundle.manifest.task)
+    wanted = options.of(name).target_return
+    return wanted if wanted is not None else own_target_return(name, bundle.manifest.task)
 
 
 def own_target_return(name: str, task: TaskSpec | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from lram_export.episodes import intervals
 from lram_export.episodes.intervals import Estimate, Mean
 from lram_export.errors import EnvironmentFailure
+from lram_export.rollouts.environments import PATIENCE
+from lram_export.rollouts.suites import Wanted
 
 REFERENCE = "reference"
 Array = NDArray[np.generic]
@@ -26,11 +29,15 @@ class EvaluationOptions:
         seed: of the first episode; the others follow.
         rewards: hand the environment's rewards to the policy, which lowers its return-to-go; without, it acts
             as a robot that has no reward signal.
-        target_return: return to aim at, in the environment's units; None: the task table's for the
-            environment, else the bundle's.
+        target_return: return to aim at, in the environment's units; None: what is ``wanted`` of the environment,
+            else the task table's for it, else the bundle's.
         threads: of each target's runtime.
         parallel: processes that play episodes at the same time, each with policies of its own. With the same
             ``threads`` the results are the same, to the bit.
+        wanted: what differs from that in single environments.
+        optional: environments that are left out where they cannot be played here; the others must.
+        commands: by family, what makes its environments in a process of its own.
+        patience: seconds that such a process may take for one answer.
     """
 
     environments: tuple[str, ...]
@@ -41,6 +48,22 @@ class EvaluationOptions:
     target_return: float | None = None
     threads: int = 1
     parallel: int = 1
+    wanted: tuple[Wanted, ...] = ()
+    optional: tuple[str, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    patience: float = PATIENCE
+
+    def of(self, environment: str) -> Wanted:
+        """What is wanted of an environment."""
+        return next((w for w in self.wanted if w.environment == environment), Wanted(environment))
+
+    def seeds(self, environment: str) -> range:
+        """Of its episodes."""
+        return range(self.seed, self.seed + (self.of(environment).episodes or self.episodes))
+
+    def command(self, environment: str) -> str | None:
+        """What makes an environment; None where this process does."""
+        return self.of(environment).command or self.commands.get(environment.partition("/")[0])
 
 
 @dataclass(frozen=True)
@@ -159,11 +182,13 @@ class Evaluation:
     """All results.
 
     ``failures``: what went wrong in an environment, by its name. Its results end there; those of others do not.
+    ``unplayable``: why optional environments could not be played here, by their names.
     """
 
     options: EvaluationOptions
     results: list[PolicyResult] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    unplayable: dict[str, str] = field(default_factory=dict)
 
     @property
     def failure(self) -> str | None:

@@ -58,7 +58,10 @@ def record_video(
     frames: list[NDArray[np.uint8]] = []
     with policy, progress.stage("filming", len(options.environments)) as advance:
         for name in options.environments:
-            with FittedEnvironment.open(name, manifest.spec, manifest.task, render=True) as environment:
+            command, patience = options.command(name), options.patience
+            with FittedEnvironment.open(
+                name, manifest.spec, manifest.task, render=True, command=command, patience=patience
+            ) as environment:
 
                 def draw(step: int, environment: FittedEnvironment = environment) -> None:
                     if step % EVERY == 0:

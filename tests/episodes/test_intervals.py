@@ -97,3 +97,54 @@ class TestShare:
     def test_impossible_counts_are_refused(self, counts: list[int], sizes: list[int]) -> None:
         with pytest.raises(ValueError, match="counts: expected"):
             intervals.share(counts, sizes, 10)
+
+
+EPISODES = np.array([
+    [0.748, 0.986, 0.802, -0.007, 0.293, 1.047, -0.331, 0.707, 0.322, 0.146],
+    [0.165, 0.838, 0.459, 0.293, 0.339, 0.827, -0.624, 0.687, 0.785, 0.496],
+    [0.243, 0.778, 0.531, 0.023, 0.565, 0.672, -0.003, 1.042, 0.651, 0.44],
+    [0.653, 0.913, 0.469, 0.244, 0.64, 0.487, 0.22, 0.851, 0.637, 0.968],
+    [0.816, 0.597, 0.794, 0.369, 0.253, 1.044, -0.011, 0.988, 1.157, 0.299],
+    [0.676, 0.781, 0.808, -0.072, 0.155, 0.825, 0.23, 1.108, 0.466, 0.269],
+    [0.787, 0.399, 0.66, 0.201, 0.614, 1.046, -0.077, 0.729, 0.735, 0.849],
+    [0.518, 0.821, 0.864, 0.195, 0.251, 0.595, 0.002, 0.71, 1.089, 0.631],
+])  # fmt: skip
+"""Eight episodes of ten tasks."""
+
+
+class TestInterquartileMeans:
+    """Beside rliable 1.2.0 (with arch 7.2.0, scipy 1.17.1), which gave::
+
+    metrics.aggregate_iqm(EPISODES.mean(axis=0, keepdims=True))                      # also of its first 7 columns
+    statistics = lambda x: np.array([scipy.stats.trim_mean(x.mean(axis=0), 0.25), x.mean()])
+    library.get_interval_estimates({"a": EPISODES}, statistics, reps=50000)
+    """
+
+    def test_the_value_is_that_of_rliable(self) -> None:
+        assert intervals.interquartile_mean(EPISODES.T.tolist()).value == pytest.approx(0.6074166666666666, rel=1e-12)
+        assert intervals.interquartile_mean(EPISODES.T[:7].tolist()).value == pytest.approx(0.51155, rel=1e-12)
+
+    def test_the_intervals_are_those_of_rliable_as_far_as_resamples_differ(self) -> None:
+        iqm, mean = (f(EPISODES.T.tolist()) for f in (intervals.interquartile_mean, intervals.mean_of_means))
+        assert (iqm.low, iqm.high) == pytest.approx((0.54297813, 0.65960417), abs=0.004)
+        assert mean.value == pytest.approx(0.5396625, rel=1e-12)
+        assert (mean.low, mean.high) == pytest.approx((0.49337469, 0.585575), abs=0.004)
+        assert iqm == intervals.interquartile_mean(EPISODES.T.tolist())
+
+    def test_episodes_are_never_drawn_across_tasks(self) -> None:
+        constant = [[0.0] * 5, [1.0] * 5, [2.0] * 5]
+        assert intervals.interquartile_mean(constant) == (1.0, 1.0, 1.0)
+
+    def test_tasks_may_have_different_numbers_of_episodes(self) -> None:
+        found = intervals.interquartile_mean([[0.0, 1.0], [0.5], [0.25, 0.5, 0.75], [9.0]])
+        assert found.value == 0.5 and found.low is not None and found.high is not None
+        assert 0.375 <= found.low <= found.high <= 0.875  # the middle two of what can be drawn
+
+    def test_one_episode_each_shows_no_interval(self) -> None:
+        assert intervals.interquartile_mean([[0.5], [1.5]]) == (1.0, None, None)
+        assert str(intervals.interquartile_mean([[0.5], [1.5]])) == "1.00 (n/a)"
+
+    @pytest.mark.parametrize("values", [[], [[]], [[1.0], []]])
+    def test_nothing_is_refused(self, values: list[list[float]]) -> None:
+        with pytest.raises(ValueError, match="at least one"):
+            intervals.interquartile_mean(values)

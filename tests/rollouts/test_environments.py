@@ -179,10 +179,17 @@ def test_unknown_environments_are_refused_with_the_nearest(name: str, words: str
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.extra and family.module])
 def test_a_missing_package_is_told_with_the_extra(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lram_export.rollouts.environments.find_spec", lambda package: None)
     with pytest.raises(UsageError, match=r"needs the package '.*'.*pip install 'lram-export\[evaluate\]'"):
+        open_environment(f"{family}/anything")
+
+
+@pytest.mark.parametrize("family", ["procgen", "composuite", "mimicgen", "command"])
+def test_where_no_extra_helps_another_process_does(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lram_export.rollouts.environments.find_spec", lambda package: None)
+    with pytest.raises(UsageError, match=f"--env-command {family}=COMMAND"):
         open_environment(f"{family}/anything")
 
 

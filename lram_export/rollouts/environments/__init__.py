@@ -14,7 +14,7 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lram_export.errors import UsageError
+from lram_export.errors import EnvironmentFailure, LramError, UsageError
 from lram_export.spec.tasks import task_table
 
 if TYPE_CHECKING:
@@ -23,15 +23,33 @@ if TYPE_CHECKING:
 EXTRA = "evaluate"
 
 
+PATIENCE = 300.0
+"""Seconds that a process which makes an environment may take for one answer."""
+COMMAND = "command"
+"""The family that has no way of its own to make an environment: another process does."""
+
+
+class UnknownEnvironment(UsageError):
+    """A name that no family, or no task of a family, has."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """A family of environments: the module that makes them, what it needs, its domain in the task table, and
-    whether MuJoCo draws its pictures."""
+    """A family of environments.
 
-    module: str
+    Attributes:
+        module: makes them; None where there is none for this process: another one makes them, by a command.
+        packages: what that needs.
+        domain: in the task table.
+        mujoco: whether MuJoCo draws its pictures.
+        extra: whether the packages are those of an extra of this one; else they are its user's to install.
+    """
+
+    module: str | None
     packages: tuple[str, ...]
     domain: str | None = None
     mujoco: bool = False
+    extra: bool = True
 
 
 FAMILIES = {
@@ -40,43 +58,83 @@ FAMILIES = {
     "dmcontrol": Family("dm_control_padded", ("gymnasium", "dm_control", "shimmy"), "dmcontrol", mujoco=True),
     "atari": Family("atari", ("gymnasium", "ale_py", "cv2"), "atari"),
     "gym": Family("gym", ("gymnasium",)),
+    "procgen": Family("procgen", ("gymnasium", "procgen"), "procgen", extra=False),
+    "composuite": Family(None, (), "composuite"),
+    "mimicgen": Family(None, (), "mimicgen"),
+    COMMAND: Family(None, ()),
 }
 
 
-def open_environment(name: str, *, render: bool = False) -> gymnasium.Env[Any, Any]:
-    """Make the Gymnasium environment ``family/task``.
+def open_environment(
+    name: str, *, render: bool = False, command: str | None = None, patience: float = PATIENCE
+) -> gymnasium.Env[Any, Any]:
+    """Make the Gymnasium environment ``family/task``; with a command, in the process that it starts.
 
     Raises:
-        UsageError: no such family or task (with the nearest), or a package is missing (with the extra's name).
+        UnknownEnvironment: no such family or task (with the nearest).
+        UsageError: a package is missing (with the extra's name), or a family that needs a command has none.
+        EnvironmentFailure: it cannot be made.
     """
+    check_family(name, "--env")
     family, _, task = name.partition("/")
+    if command is not None:
+        from lram_export.rollouts.environments.command import CommandEnv
+
+        return CommandEnv(name, command, render=render, patience=patience)
+    found = FAMILIES[family]
     check_packages(name)
     if render:
         prepare_drawing([name])
-    module = import_module(f"lram_export.rollouts.environments.{FAMILIES[family].module}")
-    known = module.names()
+    try:
+        module = import_module(f"lram_export.rollouts.environments.{found.module}")
+        known = module.names()
+    except Exception as error:  # of foreign packages, which may not fit one another
+        raise EnvironmentFailure.of(name, "its import", error) from error
     wanted = module.canonical(task) if hasattr(module, "canonical") else task
     if wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
         hint = (
             f"Nearest: {', '.join(f'{family}/{n}' for n in near)}" if near else f"There are {len(known)} in '{family}'"
         )
-        raise UsageError(f"--env: unknown environment '{name}'. {hint}")
-    made: gymnasium.Env[Any, Any] = module.make(wanted, "rgb_array" if render else None)
+        raise UnknownEnvironment(f"--env: unknown environment '{name}'. {hint}")
+    try:
+        made: gymnasium.Env[Any, Any] = module.make(wanted, "rgb_array" if render else None)
+    except LramError:
+        raise
+    except Exception as error:
+        raise EnvironmentFailure.of(name, "its making", error) from error
     return made
 
 
-def check_packages(name: str) -> None:
-    """Raise UsageError for a name of no family, or one whose family's packages are not installed here."""
+def check_family(name: str, where: str) -> None:
+    """Raise UnknownEnvironment, with the nearest family, unless a name is ``family/task`` of a known family."""
     family, _, task = name.partition("/")
-    if family not in FAMILIES or not task:
-        raise UsageError(f"--env: unknown environment '{name}'; expected {', '.join(f'{f}/TASK' for f in FAMILIES)}")
-    for package in FAMILIES[family].packages:
+    if family in FAMILIES and task:
+        return
+    near = difflib.get_close_matches(family, FAMILIES, n=1) if task else []
+    hint = f". Nearest: {near[0]}/{task}" if near else f"; expected {', '.join(f'{f}/TASK' for f in FAMILIES)}"
+    raise UnknownEnvironment(f"{where}: unknown environment '{name}'{hint}")
+
+
+def check_packages(name: str) -> None:
+    """Raise UsageError for a name of no family, one whose family's packages are not installed here, or one of a family
+    that only another process can make."""
+    check_family(name, "--env")
+    family = name.partition("/")[0]
+    found = FAMILIES[family]
+    if found.module is None:
+        raise UsageError(
+            f"--env {name}: another process has to make it; say how with --env-command {family}=COMMAND "
+            f"(docs/suites.md)"
+        )
+    for package in found.packages:
         if find_spec(package) is None:
-            raise UsageError(
-                f"--env {name}: needs the package '{package}', which is not installed. "
+            how = (
                 f"Install it with: pip install 'lram-export[{EXTRA}]'"
+                if found.extra
+                else (f"Install it, or let another Python have it: --env-command {family}=COMMAND (docs/suites.md)")
             )
+            raise UsageError(f"--env {name}: needs the package '{package}', which is not installed. {how}")
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
@@ -123,10 +181,15 @@ def prepare_drawing(names: Sequence[str]) -> None:
 
 def table_target_return(name: str) -> float | None:
     """The task table's target return for an environment, where the table has the task."""
+    domain, task = domain_task(name)
+    listed: dict[str, float | None] = task_table()[domain]["target_returns"] if domain else {}
+    return listed.get(task)
+
+
+def domain_task(name: str) -> tuple[str, str]:
+    """Domain and task, as the task table writes them, of an environment; no domain: an empty one."""
     family, _, task = name.partition("/")
     domain = FAMILIES[family].domain if family in FAMILIES else None
-    if domain is None:
-        return None
-    # the table's Meta-World names are of the package's former version
-    listed: dict[str, float | None] = task_table()[domain]["target_returns"]
-    return listed.get(task.removesuffix("-v3") + "-v2" if domain == "metaworld" and task.endswith("-v3") else task)
+    if domain == "metaworld" and task.endswith("-v3"):
+        task = task.removesuffix("-v3") + "-v2"  # the table's names are of the package's former version
+    return domain or "", task
