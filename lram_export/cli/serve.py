@@ -139,7 +139,6 @@ def _announce(server: PolicyServer, as_json: bool) -> None:
             "encrypted": "yes" if encrypted else "no",
         }
         print_facts("serving", list(shown.items()))
-    click.get_text_stream("stdout").flush()
 
 
 def _conclude(server: PolicyServer, as_json: bool) -> None:
