@@ -116,8 +116,8 @@ class Work:
                 time.sleep(0.1)
             output = process.communicate()[0]
             seconds = time.monotonic() - began
-            if process.returncode or not output:
-                sys.exit(f"evaluate ended with exit code {process.returncode} and {len(output)} bytes of results")
+            if process.returncode or not output.startswith("{"):
+                sys.exit(f"evaluate ended with exit code {process.returncode}, and printed {output[:500]!r}")
             found = json.loads(output)
             found["seconds_played"] = (last or time.monotonic()) - (first or began)
             return found, seconds

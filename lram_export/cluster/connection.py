@@ -71,7 +71,7 @@ def connected(address: str = LOCAL) -> Iterator[Connection]:
     if ray.is_initialized():
         yield Connection(ray)
         return
-    with _temporary(address == LOCAL) as folder, _own_token(address == LOCAL):
+    with _temporary(address == LOCAL) as folder, _own_token(address == LOCAL), _silent():
         variables = {} if folder is None else {FOLDER: str(folder / "parcels")}
         terminate = signal.getsignal(signal.SIGTERM)
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -92,6 +92,23 @@ def connected(address: str = LOCAL) -> Iterator[Connection]:
             yield Connection(ray, variables)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray prints what a node's end looks like to it on standard output, whatever is said of logs, in the middle of
+    what a command prints there; that a node is gone is said by the crew."""
+    from ray._private import worker
+
+    kept = getattr(worker, "print_to_stdstream", None)
+    if kept is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = kept
 
 
 @cache

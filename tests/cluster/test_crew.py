@@ -46,6 +46,14 @@ class TestCrew:
             assert sum(crew.report.nodes.values()) == 6 and crew.report.retried == 0
         assert list(crew.results(words, [])) == []
 
+    def test_ray_prints_nothing_into_what_a_command_prints(
+        self, cluster: Connection, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from ray._private import worker
+
+        worker.print_to_stdstream({"lines": ["a node is dead"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        assert capsys.readouterr() == ("", "")
+
     def test_files_travel_and_are_removed_and_what_was_opened_is_closed(
         self, cluster: Connection, words: Words, monkeypatch: pytest.MonkeyPatch
     ) -> None:
