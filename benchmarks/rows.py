@@ -1,7 +1,7 @@
 """What a step of some rows of a large state costs on the target `native`: `python benchmarks/rows.py BUNDLE`.
 
-Steps of 1, 2, 4, ... rows take turns, so that all of them see the same machine. Prints the median time of a step, and of
-each row in it.
+Steps of 1, 2, 4, ... rows take turns, so that all of them see the same machine. Prints the median time of a step, and
+of each row in it.
 """
 
 from __future__ import annotations
