@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 
 def end_with_parent() -> None:
@@ -29,6 +30,8 @@ def end_with_parent() -> None:
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """Processes started in the block never hear of Ctrl-C, not even before their first line; we do, at its end."""
+    # which the first process would start, and which then lets Ctrl-C through again, before that process is there
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

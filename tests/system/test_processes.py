@@ -94,3 +94,29 @@ def test_errors_pass_between_processes(kind: type[LramError]) -> None:
     for error in made:
         passed = pickle.loads(pickle.dumps(error))
         assert type(passed) is kind and str(passed) == str(error) and passed.exit_code == error.exit_code
+
+
+HELD = """
+import multiprocessing
+import signal
+from lram_export.system.processes import interrupts_held
+
+def blocked():
+    assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+if __name__ == "__main__":
+    processes = [multiprocessing.get_context("spawn").Process(target=blocked) for _ in range(2)]
+    for process in processes:
+        with interrupts_held():
+            process.start()
+        process.join()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    print([process.exitcode for process in processes])
+"""
+
+
+def test_no_process_hears_of_an_interrupt_not_even_the_first(tmp_path: Path) -> None:
+    program = tmp_path / "held.py"
+    program.write_text(HELD)
+    ran = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[0, 0]\n", ran.stderr
