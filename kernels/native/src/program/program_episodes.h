@@ -38,7 +38,7 @@ class ProgramEpisodes : public Episodes {
   void reset(int row) override;
   void save(const ChosenRows& rows, float* values) const override;
   void load(const ChosenRows& rows, const float* values) override;
-  void check(const ChosenRows& rows, const void* const* inputs, void* const* outputs) const override;
+  void check(const ChosenRows& chosen, const void* const* inputs, void* const* outputs) const override;
   void step(const ChosenRows& rows, const void* const* inputs, void* const* outputs) override;
   const float* chosen(std::size_t output) const override { return outputs_[output]; }
   const float* unclamped(std::size_t output) const override { return outputs_[program_.unclamped(output)]; }
