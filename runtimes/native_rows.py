@@ -50,15 +50,17 @@ class NativeRows:
         (1, ...) each, or why there are none."""
         given = dict(zip(rows, inputs, strict=True))
         found: dict[int, Arrays | Exception] = {}
-        for row in rows:
-            if given[row][-1][0] != 0:  # is_first: nothing is left of what was
+        starting = {row for row in rows if given[row][-1][0] != 0}  # is_first: nothing is left of what was
+        for row in self._lost.intersection(rows) - starting:
+            found[row] = StepError(LOST)
+        alone = self._loaded - starting
+        steady = sorted(row for row in rows if row not in found and row not in alone)
+        for group in (steady, *([row] for row in rows if row in alone and row not in found)):
+            found.update(self._step(group, given))
+        for row in starting:
+            if not isinstance(found[row], Exception):  # one that is refused has begun nothing
                 self._lost.discard(row)
                 self._loaded.discard(row)
-            elif row in self._lost:
-                found[row] = StepError(LOST)
-        steady = sorted(row for row in rows if row not in found and row not in self._loaded)
-        for group in (steady, *([row] for row in rows if row in self._loaded and row not in found)):
-            found.update(self._step(group, given))
         return [found[row] for row in rows]
 
     def _step(self, rows: list[int], given: Mapping[int, Arrays]) -> dict[int, Arrays | Exception]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from lram_export.cli import options
 from lram_export.cli.parameters import INPUT_FILE, PATH, POSITIVE, Command, OutputFile
+from lram_export.cli.streams import logged
 
 
 @click.command(cls=Command)
@@ -119,7 +118,9 @@ def loop(
         state=state,
         resume=resume,
     )
-    with _logged_to_stderr():
+    lines = logging.StreamHandler()
+    lines.setFormatter(_Line())
+    with logged("lram_export.loop", lines):
         run_program(wishes, click.echo)
 
 
@@ -129,18 +130,3 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         word = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         return word + " ".join(record.getMessage().split())
-
-
-@contextmanager
-def _logged_to_stderr() -> Iterator[None]:
-    log, handler = logging.getLogger("lram_export.loop"), logging.StreamHandler()
-    handler.setFormatter(_Line())
-    before = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.level, log.propagate = before

@@ -16,6 +16,7 @@ import click
 from lram_export.cli import options
 from lram_export.cli.console import message, print_facts, print_json, print_table
 from lram_export.cli.parameters import INPUT_FILE, Command, Number
+from lram_export.cli.streams import logged
 from lram_export.describe import counted
 from lram_export.spec.bounds import MOST_ROBOTS
 
@@ -102,7 +103,7 @@ def serve(
         insecure=insecure,
     )
     sys.setswitchinterval(SWITCH_SECONDS)
-    with _stopped() as stopped, _logged(quiet), PolicyServer(wishes) as server:
+    with _stopped() as stopped, logged("lram_export.serving", _Lines(quiet)), PolicyServer(wishes) as server:
         _announce(server, as_json)
         while not stopped.wait(3600):
             pass
@@ -181,21 +182,13 @@ def _stopped() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _logged(quiet: bool) -> Iterator[None]:
+class _Lines(logging.Handler):
     """Robots that come and go, on standard error."""
 
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            message(" ".join(record.getMessage().split()), quiet and record.levelno < logging.WARNING)
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self._quiet = quiet
 
-    log, handler = logging.getLogger("lram_export.serving"), Lines()
-    before = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.level, log.propagate = before
+    def emit(self, record: logging.LogRecord) -> None:
+        """See the base class."""
+        message(" ".join(record.getMessage().split()), self._quiet and record.levelno < logging.WARNING)

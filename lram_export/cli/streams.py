@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 
 import click
@@ -35,6 +37,21 @@ def say(line: str) -> None:
     """A line on standard error, if anyone is there to read it."""
     with suppress(OSError):
         click.echo(line, err=True)
+
+
+@contextmanager
+def logged(name: str, handler: logging.Handler) -> Iterator[None]:
+    """What a part of the package logs, from INFO on, goes to a handler and nowhere else."""
+    log = logging.getLogger(name)
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
 
 
 def write_out() -> tuple[int, str | None] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ PIECE_BYTES = 64 << 20
 FOLDER = "LRAM_CLUSTER_CACHE"
 """Environment variable: where parcels are unpacked."""
 _ARRIVING = ".arriving"
+_OURS = re.compile(rf"[0-9a-f]{{64}}({re.escape(_ARRIVING)})?")
+"""What a parcel's folder is called: a folder that somebody names may have other things, too, which stay."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 def _remove_unused(cache: Path, keep: str = "") -> None:
     for found in cache.iterdir():
-        if found.name == keep:
+        if found.name == keep or not _OURS.fullmatch(found.name):
             continue
         handle = os.open(found, os.O_RDONLY)
         try:

@@ -56,7 +56,11 @@ class StepCall:
     def finish(self, outcome: Outcome) -> None:
         """See :class:`lram_export.serving.batching.Wish`."""
         self._seat.outcome = outcome
-        self._done(*answered("Step", self._session, self._request))
+        try:
+            answer = answered("Step", self._session, self._request)
+        finally:
+            self._seat.outcome = None  # of no other step, whatever went wrong
+        self._done(*answer)
 
 
 def _refusal(method: str, session: Session, error: Exception) -> tuple[str, str]:

@@ -113,10 +113,21 @@ def test_what_a_killed_process_held_is_removed_by_the_next(source: Path, cache: 
     process.start()
     process.join(20)
     assert ready.is_set() and [p.name for p in cache.iterdir()] == [parcel.digest]
-    (cache / "0123.arriving").mkdir()
+    (cache / f"{parcel.digest}.arriving").mkdir()
     other = pack(source / "other", ())
     held = unpack(other, content(source / "other", other).__getitem__, cache)
     assert [p.name for p in cache.iterdir()] == [other.digest] and held.path.exists()
+
+
+def test_what_is_not_ours_stays_where_it_is(source: Path, cache: Path) -> None:
+    (cache / "thesis").mkdir()
+    (cache / "thesis" / "text").write_text("mine")
+    (cache / "notes").write_text("mine")
+    parcel = pack(source, NAMES)
+    unpack(parcel, content(source, parcel).__getitem__, cache).release()
+    remove_unused(cache)
+    assert sorted(p.name for p in cache.iterdir()) == ["notes", "thesis"]
+    assert (cache / "thesis" / "text").read_text() == "mine"
 
 
 def test_a_name_that_leaves_the_folder_is_not_sent(source: Path) -> None:

@@ -67,6 +67,25 @@ def line(exported: ExportFunction) -> Path:
     return exported("state_m", targets=("onnxruntime",), options=OPTIONS)
 
 
+STRANGE_REWARD = """
+import sys
+import numpy as np
+from lram_export.rollouts.environments.serve_environment import pack, unpack
+box, ones = {{"box": {{"shape": [2], "dtype": "float32"}}}}, np.ones(2, np.float32)
+ends = [(n, s, -1 if s == "low" else 1) for n in ("observation", "action") for s in ("low", "high")]
+bounds = {{f"{{n}}_{{s}}": ones * sign for n, s, sign in ends}}
+told = {{"observed": True, "reward": 98765, "terminated": False, "truncated": False, "success": None}}
+for answer in (
+    pack({{"hello": 1, "observation": box, "action": box}}, bounds),
+    pack({{"observed": True}}, {{"observation": ones}}),
+    pack(told, {{"observation": ones}}).replace(b"98765", b"{reward}"),
+):
+    unpack(sys.stdin.buffer.readline(), sys.stdin.buffer.read)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.flush()
+"""
+
+
 class TestEpisodes:
     def test_an_episode_is_a_function_of_its_seed(self) -> None:
         environment = opened("any")
@@ -202,6 +221,14 @@ class TestFailures:
         with pytest.raises(EnvironmentFailure) as error:
             opened("any", how=how)
         assert words in str(error.value) and "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("reward", ["NaN", "Infinity", "true", "null"])
+    def test_a_reward_that_is_no_number(self, reward: str) -> None:
+        environment = opened("any", how=python(STRANGE_REWARD.format(reward=reward)))
+        environment.reset(seed=0)
+        with pytest.raises(EnvironmentFailure, match=r"^command/any: failed in step: expected a finite reward, "):
+            environment.step(np.zeros(2, np.float32))
+        environment._process.kill()
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -81,6 +81,21 @@ def test_a_state_that_somebody_made_up_is_lost_alone(fleet: tuple[Rows, list[Pol
         np.testing.assert_array_equal(policies[1].act(observation), own.act(observation))
 
 
+def test_an_episode_that_is_refused_has_not_begun(fleet: tuple[Rows, list[Policy]]) -> None:
+    rows, policies = fleet
+    observation = np.ones(204, np.float32)
+    for policy in policies:
+        policy.act(observation)
+    rows.load_state(1, {name: np.full_like(values, 1e17) for name, values in rows.state(1).items()})
+    refused = inputs_of(policies[0], np.full(204, 1e30))
+    refused[-1][0] = 1.0
+    (outcome,) = rows.step([1], [refused])
+    assert isinstance(outcome, StepError) and "nothing has changed" in str(outcome)
+    outcomes = rows.step([0, 1, 2], [inputs_of(policies[0], observation)] * 3)
+    assert isinstance(outcomes[1], StepError)
+    assert not isinstance(outcomes[0], Exception) and not isinstance(outcomes[2], Exception)
+
+
 def test_rows_of_a_step_that_went_wrong_for_all_are_refused_until_their_next_episode(
     fleet: tuple[Rows, list[Policy]],
 ) -> None:

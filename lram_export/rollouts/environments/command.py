@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import shlex
@@ -72,11 +73,14 @@ class CommandEnv(gymnasium.Env[NDArray[Any], Any]):
         if not (
             isinstance(reward, int | float)
             and not isinstance(reward, bool)
+            and math.isfinite(reward)
             and isinstance(terminated, bool)
             and isinstance(truncated, bool)
             and (success is None or isinstance(success, bool))
         ):
-            raise self._wrong("step", f"expected reward, terminated, truncated, success, got {_short(content)}")
+            raise self._wrong(
+                "step", f"expected a finite reward, terminated, truncated, success, got {_short(content)}"
+            )
         info = {} if success is None else {"success": success}
         return self._observation(arrays, "step"), float(reward), terminated, truncated, info
 
