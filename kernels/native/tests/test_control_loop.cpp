@@ -293,19 +293,27 @@ TEST(no_step_of_a_loop_calls_the_kernel) {
   }
 }
 
+// Page faults while a loop of its own runs for the second time; the first time brings in code and stacks.
+long page_faults(const ModelPointer& model) {
+  Loop loop(model, 2);
+  CHECK(loop.run());
+  rusage before = {};
+  rusage after = {};
+  getrusage(RUSAGE_SELF, &before);
+  CHECK(loop.run());
+  getrusage(RUSAGE_SELF, &after);
+  return (after.ru_minflt - before.ru_minflt) + (after.ru_majflt - before.ru_majflt);
+}
+
+// Faults of the engine's own come with every new loop. The kernel's come now and then, where it takes a page of code
+// back or moves one elsewhere while memory is short.
 TEST(no_step_meets_a_page_fault) {
   if (kSanitized || emulated()) SKIP("page faults are also the sanitizer's or the emulator's");
   for (const int threads : {1, 2})
     for_each_kind(threads, [](const ModelPointer& model) {
-      Loop loop(model, 2);
-      CHECK(loop.run());  // brings in code and stacks
-      rusage before = {};
-      rusage after = {};
-      getrusage(RUSAGE_SELF, &before);
-      CHECK(loop.run());
-      getrusage(RUSAGE_SELF, &after);
-      CHECK(after.ru_minflt == before.ru_minflt);
-      CHECK(after.ru_majflt == before.ru_majflt);
+      long fewest = page_faults(model);
+      for (int again = 0; fewest > 0 && again < 4; ++again) fewest = std::min(fewest, page_faults(model));
+      CHECK(fewest == 0);
     });
 }
 
