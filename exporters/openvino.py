@@ -9,6 +9,7 @@ reshaped to any other number (:data:`~lram_export.spec.rows.FREE_ROWS`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,9 @@ from lram_export.spec.tensors import InitialTensors, StateSpec, StepSpec, initia
 
 MODEL_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
+NUMBERED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
+"""OpenVINO's name of a node without one: its type and a number."""
+MADE_OF = "fused_names_0"
 SUMMED_TOKENS = 3
 """Of a step, up to which :func:`sum_outer_products` pays: OpenVINO divides a pass with more inputs than these bring."""
 
@@ -57,6 +61,7 @@ def export(policy: LoweredPolicy, directory: Path, progress: Progress = SILENT) 
         sum_outer_products(model, policy.spec)
         make_stateful(model, policy.spec, policy.initial_tensors, guarded=isinstance(policy, LoweredModule))
         model.set_friendly_name(policy.name)
+        name_nodes(model)
         ov.serialize(model, *paths)
         del model
     check_interface(ov.Core().read_model(paths[0]), policy.spec)
@@ -247,6 +252,20 @@ def _variable(tensor: StateSpec) -> Variable:
     info.data_type = ov.Type(np.dtype(tensor.dtype))
     info.data_shape = ov.PartialShape(list(tensor.shape))
     return Variable(info)
+
+
+def name_nodes(model: ov.Model) -> None:
+    """Name what has no name by its place, so that the same policy gives the same file.
+
+    OpenVINO numbers nodes without a name through all models of a process (constants it folded keep the number), and
+    notes with each what it was made of, by these names.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        if NUMBERED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}/{place}")
+        notes = node.get_rt_info()
+        if MADE_OF in notes:
+            del notes[MADE_OF]
 
 
 def check_interface(model: ov.Model, spec: StepSpec) -> None:
