@@ -58,6 +58,7 @@ SLOW_PAGES = {
     "command-line.md",
     "convert.md",
     "evaluation.md",
+    "flights.md",
     "jetson.md",
     "native.md",
     "openvino.md",

@@ -115,7 +115,8 @@ def evaluate(
 ) -> None:
     """Play episodes in simulation with each target and with the PyTorch reference, on the same seeds.
 
-    Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID, procgen/GAME, command/NAME.
+    Environments: metaworld/TASK, dm_control/TASK, dmcontrol/TASK, atari/GAME, gym/ID, procgen/GAME,
+    robosuite/TASK, mimicgen/TASK, composuite/TASK, command/NAME.
     """
     from lram_export.bundle.bundle import Bundle
     from lram_export.rollouts import evaluation as library

@@ -54,6 +54,7 @@ class TestRecord:
         assert code == 2 and "holds episodes of another recording" in text
 
 
+@pytest.mark.slow
 def test_verify_gives_the_same(cluster: Connection, line: Path) -> None:
     command = ["verify", line, "--checkpoint", CHECKPOINT, "--steps", "70", "--json"]
     assert json.loads(succeed(*command, "--ray").stdout) == json.loads(succeed(*command).stdout)

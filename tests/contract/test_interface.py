@@ -146,8 +146,7 @@ def expected_steps(made: Made) -> Callable[[str, int], Steps]:
 
 LENGTHS = [
     ("module", STEPS),
-    ("state_ms", 200),
-    *((name, 60) for name in GOLDEN[1:]),
+    *((name, 60) for name in GOLDEN),
     pytest.param("state_ms", STEPS, marks=SLOW),
 ]
 """Steps of a policy; over more of them `test_precisions.py` shows that no error grows, without an interface."""

@@ -10,6 +10,7 @@ from lram_export.checkpoints.random import random_checkpoint
 from lram_export.export import ExportOptions, export_bundle
 from lram_export.quantization.quantize import QuantizationOptions
 from lram_export.spec.tasks import TaskSpec
+from tests.conftest import SLOW
 from tests.models import lram
 
 SIZES = {"state_dim": 7, "image_shape": None, "act_dim": 3, "action_channels": 16, "discrete_actions": 4}
@@ -29,7 +30,7 @@ def files(folder: Path, precision: str) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", pytest.param("int4", marks=SLOW)])
 def test_the_same_policy_gives_the_same_files(precision: str, tmp_path: Path) -> None:
     """Whatever else the process has exported before."""
     first = files(tmp_path / "first", precision)

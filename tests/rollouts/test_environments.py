@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused_naming_both_sides(name: str, task: TaskSpe
         ("metaworld/reech-v3", "Nearest: metaworld/reach-v3"),
         ("gym/Pendulm-v1", "Nearest: gym/Pendulum-v1"),
         ("atari/brakout", "Nearest: atari/breakout"),
-        ("robot/reach", "expected metaworld/TASK"),
+        ("moon/reach", "expected metaworld/TASK"),
         ("metaworld", "expected metaworld/TASK"),
         ("gym/zzzz", "There are"),
     ],
@@ -186,7 +186,7 @@ def test_a_missing_package_is_told_with_the_extra(family: str, monkeypatch: pyte
         open_environment(f"{family}/anything")
 
 
-@pytest.mark.parametrize("family", ["procgen", "composuite", "mimicgen", "command"])
+@pytest.mark.parametrize("family", ["procgen", "robosuite", "composuite", "mimicgen", "command"])
 def test_where_no_extra_helps_another_process_does(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lram_export.rollouts.environments.find_spec", lambda package: None)
     with pytest.raises(UsageError, match=f"--env-command {family}=COMMAND"):

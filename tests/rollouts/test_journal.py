@@ -15,7 +15,7 @@ from lram_export.bundle.bundle import Bundle
 from lram_export.errors import LramError, UsageError
 from lram_export.rollouts.evaluation import EvaluationOptions, ReferenceSource, evaluate, reference_policy
 from lram_export.rollouts.journal import identity, open_journal
-from tests.conftest import ExportFunction, fail, succeed
+from tests.conftest import SLOW, ExportFunction, fail, succeed
 from tests.rollouts.line import LINE, OPTIONS, LineEnv
 from tests.rollouts.test_parallel import outcome
 
@@ -38,7 +38,7 @@ def options(episodes: int, **others: Any) -> EvaluationOptions:
     return EvaluationOptions((ENVIRONMENT,), ("onnxruntime",), episodes, **others)
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("parallel", [1, pytest.param(2, marks=SLOW)])
 def test_what_was_played_is_not_played_again_and_the_results_are_the_same(
     parallel: int, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -251,23 +251,25 @@ def test_the_reference_of_a_quantized_policy_is_the_users_own_layer_with_what_co
     assert not torch.equal(layer.weight_hh_l0, policy.module.lstm.weight_hh_l0)
 
 
-def test_calibration_finds_the_inputs_of_recurrent_layers_wherever_steps_of_a_sequence_lead(tmp_path: Path) -> None:
-    for name, policy in (("listening", listening()), ("gated", gated())):
-        recording, costs = tmp_path / f"{name}.npz", {}
-        save_steps(random_steps(policy.spec(ROWS), None, 200, seed=11, episode=40), recording)
-        for label, precision, recordings in (
-            ("nearest", "int4", ()),
-            ("calibrated", "int4", (recording,)),
-            *([("activations", "w8a8", (recording,))] if name == "gated" else []),
-        ):
-            targets = ("pytorch", "onnxruntime") if precision == "int4" else ("onnxruntime", "native")
-            bundle = export(policy, tmp_path / f"{name}-{label}.lram", precision, targets, calibration=recordings)
-            assert bundle.manifest.quantization is not None and bundle.manifest.quantization.cost is not None
-            assert len(names_of(bundle)) >= 3
-            costs[label] = bundle.manifest.quantization.cost["relative_error"]
-            inputs = checkpoint_steps(bundle, recording, 100, seed=3)
-            assert verify_against_checkpoint(bundle, policy, targets, inputs=inputs, threads=1).passed
-        assert costs["calibrated"] < costs["nearest"] and costs.get("activations", 0) < 0.1
+@pytest.mark.parametrize("make", [gated, pytest.param(listening, marks=SLOW)])
+def test_calibration_finds_the_inputs_of_recurrent_layers_wherever_steps_of_a_sequence_lead(
+    make: Callable[[], StepPolicy], tmp_path: Path
+) -> None:
+    policy, recording, costs = make(), tmp_path / "steps.npz", {}
+    save_steps(random_steps(policy.spec(ROWS), None, 200, seed=11, episode=40), recording)
+    for label, precision, recordings in (
+        ("nearest", "int4", ()),
+        ("calibrated", "int4", (recording,)),
+        *([("activations", "w8a8", (recording,))] if make is gated else []),
+    ):
+        targets = ("pytorch", "onnxruntime") if precision == "int4" else ("onnxruntime", "native")
+        bundle = export(policy, tmp_path / f"{label}.lram", precision, targets, calibration=recordings)
+        assert bundle.manifest.quantization is not None and bundle.manifest.quantization.cost is not None
+        assert len(names_of(bundle)) >= 3
+        costs[label] = bundle.manifest.quantization.cost["relative_error"]
+        inputs = checkpoint_steps(bundle, recording, 100, seed=3)
+        assert verify_against_checkpoint(bundle, policy, targets, inputs=inputs, threads=1).passed
+    assert costs["calibrated"] < costs["nearest"] and costs.get("activations", 0) < 0.1
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ class TestGpu:
         [
             pytest.param("state_ms", "none", marks=SLOW),
             pytest.param("mamba_state", "none", marks=SLOW),
-            ("dt_state", "none"),
+            pytest.param("dt_state", "none", marks=SLOW),
             pytest.param("dt_state", "observed", marks=SLOW),
         ],
     )

@@ -59,8 +59,11 @@ FAMILIES = {
     "atari": Family("atari", ("gymnasium", "ale_py", "cv2"), "atari"),
     "gym": Family("gym", ("gymnasium",)),
     "procgen": Family("procgen", ("gymnasium", "procgen"), "procgen", extra=False),
-    "composuite": Family(None, (), "composuite"),
-    "mimicgen": Family(None, (), "mimicgen"),
+    "robosuite": Family("robosuite", ("gymnasium", "robosuite"), mujoco=True, extra=False),
+    "composuite": Family(
+        "composuite", ("gymnasium", "robosuite", "composuite"), "composuite", mujoco=True, extra=False
+    ),
+    "mimicgen": Family("mimicgen", ("gymnasium", "robosuite", "mimicgen"), "mimicgen", mujoco=True, extra=False),
     COMMAND: Family(None, ()),
 }
 
@@ -88,6 +91,8 @@ def open_environment(
     try:
         module = import_module(f"lram_export.rollouts.environments.{found.module}")
         known = module.names()
+    except LramError:
+        raise
     except Exception as error:  # of foreign packages, which may not fit one another
         raise EnvironmentFailure.of(name, "its import", error) from error
     wanted = module.canonical(task) if hasattr(module, "canonical") else task
