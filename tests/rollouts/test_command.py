@@ -239,7 +239,7 @@ class TestFailures:
             (["--env", "command/any", "--env-command", "abc=x"], "--env-command: unknown environment 'abc/TASK'"),
             (["--env", "command/any", "--env-command", "a", "--env-command", "command=b"], "has two commands"),
             (["--env", "command/any", "--env-command", "x", "--env-timeout", "0"], "--env-timeout"),
-            (["--env", "composuite/IIWA_Box_None_Push"], "let another Python have it: --env-command composuite=COMMAND"),
+            (["--env", "composuite/IIWA_Box_None_Push"], "another Python have it: --env-command composuite=COMMAND"),
         ],
     )  # fmt: skip
     def test_wrong_requests(self, arguments: list[str], words: str, line: Path) -> None:
