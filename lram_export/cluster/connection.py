@@ -44,12 +44,31 @@ _QUIET = {
 }
 
 
-@dataclass(frozen=True)
+_VITAL = ("raylet", "gcs_server")
+"""Processes of a cluster that it does not survive."""
+
+
+@dataclass
 class Connection:
-    """The module `ray`, connected; ``variables`` that workers of this cluster get."""
+    """The module `ray`, connected; ``variables`` that workers of this cluster get.
+
+    It is ``lost`` when a process of a cluster that was started here has ended: Ray answers no more then, and ends this
+    process within seconds, without a word.
+    """
 
     ray: Any
     variables: Mapping[str, str] = field(default_factory=dict)
+    lost: bool = False
+
+    def check(self) -> None:
+        """Raises LramError: the cluster was started here, and is lost."""
+        from ray._private import worker
+
+        node = getattr(worker, "_global_node", None)
+        ended = [kind for kind, _ in getattr(node, "dead_processes", list)() if kind in _VITAL]
+        if ended:
+            self.lost = True
+            raise LramError(f"--ray: the cluster of this machine is gone: its {ended[0]} has ended")
 
 
 @contextmanager
@@ -80,6 +99,7 @@ def connected(address: str = LOCAL) -> Iterator[Connection]:
             settings |= {"object_store_memory": OBJECT_STORE_BYTES}
         else:
             settings |= {"_node_ip_address": node}
+        connection = Connection(ray, variables)
         try:
             try:
                 ray.init(address=address, **settings)
@@ -89,9 +109,10 @@ def connected(address: str = LOCAL) -> Iterator[Connection]:
             finally:  # Ray takes it, but how a signal ends a command is not its business
                 if signal.getsignal(signal.SIGTERM) is not terminate:
                     signal.signal(signal.SIGTERM, terminate)
-            yield Connection(ray, variables)
+            yield connection
         finally:
-            ray.shutdown()
+            if not connection.lost:
+                ray.shutdown()
 
 
 @contextmanager

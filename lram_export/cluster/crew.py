@@ -33,7 +33,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 TRIES = 3
 """How often a task is begun whose workers die, and a worker of a node that do not even start."""
-SECONDS_TO_LOOK, SECONDS_TO_END, SECONDS_BETWEEN_LINES = 120.0, 5.0, 60.0
+SECONDS_TO_LOOK, SECONDS_TO_END, SECONDS_BETWEEN_LINES, SECONDS_TO_WATCH = 120.0, 5.0, 60.0, 1.0
 _NOT_SENT = (FOLDER, FOLDER_VARIABLE)
 """Variables that name places of this machine."""
 _GONE = {
@@ -113,7 +113,7 @@ class RayCrew:
         self, connection: Connection, demand: Demand, progress: Progress = SILENT, tell: Tell = lambda line: None
     ) -> None:
         self.report = CrewReport()
-        self._ray, self._variables = connection.ray, connection.variables
+        self._connection, self._ray, self._variables = connection, connection.ray, connection.variables
         self._demand, self._progress, self._tell = demand, progress, tell
         self._sent: dict[str, list[Any]] = {}
         self._slots: list[_Slot] = []
@@ -145,7 +145,7 @@ class RayCrew:
 
     def kill(self) -> None:
         """End the workers at once."""
-        for slot in self._slots:
+        for slot in () if self._connection.lost else self._slots:
             with suppress(Exception):
                 self._ray.kill(slot.actor)
         self._slots = []
@@ -156,6 +156,8 @@ class RayCrew:
     def __exit__(self, *_: object) -> None:
         """End the workers, and remove from the nodes what they were sent."""
         self.kill()
+        if self._connection.lost:
+            return
         with suppress(Exception):
             nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
             self._all([self._on(node, clear).remote() for node in nodes] if self._sent else [], SECONDS_TO_END)
@@ -304,11 +306,19 @@ class _Run:
         slot.reference = method.remote(argument)
         _when_known(slot.reference, lambda value: self._events.put((slot, value)))
 
+    def _next(self) -> tuple[_Slot, Any] | None:
+        """The next event; None where there was none for a while. Raises LramError: the cluster is lost."""
+        deadline = time.monotonic() + SECONDS_BETWEEN_LINES
+        while time.monotonic() < deadline:
+            self._crew._connection.check()
+            with suppress(queue.Empty):
+                return self._events.get(timeout=SECONDS_TO_WATCH)
+        return None
+
     def _handle(self) -> None:
         """What comes next: a worker that is ready, a result, a death."""
-        try:
-            slot, value = self._events.get(timeout=SECONDS_BETWEEN_LINES)
-        except queue.Empty:
+        event = self._next()
+        if event is None:
             if not any(slot.begun for slot in self._crew._slots):
                 asked = self._crew._demand
                 self._crew._tell(
@@ -316,6 +326,7 @@ class _Run:
                     f"{human_bytes(asked.memory)}"
                 )
             return
+        slot, value = event
         if slot not in self._crew._slots:
             return
         if not isinstance(value, tuple):
@@ -384,7 +395,7 @@ class _Run:
         if node.id in alive and node.barren < TRIES:
             fresh = crew._worker(node)
             self._send(fresh, fresh.actor.begin, self._given)
-        elif not any(other.node is node for other in crew._slots):
+        elif crew._slots and not any(other.node is node for other in crew._slots):
             crew._tell(f"note: node {node.address} is gone ({why}); the others go on")
         if not crew._slots:
             raise LramError(f"--ray: no worker is left: node {node.address}: {why}")

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,14 +224,11 @@ class TestNodes:
         assert set(facts_here({"numpy": "2"}).versions) == {"Python", "Ray", "lram-export", "numpy"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-@pytest.mark.slow
-def test_a_signal_ends_the_cluster_and_keeps_results(
-    number: signal.Signals, code: int, exported: ExportFunction, tmp_path: Path
-) -> None:
+@contextmanager
+def long_evaluation(exported: ExportFunction, kept: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that plays for hours on a cluster of its own, and has kept some results."""
     sizes = ["--observation-dim", "3", "--action-dim", "1", "--target-return", "0", "--reward-scale", "1"]
     bundle = exported("state_m", targets=("onnxruntime",), options=sizes)
-    kept = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "lram_export", "evaluate", bundle, "--env", "gym/Pendulum-v1", "--no-reference"]
     process = subprocess.Popen(
         [*command, "--episodes", "1000000", "--results", kept, "-q", "--ray"],
@@ -237,27 +236,54 @@ def test_a_signal_ends_the_cluster_and_keeps_results(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (kept.exists() and len(kept.read_text().splitlines()) > 20):
-        time.sleep(0.2)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == code and "Traceback" not in err and len(err.splitlines()) <= 1
-    assert len(kept.read_text().splitlines()) > 20
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and _of_cluster(process.pid):
-        time.sleep(0.2)
-    assert _of_cluster(process.pid) == []
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (kept.exists() and len(kept.read_text().splitlines()) > 20):
+            time.sleep(0.2)
+        yield process
+        assert len(kept.read_text().splitlines()) > 20
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and _of_cluster(process.pid):
+            time.sleep(0.2)
+        assert _of_cluster(process.pid) == {}
+    finally:
+        process.kill()
+        for left in _of_cluster(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
 
 
-def _of_cluster(driver: int) -> list[str]:
-    """Processes of the cluster that a driver started: its session's name ends with the driver's id."""
-    found = []
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.slow
+def test_a_signal_ends_the_cluster_and_keeps_results(
+    number: signal.Signals, code: int, exported: ExportFunction, tmp_path: Path
+) -> None:
+    with long_evaluation(exported, tmp_path / "results.jsonl") as process:
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == code and "Traceback" not in err and len(err.splitlines()) <= 1
+
+
+@pytest.mark.slow
+def test_a_command_whose_cluster_dies_says_so_and_keeps_results(exported: ExportFunction, tmp_path: Path) -> None:
+    """Ray would end its process, without an exception that could be caught."""
+    with long_evaluation(exported, tmp_path / "results.jsonl") as process:
+        (raylet,) = (pid for pid, command in _of_cluster(process.pid).items() if "/raylet/raylet\0" in command)
+        os.kill(raylet, signal.SIGKILL)
+        _, err = process.communicate(timeout=90)
+        assert process.returncode == 1 and "Traceback" not in err
+        assert "error: --ray: the cluster of this machine is gone: its raylet has ended" in err.splitlines()
+
+
+def _of_cluster(driver: int) -> dict[int, str]:
+    """Processes of the cluster that a driver started, and their commands: its session's name ends with the driver's
+    id."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
         if f"_{driver}/" in command and "/.ray." in command:
-            found.append(command)
+            found[int(folder.name)] = command
     return found
