@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import gymnasium
@@ -29,19 +28,14 @@ PICTURE = 480
 """Height and width of a picture."""
 
 
-def check_version() -> None:
-    """Raise UsageError for a robosuite that moves arms and draws layouts in other ways."""
-    found = version("robosuite")
-    if not found.startswith(VERSION + "."):
-        raise UsageError(
-            f"--env: expected robosuite {VERSION}, got {found}; pip install 'robosuite=={VERSION}.1', or let another "
-            f"Python have yours: --env-command robosuite=COMMAND (docs/suites.md)"
-        )
-
-
-check_version()  # before what another one does not have is imported
 with redirect_stdout(sys.stderr):  # it talks, and a command's standard output is its result
     import robosuite as package
+
+    if not package.__version__.startswith(VERSION + "."):  # it moves arms and draws layouts in other ways
+        raise UsageError(
+            f"--env: expected robosuite {VERSION}, got {package.__version__}; pip install 'robosuite=={VERSION}.1', or "
+            f"let another Python have yours: --env-command robosuite=COMMAND (docs/suites.md)"
+        )
     from robosuite.controllers import load_controller_config
 
     ARMS = tuple(sorted(set(package.ALL_ROBOTS) - {"Baxter"}))
@@ -68,21 +62,16 @@ class Rules:
 class Randomness:
     """The state of numpy's and Python's global random numbers, which these simulators draw from, of one environment."""
 
-    def __init__(self) -> None:
-        self._states: tuple[Any, Any] | None = None
-        self.seed(0)
-
-    def seed(self, seed: int) -> None:
-        """Begin anew."""
-        self._states = np.random.RandomState(seed).get_state(), random.Random(seed).getstate()
+    def __init__(self, seed: int = 0) -> None:
+        self._states: tuple[Any, Any] = np.random.RandomState(seed).get_state(), random.Random(seed).getstate()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Within, the global random numbers are these; those of others go on afterwards. What is printed goes to
         standard error."""
         others = np.random.get_state(), random.getstate()
-        np.random.set_state(self._states[0])  # type: ignore[index]
-        random.setstate(self._states[1])  # type: ignore[index]
+        np.random.set_state(self._states[0])
+        random.setstate(self._states[1])
         try:
             with redirect_stdout(sys.stderr):
                 yield
@@ -116,7 +105,7 @@ class RobosuiteEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float64]]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """A new layout, drawn with ``seed``; without one, from the environment's own random numbers."""
         super().reset(seed=seed)
-        self._random.seed(int(self.np_random.integers(2**32)) if seed is None else seed)
+        self._random = Randomness(int(self.np_random.integers(2**32)) if seed is None else seed)
         self._count = 0
         with self._random.in_use():
             return self._flat(self._simulator.reset()), {}
