@@ -18,13 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lram_export.errors import UsageError
-from lram_export.rollouts.environments.robosuite import (
-    ARM,
-    RobosuiteEnv,
-    Rules,
-    package,
-    settings,
-)
+from lram_export.rollouts.environments.robosuite import ARM, RobosuiteEnv, Rules, settings
 
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object-state")
 LONGER = {
@@ -56,11 +50,12 @@ with redirect_stdout(sys.stderr):  # it prints what it could not import
             "pip uninstall mimicgen && pip install git+https://github.com/NVlabs/mimicgen"
         )
     import mimicgen  # noqa: F401  registers the tasks
+    import robosuite
 
 
 def names() -> list[str]:
     """All tasks of the installed package, with the arm of their demonstrations and with the others."""
-    plain = sorted(_table_name(name) for name in package.ALL_ENVIRONMENTS if _REGISTERED.fullmatch(name))
+    plain = sorted(_table_name(name) for name in robosuite.ALL_ENVIRONMENTS if _REGISTERED.fullmatch(name))
     return [*plain, *(f"{name}_{arms}" for name in plain for arms in OTHER_ARMS)]
 
 
@@ -85,7 +80,7 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env[NDArray[np.
     arm = parts["arm"] or ("Sawyer" if name in SAWYERS else ARM)
 
     def simulator() -> Any:
-        return package.make(
+        return robosuite.make(
             f"{name}_D{parts['layout']}",
             robots=arm,
             gripper_types=parts["gripper"] or "default",
