@@ -128,9 +128,10 @@ def test_an_unknown_name_has_a_nearest_one(name: str, words: str) -> None:
 
 
 def test_a_package_that_only_has_the_name_is_told(tmp_path: Path) -> None:
-    """PyPI's ``mimicgen`` is another project. In a process of its own, which imports nothing twice."""
+    """PyPI's ``mimicgen`` is another project: none of its code is run. In a process of its own, which imports nothing
+    twice."""
     (tmp_path / "mimicgen").mkdir()
-    (tmp_path / "mimicgen" / "__init__.py").touch()
+    (tmp_path / "mimicgen" / "__init__.py").write_text("raise SystemExit('imported')")
     code = f"""
 import sys
 sys.path[:0] = [{str(tmp_path)!r}]

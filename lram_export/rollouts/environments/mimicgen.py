@@ -11,6 +11,7 @@ import re
 import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -43,12 +44,13 @@ _NAME = re.compile(r"(?P<task>[a-z_]+)_[dD](?P<layout>\d)(_robot_(?P<arm>\w+?)_g
 """A task as the table writes it."""
 _REGISTERED = re.compile(r"(?P<task>[A-Za-z]+)_D(?P<layout>\d)")
 
+_found = find_spec("mimicgen")  # imports nothing: whose code another package of the name has, nobody knows
+if _found is None or not any((Path(place) / "envs").is_dir() for place in _found.submodule_search_locations or ()):
+    raise UsageError(
+        "--env: the installed 'mimicgen' is not the simulator, which is not on PyPI; "
+        "pip uninstall mimicgen && pip install git+https://github.com/NVlabs/mimicgen"
+    )
 with redirect_stdout(sys.stderr):  # it prints what it could not import
-    if find_spec("mimicgen.envs") is None:
-        raise UsageError(
-            "--env: the installed 'mimicgen' is not the simulator, which is not on PyPI; "
-            "pip uninstall mimicgen && pip install git+https://github.com/NVlabs/mimicgen"
-        )
     import mimicgen  # noqa: F401  registers the tasks
     import robosuite
 
