@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing as mp
+import os
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from lram_export import RemotePolicy, load_policy
 from lram_export.errors import RemoteError
+from lram_export.loop.clock import Clock
 from lram_export.policy import observations_of
 from lram_export.system.machine import cpu_model
 
@@ -52,6 +54,8 @@ class Record:
     missed: int = 0
     cuts: int = 0
     failed: str = ""
+    cpu: float = 0.0
+    """Seconds of its process's processor, for as many robots as there are in it."""
 
 
 def seen(spec: Any, number: int) -> list[dict[str, NDArray[Any]]]:
@@ -95,19 +99,18 @@ class Robot:
         return RemotePolicy(self._url, timeout=5.0, robot=f"robot {self.record.number}", outputs=self._outputs)
 
     def run(self, until: float) -> None:
-        """Act at the rate until a time of the monotonic clock."""
-        period, record = 1 / self._rate, self.record
-        due = time.monotonic() + self._random.random() * period
+        """Act at the rate until a time of the monotonic clock; periods that are missed are left out, as in a loop."""
+        record, clock = self.record, Clock(1 / self._rate)
+        time.sleep(self._random.random() * clock.period)
+        clock.start()
         try:
-            while due < until:
-                time.sleep(max(0.0, due - time.monotonic()))
+            while time.monotonic() < until:
                 self._act()
-                if time.monotonic() > due + period:
-                    record.missed += 1
-                due = max(due + period, time.monotonic() - period)
+                clock.wait()
         except RemoteError as error:
             record.failed = str(error)
         finally:
+            record.missed = clock.missed
             self._policy.close()
             if self._relay is not None:
                 self._relay.close()
@@ -140,11 +143,20 @@ def robots(numbers: list[int], url: str, rate: float, until: float, outputs: lis
     """A process of robots, each in a thread, which waits nearly always."""
     fleet = [Robot(number, url, rate, outputs) for number in numbers]
     threads = [threading.Thread(target=robot.run, args=(until,)) for robot in fleet]
+    began = time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for robot in fleet:
+        robot.record.cpu = (time.process_time() - began) / len(fleet)
     out.put([robot.record for robot in fleet])
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used of processors so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def same(records: list[Record], bundle: str, target: str | None) -> tuple[int, int]:
@@ -187,6 +199,7 @@ def main() -> None:
     assert server.stdout is not None
     try:
         said, _ = json.JSONDecoder().raw_decode(document(server.stdout))
+        began = cpu_seconds(server.pid)
         context = mp.get_context("spawn")
         out = context.Queue()
         until = time.monotonic() + 5 + chosen.seconds
@@ -200,6 +213,7 @@ def main() -> None:
         records = sorted((r for _ in workers for r in out.get(timeout=chosen.seconds + 120)), key=lambda r: r.number)
         for worker in workers:
             worker.join()
+        used = cpu_seconds(server.pid) - began
         server.send_signal(signal.SIGTERM)
         told = json.loads(server.stdout.read())
     finally:
@@ -224,6 +238,8 @@ def main() -> None:
         "p99_ms": p99,
         "p99.9_ms": p999,
         "max_ms": float(milliseconds.max()),
+        "server_cpu_ms_per_step": 1e3 * used / len(milliseconds),
+        "robots_cpu_ms_per_step": 1e3 * sum(record.cpu for record in records) / len(milliseconds),
         "missed_periods": sum(record.missed for record in records),
         "connections_cut": sum(record.cuts for record in records),
         "episodes": sum(event != "step" for record in records for event in record.events) + chosen.robots,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from lram_export.priming import told_over
 from lram_export.rates import may_spin
 from lram_export.runtimes import OPEN_UNCHECKED, Runtime, load_runtime, unavailable
 from lram_export.runtimes.guard import Guard
-from lram_export.runtimes.protocol import check_magnitude, check_rows
+from lram_export.runtimes.protocol import StepOutput, check_magnitude, check_rows
 from lram_export.spec.bounds import MOST_BATCH
 from lram_export.spec.counts import Counts
 from lram_export.spec.interface import Interface
@@ -34,6 +34,24 @@ from lram_export.swapping import check_same_interface, check_same_robot, load_se
 from lram_export.system.machine import suitable_threads, usable_cores
 
 __all__ = ["Observation", "Policy", "default_target", "load_policy", "observations_of"]
+
+
+class Begun(NamedTuple):
+    """A step between :meth:`Policy.begin` and :meth:`Policy.finish`.
+
+    Attributes:
+        inputs: in the order of ``spec.inputs``, checked; they may be the caller's own arrays.
+        given: the same by name.
+        told: those of them that are no observation.
+        starting: rows that start an episode with this step; None: no row does.
+        single: whether the observation came without rows.
+    """
+
+    inputs: tuple[NDArray[Any], ...]
+    given: Arrays
+    told: dict[str, Floats]
+    starting: Mask | None
+    single: bool
 
 
 class Policy:
@@ -183,8 +201,7 @@ class Policy:
             New arrays of the shapes of ``spec.outputs``, without rows where the observation had none.
         """
         with self._guard:
-            single = self._step(observation, reward, first)
-            return {name: (values[0] if single else values).copy() for name, values in self._outputs.items()}
+            return self._copies(self._step(observation, reward, first))
 
     def prime(self, observations: Observation, rewards: ArrayLike | None = None) -> None:
         """Run a history through the state: as :meth:`act` with one observation and reward after the other, to the bit.
@@ -202,8 +219,10 @@ class Policy:
             observed, steps = self._observations.history(observations)
             told = told_over(self._conditioning, self.spec, rewards, steps, self._is_first)
             for step in range(steps):
+                of_step = {name: values[step] for name, values in observed.items()}
+                begun = self._assembled(of_step, told[step], self._is_first, None, False)
                 try:
-                    self._advance({name: values[step] for name, values in observed.items()}, told[step], self._is_first)
+                    self._commit(begun, self._made(begun))
                 except LramError as error:
                     raise type(error)(f"step {step}: {error}") from None
 
@@ -240,50 +259,106 @@ class Policy:
         """
         return self._envelope.counts()
 
+    def begin(
+        self, observation: Observation, reward: ArrayLike | None = None, *, first: ArrayLike | None = None
+    ) -> Begun:
+        """The first half of a step, for who makes those of several policies together: checks what :meth:`step` is
+        given. Nothing has changed until :meth:`finish`.
+
+        Raises:
+            ValueError: as :meth:`act`.
+        """
+        with self._guard:
+            begun = self._begun(observation, reward, first)
+            try:
+                self._check_magnitudes(begun)
+                self._revive(begun)
+            except ValueError:
+                self._observations.check_as_given(observation)
+                raise
+            return begun
+
+    def finish(self, begun: Begun, output: Iterable[NDArray[Any]] | Exception) -> dict[str, NDArray[np.generic]]:
+        """The second half: every output by name, of what the policy's runtime would have made of the inputs.
+
+        Args:
+            begun: what :meth:`begin` returned last.
+            output: the arrays of ``spec.outputs``, in that order; or why there are none, which is raised.
+        """
+        with self._guard:
+            if isinstance(output, Exception):
+                self._stumbled = self._stumbled or isinstance(output, LramError)
+                raise output
+            self._keep(begun, output)
+            return self._copies(begun.single)
+
+    def _copies(self, single: bool) -> dict[str, NDArray[np.generic]]:
+        return {name: (values[0] if single else values).copy() for name, values in self._outputs.items()}
+
     def _step(self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None) -> bool:
         """Take a step and keep its outputs; whether the observation came without rows."""
+        begun = self._begun(observation, reward, first)
+        try:
+            self._revive(begun)
+            self._keep(begun, self._made(begun))
+        except ValueError:
+            self._observations.check_as_given(observation)
+            raise
+        return begun.single
+
+    def _begun(self, observation: Observation, reward: ArrayLike | None, first: ArrayLike | None) -> Begun:
+        """A step whose inputs are checked but for their magnitude."""
         observed, single = self._observations.read(observation)
         is_first, starting = self._is_first, check_first(first, self.spec.batch_size)
         if starting is not None:
             is_first = np.where(starting, np.float32(1.0), is_first)
         told = self._conditioning.inputs(reward, is_first, starting)
+        return self._assembled(observed, told, is_first, starting, single)
+
+    def _assembled(
+        self, observed: Arrays, told: dict[str, Floats], is_first: Floats, starting: Mask | None, single: bool
+    ) -> Begun:
+        given = {**observed, **told, "is_first": is_first}
+        return Begun(tuple([given[name] for name in self._inputs]), given, told, starting, single)
+
+    def _made(self, begun: Begun) -> StepOutput:
+        """What the runtime makes of a step."""
         try:
-            if starting is not None and self._stumbled:
-                self._restart(starting, {**observed, **told})
-            self._advance(observed, told, is_first)
-        except ValueError:
-            self._observations.check_as_given(observation)
+            return self.runtime.step(*begun.inputs)
+        except LramError:
+            self._stumbled = True
             raise
+
+    def _keep(self, begun: Begun, output: Iterable[NDArray[Any]]) -> None:
+        """Keep what came of a step, its actions held to what the robot may do."""
+        self._commit(begun, output)
         if self._envelope:
-            if starting is not None:
-                self._envelope.start(starting, with_this_step=True)
+            if begun.starting is not None:
+                self._envelope.start(begun.starting, with_this_step=True)
             self._chosen = {name: self._outputs[name].copy() for name in self._envelope.names}
             self._envelope.apply(self._outputs)
         else:
             self._chosen = {}
-        return single
 
-    def _advance(self, observed: Arrays, told: dict[str, Floats], is_first: Floats) -> None:
-        """Take a step with what was checked but for the magnitude, and keep what came of it."""
-        given = {**observed, **told, "is_first": is_first}
-        try:
-            output = self.runtime.step(*[given[name] for name in self._inputs])
-        except LramError:
-            self._stumbled = True
-            raise
-        self._conditioning.commit(told)
-        given["is_first"] = is_first.copy()
-        self._given = given
+    def _commit(self, begun: Begun, output: Iterable[NDArray[Any]]) -> None:
+        """The same of actions that no robot makes."""
+        self._conditioning.commit(begun.told)
+        self._given = begun.given
+        self._given["is_first"] = self._given["is_first"].copy()
         self._is_first.fill(0.0)
         for kept, values in zip(self._outputs.values(), output, strict=True):
             kept[...] = values
 
-    def _restart(self, starting: Mask, given: Arrays) -> None:
+    def _check_magnitudes(self, begun: Begun) -> None:
+        for tensor, values in zip(self.spec.inputs, begun.inputs, strict=True):
+            if tensor.dtype == "float32":
+                check_magnitude(tensor.name, values, tensor.limit)
+
+    def _revive(self, begun: Begun) -> None:
         """Reset rows below, where ``is_first`` alone does not help: a state that was lost takes no step at all."""
-        for tensor in self.spec.inputs:
-            if tensor.name in given and tensor.dtype == "float32":
-                check_magnitude(tensor.name, given[tensor.name], tensor.limit)
-        self.runtime.reset(starting)
+        if self._stumbled and begun.starting is not None:
+            self._check_magnitudes(begun)
+            self.runtime.reset(begun.starting)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything a run needs to go on elsewhere, as named arrays with the same names on every target.

@@ -13,54 +13,63 @@ from lram_export.policy import Policy
 from lram_export.serving.limits import KINDS
 from lram_export.serving.messages import message, put, put_one, taken
 from lram_export.serving.rows import Arrays, Outcome
-from lram_export.serving.seats import Parked, Seat
 from lram_export.serving.sessions import Session
 
 LOG = logging.getLogger("lram_export.serving")
 
 
-def answered(method: str, session: Session, request: Any) -> tuple[bytes, bool]:
-    """Carry out a call: the bytes of its answer, and whether the policy refused."""
+def answered(method: str, session: Session, request: Any) -> bytes:
+    """Carry out a call, any but a step: the bytes of its answer."""
     answer = message(f"{method}Answer")(number=request.number)
     assert session.policy is not None
     try:
         _CALLS[method](session.policy, session, request, answer)
     except Exception as error:
-        answer = message(f"{method}Answer")(number=request.number)
-        answer.refusal.kind, answer.refusal.text = _refusal(method, session, error)
-        return answer.SerializeToString(), True
-    return answer.SerializeToString(), False
+        return _refused(method, session, request, error)
+    return bytes(answer.SerializeToString())
 
 
 class StepCall:
     """A robot's step as a wish of the batcher, whose thread does all of it: threads that wait for one another cost more
     than a small policy's step."""
 
-    def __init__(self, seat: Seat, session: Session, request: Any, done: Callable[[bytes, bool], None]) -> None:
+    def __init__(
+        self, row: int, session: Session, policy: Policy, request: Any, done: Callable[[bytes, bool], None]
+    ) -> None:
         """``done`` is told the answer, and whether the policy refused."""
-        self.row, self.since = seat.row, time.perf_counter()
-        self._seat, self._session, self._request, self._done = seat, session, request, done
+        self.row, self.since = row, time.perf_counter()
+        self._session, self._policy, self._request, self._done = session, policy, request, done
 
     def inputs(self) -> Arrays | None:
         """See :class:`lram_export.serving.batching.Wish`."""
-        self._seat.parking = True
+        request = self._request
+        reward = request.reward if request.HasField("reward") else None
+        first = request.first if request.HasField("first") else None
         try:
-            refused = answered("Step", self._session, self._request)
-        except Parked:
-            return self._seat.inputs
-        finally:
-            self._seat.parking = False
-        self._done(*refused)
-        return None
+            self._begun = self._policy.begin(taken(request.observations), reward, first=first)
+        except Exception as error:
+            self._done(_refused("Step", self._session, request, error), True)
+            return None
+        return self._begun.inputs
 
     def finish(self, outcome: Outcome) -> None:
         """See :class:`lram_export.serving.batching.Wish`."""
-        self._seat.outcome = outcome
+        answer = message("StepAnswer")(number=self._request.number)
         try:
-            answer = answered("Step", self._session, self._request)
-        finally:
-            self._seat.outcome = None  # of no other step, whatever went wrong
-        self._done(*answer)
+            outputs = self._policy.finish(self._begun, outcome)
+            put(answer.outputs, {name: outputs[name] for name in self._session.outputs})
+            put_one(answer.return_to_go, "return_to_go", self._policy.return_to_go)
+        except Exception as error:
+            self._done(_refused("Step", self._session, self._request, error), True)
+            return
+        self._done(answer.SerializeToString(), False)
+
+
+def _refused(method: str, session: Session, request: Any, error: Exception) -> bytes:
+    """The answer to a call that the policy refuses."""
+    answer = message(f"{method}Answer")(number=request.number)
+    answer.refusal.kind, answer.refusal.text = _refusal(method, session, error)
+    return bytes(answer.SerializeToString())
 
 
 def _refusal(method: str, session: Session, error: Exception) -> tuple[str, str]:
@@ -69,14 +78,6 @@ def _refusal(method: str, session: Session, error: Exception) -> tuple[str, str]
             return name, " ".join(str(error).split())
     LOG.error("%s of robot '%s': %s", method, session.robot, describe(error), exc_info=error)
     return LramError.__name__, f"the server failed: {describe(error)}"
-
-
-def _step(policy: Policy, session: Session, request: Any, answer: Any) -> None:
-    reward = request.reward if request.HasField("reward") else None
-    first = request.first if request.HasField("first") else None
-    outputs = policy.step(taken(request.observations), reward, first=first)
-    put(answer.outputs, {name: outputs[name] for name in session.outputs})
-    put_one(answer.return_to_go, "return_to_go", policy.return_to_go)
 
 
 def _reset(policy: Policy, session: Session, request: Any, answer: Any) -> None:
@@ -104,7 +105,6 @@ def _count(policy: Policy, session: Session, request: Any, answer: Any) -> None:
 
 
 _CALLS: dict[str, Callable[[Policy, Session, Any, Any], None]] = {
-    "Step": _step,
     "Reset": _reset,
     "Hold": _hold,
     "Save": _save,

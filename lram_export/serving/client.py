@@ -20,7 +20,8 @@ from lram_export.errors import LramError, RemoteError, UsageError
 from lram_export.observations import Arrays, Observation, Observations
 from lram_export.runtimes.guard import Guard
 from lram_export.runtimes.protocol import check_magnitude, check_rows
-from lram_export.serving.connection import Connection, Deadline, NotReachedError, SessionLostError
+from lram_export.serving.connection import Connection, NotReachedError, SessionLostError
+from lram_export.serving.deadlines import Deadline
 from lram_export.serving.description import Description, read_description
 from lram_export.serving.limits import KINDS, NONCE_BYTES
 from lram_export.serving.messages import PROTOCOL, message, put, taken, taken_one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import grpc
 
 from lram_export.errors import RemoteError, UsageError
 from lram_export.serving.addresses import ENCRYPTED, read_url
+from lram_export.serving.deadlines import Deadline
 from lram_export.serving.limits import MOST_MESSAGE
 from lram_export.serving.messages import SERVICE, message, parse
+from lram_export.serving.stream import OverdueError, Stream, StreamLostError
 from lram_export.serving.tokens import SCHEME, check_token
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-"""Seconds before a call is sent again; each pause is twice as long as the one before."""
+"""Seconds before a call is sent again for the second time, each twice as long as the one before. The first time it is
+at once: most often only the connection was lost."""
 
 
 class SessionLostError(RemoteError):
@@ -24,18 +28,6 @@ class SessionLostError(RemoteError):
 
 class NotReachedError(RemoteError):
     """Nobody knows whether the call arrived."""
-
-
-class Deadline:
-    """When something has to be done, with all that it takes."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._end = seconds, time.monotonic() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds, at least a millisecond, with which gRPC can do nothing, but says so."""
-        return max(self._end - time.monotonic(), 1e-3)
 
 
 class Connection:
@@ -72,6 +64,7 @@ class Connection:
         else:
             self._channel = grpc.insecure_channel(str(address), options)
         self._calls: dict[str, Any] = {}
+        self._steps = Stream(partial(self._channel.stream_stream(f"/{SERVICE}/Steps"), metadata=self._metadata))
 
     def call(self, method: str, data: bytes, deadline: Deadline) -> Any:
         """The answer to a message, which may arrive more than once.
@@ -81,11 +74,15 @@ class Connection:
             SessionLostError: the server knows nothing of the session.
             RemoteError: the server refused the call.
         """
-        pause = FIRST_PAUSE
+        pause = 0.0
         for left in range(self.retries, -1, -1):
             try:
-                answer = self._call(method)(data, timeout=deadline.left, metadata=self._metadata)
-                return parse(message(f"{method}Answer"), answer)
+                return parse(message(f"{method}Answer"), self._sent(method, data, deadline))
+            except OverdueError:
+                raise self._overdue(deadline.seconds) from None
+            except StreamLostError:
+                if left == 0 or pause >= deadline.left:
+                    raise NotReachedError(f"{self.url}: not reached: the server hung up") from None
             except grpc.RpcError as error:
                 lost = error.code() is grpc.StatusCode.UNAVAILABLE
                 if not lost or left == 0 or pause >= deadline.left:
@@ -93,13 +90,19 @@ class Connection:
             except ValueError as error:
                 raise RemoteError(f"{self.url}: {error}; is it another server?") from None
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
         raise AssertionError("the last attempt ends the loop")
 
-    def _call(self, method: str) -> Any:
+    def _sent(self, method: str, data: bytes, deadline: Deadline) -> bytes:
+        """The answer to a message that is sent once; raises grpc.RpcError, StreamLostError."""
+        if method == "Step":
+            return self._steps.call(data, deadline)
         if method not in self._calls:
             self._calls[method] = self._channel.unary_unary(f"/{SERVICE}/{method}")
-        return self._calls[method]
+        return bytes(self._calls[method](data, timeout=deadline.left, metadata=self._metadata))
+
+    def _overdue(self, seconds: float) -> NotReachedError:
+        return NotReachedError(f"{self.url}: no answer within {seconds:g} s")
 
     def _told(self, error: Any, seconds: float) -> RemoteError:
         """What gRPC says, as an error of ours."""
@@ -107,7 +110,7 @@ class Connection:
         if code is grpc.StatusCode.NOT_FOUND:
             return SessionLostError(f"{self.url}: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return NotReachedError(f"{self.url}: no answer within {seconds:g} s")
+            return self._overdue(seconds)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
             return NotReachedError(f"{self.url}: not reached: {details}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -116,6 +119,7 @@ class Connection:
 
     def close(self) -> None:
         """Hang up."""
+        self._steps.close()
         self._channel.close()
 
 

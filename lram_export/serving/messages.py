@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Message -> its fields with their types, numbered from 1 on; ``*``: any number of it, ``?``: may be absent."""
 METHODS = ("Open", "Step", "Reset", "Hold", "Save", "Load", "Count", "Close")
+"""Calls of one message and one answer; and ``Steps``: a stream of steps."""
 DTYPES = (
     "float32",
     "float64",
@@ -58,6 +60,9 @@ DTYPES = (
 MOST_TENSORS = 1 << 14
 """In one message: the state of the largest model."""
 
+_DTYPES = {name: np.dtype(name) for name in DTYPES}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_WIRE = {name: dtype.newbyteorder("<") for name, dtype in _DTYPES.items()}
 _SCALARS = {"double": 1, "uint64": 4, "bool": 8, "string": 9, "bytes": 12, "uint32": 13}
 
 
@@ -80,6 +85,10 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
         service.method.add(
             name=method, input_type=f".{PACKAGE}.{method}Request", output_type=f".{PACKAGE}.{method}Answer"
         )
+    steps = service.method.add(
+        name="Steps", input_type=f".{PACKAGE}.StepRequest", output_type=f".{PACKAGE}.StepAnswer"
+    )
+    steps.client_streaming = steps.server_streaming = True
     return file
 
 
@@ -97,6 +106,7 @@ for _file in (file_descriptor(), _health()):
     _pool.Add(_file)
 
 
+@cache
 def message(name: str, package: str = PACKAGE) -> Any:
     """The class of a message."""
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{package}.{name}"))
@@ -120,9 +130,10 @@ def put(tensors: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def put_one(tensor: Any, name: str, array: NDArray[Any]) -> None:
     """Fill one tensor."""
-    tensor.name, tensor.dtype = name, array.dtype.name
+    dtype = _NAMES.get(array.dtype) or array.dtype.name  # which takes numpy its time
+    tensor.name, tensor.dtype = name, dtype
     tensor.shape.extend(array.shape)
-    tensor.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    tensor.data = array.astype(_WIRE.get(dtype, array.dtype), copy=False).tobytes()
 
 
 def taken(tensors: Iterable[Any]) -> dict[str, NDArray[Any]]:
@@ -141,12 +152,12 @@ def taken(tensors: Iterable[Any]) -> dict[str, NDArray[Any]]:
 
 def taken_one(tensor: Any) -> NDArray[Any]:
     """The array in a tensor; raises ValueError."""
-    where = repr(tensor.name[:40])
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {tensor.dtype[:40]!r}")
-    dtype, shape = np.dtype(tensor.dtype).newbyteorder("<"), tuple(tensor.shape)
-    if len(shape) > MOST_DIMENSIONS or math.prod(shape) * dtype.itemsize != len(tensor.data):
+    said, shape, data = tensor.dtype, tuple(tensor.shape), tensor.data
+    dtype = _WIRE.get(said)
+    if dtype is None:
+        raise ValueError(f"{tensor.name[:40]!r}: expected a dtype of {', '.join(DTYPES)}, got {said[:40]!r}")
+    if len(shape) > MOST_DIMENSIONS or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(
-            f"{where}: expected {tensor.dtype} of shape {list(shape[:MOST_DIMENSIONS])}, got {len(tensor.data)} bytes"
+            f"{tensor.name[:40]!r}: expected {said} of shape {list(shape[:MOST_DIMENSIONS])}, got {len(data)} bytes"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape).astype(tensor.dtype)
+    return np.frombuffer(data, dtype).reshape(shape).astype(_DTYPES[said])

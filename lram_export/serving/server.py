@@ -38,6 +38,7 @@ from lram_export.serving.messages import HEALTH_SERVICE, METHODS, PROTOCOL, SERV
 from lram_export.serving.rows import open_rows
 from lram_export.serving.seats import Seat
 from lram_export.serving.sessions import Refused, Session, Sessions
+from lram_export.serving.streams import Streams
 from lram_export.serving.tokens import Tokens
 from lram_export.spec.bounds import MOST_ROBOTS
 from lram_export.system.machine import suitable_threads
@@ -140,10 +141,12 @@ class PolicyServer:
         self.threads = threads
         self._batcher = Batcher(rows, options.window, self.measures)
         self._sessions = Sessions(options.robots, options.per_token, options.idle, self.measures)
+        self._streams = Streams(RECEIVE_SECONDS, options.idle)
         self._pool = ThreadPoolExecutor(options.robots + 2, "lram-export calls")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="lram-export server", daemon=True)
-        self._started: asyncio.Future[None] | None = None
+        self._made: list[tuple[asyncio.Future[bytes], bytes]] = []
+        self._handing = threading.Lock()
         self._serving = False
 
     @property
@@ -200,7 +203,7 @@ class PolicyServer:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
         ]
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Handlers(self._answer, self._health),))
+        self._server.add_generic_rpc_handlers((_Handlers(self._answer, self._steps, self._health),))
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(str(self.address))
@@ -219,6 +222,7 @@ class PolicyServer:
     async def _stop(self, grace: float) -> None:
         self._serving = False
         self._watch.cancel()
+        await self._streams.end()
         await self._server.stop(grace)
         for session in self._sessions:
             await self._leave(session)
@@ -233,24 +237,37 @@ class PolicyServer:
         """A call from its headers to its answer."""
         try:
             token = self._token(context)
-            data = await self._received(context)
-            began = time.perf_counter()
-            try:
-                request = parse(message(f"{method}Request"), data)
-            except ValueError as error:
-                self.measures.malformed += 1
-                raise Refused("INVALID_ARGUMENT", str(error)) from None
-            if method == "Open":
-                return await self._open(token, request)
-            if method == "Close":
-                return await self._close(token, request)
-            answer = await self._call(method, token, request, data)
-            if method == "Step":
-                self.measures.answered.append(time.perf_counter() - began)
-            return answer
+            return await self._answered(method, token, await self._received(context))
         except Refused as refused:
             await context.abort(getattr(grpc.StatusCode, refused.code), refused.text)
             raise  # never: abort raises
+
+    async def _steps(self, context: Any) -> None:
+        """A stream of steps, each answered before the next is read."""
+        try:
+            token = self._token(context)
+            with self._streams.opened(context) as stream:
+                while (data := await stream.read()) is not None:
+                    await context.write(await self._answered("Step", token, data))
+        except Refused as refused:
+            await context.abort(getattr(grpc.StatusCode, refused.code), refused.text)
+
+    async def _answered(self, method: str, token: int, data: bytes) -> bytes:
+        """The answer to a message; raises Refused."""
+        began = time.perf_counter()
+        try:
+            request = parse(message(f"{method}Request"), data)
+        except ValueError as error:
+            self.measures.malformed += 1
+            raise Refused("INVALID_ARGUMENT", str(error)) from None
+        if method == "Open":
+            return await self._open(token, request)
+        if method == "Close":
+            return await self._close(token, request)
+        answer = await self._call(method, token, request, data)
+        if method == "Step":
+            self.measures.answered.append(time.perf_counter() - began)
+        return answer
 
     def _token(self, context: Any) -> int:
         """The number of the robot's token; raises Refused before anything of its message is read."""
@@ -318,7 +335,7 @@ class PolicyServer:
         """Make the policy of a session: its answer."""
         seat = Seat(self._batcher, session.row, self._initial)
         said = self.description
-        session.policy, session.seat = Policy(seat, said.task, self._origin, said.interface, self._values), seat
+        session.policy = Policy(seat, said.task, self._origin, said.interface, self._values)
         answer = message("OpenAnswer")(
             session=session.credential, description=said.text(), idle_seconds=self.options.idle
         )
@@ -334,7 +351,7 @@ class PolicyServer:
         return await asyncio.shield(answer)  # a robot that goes away meanwhile may ask again
 
     def _worked(self, method: str, session: Session, request: Any) -> bytes:
-        answer, _ = answered(method, session, request)
+        answer = answered(method, session, request)
         session.seen = time.monotonic()
         return answer
 
@@ -346,11 +363,22 @@ class PolicyServer:
             self.measures.steps += 1
             self.measures.refused += refused
             session.seen = time.monotonic()
-            self._loop.call_soon_threadsafe(future.set_result, answer)
+            with self._handing:
+                self._made.append((future, answer))
+                first = len(self._made) == 1
+            if first:  # else the loop is awake already
+                self._loop.call_soon_threadsafe(self._hand_out)
 
-        assert session.seat is not None  # it was opened: calls are numbered from 1 on
-        self._batcher.want(StepCall(session.seat, session, request, done))
+        assert session.policy is not None  # it was opened: calls are numbered from 1 on
+        self._batcher.want(StepCall(session.row, session, session.policy, request, done))
         return future
+
+    def _hand_out(self) -> None:
+        """Give the answers of the batcher's thread to who waits for them, all that there are."""
+        with self._handing:
+            made, self._made = self._made, []
+        for future, answer in made:
+            future.set_result(answer)
 
     async def _close(self, token: int, request: Any) -> bytes:
         with suppress(Refused):  # it is closed
@@ -370,13 +398,14 @@ class PolicyServer:
         LOG.info("robot '%s' left seat %d, %d taken", session.robot, session.row, len(self._sessions))
 
     async def _watch_sessions(self) -> None:
-        """Give the seats of silent robots away."""
+        """Give the seats of silent robots away, and hang up on them."""
         while True:
             await asyncio.sleep(min(self.options.idle / 4, 1.0))
             for session in self._sessions.silent():
                 LOG.info("robot '%s' was silent for %g s", session.robot, self.options.idle)
                 await self._leave(session)
                 self.measures.expired += 1
+            await self._streams.end_silent()
 
     async def _health(self, context: Any) -> bytes:
         """gRPC's own health check, which probes make without a token."""
@@ -396,19 +425,29 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(
         self,
         answer: Callable[[str, Any], Coroutine[Any, Any, bytes]],
+        steps: Callable[[Any], Coroutine[Any, Any, None]],
         health: Callable[[Any], Coroutine[Any, Any, bytes]],
     ) -> None:
-        self._handlers = {f"/{HEALTH_SERVICE}/Check": _handler(health)}
-        for method in METHODS:
-            self._handlers[f"/{SERVICE}/{method}"] = _handler(partial(answer, method))
+        self._handlers = {
+            f"/{HEALTH_SERVICE}/Check": _unary(health),
+            f"/{SERVICE}/Steps": _stream(steps),
+            **{f"/{SERVICE}/{method}": _unary(partial(answer, method)) for method in METHODS},
+        }
 
     def service(self, handler_call_details: Any) -> Any:
         """See the base class."""
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(answer: Callable[[Any], Coroutine[Any, Any, bytes]]) -> Any:
+def _unary(answer: Callable[[Any], Coroutine[Any, Any, bytes]]) -> Any:
     async def handle(_: object, context: Any) -> bytes:
         return await answer(context)
 
     return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _stream(answer: Callable[[Any], Coroutine[Any, Any, None]]) -> Any:
+    async def handle(_: object, context: Any) -> None:
+        await answer(context)
+
+    return grpc.stream_stream_rpc_method_handler(handle)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from lram_export.describe import counted
 from lram_export.policy import Policy
 from lram_export.serving.measures import Measures
-from lram_export.serving.seats import Seat
 
 ID_BYTES, SECRET_BYTES = 8, 24
 
@@ -45,7 +44,6 @@ class Session:
     id: bytes = field(default_factory=lambda: secrets.token_bytes(ID_BYTES))
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
     policy: Policy | None = None
-    seat: Seat | None = None
     number: int = 0
     digest: bytes = b""
     answer: Future[bytes] | None = None

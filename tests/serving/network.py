@@ -47,6 +47,8 @@ class Network:
                 robot, _ = self._listening.accept()
                 self.connections += 1
                 server = socket.create_connection(self._server)
+                for end in (robot, server):  # what routers do not do: hold small packets back until others arrived
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with self._lock:
                     self._open += [robot, server]
                 threading.Thread(target=self._pump, args=(robot, server, False), daemon=True).start()

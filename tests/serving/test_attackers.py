@@ -69,6 +69,9 @@ def bodies(port: int, random: np.random.Generator) -> None:
                     ), (method, error)
                 else:
                     assert method == "Close", (method, data)
+            with pytest.raises(grpc.RpcError) as caught:
+                next(channel.stream_stream(f"/{SERVICE}/Steps")(iter((data,)), timeout=5))
+            assert caught.value.code().name in ("INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED"), data
 
 
 def large(port: int, random: np.random.Generator) -> None:

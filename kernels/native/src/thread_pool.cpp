@@ -1,9 +1,13 @@
 #include "thread_pool.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <climits>
 #include <cstring>
 #include <string>
 #include <system_error>
@@ -28,19 +32,37 @@ void pause_briefly() {
 #endif
 }
 
-// At a barrier: around 0.2 ms, after that another thread needs this processor more; with more threads than processors
-// one that is waited for always does.
-int spins_before_yield(int threads) {
-  const unsigned processors = std::thread::hardware_concurrency();
-  return processors != 0 && static_cast<unsigned>(threads) > processors ? 100 : 20000;
+static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t), "what the kernel looks at");
+
+// Sleeps while the word has this value. Returns for no reason, too.
+void sleep_while(const std::atomic<std::uint32_t>& word, std::uint32_t value) {
+  syscall(SYS_futex, reinterpret_cast<const std::uint32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
 }
+
+void wake_all(const std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<const std::uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+using Clock = std::chrono::steady_clock;
+
+// At a barrier, before a thread sleeps, so that who needs this processor more gets it, be it the thread that it waits
+// for. Where threads shall not spin it is less than it takes to wake one; with more threads than processors, one that
+// is waited for always needs it.
+std::chrono::microseconds patience_at_barrier(int threads, int spin_microseconds) {
+  const unsigned processors = std::thread::hardware_concurrency();
+  if (processors != 0 && static_cast<unsigned>(threads) > processors) return std::chrono::microseconds(0);
+  return std::chrono::microseconds(spin_microseconds == 0 ? 20 : 300);
+}
+
+constexpr int kLooks = 64;               // between two looks at the clock
+constexpr int kSpinsBeforeYield = 1000;  // of who waits for the last pieces of what was left over
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus, int spin_microseconds)
     : threads_(threads),
       spin_microseconds_(spin_microseconds),
-      spins_before_yield_(spins_before_yield(threads)),
+      patience_(patience_at_barrier(threads, spin_microseconds)),
       arrivals_(static_cast<std::size_t>(threads)) {
   try {
     for (int thread = 1; thread < threads; ++thread) {
@@ -116,18 +138,28 @@ void ThreadPool::barrier(int thread, int first, int last) {
   if (threads_ == 1) return;
   auto& own = arrivals_[static_cast<std::size_t>(thread)].count;
   const std::uint32_t arrived = own.load(std::memory_order_relaxed) + 1;
-  own.store(arrived, std::memory_order_release);
-  for (int other = first; other < last; ++other) {
-    const std::atomic<std::uint32_t>& count = arrivals_[static_cast<std::size_t>(other)].count;
-    int spins = 0;
-    while (static_cast<std::int32_t>(count.load(std::memory_order_acquire) - arrived) < 0) {
-      if (++spins < spins_before_yield_)
-        pause_briefly();
-      else
-        std::this_thread::yield();
-    }
-  }
+  own.store(arrived);  // sequentially consistent with the count of who sleeps: nobody sleeps through an arrival
+  if (dozing_.load() > 0) wake_all(own);
+  for (int other = first; other < last; ++other) await(arrivals_[static_cast<std::size_t>(other)].count, arrived);
   lap(Stage::wait);
+}
+
+// Returns when a thread has arrived this often.
+void ThreadPool::await(const std::atomic<std::uint32_t>& count, std::uint32_t arrived) {
+  const auto lacks = [&](std::uint32_t seen) { return static_cast<std::int32_t>(seen - arrived) < 0; };
+  const auto arrives = [&] {
+    for (int i = 0; i < kLooks; ++i) {
+      if (!lacks(count.load(std::memory_order_acquire))) return true;
+      pause_briefly();
+    }
+    return false;
+  };
+  if (arrives()) return;
+  for (const auto end = Clock::now() + patience_; Clock::now() < end;)
+    if (arrives()) return;
+  dozing_.fetch_add(1);
+  for (std::uint32_t seen = count.load(); lacks(seen); seen = count.load()) sleep_while(count, seen);
+  dozing_.fetch_sub(1);
 }
 
 namespace {
@@ -166,7 +198,7 @@ void ThreadPool::finish_work(std::uint64_t left) {
   take_pieces(work);
   int spins = 0;
   while (finished_.load() < count_of(left) && work_of(left_.load()) == work) {
-    if (++spins < spins_before_yield_)
+    if (++spins < kSpinsBeforeYield)
       pause_briefly();
     else
       std::this_thread::yield();
@@ -184,14 +216,14 @@ void ThreadPool::finish(const void* context) {
 void ThreadPool::finish_all() { finish_work(left_.load()); }
 
 bool ThreadPool::wait_for_job(std::uint32_t last) const {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_microseconds_);
+  const auto deadline = Clock::now() + std::chrono::microseconds(spin_microseconds_);
   do {
-    for (int i = 0; i < 64; ++i) {
+    for (int i = 0; i < kLooks; ++i) {
       if (job_.load(std::memory_order_acquire) != last) return true;
       pause_briefly();
     }
     if (ending_.load(std::memory_order_relaxed)) return false;
-  } while (std::chrono::steady_clock::now() < deadline);
+  } while (Clock::now() < deadline);
   return false;
 }
 

@@ -2,6 +2,7 @@
 // then sleep. The caller of `run` is thread 0. What it need not wait for, they do after it.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -52,6 +53,7 @@ class ThreadPool {
     std::atomic<std::uint32_t> count{0};
   };
 
+  void await(const std::atomic<std::uint32_t>& count, std::uint32_t arrived);
   void start(int thread);
   void start_clock(int thread);
   void serve(int thread);
@@ -62,7 +64,7 @@ class ThreadPool {
 
   int threads_;
   int spin_microseconds_;
-  int spins_before_yield_;  // at a barrier
+  std::chrono::microseconds patience_;  // at a barrier, before a thread sleeps
   void (*work_)(void*, int) = nullptr;
   void* context_ = nullptr;
   void (*piece_)(void*, int) = nullptr;
@@ -72,6 +74,7 @@ class ThreadPool {
   alignas(128) std::atomic<std::uint64_t> left_{0};
   std::atomic<std::uint32_t> finished_{0};  // pieces
   std::vector<Arrival> arrivals_;
+  alignas(128) std::atomic<int> dozing_{0};  // threads that sleep at a barrier
   std::vector<StageClock> stage_clocks_;
   alignas(128) std::atomic<std::uint32_t> job_{0};
   std::atomic<int> sleeping_{0};
