@@ -85,9 +85,7 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
         service.method.add(
             name=method, input_type=f".{PACKAGE}.{method}Request", output_type=f".{PACKAGE}.{method}Answer"
         )
-    steps = service.method.add(
-        name="Steps", input_type=f".{PACKAGE}.StepRequest", output_type=f".{PACKAGE}.StepAnswer"
-    )
+    steps = service.method.add(name="Steps", input_type=f".{PACKAGE}.StepRequest", output_type=f".{PACKAGE}.StepAnswer")
     steps.client_streaming = steps.server_streaming = True
     return file
 
