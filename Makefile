@@ -7,7 +7,7 @@ NATIVE_TOOLS := $(VENV)/.native-tools
 
 .PHONY: help install demo test test-slow test-gpu test-native test-sanitizers test-arm fuzz test-environment test-robot \
 	test-precisions test-tamper test-endurance test-large test-consumers test-lerobot wheels test-wheels docs test-site \
-	metaworld results peers lint lint-native tidy-native native-tests typecheck format clean
+	metaworld results peers lint lint-native tidy-native tidy-tests native-tests typecheck format clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -197,16 +197,22 @@ lint: $(STAMP)   ## ruff and mypy
 	$(MAKE) typecheck
 
 CPP = $(shell find kernels examples wheels ros -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.hpp')
-# one instruction set stands for all: the others are the same templates
 TIDY = $(filter-out %/binding.cpp %/isa_neon.cpp %/isa_neondot.cpp $(NATIVE)/fuzz/%,$(filter $(NATIVE)/%.cpp,$(CPP)))
 
 lint-native: $(NATIVE_TOOLS) ## clang-format
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
-tidy-native: $(NATIVE_TOOLS) ## clang-tidy
+define tidy
 	mkdir -p build
 	$(CMAKE) -S $(NATIVE) -B build/lint-native -DLRAM_TESTS=ON > build/lint-native.log || (cat build/lint-native.log; false)
-	$(BIN)/python -m tests.native_tidy build/lint-native --jobs $(NATIVE_JOBS) $(TIDY)
+	$(BIN)/python -m tests.native_tidy build/lint-native --jobs $(NATIVE_JOBS) $(1)
+endef
+
+tidy-native: $(NATIVE_TOOLS) ## clang-tidy, on the engine and its loop
+	$(call tidy,$(filter-out $(NATIVE)/tests/%,$(TIDY)))
+
+tidy-tests: $(NATIVE_TOOLS) ## clang-tidy, on the engine's tests
+	$(call tidy,$(filter $(NATIVE)/tests/%,$(TIDY)))
 
 # mypy needs the import package as it is installed: exporters/ and runtimes/ inside lram_export/
 typecheck: $(STAMP) ## mypy on the package as installed, and on what builds its wheels

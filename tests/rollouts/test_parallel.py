@@ -136,7 +136,7 @@ class TestEvaluation:
         assert code == 2 and "no artifact for 'pytorch' to compare with; add --checkpoint" in text
 
     def test_the_command_line(self, line: Path) -> None:
-        command = ["evaluate", line, "--env", f"gym/{LINE}", "--episodes", "3", "--checkpoint"]
+        command = ["evaluate", line, "--env", f"gym/{LINE}", "--episodes", "2", "--checkpoint"]
         command += [GOLDEN / "state_m" / "model.zip", "--target", "onnxruntime", "--json", "-q"]
         documents = [json.loads(succeed(*command, "--parallel", n).stdout) for n in ("1", "2")]
         for document in documents:
@@ -145,7 +145,8 @@ class TestEvaluation:
         assert [d["options"].pop("parallel") for d in documents] == [1, 2]
         assert documents[0] == documents[1]
         assert [r["policy"] for r in documents[1]["results"]] == [REFERENCE, "onnxruntime"]
-        text = succeed("evaluate", line, "--env", f"gym/{LINE}", "--no-reference", "--parallel", "2", "-q").stdout
+        alone = ("--env", f"gym/{LINE}", "--episodes", "2", "--no-reference", "--parallel", "2", "-q")
+        text = succeed("evaluate", line, *alone).stdout
         assert "steps/s: of each of 2 processes" in text
         assert fail(*command, "--parallel", "0")[0] == 2
 
