@@ -123,7 +123,7 @@ def test_a_session_is_of_the_token_that_opened_it(serve: ServeFunction) -> None:
 
 
 def test_streams_on_which_nothing_is_said_are_ended(serve: ServeFunction, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lram_export.serving.server.RECEIVE_SECONDS", 0.3)
+    monkeypatch.setattr("lram_export.serving.server.RECEIVE_SECONDS", 1.0)
     server = serve(robots=1)
     clients = [Client(server) for _ in range(3)]
     silent = [Stream(client) for client in clients for _ in range(8)]
@@ -139,7 +139,7 @@ def test_streams_on_which_nothing_is_said_are_ended(serve: ServeFunction, monkey
 
 def test_a_robot_that_paused_does_not_notice_that_its_stream_was_ended(small: Path, serve: ServeFunction) -> None:
     """It says something else now and then, so its session lives."""
-    server = serve(idle=0.4)
+    server = serve(idle=1.0)
     with RemotePolicy(server.url, retries=1) as remote, load_policy(small, "native", threads=1) as own:
         robot = Robot(remote, own, 0)
         robot.step()
@@ -155,7 +155,7 @@ def test_a_robot_that_paused_does_not_notice_that_its_stream_was_ended(small: Pa
 
 
 def test_a_server_that_stops_answers_the_step_it_has_begun_and_waits_for_no_robot(serve: ServeFunction) -> None:
-    server, client = (server := serve(window=0.3, robots=3)), Client(server)
+    server, client = (server := serve(window=1.0, robots=3)), Client(server)
     session, _ = client("Open", protocol=1).session, client("Open", protocol=1)
     idle, busy = Stream(client), Stream(client)
     idle.step(client("Open", protocol=1).session, 1)
@@ -172,8 +172,8 @@ def test_a_server_that_stops_answers_the_step_it_has_begun_and_waits_for_no_robo
 class TestTimeout:
     @pytest.fixture
     def slow(self, serve: ServeFunction) -> PolicyServer:
-        """A step waits a second for that of another robot, which never comes."""
-        server = serve(window=1.0, robots=2)
+        """A step waits two seconds for that of another robot, which never comes."""
+        server = serve(window=2.0, robots=2)
         self.other = RemotePolicy(server.url)
         return server
 
@@ -186,11 +186,11 @@ class TestTimeout:
                 began = time.monotonic()
                 with pytest.raises(RemoteError, match=r"no answer within 0\.2 s$"):
                     remote.act(inputs[0], timeout=0.2)
-                assert time.monotonic() - began < 0.9, attempt
+                assert time.monotonic() - began < 1.0, attempt
             own.act(inputs[0])
             np.testing.assert_array_equal(remote.act(inputs[1], 1.0), own.act(inputs[1], 1.0))
             self.other.close()
-            np.testing.assert_array_equal(remote.act(inputs[2], 1.0, timeout=0.5), own.act(inputs[2], 1.0))
+            np.testing.assert_array_equal(remote.act(inputs[2], 1.0, timeout=1.5), own.act(inputs[2], 1.0))
         assert slow.measures.steps == 3
 
     def test_threads_go_when_a_policy_is_closed_or_forgotten(self, serve: ServeFunction) -> None:
