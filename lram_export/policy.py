@@ -263,7 +263,7 @@ class Policy:
         self, observation: Observation, reward: ArrayLike | None = None, *, first: ArrayLike | None = None
     ) -> Begun:
         """The first half of a step, for who makes those of several policies together: checks what :meth:`step` is
-        given. Until :meth:`finish` nothing has changed, but that a state that was lost is reset where an episode starts.
+        given. Until :meth:`finish` nothing has changed, but that a lost state is reset where an episode starts.
 
         Raises:
             ValueError: as :meth:`act`.
